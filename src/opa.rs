@@ -1,0 +1,6 @@
+//! OPA's outward surface, mirrored: the input document that policies read and the decision that they return.
+//!
+//! Pure: no I/O, no clock, no async. What OPA names keeps OPA's name here, letter for letter.
+
+pub mod decision;
+pub mod input;

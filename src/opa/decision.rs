@@ -1,0 +1,302 @@
+//! What a policy returned, checked and typed.
+//!
+//! Mirrors: opa-envoy-plugin `envoyauth/response.go`: the same keys, the same types, the same refusals. Two keys are
+//! ours, `step_up` and `reason`; under OPA's dialect they are unknown keys and ignored. Text that could split a header is
+//! refused in every dialect, where OPA would pass it on to Envoy.
+
+mod metadata;
+mod status;
+
+use crate::value::{Value, as_text};
+
+pub use self::metadata::{Metadata, metadata};
+pub use self::status::HttpStatus;
+
+/// Whose keys an object may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Only OPA's; any other key is ignored.
+    Opa,
+    /// OPA's, `step_up` and `reason`.
+    Stepgate,
+}
+
+/// A well-formed decision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// The bare `true`.
+    True,
+    /// The bare `false`.
+    False,
+    Allow(Allow),
+    Deny(Deny),
+}
+
+/// An object with `allowed: true`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Allow {
+    pub headers: Vec<Header>,
+    pub response_headers_to_add: Vec<Header>,
+    pub request_headers_to_remove: Vec<String>,
+    pub query_parameters_to_set: Vec<Header>,
+    pub query_parameters_to_remove: Vec<String>,
+    pub dynamic_metadata: Option<Metadata>,
+    pub reason: Option<String>,
+}
+
+/// An object with `allowed: false`, or one that asks for a step-up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Deny {
+    pub headers: Vec<Header>,
+    pub http_status: Option<HttpStatus>,
+    pub body: Option<String>,
+    pub dynamic_metadata: Option<Metadata>,
+    pub step_up: Option<StepUp>,
+    pub reason: Option<String>,
+}
+
+/// A name and a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub name: String,
+    pub value: String,
+}
+
+/// What the caller must prove before the request is allowed (RFC 9470 section 3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepUp {
+    /// Authentication context classes, in order of preference; one of them is required.
+    pub acr_values: Vec<String>,
+    /// The greatest age of the authentication, in seconds.
+    pub max_age: Option<u64>,
+    pub scope: Option<String>,
+    /// A sentence for the person.
+    pub description: Option<String>,
+    /// A stable word for the client's code.
+    pub reason: Option<String>,
+}
+
+/// Why a result is not a decision.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecisionError {
+    #[error("illegal value for policy evaluation result: {0}")]
+    Illegal(&'static str),
+    #[error("unable to determine evaluation result due to missing \"allowed\" key")]
+    NotAllowedKey,
+    #[error("type assertion error, expected {key} to be of type '{wanted}' but got '{got}'")]
+    Type { key: &'static str, wanted: &'static str, got: &'static str },
+    #[error("type assertion error for a value under {0}")]
+    Item(&'static str),
+    #[error("invalid HTTP status code {0}")]
+    Status(String),
+    #[error("{0} holds a name or value that no HTTP header can have")]
+    HeaderText(&'static str),
+    #[error("dynamic_metadata holds a number that no double can hold")]
+    MetadataNumber,
+}
+
+impl Decision {
+    /// Reads the value of the decision's rule.
+    pub fn parse(result: &Value, dialect: Dialect) -> Result<Self, DecisionError> {
+        match result {
+            Value::Bool(true) => Ok(Self::True),
+            Value::Bool(false) => Ok(Self::False),
+            Value::Object(_) => Keys::of(result, dialect).decision(),
+            other => Err(DecisionError::Illegal(type_name(other))),
+        }
+    }
+}
+
+/// The members that mean something, found in one pass.
+#[derive(Default)]
+struct Keys<'a> {
+    allowed: Option<&'a Value>,
+    headers: Option<&'a Value>,
+    dynamic_metadata: Option<&'a Value>,
+    response_headers_to_add: Option<&'a Value>,
+    request_headers_to_remove: Option<&'a Value>,
+    query_parameters_to_set: Option<&'a Value>,
+    query_parameters_to_remove: Option<&'a Value>,
+    body: Option<&'a Value>,
+    http_status: Option<&'a Value>,
+    step_up: Option<&'a Value>,
+    reason: Option<&'a Value>,
+}
+
+impl<'a> Keys<'a> {
+    fn of(result: &'a Value, dialect: Dialect) -> Self {
+        let mut keys = Self::default();
+        let Ok(object) = result.as_object() else { return keys };
+        for (key, value) in object {
+            let slot = match as_text(key) {
+                Some("allowed") => &mut keys.allowed,
+                Some("headers") => &mut keys.headers,
+                Some("dynamic_metadata") => &mut keys.dynamic_metadata,
+                Some("response_headers_to_add") => &mut keys.response_headers_to_add,
+                Some("request_headers_to_remove") => &mut keys.request_headers_to_remove,
+                Some("query_parameters_to_set") => &mut keys.query_parameters_to_set,
+                Some("query_parameters_to_remove") => &mut keys.query_parameters_to_remove,
+                Some("body") => &mut keys.body,
+                Some("http_status") => &mut keys.http_status,
+                Some("step_up") if dialect == Dialect::Stepgate => &mut keys.step_up,
+                Some("reason") if dialect == Dialect::Stepgate => &mut keys.reason,
+                _ => continue,
+            };
+            *slot = Some(value);
+        }
+        keys
+    }
+
+    fn decision(&self) -> Result<Decision, DecisionError> {
+        let allowed = match self.allowed {
+            None => return Err(DecisionError::NotAllowedKey),
+            Some(Value::Bool(allowed)) => *allowed,
+            Some(other) => return Err(wrong_type("allowed", "boolean", other)),
+        };
+        let headers = headers("headers", self.headers)?;
+        let dynamic_metadata = self.dynamic_metadata.map(metadata).transpose()?;
+        let step_up = self.step_up.map(step_up).transpose()?;
+        let reason = optional_text("reason", self.reason)?;
+
+        // `allowed: true` beside `step_up` contradicts itself; the demand for more proof wins.
+        if allowed && step_up.is_none() {
+            return Ok(Decision::Allow(Allow {
+                headers,
+                response_headers_to_add: self::headers("response_headers_to_add", self.response_headers_to_add)?,
+                request_headers_to_remove: names("request_headers_to_remove", self.request_headers_to_remove)?,
+                query_parameters_to_remove: texts("query_parameters_to_remove", self.query_parameters_to_remove)?,
+                query_parameters_to_set: query_parameters(self.query_parameters_to_set)?,
+                dynamic_metadata,
+                reason,
+            }));
+        }
+        Ok(Decision::Deny(Deny {
+            headers,
+            body: optional_text("body", self.body)?,
+            http_status: self.http_status.map(HttpStatus::from_value).transpose()?,
+            dynamic_metadata,
+            step_up,
+            reason,
+        }))
+    }
+}
+
+/// Headers are an object, or an array of objects, from name to a string or a collection of strings.
+fn headers(key: &'static str, value: Option<&Value>) -> Result<Vec<Header>, DecisionError> {
+    let mut headers = Vec::new();
+    match value {
+        None => {}
+        Some(Value::Array(objects)) => {
+            for object in objects.iter() {
+                add_pairs(key, object, &mut headers)?;
+            }
+        }
+        Some(object) => add_pairs(key, object, &mut headers)?,
+    }
+    if headers.iter().all(|header| is_header_name(&header.name) && is_header_value(&header.value)) {
+        return Ok(headers);
+    }
+    Err(DecisionError::HeaderText(key))
+}
+
+fn query_parameters(value: Option<&Value>) -> Result<Vec<Header>, DecisionError> {
+    let mut pairs = Vec::new();
+    if let Some(object) = value {
+        add_pairs("query_parameters_to_set", object, &mut pairs)?;
+    }
+    Ok(pairs)
+}
+
+fn add_pairs(key: &'static str, object: &Value, pairs: &mut Vec<Header>) -> Result<(), DecisionError> {
+    let Value::Object(members) = object else { return Err(wrong_type(key, "object", object)) };
+    for (name, value) in members.as_ref() {
+        let name = as_text(name).ok_or(DecisionError::Item(key))?;
+        let mut add = |value: &Value| {
+            let value = as_text(value).ok_or(DecisionError::Item(key))?.to_owned();
+            pairs.push(Header { name: name.to_owned(), value });
+            Ok(())
+        };
+        match items(value) {
+            Some(mut values) => values.try_for_each(add)?,
+            None => add(value)?,
+        }
+    }
+    Ok(())
+}
+
+/// The items of an array or a set.
+fn items(value: &Value) -> Option<Box<dyn Iterator<Item = &Value> + '_>> {
+    match value {
+        Value::Array(items) => Some(Box::new(items.iter())),
+        Value::Set(items) => Some(Box::new(items.iter())),
+        _ => None,
+    }
+}
+
+fn texts(key: &'static str, value: Option<&Value>) -> Result<Vec<String>, DecisionError> {
+    let Some(value) = value else { return Ok(Vec::new()) };
+    let items = items(value).ok_or_else(|| wrong_type(key, "[]string", value))?;
+    items.map(|item| as_text(item).map(str::to_owned).ok_or(DecisionError::Item(key))).collect()
+}
+
+fn names(key: &'static str, value: Option<&Value>) -> Result<Vec<String>, DecisionError> {
+    let names = texts(key, value)?;
+    if names.iter().all(|name| is_header_name(name)) { Ok(names) } else { Err(DecisionError::HeaderText(key)) }
+}
+
+fn optional_text(key: &'static str, value: Option<&Value>) -> Result<Option<String>, DecisionError> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.to_string())),
+        Some(other) => Err(wrong_type(key, "string", other)),
+    }
+}
+
+fn step_up(value: &Value) -> Result<StepUp, DecisionError> {
+    let Value::Object(members) = value else { return Err(wrong_type("step_up", "object", value)) };
+    let mut step_up = StepUp::default();
+    for (key, value) in members.as_ref() {
+        match as_text(key) {
+            Some("acr_values") => step_up.acr_values = texts("step_up.acr_values", Some(value))?,
+            Some("max_age") => {
+                let age = value.as_u64().map_err(|_| wrong_type("step_up.max_age", "seconds", value))?;
+                step_up.max_age = Some(age);
+            }
+            Some("scope") => step_up.scope = optional_text("step_up.scope", Some(value))?,
+            Some("description") => step_up.description = optional_text("step_up.description", Some(value))?,
+            Some("reason") => step_up.reason = optional_text("step_up.reason", Some(value))?,
+            // A typo here would weaken the demand without a sign.
+            _ => return Err(DecisionError::Item("step_up")),
+        }
+    }
+    Ok(step_up)
+}
+
+fn is_header_name(name: &str) -> bool {
+    let token = name.strip_prefix(':').unwrap_or(name);
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+fn is_header_value(value: &str) -> bool {
+    !value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
+}
+
+fn wrong_type(key: &'static str, wanted: &'static str, got: &Value) -> DecisionError {
+    DecisionError::Type { key, wanted, got: type_name(got) }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Set(_) => "set",
+        Value::Object(_) => "object",
+        Value::Undefined => "undefined",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! `parsed_body` and `truncated_body`.
+//!
+//! Mirrors: opa-envoy-plugin `envoyauth/request.go`, main branch. The content type is matched by substring and letter
+//! case, in OPA's order, because policies rely on what is *not* parsed as much as on what is.
+
+use super::attributes::{Attributes, Http};
+use super::document::Options;
+use super::form::{QueryError, parse_query};
+use super::grpc_body::{self, GrpcBodyError};
+use super::media::MediaTypeError;
+use super::multipart::{self, MultipartError};
+use crate::value::{DuplicateKeys, JsonError, JsonLimits, Value, parse_json};
+
+/// The two keys that describe a body.
+#[derive(Debug, PartialEq)]
+pub struct ParsedBody {
+    pub value: Value,
+    pub truncated: bool,
+}
+
+/// Why a body cannot be handed to a policy.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("content-length `{0}` is not a number")]
+    ContentLength(String),
+    #[error("the body is not acceptable JSON: {0}")]
+    Json(#[from] JsonError),
+    #[error("the body is not an acceptable form: {0}")]
+    Form(#[from] QueryError),
+    #[error("the media type cannot be read: {0}")]
+    MediaType(#[from] MediaTypeError),
+    #[error("the body is not an acceptable multipart form: {0}")]
+    Multipart(#[from] MultipartError),
+    #[error("the body is not an acceptable gRPC message: {0}")]
+    Grpc(#[from] GrpcBodyError),
+}
+
+impl ParsedBody {
+    fn complete(value: Value) -> Self {
+        Self { value, truncated: false }
+    }
+
+    pub(super) fn absent() -> Self {
+        Self::complete(Value::Null)
+    }
+
+    pub(super) fn cut() -> Self {
+        Self { value: Value::Null, truncated: true }
+    }
+}
+
+/// Reads the body of the request, if it is of a kind that OPA reads. `path` is `parsed_path`.
+pub(super) fn parse(
+    attributes: &Attributes<'_>,
+    path: &[String],
+    options: &Options,
+) -> Result<ParsedBody, BodyError> {
+    let Some(http) = &attributes.http else { return Ok(ParsedBody::absent()) };
+    if http.joined_header("x-envoy-auth-partial-body") == Some("true") {
+        return Ok(ParsedBody::cut());
+    }
+    let Some(content_type) = http.joined_header("content-type") else { return Ok(ParsedBody::absent()) };
+    let json = JsonLimits { depth: options.depth, duplicates: DuplicateKeys::LastWins };
+
+    if content_type.contains("application/json") {
+        whole(http, |body| Ok(parse_json(body, json)?))
+    } else if content_type.contains("application/grpc") {
+        Ok(grpc_body::parse(http.raw_body, path, options.descriptors.as_ref(), json)?)
+    } else if content_type.contains("application/x-www-form-urlencoded") {
+        whole(http, |body| Ok(parse_query(body)?))
+    } else if content_type.contains("multipart/form-data") {
+        let media = super::media::parse(content_type)?;
+        let Some(boundary) = media.parameter("boundary") else { return Ok(ParsedBody::absent()) };
+        whole(http, |body| Ok(multipart::parse(body, boundary, json)?))
+    } else {
+        Ok(ParsedBody::absent())
+    }
+}
+
+/// Reads a body that is present and, by its declared length, complete.
+fn whole(
+    http: &Http<'_>,
+    read: impl FnOnce(&[u8]) -> Result<Value, BodyError>,
+) -> Result<ParsedBody, BodyError> {
+    let body = http.payload();
+    if body.is_empty() {
+        return Ok(ParsedBody::absent());
+    }
+    if is_cut(http, body.len())? {
+        return Ok(ParsedBody::cut());
+    }
+    read(body).map(ParsedBody::complete)
+}
+
+/// Whether fewer bytes arrived than `content-length` declares. A length of -1 declares nothing.
+fn is_cut(http: &Http<'_>, arrived: usize) -> Result<bool, BodyError> {
+    let Some(declared) = http.joined_header("content-length") else { return Ok(false) };
+    let declared: i64 = declared.parse().map_err(|_| BodyError::ContentLength(declared.to_owned()))?;
+    Ok(declared != -1 && i128::from(declared) > i128::try_from(arrived).unwrap_or(i128::MAX))
+}

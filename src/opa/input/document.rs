@@ -1,0 +1,236 @@
+//! From the bytes of a `CheckRequest` to the document: the walk, and the keys that OPA adds beside `attributes`.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::attributes::Attributes;
+use super::body::{self, BodyError, ParsedBody};
+use super::form::{QueryError, parse_query};
+use super::grpc_body::Descriptors;
+use super::path::parse_path;
+use super::schema::{ANY, CHECK_REQUEST, Kind, Message};
+use super::wire::{Fields, Payload, WireError, entry};
+use crate::value::{Key, Members, Value, texts};
+
+static PARSED_PATH: Key = Key::new("parsed_path");
+static PARSED_QUERY: Key = Key::new("parsed_query");
+static PARSED_BODY: Key = Key::new("parsed_body");
+static TRUNCATED_BODY: Key = Key::new("truncated_body");
+static BODY_ERROR: Key = Key::new("body_error");
+static SOURCE_PRINCIPAL: Key = Key::new("source_principal");
+static VERSION: Key = Key::new("version");
+
+/// `encoding` still says protojson although OPA has not used it since v1.1.0; policies may compare it.
+static VERSION_VALUE: LazyLock<Value> = LazyLock::new(|| {
+    let mut members = Members::default();
+    members.put_text("ext_authz", Value::from("v3"));
+    members.put_text("encoding", Value::from("protojson"));
+    members.into_value()
+});
+
+/// How documents are built; fixed for the life of the process.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `skip-request-body-parse`: leave out `parsed_body` and `truncated_body`.
+    pub skip_body: bool,
+    /// Levels of nesting that bodies and metadata may have.
+    pub depth: usize,
+    /// `proto-descriptor`: how to read gRPC bodies; without it they stay null.
+    pub descriptors: Option<Descriptors>,
+    /// Hand the policy `parsed_body: null` and `body_error` instead of refusing an unreadable body.
+    pub expose_body_errors: bool,
+}
+
+/// The document under construction: what OPA gives; more keys may be added before it is handed to a policy.
+#[derive(Debug)]
+pub struct Document {
+    pub members: Members,
+}
+
+/// Why a request has no document.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    #[error("the message cannot be read")]
+    Wire(#[from] WireError),
+    #[error("the path or query cannot be read")]
+    Target(#[from] QueryError),
+    #[error("the body cannot be read")]
+    Body(#[from] BodyError),
+}
+
+/// Builds the document of `message`, whose typed view is `attributes`.
+pub fn build(message: &[u8], attributes: &Attributes<'_>, options: &Options) -> Result<Document, InputError> {
+    let mut members = Walk { depth: options.depth }.members(&CHECK_REQUEST, message, 0)?;
+
+    let target = attributes.http.as_ref().map_or("", |http| http.path);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = parse_path(path).map_err(QueryError::Escape)?;
+    let query = parse_query(query.as_bytes())?;
+    if !options.skip_body {
+        let body = match body::parse(attributes, &path, options) {
+            Ok(body) => body,
+            Err(error) if options.expose_body_errors => {
+                members.put(&BODY_ERROR, Value::from(error.to_string()));
+                ParsedBody { value: Value::Null, truncated: false }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        members.put(&PARSED_BODY, body.value);
+        members.put(&TRUNCATED_BODY, Value::Bool(body.truncated));
+    }
+    members.put(&PARSED_PATH, texts(path.iter().map(String::as_str)));
+    members.put(&PARSED_QUERY, query);
+    if !attributes.source_principal.is_empty() {
+        members.put(&SOURCE_PRINCIPAL, Value::from(attributes.source_principal));
+    }
+    members.put(&VERSION, VERSION_VALUE.clone());
+    Ok(Document { members })
+}
+
+/// Turns messages into objects by their schema.
+struct Walk {
+    depth: usize,
+}
+
+impl Walk {
+    fn members(&self, schema: &'static Message, bytes: &[u8], depth: usize) -> Result<Members, WireError> {
+        let mut members = Members::default();
+        for field in Fields::of(bytes) {
+            let (number, payload) = field?;
+            let Some(field) = schema.fields.iter().find(|field| field.number == number) else { continue };
+            let value = match field.kind {
+                Kind::Text => non_empty(payload.text()?).map(Value::from),
+                Kind::OneofText => Some(Value::from(payload.text()?)),
+                Kind::Bytes => non_empty(payload.bytes()?).map(|bytes| Value::from(STANDARD.encode(bytes))),
+                Kind::Bool => (payload.varint()? != 0).then_some(Value::Bool(true)),
+                Kind::Integer => Some(integer(payload)?).filter(|&number| number != 0).map(Value::from),
+                Kind::OneofInteger => Some(Value::from(integer(payload)?)),
+                Kind::Message(inner) => Some(self.members(inner, payload.bytes()?, depth)?.into_value()),
+                Kind::Repeated(inner) => {
+                    let item = self.members(inner, payload.bytes()?, depth)?.into_value();
+                    append(&mut members, &field.key, item);
+                    continue;
+                }
+                Kind::TextMap => {
+                    let (key, value) = entry(payload.bytes()?)?;
+                    let value = std::str::from_utf8(value).map_err(|_| WireError::Utf8)?;
+                    insert(&mut members, &field.key, key, Value::from(value));
+                    continue;
+                }
+                Kind::StructMap => {
+                    let (key, value) = entry(payload.bytes()?)?;
+                    let value = self.structure(value, depth)?;
+                    insert(&mut members, &field.key, key, value);
+                    continue;
+                }
+                Kind::AnyMap => {
+                    let (key, value) = entry(payload.bytes()?)?;
+                    let value = self.members(&ANY, value, depth)?.into_value();
+                    insert(&mut members, &field.key, key, value);
+                    continue;
+                }
+            };
+            let Some(value) = value else { continue };
+            // Protobuf would merge or overwrite; no encoder writes a field twice, and two readers that pick
+            // different halves are how checks get bypassed.
+            if members.get_mut(&field.key).is_some() {
+                return Err(WireError::Repeated);
+            }
+            members.put(&field.key, value);
+        }
+        Ok(members)
+    }
+
+    /// A `google.protobuf.Struct` as plain JSON.
+    fn structure(&self, bytes: &[u8], depth: usize) -> Result<Value, WireError> {
+        let depth = self.deeper(depth)?;
+        let mut members = BTreeMap::new();
+        for field in Fields::of(bytes) {
+            if let (1, payload) = field? {
+                let (key, value) = entry(payload.bytes()?)?;
+                members.insert(Value::from(key), self.value(value, depth)?);
+            }
+        }
+        Ok(Value::from(members))
+    }
+
+    /// A `google.protobuf.Value`; one with nothing set is null, as Go prints it.
+    fn value(&self, bytes: &[u8], depth: usize) -> Result<Value, WireError> {
+        let mut value = Value::Null;
+        for field in Fields::of(bytes) {
+            value = match field? {
+                (1, _) => Value::Null,
+                (2, payload) => number(payload.double()?),
+                (3, payload) => Value::from(payload.text()?),
+                (4, payload) => Value::Bool(payload.varint()? != 0),
+                (5, payload) => self.structure(payload.bytes()?, depth)?,
+                (6, payload) => self.list(payload.bytes()?, depth)?,
+                _ => continue,
+            };
+        }
+        Ok(value)
+    }
+
+    fn list(&self, bytes: &[u8], depth: usize) -> Result<Value, WireError> {
+        let depth = self.deeper(depth)?;
+        let mut items = Vec::new();
+        for field in Fields::of(bytes) {
+            if let (1, payload) = field? {
+                items.push(self.value(payload.bytes()?, depth)?);
+            }
+        }
+        Ok(Value::from(items))
+    }
+
+    fn deeper(&self, depth: usize) -> Result<usize, WireError> {
+        if depth >= self.depth {
+            return Err(WireError::Depth(self.depth));
+        }
+        Ok(depth.saturating_add(1))
+    }
+}
+
+fn non_empty<T: AsRef<[u8]> + ?Sized>(content: &T) -> Option<&T> {
+    (!content.as_ref().is_empty()).then_some(content)
+}
+
+/// Negative integers travel as 64-bit two's complement, whatever their declared width.
+fn integer(payload: Payload<'_>) -> Result<i64, WireError> {
+    payload.varint().map(u64::cast_signed)
+}
+
+/// A double of a `Struct`. Whole numbers are kept as integers, so that they compare and print as policies expect;
+/// what JSON has no number for becomes the text that protojson uses.
+fn number(double: f64) -> Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if double.is_nan() {
+        return Value::from("NaN");
+    }
+    if double.is_infinite() {
+        return Value::from(if double > 0.0 { "Infinity" } else { "-Infinity" });
+    }
+    if double.fract() == 0.0 && double.abs() < EXACT {
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^53 fits an i64 exactly")]
+        return Value::from(double as i64);
+    }
+    Value::from(double)
+}
+
+fn append(members: &mut Members, key: &Key, item: Value) {
+    match members.get_mut(key).map(Value::as_array_mut) {
+        Some(Ok(items)) => items.push(item),
+        _ => members.put(key, Value::from(vec![item])),
+    }
+}
+
+fn insert(members: &mut Members, key: &Key, name: &str, value: Value) {
+    match members.get_mut(key).map(Value::as_object_mut) {
+        Some(Ok(entries)) => {
+            entries.insert(Value::from(name), value);
+        }
+        _ => members.put(key, Value::from(BTreeMap::from([(Value::from(name), value)]))),
+    }
+}

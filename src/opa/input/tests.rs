@@ -1,0 +1,78 @@
+//! Whole documents from whole messages.
+
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
+use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
+use prost::Message as _;
+
+use super::*;
+use crate::value::json_text;
+
+const OPTIONS: Options = Options { skip_body: false, depth: 100, descriptors: None, expose_body_errors: false };
+
+fn document(message: &[u8], options: &Options) -> Result<String, InputError> {
+    let attributes = Attributes::parse(message)?;
+    let document = build(message, &attributes, options)?;
+    Ok(json_text(&document.members.into_value()))
+}
+
+fn with_http(http: HttpRequest) -> Vec<u8> {
+    let request = Request { http: Some(http), ..Request::default() };
+    let source = Peer { principal: "spiffe://a/b".to_owned(), ..Peer::default() };
+    let attributes = AttributeContext { request: Some(request), source: Some(source), ..AttributeContext::default() };
+    CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+}
+
+fn headers(pairs: &[(&str, &str)]) -> std::collections::HashMap<String, String> {
+    pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn a_request_without_http_still_has_a_document() {
+    let want = r#"{"parsed_body":null,"parsed_path":[""],"parsed_query":{},"truncated_body":false,"version":{"encoding":"protojson","ext_authz":"v3"}}"#;
+    assert_eq!(document(&[], &OPTIONS).expect("a document"), want);
+}
+
+#[test]
+fn skipping_the_body_removes_both_keys_but_not_path_errors() {
+    let skip = Options { skip_body: true, ..OPTIONS };
+    assert!(!document(&[], &skip).expect("a document").contains("body"));
+    let message = with_http(HttpRequest { path: "/%zz".to_owned(), ..HttpRequest::default() });
+    assert!(matches!(document(&message, &skip), Err(InputError::Target(_))));
+}
+
+#[test]
+fn a_field_that_appears_twice_is_refused() {
+    let twice = [with_http(HttpRequest::default()), with_http(HttpRequest::default())].concat();
+    assert!(matches!(document(&twice, &OPTIONS), Err(InputError::Wire(WireError::Repeated))));
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused() {
+    let mut message = with_http(HttpRequest { path: "/abc".to_owned(), ..HttpRequest::default() });
+    let at = message.windows(4).position(|window| window == b"/abc").expect("the path is in the message");
+    message[at + 1] = 0xff;
+    assert!(matches!(Attributes::parse(&message), Err(WireError::Utf8)));
+}
+
+#[test]
+fn unreadable_bodies_are_errors_or_exposed_as_configured() {
+    let message = with_http(HttpRequest {
+        headers: headers(&[("content-type", "application/json")]),
+        body: "{".to_owned(),
+        ..HttpRequest::default()
+    });
+    assert!(matches!(document(&message, &OPTIONS), Err(InputError::Body(_))));
+    let expose = Options { expose_body_errors: true, ..OPTIONS };
+    assert!(document(&message, &expose).expect("a document").contains(r#""body_error":"the body is not"#));
+}
+
+#[test]
+fn a_partial_body_is_truncated_whatever_its_type() {
+    let message = with_http(HttpRequest {
+        headers: headers(&[("x-envoy-auth-partial-body", "true"), ("content-type", "application/json")]),
+        body: "{\"a\"".to_owned(),
+        ..HttpRequest::default()
+    });
+    assert!(document(&message, &OPTIONS).expect("a document").contains(r#""truncated_body":true"#));
+}

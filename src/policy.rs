@@ -1,0 +1,43 @@
+//! The policy store: the snapshot that decides, swapped whole.
+//!
+//! Knows nothing about files, bundles or requests: it is given sources and hands out values. What evaluates Rego stands
+//! behind `engine`; until stepgate's own evaluator takes that place, it is regorus, called a preview in the README.
+
+mod audit;
+mod builtins;
+mod engine;
+mod entrypoint;
+mod refs;
+mod snapshot;
+mod sources;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+pub use self::audit::Rejection;
+pub use self::engine::EvalError;
+pub use self::entrypoint::{Entrypoint, EntrypointError};
+pub use self::snapshot::{Evaluation, Settings, Snapshot, TestOutcome, run_tests};
+pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};
+
+/// Holds the snapshot in force. Readers take a reference and keep it for the whole check.
+#[derive(Debug, Default)]
+pub struct Store {
+    current: ArcSwapOption<Snapshot>,
+}
+
+impl Store {
+    /// The snapshot in force; nothing before the first activation.
+    pub fn current(&self) -> Option<Arc<Snapshot>> {
+        self.current.load_full()
+    }
+
+    /// Puts a built snapshot in force. Checks in flight finish on the one they began with.
+    pub fn activate(&self, snapshot: Snapshot) {
+        self.current.store(Some(Arc::new(snapshot)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

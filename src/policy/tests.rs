@@ -1,0 +1,126 @@
+//! Loading and asking policies.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::value::{Value, json_text};
+
+const BUDGET: Duration = Duration::from_millis(500);
+
+fn build(policy: &str, path: &str) -> Result<Snapshot, Vec<Rejection>> {
+    let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
+    let sources = Sources { modules: vec![module], ..Sources::default() };
+    Snapshot::build(&sources, &Settings { entrypoint: Entrypoint::from_path(path), engines: 1 })
+}
+
+/// The decision as JSON text, or the error.
+fn ask(policy: &str, path: &str, input: Value) -> Result<String, EvalError> {
+    let snapshot = build(policy, path).expect("the policy loads");
+    snapshot.eval(input, BUDGET).map(|evaluation| json_text(&evaluation.value))
+}
+
+fn refusal(policy: &str) -> String {
+    let rejections = build(policy, "p/allow").expect_err("the policy must be refused");
+    rejections.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn decisions_are_read_from_rules_packages_and_parts() {
+    let policy = "package a.b\nallow := {\"x\": {\"y\": 1}}\nn := 2\n";
+    for (path, want) in [
+        ("a/b/allow", r#"{"x":{"y":1}}"#),
+        ("a/b/allow/x/y", "1"),
+        ("a/b", r#"{"allow":{"x":{"y":1}},"n":2}"#),
+        ("a/b/none", "\"<undefined>\""),
+        ("x/y", "\"<undefined>\""),
+    ] {
+        assert_eq!(ask(policy, path, Value::new_object()).as_deref(), Ok(want), "{path}");
+    }
+}
+
+#[test]
+fn unknown_functions_are_refused_with_file_line_and_name() {
+    assert_eq!(
+        refusal("package p\n\nallow if io.jwt.decode(input.t)\n"),
+        "p.rego:3: rego_type_error: undefined function io.jwt.decode (this preview engine lacks it)"
+    );
+    assert!(refusal("package p\nallow if nosuch(1)\n").contains("p.rego:2: rego_type_error: undefined function nosuch"));
+}
+
+#[test]
+fn recursion_is_refused() {
+    assert!(refusal("package p\nallow if f(1)\nf(x) := f(x)\n").contains("rule data.p.f is recursive"));
+    assert!(refusal("package p\nallow if g(1)\nf(x) := g(x)\ng(x) := f(x)\n").contains("recursive"));
+    assert!(refusal("package p\nallow if data.p.allow\n").contains("rule data.p.allow is recursive"));
+    assert!(refusal("package p\nallow if count(data.p) > 0\n").contains("recursive"));
+}
+
+#[test]
+fn a_local_name_does_not_make_a_rule_recursive() {
+    let policy = "package p\nuser := 2 if allow\nallow if { some user in input.users; user == 1 }\n";
+    let input = crate::value::parse_json(
+        br#"{"users":[1]}"#,
+        crate::value::JsonLimits { depth: 9, duplicates: crate::value::DuplicateKeys::Refuse },
+    );
+    assert_eq!(ask(policy, "p/allow", input.expect("JSON")).as_deref(), Ok("true"));
+}
+
+#[test]
+fn what_the_engine_cannot_schedule_is_refused_at_load() {
+    assert!(refusal("package p\nallow if { x > 1 }\n").contains("unsafe"));
+}
+
+#[test]
+fn data_under_a_rule_is_refused() {
+    let module = Module { path: "p.rego".into(), text: "package p\nallow := true\n".into(), version: RegoVersion::V1 };
+    let mut sources = Sources { modules: vec![module], ..Sources::default() };
+    sources.add_data(&["p"], { let mut m = crate::value::Members::default(); m.put_text("allow", Value::Bool(false)); m.into_value() }).expect("no conflict yet");
+    let settings = Settings { entrypoint: Entrypoint::from_path("p/allow"), engines: 1 };
+    let rejections = Snapshot::build(&sources, &settings).expect_err("it must be refused");
+    assert!(rejections[0].to_string().contains("conflicting rule for data path p/allow"));
+}
+
+#[test]
+fn conflicts_are_errors() {
+    let policy = "package p\nallow := 1 if input.a\nallow := 2 if input.a\n";
+    let mut members = crate::value::Members::default();
+    members.put_text("a", Value::Bool(true));
+    assert!(matches!(ask(policy, "p/allow", members.into_value()), Err(EvalError::Conflict(_))));
+}
+
+#[test]
+fn builtin_errors_are_undefined() {
+    assert_eq!(ask("package p\nallow := to_number(\"x\")\n", "p/allow", Value::new_object()).as_deref(), Ok("\"<undefined>\""));
+}
+
+#[test]
+fn the_budget_ends_a_runaway_evaluation() {
+    let policy = "package p\nallow if { some i in numbers.range(1, 3000); some j in numbers.range(1, 3000); i * j == -1 }\n";
+    let snapshot = build(policy, "p/allow").expect("the policy loads");
+    let started = Instant::now();
+    assert_eq!(snapshot.eval(Value::new_object(), Duration::from_millis(20)).map(|e| e.value), Err(EvalError::Budget));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn capped_builtins_refuse_at_once() {
+    for expression in [
+        "count(numbers.range(1, 20000000))",
+        "count(net.cidr_expand(\"10.0.0.0/9\"))",
+        "count(sprintf(\"%100000000d\", [1]))",
+        "glob.match(\"{{{{{{{{{a}}}}}}}}}\", [], \"a\")",
+    ] {
+        let policy = format!("package p\nallow := {expression}\n");
+        assert_eq!(ask(&policy, "p/allow", Value::new_object()), Err(EvalError::Budget), "{expression}");
+    }
+    for (expression, want) in [
+        ("count(numbers.range(1, 20))", "20"),
+        ("count(net.cidr_expand(\"10.0.0.0/30\"))", "4"),
+        ("sprintf(\"%d-%s\", [1, \"a\"])", "\"1-a\""),
+        ("glob.match(\"/a/*\", [\"/\"], \"/a/b\")", "true"),
+        ("strings.count(\"aaa\", \"\")", "4"),
+    ] {
+        let policy = format!("package p\nallow := {expression}\n");
+        assert_eq!(ask(&policy, "p/allow", Value::new_object()).as_deref(), Ok(want), "{expression}");
+    }
+}

@@ -1,0 +1,93 @@
+//! The values that policies read and return.
+//!
+//! `Value` is regorus's: a cheaply cloned tree of JSON values and sets. This file and `policy/engine.rs` are the only
+//! places that name that crate; everything else says `crate::value::Value`. It does not evaluate anything.
+
+mod json;
+mod text;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+pub use self::json::{DuplicateKeys, JsonError, JsonLimits, parse_json};
+pub use self::text::lossy;
+pub use regorus::Value;
+
+/// A fixed object key, allocated once and then shared by every document that uses it.
+#[derive(Debug)]
+pub struct Key {
+    name: &'static str,
+    value: OnceLock<Value>,
+}
+
+impl Key {
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, value: OnceLock::new() }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub fn value(&self) -> Value {
+        self.value.get_or_init(|| Value::from(self.name)).clone()
+    }
+}
+
+/// Collects the members of one object.
+#[derive(Debug, Default)]
+pub struct Members(BTreeMap<Value, Value>);
+
+impl Members {
+    pub fn put(&mut self, key: &Key, value: Value) {
+        self.0.insert(key.value(), value);
+    }
+
+    pub fn put_text(&mut self, key: &str, value: Value) {
+        self.0.insert(Value::from(key), value);
+    }
+
+    /// Adds `value` to the array under `key`, which is made when it is missing.
+    pub fn push_text(&mut self, key: String, value: Value) {
+        let slot = self.0.entry(Value::from(key)).or_insert_with(Value::new_array);
+        if let Ok(array) = slot.as_array_mut() {
+            array.push(value);
+        }
+    }
+
+    pub fn get_mut(&mut self, key: &Key) -> Option<&mut Value> {
+        self.0.get_mut(&key.value())
+    }
+
+    pub fn into_value(self) -> Value {
+        Value::from(self.0)
+    }
+}
+
+/// The member `key` of `value`, when `value` is an object that has it.
+pub fn member<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    value.as_object().ok()?.get(&Value::from(key))
+}
+
+/// The text of `value`, when it is a string.
+pub fn as_text(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A number from its JSON spelling, or nothing when it cannot be held.
+pub fn number(spelling: &str) -> Option<Value> {
+    json::number(spelling)
+}
+
+/// An array of strings.
+pub fn texts<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
+    Value::from(items.into_iter().map(Value::from).collect::<Vec<_>>())
+}
+
+/// The JSON text of `value`, without white space. Sets print as arrays.
+pub fn json_text(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
