@@ -4,7 +4,9 @@
 //! ground `clock` `secret` `value`; contract `opa`. `ARCHITECTURE.md` has the whole map.
 
 pub mod clock;
+pub mod jws;
 pub mod opa;
 pub mod policy;
 pub mod secret;
+pub mod token;
 pub mod value;

@@ -1,0 +1,25 @@
+//! The token store: which callers' tokens are good, and what they prove.
+//!
+//! A token is taken from its place, measured, decoded, matched to a configured issuer, verified with that issuer's
+//! keys, and its claims are checked by type and time. A verified token is cached; everything that depends on time, on
+//! keys or on configuration is checked again on every hit. Keys arrive from `feed/keys`; nothing here does I/O.
+
+mod assurance;
+mod cache;
+mod claims;
+mod error;
+mod extract;
+mod issuer;
+mod keyset;
+mod verifier;
+
+pub use self::assurance::{AssuranceTable, Authn, LEVEL_NAMES, Preset};
+pub use self::claims::{Claims, Profile};
+pub use self::error::TokenError;
+pub use self::extract::Location;
+pub use self::issuer::{Issuer, IssuerSettings, KeySource, RefreshRequest};
+pub use self::keyset::{KeySet, KeySetError, MAX_KEYS};
+pub use self::verifier::{Settings, TokenState, Verified, Verifier};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! What an authentication proves: `acr`, `amr` and `auth_time` of any identity provider, in one vocabulary.
+//!
+//! Sources: RFC 8176 (amr), OpenID EAP ACR Values 1.0 (`phr`, `phrh`), OpenID Connect Core section 2 (acr, auth_time), and
+//! what Okta, Entra, Auth0 and Keycloak really send. Policies read the result as `input.authn`.
+
+use std::collections::HashMap;
+
+use crate::value::{Key, Members, Value, as_text, member, texts};
+
+/// The names of the levels, by number. 0 proves nothing; a higher level includes the lower ones.
+pub const LEVEL_NAMES: [&str; 5] = ["none", "single_factor", "mfa", "phishing_resistant", "hardware_protected"];
+
+/// An `auth_time` further in the future than this is not believed.
+const FUTURE_SECONDS: i64 = 5;
+
+/// The three kinds of proof, and two properties of a proof.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    knowledge: bool,
+    possession: bool,
+    inherence: bool,
+    phishing_resistant: bool,
+    hardware: bool,
+    /// The provider's own word that it asked for several factors.
+    mfa: bool,
+}
+
+const NOTHING: Proof = Proof {
+    knowledge: false,
+    possession: false,
+    inherence: false,
+    phishing_resistant: false,
+    hardware: false,
+    mfa: false,
+};
+const KNOWLEDGE: Proof = Proof { knowledge: true, ..NOTHING };
+const POSSESSION: Proof = Proof { possession: true, ..NOTHING };
+const INHERENCE: Proof = Proof { inherence: true, ..NOTHING };
+const HARDWARE: Proof = Proof { possession: true, hardware: true, ..NOTHING };
+const PASSKEY: Proof = Proof { possession: true, phishing_resistant: true, ..NOTHING };
+const SMART_CARD: Proof = Proof { possession: true, phishing_resistant: true, hardware: true, ..NOTHING };
+const MFA: Proof = Proof { mfa: true, ..NOTHING };
+
+/// Words of `amr` that mean the same everywhere. A word that is not here proves nothing.
+const AMR: &[(&str, Proof)] = &[
+    ("pwd", KNOWLEDGE),
+    ("pin", KNOWLEDGE),
+    ("kba", KNOWLEDGE),
+    ("otp", POSSESSION),
+    ("sms", POSSESSION),
+    ("tel", POSSESSION),
+    ("swk", POSSESSION),
+    ("pop", POSSESSION),
+    ("hwk", HARDWARE),
+    ("sc", SMART_CARD),
+    ("fido", PASSKEY),
+    ("fido2", PASSKEY),
+    ("webauthn", PASSKEY),
+    ("u2f", PASSKEY),
+    ("passkey", PASSKEY),
+    ("face", INHERENCE),
+    ("fpt", INHERENCE),
+    ("iris", INHERENCE),
+    ("retina", INHERENCE),
+    ("vbm", INHERENCE),
+    ("mfa", MFA),
+    ("mca", NOTHING),
+];
+
+/// Values of `acr` that mean the same everywhere: EAP ACR Values 1.0.
+const ACR: &[(&str, usize)] = &[("0", 0), ("mfa", 2), ("phr", 3), ("phrh", 4)];
+
+/// An identity provider whose habits are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preset {
+    #[default]
+    Generic,
+    Okta,
+    Entra,
+    Auth0,
+    Keycloak,
+}
+
+impl Preset {
+    pub const NAMES: [&'static str; 5] = ["generic", "okta", "entra", "auth0", "keycloak"];
+
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "generic" => Self::Generic,
+            "okta" => Self::Okta,
+            "entra" => Self::Entra,
+            "auth0" => Self::Auth0,
+            "keycloak" => Self::Keycloak,
+            _ => return None,
+        })
+    }
+
+    fn amr(self) -> &'static [(&'static str, Proof)] {
+        match self {
+            // Okta reports WebAuthn as `pop` and FastPass or push as `okta_verify`.
+            Self::Okta => &[("pop", PASSKEY), ("okta_verify", POSSESSION), ("email", POSSESSION)],
+            // Entra's `rsa` is a certificate or Authenticator key, `ngcmfa` a Windows Hello enrolment.
+            Self::Entra => &[("rsa", POSSESSION), ("ngcmfa", MFA)],
+            Self::Generic | Self::Auth0 | Self::Keycloak => &[],
+        }
+    }
+
+    fn acr(self) -> &'static [(&'static str, usize)] {
+        match self {
+            Self::Okta => &[
+                ("urn:okta:loa:1fa:any", 1),
+                ("urn:okta:loa:1fa:pwd", 1),
+                ("urn:okta:loa:2fa:any", 2),
+                // "If possible" promises nothing beyond one factor.
+                ("urn:okta:loa:2fa:any:ifpossible", 1),
+            ],
+            Self::Keycloak => &[("1", 1), ("2", 2), ("3", 3)],
+            Self::Auth0 => &[("http://schemas.openid.net/pape/policies/2007/06/multi-factor", 2)],
+            Self::Generic | Self::Entra => &[],
+        }
+    }
+}
+
+/// How one issuer's words are read.
+#[derive(Clone, Debug)]
+pub struct AssuranceTable {
+    amr: HashMap<String, Proof>,
+    acr: HashMap<String, usize>,
+    /// Take a bare string `amr` for an array of one.
+    amr_string: bool,
+}
+
+impl Default for AssuranceTable {
+    fn default() -> Self {
+        Self::new(Preset::Generic)
+    }
+}
+
+impl AssuranceTable {
+    pub fn new(preset: Preset) -> Self {
+        let amr = AMR.iter().chain(preset.amr()).map(|&(word, proof)| (word.to_owned(), proof)).collect();
+        let acr = ACR.iter().chain(preset.acr()).map(|&(word, level)| (word.to_owned(), level)).collect();
+        Self { amr, acr, amr_string: false }
+    }
+
+    /// Reads the word `alias` of `amr` as `known` is read; false when `known` is no known word.
+    pub fn alias_amr(&mut self, alias: &str, known: &str) -> bool {
+        let Some(&proof) = self.amr.get(known) else { return false };
+        self.amr.insert(alias.to_owned(), proof);
+        true
+    }
+
+    /// Gives the value `acr` a level; false when there is no such level.
+    pub fn level_of_acr(&mut self, acr: &str, level: usize) -> bool {
+        self.acr.insert(acr.to_owned(), level);
+        level < LEVEL_NAMES.len()
+    }
+
+    /// Does not believe the issuer's `mfa`: two factors must be named.
+    pub fn distrust_mfa(&mut self) {
+        self.amr.retain(|_, proof| !proof.mfa);
+    }
+
+    pub fn accept_amr_string(&mut self) {
+        self.amr_string = true;
+    }
+
+    /// What the claims of a verified token prove.
+    pub fn assess(&self, claims: &Value) -> Authn {
+        let mut proof = NOTHING;
+        let mut add = |word: &Value| {
+            if let Some(more) = as_text(word).and_then(|word| self.amr.get(word)) {
+                proof = proof.and(*more);
+            }
+        };
+        match member(claims, "amr") {
+            Some(Value::Array(words)) => words.iter().for_each(&mut add),
+            Some(word @ Value::String(_)) if self.amr_string => add(word),
+            _ => {}
+        }
+        let mfa = proof.mfa || proof.categories().len() >= 2;
+        let by_factors = match proof {
+            Proof { phishing_resistant: true, hardware: true, .. } if mfa => 4,
+            Proof { phishing_resistant: true, .. } if mfa => 3,
+            _ if mfa => 2,
+            _ if !proof.categories().is_empty() => 1,
+            _ => 0,
+        };
+        let by_acr = member(claims, "acr").and_then(as_text).and_then(|acr| self.acr.get(acr).copied()).unwrap_or(0);
+        let level = by_factors.max(by_acr);
+        let auth_time = member(claims, "auth_time").and_then(|time| time.as_i64().ok()).filter(|&time| time > 0);
+        Authn::new(level, proof, mfa || by_acr >= 2, auth_time)
+    }
+}
+
+impl Proof {
+    fn and(self, other: Self) -> Self {
+        Self {
+            knowledge: self.knowledge || other.knowledge,
+            possession: self.possession || other.possession,
+            inherence: self.inherence || other.inherence,
+            phishing_resistant: self.phishing_resistant || other.phishing_resistant,
+            hardware: self.hardware || other.hardware,
+            mfa: self.mfa || other.mfa,
+        }
+    }
+
+    fn categories(self) -> Vec<&'static str> {
+        let named = [(self.knowledge, "knowledge"), (self.possession, "possession"), (self.inherence, "inherence")];
+        named.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
+    }
+}
+
+/// What is known about how the caller authenticated. What is unknown is absent, never null: in Rego `null <= 300` is
+/// true.
+#[derive(Clone, Debug)]
+pub struct Authn {
+    pub level: usize,
+    auth_time: Option<i64>,
+    /// Every member but the age.
+    value: Value,
+}
+
+static LEVEL: Key = Key::new("level");
+static LEVEL_NAME: Key = Key::new("level_name");
+static FACTORS: Key = Key::new("factors");
+static IS_MFA: Key = Key::new("mfa");
+static PHISHING_RESISTANT: Key = Key::new("phishing_resistant");
+static AUTH_TIME: Key = Key::new("auth_time");
+static AGE_SECONDS: Key = Key::new("age_seconds");
+
+impl Authn {
+    /// Nothing is known.
+    pub fn none() -> Self {
+        Self::new(0, NOTHING, false, None)
+    }
+
+    fn new(level: usize, proof: Proof, mfa: bool, auth_time: Option<i64>) -> Self {
+        let mut members = Members::default();
+        members.put(&LEVEL, Value::from(level));
+        members.put(&LEVEL_NAME, Value::from(LEVEL_NAMES.get(level).copied().unwrap_or("none")));
+        members.put(&FACTORS, texts(proof.categories()));
+        members.put(&IS_MFA, Value::Bool(mfa));
+        members.put(&PHISHING_RESISTANT, Value::Bool(proof.phishing_resistant || level >= 3));
+        Self { level, auth_time, value: members.into_value() }
+    }
+
+    /// The age of the authentication in seconds; unknown when `auth_time` is missing or in the future.
+    pub fn age_seconds(&self, now: i64) -> Option<i64> {
+        let age = now.saturating_sub(self.auth_time?);
+        (age >= -FUTURE_SECONDS).then_some(age.max(0))
+    }
+
+    /// `input.authn` at this moment.
+    pub fn document(&self, now: i64) -> Value {
+        let (Some(auth_time), Some(age)) = (self.auth_time, self.age_seconds(now)) else { return self.value.clone() };
+        let mut value = self.value.clone();
+        if let Ok(members) = value.as_object_mut() {
+            members.insert(AUTH_TIME.value(), Value::from(auth_time));
+            members.insert(AGE_SECONDS.value(), Value::from(age));
+        }
+        value
+    }
+}

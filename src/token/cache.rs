@@ -1,0 +1,91 @@
+//! Tokens that were verified, so that the next request with the same one costs a hash.
+//!
+//! Only the cryptographic result and the claims are remembered. Bounded by bytes; admission by frequency, so that a flood
+//! of one-shot tokens does not push out those in use.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use aws_lc_rs::rand::SystemRandom;
+use moka::Expiry;
+use moka::sync::Cache;
+
+use super::verifier::Verified;
+use crate::clock::Clock;
+
+/// A token's place in the cache: 256 bits under a key that only this process knows, so that neither the memory nor a
+/// collision gives anything away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+/// What an entry costs beside the token itself: claims, index and bookkeeping.
+const ENTRY_OVERHEAD_BYTES: usize = 1_024;
+/// Decoded claims take several times the room of their text.
+const CLAIMS_FACTOR: usize = 6;
+
+/// Verified tokens by fingerprint.
+#[derive(Debug)]
+pub struct TokenCache {
+    entries: Cache<Fingerprint, Entry>,
+    key: Key,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    verified: Arc<Verified>,
+    bytes: u32,
+}
+
+/// Drops an entry at min(exp, time to live).
+struct AtTokenExpiry {
+    clock: Clock,
+    longest: Duration,
+}
+
+impl Expiry<Fingerprint, Entry> for AtTokenExpiry {
+    fn expire_after_create(&self, _: &Fingerprint, entry: &Entry, _: Instant) -> Option<Duration> {
+        let left = entry.verified.expires_with_leeway().saturating_sub(self.clock.now());
+        Some(Duration::from_secs(u64::try_from(left).unwrap_or_default()).min(self.longest))
+    }
+}
+
+impl TokenCache {
+    /// A cache of at most `capacity` bytes whose entries live at most `longest`.
+    pub fn new(capacity: u64, longest: Duration, clock: Clock) -> Self {
+        let entries = Cache::builder()
+            .max_capacity(capacity)
+            .weigher(|_, entry: &Entry| entry.bytes)
+            .expire_after(AtTokenExpiry { clock, longest })
+            .build();
+        let key = Key::generate(HMAC_SHA256, &SystemRandom::new()).expect("the system gives random bytes");
+        Self { entries, key }
+    }
+
+    pub fn fingerprint(&self, token: &str) -> Fingerprint {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(sign(&self.key, token.as_bytes()).as_ref());
+        Fingerprint(bytes)
+    }
+
+    pub fn get(&self, fingerprint: &Fingerprint) -> Option<Arc<Verified>> {
+        self.entries.get(fingerprint).map(|entry| entry.verified)
+    }
+
+    pub fn insert(&self, fingerprint: Fingerprint, token: &str, verified: Arc<Verified>) {
+        let bytes = token.len().saturating_mul(CLAIMS_FACTOR).saturating_add(ENTRY_OVERHEAD_BYTES);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.entries.insert(fingerprint, Entry { verified, bytes });
+    }
+
+    pub fn remove(&self, fingerprint: &Fingerprint) {
+        self.entries.invalidate(fingerprint);
+    }
+
+    /// Bytes in use, after housekeeping.
+    #[cfg(test)]
+    pub fn settled_bytes(&self) -> u64 {
+        self.entries.run_pending_tasks();
+        self.entries.weighted_size()
+    }
+}

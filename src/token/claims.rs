@@ -1,0 +1,200 @@
+//! A token's header and claims: read strictly, checked by type, by time and by audience.
+//!
+//! RFC 7519 section 4.1, RFC 8725, RFC 9068. Written here rather than left to a library because a claim of the wrong type
+//! must never count as an absent one (CVE-2026-25537).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::error::TokenError;
+use super::issuer::IssuerSettings;
+use crate::jws::Alg;
+use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, member, parse_json};
+
+/// Bytes that a key id may have; it is only ever compared.
+const MAX_KID_BYTES: usize = 512;
+/// Levels of nesting in a header or payload.
+const JSON: JsonLimits = JsonLimits { depth: 32, duplicates: DuplicateKeys::Refuse };
+/// The greatest NumericDate that is believed (the year 9999).
+const MAX_DATE: f64 = 253_402_300_799.0;
+
+/// Values of `typ` of tokens that are never access tokens (RFC 8725 section 3.11).
+const FOREIGN_TYPES: &[&str] =
+    &["dpop+jwt", "logout+jwt", "secevent+jwt", "txntoken+jwt", "statuslist+jwt", "token-introspection+jwt", "kb+jwt"];
+
+/// What a token must look like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// RFC 9068: `typ` is `at+jwt`, and iss, exp, aud, sub, client_id, iat and jti are there.
+    Rfc9068,
+    /// What most providers send: any type that is not known to be something else.
+    #[default]
+    Legacy,
+}
+
+/// A compact JWS, taken apart but not yet believed.
+#[derive(Debug)]
+pub struct Unverified<'a> {
+    pub header: TokenHeader,
+    pub payload: Value,
+    /// What the signature covers.
+    pub signed: &'a str,
+    pub signature: &'a str,
+}
+
+/// The header parameters that matter.
+#[derive(Debug)]
+pub struct TokenHeader {
+    pub alg: Alg,
+    pub kid: Option<String>,
+    pub typ: Option<String>,
+}
+
+/// The claims of a token whose signature was right. Only the verifier makes one.
+#[derive(Debug)]
+pub struct Claims {
+    payload: Value,
+    pub(super) expires: i64,
+    pub(super) not_before: Option<i64>,
+}
+
+impl<'a> Unverified<'a> {
+    /// Splits and decodes `token`, whose size the caller has checked.
+    pub fn parse(token: &'a str) -> Result<Self, TokenError> {
+        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::NotAJwt)?;
+        let (header, payload) = signed.split_once('.').ok_or(TokenError::NotAJwt)?;
+        if payload.contains('.') || signature.is_empty() {
+            return Err(TokenError::NotAJwt);
+        }
+        let header = decode(header).ok_or(TokenError::Header)?;
+        let payload = decode(payload).ok_or(TokenError::Payload)?;
+        Ok(Self { header: TokenHeader::parse(&header)?, payload, signed, signature })
+    }
+
+    pub fn issuer(&self) -> Option<&str> {
+        member(&self.payload, "iss").and_then(as_text)
+    }
+}
+
+fn decode(part: &str) -> Option<Value> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
+    std::str::from_utf8(&bytes).ok()?;
+    parse_json(&bytes, JSON).ok().filter(|value| matches!(value, Value::Object(_)))
+}
+
+impl TokenHeader {
+    fn parse(header: &Value) -> Result<Self, TokenError> {
+        let text = |name: &str| match member(header, name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.to_string())),
+            Some(_) => Err(TokenError::Header),
+        };
+        // No extension is understood, no compression is undone, no encryption is removed. `jku`, `x5u`, `jwk` and `x5c` are
+        // never looked at: keys come from configuration alone.
+        if ["crit", "zip", "enc", "b64"].iter().any(|name| member(header, name).is_some()) {
+            return Err(TokenError::Header);
+        }
+        let alg = text("alg")?.ok_or(TokenError::Header)?;
+        let alg = Alg::named(&alg).ok_or(TokenError::Algorithm)?;
+        let kid = text("kid")?;
+        if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
+            return Err(TokenError::Header);
+        }
+        Ok(Self { alg, kid, typ: text("typ")? })
+    }
+
+    /// Whether this header may stand on an access token of `settings`.
+    pub fn check(&self, settings: &IssuerSettings) -> Result<(), TokenError> {
+        if !settings.algorithms.contains(&self.alg) {
+            return Err(TokenError::Algorithm);
+        }
+        let typ = self.typ.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let typ = typ.strip_prefix("application/").unwrap_or(&typ);
+        match settings.profile {
+            Profile::Rfc9068 if typ != "at+jwt" => Err(TokenError::WrongType),
+            Profile::Legacy if FOREIGN_TYPES.contains(&typ) => Err(TokenError::WrongType),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Claims {
+    /// Checks the claims of a token against its issuer's settings at `now`. The signature is the caller's business.
+    pub(super) fn check(payload: Value, settings: &IssuerSettings, now: i64) -> Result<Self, TokenError> {
+        let leeway = i64::try_from(settings.leeway.as_secs()).unwrap_or(i64::MAX);
+        // An ID token tells the client who logged in; it is not for us (RFC 9068 section 5).
+        if ["nonce", "at_hash", "c_hash"].iter().any(|name| member(&payload, name).is_some()) {
+            return Err(TokenError::WrongType);
+        }
+        let expires = date(&payload, "exp")?.ok_or(TokenError::BadClaim)?;
+        let not_before = date(&payload, "nbf")?;
+        let issued = date(&payload, "iat")?;
+        if issued.is_some_and(|issued| issued > now.saturating_add(leeway)) {
+            return Err(TokenError::NotYetValid);
+        }
+        let claims = Self { payload, expires, not_before };
+        claims.check_time(now, leeway)?;
+        claims.check_audience(&settings.audiences)?;
+        claims.non_empty_text("sub")?;
+        if settings.profile == Profile::Rfc9068 {
+            claims.non_empty_text("client_id")?;
+            claims.non_empty_text("jti")?;
+            issued.ok_or(TokenError::BadClaim)?;
+        }
+        // RFC 9449 section 7.1, RFC 8705 section 3: a bound token is worth nothing without the proof, which is not checked yet.
+        if member(&claims.payload, "cnf").is_some() {
+            return Err(TokenError::Bound);
+        }
+        Ok(claims)
+    }
+
+    /// Whether the token is within its time; asked again on every use.
+    pub(super) fn check_time(&self, now: i64, leeway: i64) -> Result<(), TokenError> {
+        if now >= self.expires.saturating_add(leeway) {
+            return Err(TokenError::Expired);
+        }
+        if self.not_before.is_some_and(|start| start > now.saturating_add(leeway)) {
+            return Err(TokenError::NotYetValid);
+        }
+        Ok(())
+    }
+
+    /// Whether the token is meant for one of `audiences`; asked again on every use.
+    pub(super) fn check_audience(&self, audiences: &[String]) -> Result<(), TokenError> {
+        let accepted = |value: &Value| as_text(value).is_some_and(|name| audiences.iter().any(|known| known == name));
+        let meant = match member(&self.payload, "aud") {
+            Some(Value::Array(values)) => {
+                if !values.iter().all(|value| as_text(value).is_some()) {
+                    return Err(TokenError::BadClaim);
+                }
+                values.iter().any(accepted)
+            }
+            Some(value @ Value::String(_)) => accepted(value),
+            _ => return Err(TokenError::BadClaim),
+        };
+        if meant { Ok(()) } else { Err(TokenError::WrongAudience) }
+    }
+
+    fn non_empty_text(&self, name: &str) -> Result<(), TokenError> {
+        match member(&self.payload, name).and_then(as_text) {
+            Some(text) if !text.is_empty() => Ok(()),
+            _ => Err(TokenError::BadClaim),
+        }
+    }
+
+    /// The claims as the policy sees them.
+    pub fn document(&self) -> &Value {
+        &self.payload
+    }
+}
+
+/// A NumericDate (RFC 7519 section 2), rounded down; a claim of another type or out of range is an error, not absent.
+fn date(payload: &Value, name: &str) -> Result<Option<i64>, TokenError> {
+    let Some(value) = member(payload, name) else { return Ok(None) };
+    let Value::Number(number) = value else { return Err(TokenError::BadClaim) };
+    match number.as_f64() {
+        #[expect(clippy::cast_possible_truncation, reason = "the range is checked, rounding down is meant")]
+        Some(seconds) if (0.0..=MAX_DATE).contains(&seconds) => Ok(Some(seconds.floor() as i64)),
+        _ => Err(TokenError::BadClaim),
+    }
+}

@@ -1,0 +1,76 @@
+//! Why a token was refused: one variant for each thing that a client or an operator can do something about.
+
+/// A refused token. The text says nothing that came from the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    #[error("more than one token was sent")]
+    SeveralTokens,
+    #[error("the authorization header is malformed")]
+    MalformedHeader,
+    #[error("the token is too large")]
+    TooLarge,
+    #[error("the token is not a signed JWT")]
+    NotAJwt,
+    #[error("the token's header is not acceptable")]
+    Header,
+    #[error("the token's payload is not acceptable")]
+    Payload,
+    #[error("the token is not from an accepted issuer")]
+    UnknownIssuer,
+    #[error("the token was sent in a place that its issuer does not use")]
+    WrongPlace,
+    #[error("the token's algorithm is not accepted")]
+    Algorithm,
+    #[error("the token is of a type that is not an access token")]
+    WrongType,
+    #[error("the token's signing key is unknown")]
+    UnknownKey,
+    #[error("the token's signature is wrong")]
+    BadSignature,
+    #[error("the token has expired")]
+    Expired,
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    #[error("the token is meant for another audience")]
+    WrongAudience,
+    #[error("a claim is missing or of the wrong type")]
+    BadClaim,
+    #[error("the token is bound to a key that was not proven")]
+    Bound,
+    #[error("the issuer's keys cannot be had at the moment")]
+    KeysUnavailable,
+}
+
+impl TokenError {
+    /// A stable word for policies, logs and metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::SeveralTokens => "several_tokens",
+            Self::MalformedHeader => "malformed_header",
+            Self::TooLarge => "token_too_large",
+            Self::NotAJwt => "not_a_jwt",
+            Self::Header => "bad_token_header",
+            Self::Payload => "bad_payload",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::WrongPlace => "wrong_place",
+            Self::Algorithm => "bad_algorithm",
+            Self::WrongType => "wrong_type",
+            Self::UnknownKey => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::WrongAudience => "wrong_audience",
+            Self::BadClaim => "bad_claim",
+            Self::Bound => "bound_token",
+            Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+
+    /// The code of RFC 6750 section 3.1.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::SeveralTokens | Self::MalformedHeader => "invalid_request",
+            _ => "invalid_token",
+        }
+    }
+}

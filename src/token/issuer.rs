@@ -1,0 +1,128 @@
+//! One issuer: its settings, its keys as they are now, and the gate through which a token may ask for newer ones.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::assurance::AssuranceTable;
+use super::claims::Profile;
+use super::extract::Location;
+use super::keyset::KeySet;
+use crate::jws::Alg;
+
+/// The least time between two refreshes that tokens ask for.
+pub const REFRESH_GATE_SECONDS: i64 = 30;
+/// How long a check waits for keys.
+pub const KEY_WAIT: Duration = Duration::from_millis(100);
+
+/// Where an issuer's keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    JwksUrl(String),
+    /// The URL of an OpenID provider configuration (OpenID Connect Discovery section 4).
+    Discovery(String),
+    JwksFile(PathBuf),
+    /// A key set in the configuration itself.
+    Inline(String),
+}
+
+/// One entry of `plugins.stepgate.issuers`.
+#[derive(Clone, Debug)]
+pub struct IssuerSettings {
+    /// Compared to `iss` byte for byte.
+    pub issuer: String,
+    pub audiences: Vec<String>,
+    pub algorithms: Vec<Alg>,
+    pub keys: KeySource,
+    /// Clock skew granted to `exp`, `nbf` and `iat`.
+    pub leeway: Duration,
+    pub profile: Profile,
+    pub locations: Vec<Location>,
+    pub assurance: AssuranceTable,
+}
+
+/// Asks the key feed to refresh the keys of one issuer now.
+#[derive(Debug)]
+pub struct RefreshRequest;
+
+/// An issuer with its present keys.
+#[derive(Debug)]
+pub struct Issuer {
+    pub settings: IssuerSettings,
+    keys: ArcSwapOption<KeySet>,
+    /// Grows with every new key set.
+    generation: AtomicU64,
+    /// When a token last made the feed refresh, in seconds since the epoch.
+    last_asked: AtomicI64,
+    ask: mpsc::Sender<RefreshRequest>,
+    in_flight: AtomicBool,
+    /// Counts refreshes that have ended, well or badly.
+    ended: watch::Sender<u64>,
+}
+
+impl Issuer {
+    /// An issuer without keys, and the receiving end of its refresh requests.
+    pub fn new(settings: IssuerSettings) -> (Arc<Self>, mpsc::Receiver<RefreshRequest>) {
+        // One waiting request is enough: a refresh serves everybody who asked before it began.
+        let (ask, asked) = mpsc::channel(1);
+        let issuer = Self {
+            settings,
+            keys: ArcSwapOption::empty(),
+            generation: AtomicU64::new(0),
+            last_asked: AtomicI64::new(i64::MIN),
+            ask,
+            in_flight: AtomicBool::new(false),
+            ended: watch::Sender::new(0),
+        };
+        (Arc::new(issuer), asked)
+    }
+
+    pub fn keys(&self) -> Option<Arc<KeySet>> {
+        self.keys.load_full()
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Puts a new key set in force, whole.
+    pub fn replace_keys(&self, keys: KeySet) {
+        self.keys.store(Some(Arc::new(keys)));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.refresh_ended();
+    }
+
+    /// Says that a refresh is under way; whoever needs its outcome waits for it.
+    pub fn refresh_begins(&self) {
+        self.in_flight.store(true, Ordering::Release);
+    }
+
+    /// Says that a refresh ended, with new keys or without; the last good ones stay.
+    pub fn refresh_ended(&self) {
+        self.in_flight.store(false, Ordering::Release);
+        self.ended.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Asks for newer keys and waits until a refresh has ended or `deadline` has come. Refused without waiting when
+    /// a token has made the feed refresh less than `REFRESH_GATE_SECONDS` ago and no refresh is under way.
+    pub async fn refresh(&self, now: i64, deadline: Instant) {
+        let mut ended = self.ended.subscribe();
+        let asked = self.last_asked.load(Ordering::Acquire);
+        // A moment in the future means that the clock was set back; the gate opens rather than staying shut.
+        let open = !(0..REFRESH_GATE_SECONDS).contains(&now.saturating_sub(asked));
+        if open && self.last_asked.compare_exchange(asked, now, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.refresh_begins();
+            // A full channel means that a request is waiting already.
+            let _ = self.ask.try_send(RefreshRequest);
+        } else if !self.in_flight.load(Ordering::Acquire) {
+            return;
+        }
+        let wait = deadline.min(Instant::now() + KEY_WAIT);
+        let _ = tokio::time::timeout_at(wait, ended.changed()).await;
+    }
+}

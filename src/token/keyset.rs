@@ -1,0 +1,136 @@
+//! A set of public keys (RFC 7517) and the choice of those that fit a token.
+//!
+//! Keys that cannot be used here are left out rather than failing the set (RFC 7517 section 5); a set without a single
+//! usable key is refused, so that an empty answer never replaces good keys.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::jws::{Alg, KeyError, KeyType, VerifyingKey};
+use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, json_text, member, parse_json};
+
+/// Keys that one set may have.
+pub const MAX_KEYS: usize = 100;
+/// Keys that are tried for one token when it names none, or when several share its name.
+const MAX_CANDIDATES: usize = 8;
+const JSON: JsonLimits = JsonLimits { depth: 8, duplicates: DuplicateKeys::Refuse };
+
+/// One usable key.
+#[derive(Debug)]
+pub struct Key {
+    kid: Option<String>,
+    /// The key's own restriction to one algorithm.
+    alg: Option<Alg>,
+    verifying: VerifyingKey,
+    fingerprint: [u8; 32],
+}
+
+/// The keys of one issuer at one moment.
+#[derive(Debug)]
+pub struct KeySet {
+    keys: Vec<Arc<Key>>,
+}
+
+/// Why a key set is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetError {
+    #[error("the key set is not JSON: {0}")]
+    Json(#[from] crate::value::JsonError),
+    #[error("the key set has no `keys` array")]
+    NoKeys,
+    #[error("the key set has more than {MAX_KEYS} keys")]
+    TooMany,
+    #[error("none of the {0} keys can be used to verify signatures")]
+    NoneUsable(usize),
+}
+
+impl Key {
+    pub fn verify(&self, alg: Alg, message: &[u8], signature: &str) -> bool {
+        self.verifying.verify(alg, message, signature)
+    }
+
+    /// What identifies this key across refreshes: a hash of its JWK.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
+    fn fits(&self, alg: Alg) -> bool {
+        self.verifying.key_type() == alg.key_type() && self.alg.is_none_or(|own| own == alg)
+    }
+
+    fn parse(jwk: &Value) -> Option<Self> {
+        let text = |name: &str| member(jwk, name).and_then(as_text);
+        // A key for encryption, or one that may not verify, is no key for us (RFC 7517 sections 4.2 and 4.3).
+        if member(jwk, "use").is_some() && text("use") != Some("sig") {
+            return None;
+        }
+        if let Some(operations) = member(jwk, "key_ops") {
+            let operations = operations.as_array().ok()?;
+            if !operations.iter().any(|operation| as_text(operation) == Some("verify")) {
+                return None;
+            }
+        }
+        let verifying = verifying_key(text("kty")?, &text).ok()?;
+        let alg = match text("alg") {
+            Some(name) => Some(Alg::named(name)?),
+            None => None,
+        };
+        if alg.is_some_and(|alg| alg.key_type() != verifying.key_type()) {
+            return None;
+        }
+        let fingerprint = digest(&SHA256, json_text(jwk).as_bytes()).as_ref().try_into().ok()?;
+        Some(Self { kid: text("kid").map(str::to_owned), alg, verifying, fingerprint })
+    }
+}
+
+fn verifying_key<'a>(kty: &str, text: &impl Fn(&str) -> Option<&'a str>) -> Result<VerifyingKey, KeyError> {
+    let component = |name: &str| text(name).ok_or(KeyError::Encoding);
+    match (kty, text("crv")) {
+        ("RSA", _) => VerifyingKey::rsa(component("n")?, component("e")?),
+        ("EC", Some("P-256")) => VerifyingKey::ec(KeyType::P256, component("x")?, component("y")?),
+        ("EC", Some("P-384")) => VerifyingKey::ec(KeyType::P384, component("x")?, component("y")?),
+        ("EC", Some("P-521")) => VerifyingKey::ec(KeyType::P521, component("x")?, component("y")?),
+        ("OKP", Some("Ed25519")) => VerifyingKey::ed25519(component("x")?),
+        _ => Err(KeyError::Encoding),
+    }
+}
+
+impl KeySet {
+    /// Reads a JWK set.
+    pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
+        let document = parse_json(text, JSON)?;
+        let listed = member(&document, "keys").and_then(|keys| keys.as_array().ok()).ok_or(KeySetError::NoKeys)?;
+        if listed.len() > MAX_KEYS {
+            return Err(KeySetError::TooMany);
+        }
+        let keys: Vec<_> = listed.iter().filter_map(Key::parse).map(Arc::new).collect();
+        if keys.is_empty() {
+            return Err(KeySetError::NoneUsable(listed.len()));
+        }
+        Ok(Self { keys })
+    }
+
+    /// The keys to try for a token with this `kid` and algorithm.
+    pub fn candidates<'a>(&'a self, kid: Option<&'a str>, alg: Alg) -> impl Iterator<Item = &'a Arc<Key>> {
+        let named = move |key: &&Arc<Key>| match (kid, &key.kid) {
+            (Some(wanted), Some(own)) => wanted == own,
+            // A key without a name can be meant by any token; a token without one can mean any key.
+            _ => true,
+        };
+        self.keys.iter().filter(named).filter(move |key| key.fits(alg)).take(MAX_CANDIDATES)
+    }
+
+    /// Whether the key that once verified a token is still here.
+    pub fn holds(&self, fingerprint: &[u8; 32]) -> bool {
+        self.keys.iter().any(|key| key.fingerprint == *fingerprint)
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}

@@ -1,0 +1,560 @@
+//! Each way in which token checks have failed elsewhere, by name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use prost::Message as _;
+use serde_json::{Value as Json, json};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::clock::Clock;
+use crate::jws::{Alg, SigningKey};
+use crate::opa::input::Attributes;
+use crate::value::json_text;
+
+const NOW: i64 = 1_800_000_000;
+const ISSUER: &str = "https://id.example.com";
+
+static EC: LazyLock<SigningKey> = LazyLock::new(|| new_key(Alg::Es256));
+static EC_OTHER: LazyLock<SigningKey> = LazyLock::new(|| new_key(Alg::Es256));
+static RSA: LazyLock<SigningKey> = LazyLock::new(|| new_key(Alg::Rs256));
+
+fn new_key(alg: Alg) -> SigningKey {
+    SigningKey::from_pem(alg, &SigningKey::generate(alg).expect("a key")).expect("its PEM is read")
+}
+
+fn encode(part: &Json) -> String {
+    URL_SAFE_NO_PAD.encode(part.to_string())
+}
+
+/// A token with this header and payload, signed by `key` whatever the header says.
+fn token_of(key: &SigningKey, header: &Json, payload: &Json) -> String {
+    let signed = format!("{}.{}", encode(header), encode(payload));
+    format!("{signed}.{}", key.sign(signed.as_bytes()).expect("it signs"))
+}
+
+fn header() -> Json {
+    json!({"alg": "ES256", "kid": "k1", "typ": "at+jwt"})
+}
+
+fn payload() -> Json {
+    json!({"iss": ISSUER, "aud": "api", "sub": "alice", "exp": NOW + 600, "iat": NOW - 10, "client_id": "c", "jti": "1"})
+}
+
+fn with(mut base: Json, name: &str, value: Json) -> Json {
+    base[name] = value;
+    base
+}
+
+fn without(mut base: Json, name: &str) -> Json {
+    base.as_object_mut().expect("an object").remove(name);
+    base
+}
+
+fn good_token() -> String {
+    token_of(&EC, &header(), &payload())
+}
+
+fn jwks(keys: &[(&str, &SigningKey)]) -> String {
+    let keys: Vec<_> = keys.iter().map(|(kid, key)| with(key.public_jwk().expect("a JWK"), "kid", json!(kid))).collect();
+    json!({"keys": keys}).to_string()
+}
+
+fn settings() -> IssuerSettings {
+    IssuerSettings {
+        issuer: ISSUER.to_owned(),
+        audiences: vec!["api".to_owned()],
+        algorithms: vec![Alg::Es256, Alg::Rs256],
+        keys: KeySource::Inline(String::new()),
+        leeway: Duration::ZERO,
+        profile: Profile::Legacy,
+        locations: vec![Location::bearer()],
+        assurance: AssuranceTable::default(),
+    }
+}
+
+/// One issuer, its verifier, and the ends that a key feed would hold.
+struct Bench {
+    issuer: Arc<Issuer>,
+    asked: mpsc::Receiver<RefreshRequest>,
+    verifier: Verifier,
+    clock: Clock,
+}
+
+const LIMITS: Settings =
+    Settings { token_bytes: 16 * 1024, cache_bytes: 1 << 20, cache_ttl: Duration::from_secs(600) };
+
+fn bench_with(settings: IssuerSettings) -> Bench {
+    let clock = Clock::fixed(NOW);
+    let (issuer, asked) = Issuer::new(settings);
+    issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC), ("r1", &RSA)]).as_bytes()).expect("a key set"));
+    let verifier = Verifier::new(vec![Arc::clone(&issuer)], &LIMITS, clock.clone());
+    Bench { issuer, asked, verifier, clock }
+}
+
+fn bench() -> Bench {
+    bench_with(settings())
+}
+
+impl Bench {
+    async fn headers(&self, headers: &[(&str, &str)]) -> TokenState {
+        let headers: HashMap<_, _> = headers.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let http = HttpRequest { headers, ..HttpRequest::default() };
+        let request = Request { http: Some(http), ..Request::default() };
+        let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
+        let message = CheckRequest { attributes: Some(attributes) }.encode_to_vec();
+        let attributes = Attributes::parse(&message).expect("it parses");
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(150);
+        self.verifier.verify(attributes.http.as_ref().expect("http"), deadline).await
+    }
+
+    async fn state(&self, token: &str) -> TokenState {
+        self.headers(&[("authorization", &format!("Bearer {token}"))]).await
+    }
+
+    /// The reason for refusing, or `None` for a verified token.
+    async fn refusal(&self, token: &str) -> Option<TokenError> {
+        match self.state(token).await {
+            TokenState::Verified(_) => None,
+            TokenState::Rejected(error) => Some(error),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+async fn refusal_of(header: Json, payload: Json) -> Option<TokenError> {
+    bench().refusal(&token_of(&EC, &header, &payload)).await
+}
+
+#[tokio::test]
+async fn a_good_token_is_verified_and_described() {
+    let TokenState::Verified(verified) = bench().state(&good_token()).await else { panic!("it is good") };
+    let document = json_text(verified.document());
+    assert!(document.contains(r#""state":"verified""#) && document.contains(r#""sub":"alice""#), "{document}");
+    assert!(document.contains(r#""header":{"alg":"ES256","kid":"k1","typ":"at+jwt"}"#), "{document}");
+}
+
+#[tokio::test]
+async fn rsa_tokens_are_verified() {
+    let token = token_of(&RSA, &json!({"alg": "RS256", "kid": "r1"}), &payload());
+    assert_eq!(bench().refusal(&token).await, None);
+}
+
+#[tokio::test]
+async fn wrong_json_type_is_not_an_absent_claim() {
+    for (name, value) in [
+        ("exp", json!("9999999999")),
+        ("exp", json!(null)),
+        ("exp", json!([NOW + 600])),
+        ("exp", json!(-1)),
+        ("exp", json!(1e300)),
+        ("nbf", json!("0")),
+        ("nbf", json!(null)),
+        ("iat", json!({})),
+        ("aud", json!(7)),
+        ("aud", json!(["api", 7])),
+        ("sub", json!(7)),
+        ("sub", json!("")),
+    ] {
+        assert_eq!(refusal_of(header(), with(payload(), name, value.clone())).await, Some(TokenError::BadClaim), "{name} {value}");
+    }
+    let huge = format!("{}.{}", encode(&header()), URL_SAFE_NO_PAD.encode(payload().to_string().replace("1800000600", "1e400")));
+    let token = format!("{huge}.{}", EC.sign(huge.as_bytes()).expect("it signs"));
+    assert_eq!(bench().refusal(&token).await, Some(TokenError::BadClaim));
+}
+
+#[tokio::test]
+async fn missing_claims_are_refused() {
+    for name in ["exp", "sub", "aud"] {
+        assert_eq!(refusal_of(header(), without(payload(), name)).await, Some(TokenError::BadClaim), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn times_are_checked_at_each_edge() {
+    for (leeway, name, offset, want) in [
+        (0, "exp", 1, None),
+        (0, "exp", 0, Some(TokenError::Expired)),
+        (0, "nbf", 0, None),
+        (0, "nbf", 1, Some(TokenError::NotYetValid)),
+        (0, "iat", 1, Some(TokenError::NotYetValid)),
+        (30, "exp", -29, None),
+        (30, "exp", -30, Some(TokenError::Expired)),
+        (30, "nbf", 30, None),
+        (30, "nbf", 31, Some(TokenError::NotYetValid)),
+        (30, "iat", 30, None),
+        (30, "iat", 31, Some(TokenError::NotYetValid)),
+    ] {
+        let bench = bench_with(IssuerSettings { leeway: Duration::from_secs(leeway), ..settings() });
+        let token = token_of(&EC, &header(), &with(payload(), name, json!(NOW + offset)));
+        assert_eq!(bench.refusal(&token).await, want, "{name} {offset:+} with leeway {leeway}");
+    }
+    assert_eq!(refusal_of(header(), with(payload(), "exp", json!(NOW as f64 + 1.5))).await, None, "fractions are allowed");
+}
+
+#[tokio::test]
+async fn a_cached_token_is_refused_once_it_expires() {
+    let bench = bench();
+    let token = token_of(&EC, &header(), &with(payload(), "exp", json!(NOW + 2)));
+    assert_eq!(bench.refusal(&token).await, None);
+    bench.clock.advance(1);
+    assert_eq!(bench.refusal(&token).await, None);
+    bench.clock.advance(2);
+    assert_eq!(bench.refusal(&token).await, Some(TokenError::Expired));
+}
+
+#[tokio::test]
+async fn a_cached_token_is_refused_once_its_key_is_gone() {
+    let bench = bench();
+    assert_eq!(bench.refusal(&good_token()).await, None);
+    bench.issuer.replace_keys(KeySet::parse(jwks(&[("k2", &EC_OTHER)]).as_bytes()).expect("a key set"));
+    assert_eq!(bench.refusal(&good_token()).await, Some(TokenError::UnknownKey));
+}
+
+#[tokio::test]
+async fn a_cached_token_stays_good_when_its_key_stays() {
+    let bench = bench();
+    assert_eq!(bench.refusal(&good_token()).await, None);
+    bench.issuer.replace_keys(KeySet::parse(jwks(&[("k2", &EC_OTHER), ("k1", &EC)]).as_bytes()).expect("a key set"));
+    assert_eq!(bench.refusal(&good_token()).await, None);
+}
+
+#[tokio::test]
+async fn a_set_that_says_nothing_usable_is_not_taken() {
+    for text in ["{}", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#, "not json", r#"{"keys":7}"#] {
+        assert!(KeySet::parse(text.as_bytes()).is_err(), "{text}");
+    }
+    let many = json!({"keys": vec![EC.public_jwk().expect("a JWK"); MAX_KEYS + 1]}).to_string();
+    assert_eq!(KeySet::parse(many.as_bytes()).err(), Some(KeySetError::TooMany));
+}
+
+#[tokio::test]
+async fn unusable_keys_do_not_spoil_their_set() {
+    let ec = EC.public_jwk().expect("a JWK");
+    let encryption = with(ec.clone(), "use", json!("enc"));
+    let signing_only = with(ec.clone(), "key_ops", json!(["sign"]));
+    let wrong_alg = with(ec.clone(), "alg", json!("RS256"));
+    let off_curve = with(ec.clone(), "y", ec["x"].clone());
+    let short_rsa = json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode([0xff; 128]), "e": "AQAB"});
+    let text = json!({"keys": [encryption, signing_only, wrong_alg, off_curve, short_rsa, ec]}).to_string();
+    assert_eq!(KeySet::parse(text.as_bytes()).expect("one key is good").len(), 1);
+}
+
+#[tokio::test]
+async fn algorithms_cannot_be_confused() {
+    for (header, want) in [
+        (json!({"alg": "none"}), TokenError::Algorithm),
+        (json!({"alg": "None"}), TokenError::Algorithm),
+        (json!({"alg": "HS256", "kid": "k1"}), TokenError::Algorithm),
+        (json!({"alg": "es256", "kid": "k1"}), TokenError::Algorithm),
+        (json!({"alg": "ES384", "kid": "k1"}), TokenError::Algorithm),
+        // An accepted algorithm, but not of this key's type.
+        (json!({"alg": "RS256", "kid": "k1"}), TokenError::UnknownKey),
+        (json!({"kid": "k1"}), TokenError::Header),
+        (json!({"alg": 7}), TokenError::Header),
+    ] {
+        assert_eq!(refusal_of(header.clone(), payload()).await, Some(want), "{header}");
+    }
+}
+
+#[tokio::test]
+async fn header_parameters_that_change_the_meaning_are_refused() {
+    for (name, value) in [
+        ("crit", json!(["exp"])),
+        ("zip", json!("DEF")),
+        ("enc", json!("A256GCM")),
+        ("b64", json!(false)),
+        ("kid", json!("k".repeat(600))),
+        ("kid", json!(1)),
+        ("typ", json!(1)),
+    ] {
+        assert_eq!(refusal_of(with(header(), name, value), payload()).await, Some(TokenError::Header), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn keys_named_by_the_token_are_not_fetched_or_used() {
+    let attacker = with(header(), "jwk", EC_OTHER.public_jwk().expect("a JWK"));
+    let token = token_of(&EC_OTHER, &with(attacker, "jku", json!("http://169.254.169.254/")), &payload());
+    assert_eq!(bench().refusal(&token).await, Some(TokenError::BadSignature));
+}
+
+#[tokio::test]
+async fn tokens_of_other_kinds_are_refused() {
+    for typ in ["dpop+jwt", "logout+jwt", "secevent+jwt", "application/Logout+JWT"] {
+        assert_eq!(refusal_of(with(header(), "typ", json!(typ)), payload()).await, Some(TokenError::WrongType), "{typ}");
+    }
+    for claim in ["nonce", "at_hash", "c_hash"] {
+        assert_eq!(refusal_of(header(), with(payload(), claim, json!("x"))).await, Some(TokenError::WrongType), "{claim}");
+    }
+}
+
+#[tokio::test]
+async fn rfc9068_asks_for_its_type_and_claims() {
+    let strict = || bench_with(IssuerSettings { profile: Profile::Rfc9068, ..settings() });
+    assert_eq!(strict().refusal(&good_token()).await, None);
+    let prefixed = with(header(), "typ", json!("application/AT+JWT"));
+    assert_eq!(strict().refusal(&token_of(&EC, &prefixed, &payload())).await, None);
+    for header in [with(header(), "typ", json!("JWT")), without(header(), "typ")] {
+        assert_eq!(strict().refusal(&token_of(&EC, &header, &payload())).await, Some(TokenError::WrongType));
+    }
+    for claim in ["client_id", "jti", "iat"] {
+        let token = token_of(&EC, &header(), &without(payload(), claim));
+        assert_eq!(strict().refusal(&token).await, Some(TokenError::BadClaim), "{claim}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_issuer_is_failed_not_missing_and_opens_no_connection() {
+    let mut bench = bench();
+    for issuer in [json!("http://169.254.169.254/"), json!("https://id.example.com/"), json!("HTTPS://id.example.com"), json!(1)] {
+        let token = token_of(&EC, &with(header(), "kid", json!("new")), &with(payload(), "iss", issuer));
+        assert_eq!(bench.refusal(&token).await, Some(TokenError::UnknownIssuer));
+    }
+    assert!(bench.asked.try_recv().is_err(), "no refresh may be asked for");
+}
+
+#[tokio::test]
+async fn wrong_tokens_do_not_eat_the_refresh_budget() {
+    let mut bench = bench();
+    let unknown = with(header(), "kid", json!("new"));
+    for payload in [
+        with(payload(), "aud", json!("other")),
+        with(payload(), "exp", json!(NOW - 1)),
+        with(payload(), "iss", json!("https://stranger.example")),
+    ] {
+        assert!(bench.refusal(&token_of(&EC_OTHER, &unknown, &payload)).await.is_some());
+    }
+    assert!(bench.asked.try_recv().is_err(), "none of them may ask for a refresh");
+}
+
+#[tokio::test]
+async fn random_key_ids_ask_for_one_refresh_per_gate_interval() {
+    let mut bench = bench();
+    for kid in 0..1_000 {
+        let token = token_of(&EC_OTHER, &with(header(), "kid", json!(format!("random-{kid}"))), &payload());
+        assert_eq!(bench.refusal(&token).await, Some(TokenError::UnknownKey));
+        // What the feed does after an attempt that brought nothing new.
+        if bench.asked.try_recv().is_ok() {
+            assert_eq!(kid, 0, "only the first may ask");
+            bench.issuer.refresh_ended();
+        }
+    }
+    bench.clock.advance(30);
+    let token = token_of(&EC_OTHER, &with(header(), "kid", json!("later")), &payload());
+    bench.refusal(&token).await;
+    assert!(bench.asked.try_recv().is_ok(), "after the interval one more may ask");
+}
+
+#[tokio::test]
+async fn a_rotated_key_works_on_the_first_request() {
+    let Bench { issuer, mut asked, verifier, clock } = bench();
+    let feed = tokio::spawn({
+        let issuer = Arc::clone(&issuer);
+        async move {
+            asked.recv().await.expect("a refresh is asked for");
+            issuer.replace_keys(KeySet::parse(jwks(&[("k2", &EC_OTHER)]).as_bytes()).expect("a key set"));
+            asked
+        }
+    });
+    let (_, nobody) = Issuer::new(settings());
+    let bench = Bench { issuer, asked: nobody, verifier, clock };
+    let token = token_of(&EC_OTHER, &with(header(), "kid", json!("k2")), &payload());
+    assert_eq!(bench.refusal(&token).await, None);
+    feed.await.expect("the feed ends");
+}
+
+#[tokio::test]
+async fn an_outage_is_not_the_tokens_fault() {
+    let (issuer, _asked) = Issuer::new(settings());
+    let clock = Clock::fixed(NOW);
+    let verifier = Verifier::new(vec![Arc::clone(&issuer)], &LIMITS, clock.clone());
+    let (_, nobody) = Issuer::new(settings());
+    let bench = Bench { issuer, asked: nobody, verifier, clock };
+    assert!(!bench.verifier.has_keys());
+    assert_eq!(bench.refusal(&good_token()).await, Some(TokenError::KeysUnavailable));
+    bench.issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC)]).as_bytes()).expect("a key set"));
+    assert_eq!(bench.refusal(&good_token()).await, None, "nothing about the outage is remembered");
+}
+
+#[tokio::test]
+async fn keys_that_share_a_name_or_have_none_are_tried() {
+    let bench = bench();
+    bench.issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC_OTHER), ("k1", &EC)]).as_bytes()).expect("a key set"));
+    assert_eq!(bench.refusal(&good_token()).await, None);
+    assert_eq!(bench.refusal(&token_of(&EC, &without(header(), "kid"), &payload())).await, None);
+}
+
+#[tokio::test]
+async fn malformed_tokens_are_refused_before_any_work() {
+    let bench = bench();
+    let good = good_token();
+    for (name, token, want) in [
+        ("dots", ".".repeat(10_000), TokenError::NotAJwt),
+        ("one part", "abc".to_owned(), TokenError::NotAJwt),
+        ("five parts", format!("{good}.a.b"), TokenError::NotAJwt),
+        ("no signature", good.rsplit_once('.').map(|(signed, _)| format!("{signed}.")).expect("dots"), TokenError::NotAJwt),
+        ("too large", "a".repeat(16 * 1024 + 1), TokenError::TooLarge),
+        ("padding", format!("{good}="), TokenError::BadSignature),
+        ("cut signature", good[..good.len() - 4].to_owned(), TokenError::BadSignature),
+        ("deep payload", format!("{}.{}.x", encode(&header()), URL_SAFE_NO_PAD.encode("[".repeat(10_000))), TokenError::Payload),
+        ("payload is no object", format!("{}.{}.x", encode(&header()), encode(&json!([1]))), TokenError::Payload),
+        ("not utf-8", format!("{}.{}.x", encode(&header()), URL_SAFE_NO_PAD.encode(b"{\"iss\":\"\xff\"}")), TokenError::Payload),
+        (
+            "a member twice",
+            format!("{}.{}.x", encode(&header()), URL_SAFE_NO_PAD.encode(r#"{"iss":"a","iss":"b"}"#)),
+            TokenError::Payload,
+        ),
+    ] {
+        assert_eq!(bench.refusal(&token).await, Some(want), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_audience_is_compared_whole() {
+    for (aud, want) in [
+        (json!("api"), None),
+        (json!(["other", "api"]), None),
+        (json!("API"), Some(TokenError::WrongAudience)),
+        (json!("api "), Some(TokenError::WrongAudience)),
+        (json!([]), Some(TokenError::WrongAudience)),
+    ] {
+        assert_eq!(refusal_of(header(), with(payload(), "aud", aud.clone())).await, want, "{aud}");
+    }
+}
+
+#[tokio::test]
+async fn a_bound_token_without_proof_is_refused() {
+    let cnf = json!({"jkt": "x"});
+    assert_eq!(refusal_of(header(), with(payload(), "cnf", cnf)).await, Some(TokenError::Bound));
+}
+
+#[tokio::test]
+async fn tokens_are_found_only_where_they_may_be() {
+    let bench = bench();
+    let good = good_token();
+    let bearer = |scheme: &str| format!("{scheme} {good}");
+    for (name, headers, want) in [
+        ("any letter case", vec![("authorization", bearer("bEARER"))], Some("verified")),
+        ("spaces", vec![("authorization", format!("  Bearer   {good}  "))], Some("verified")),
+        ("no header", vec![], Some("absent")),
+        ("another scheme", vec![("authorization", "Basic abc".to_owned())], Some("absent")),
+        ("a longer scheme", vec![("authorization", bearer("BearerX"))], Some("absent")),
+        ("no token", vec![("authorization", "Bearer".to_owned())], Some("malformed_header")),
+        ("an inner space", vec![("authorization", format!("Bearer {good} x"))], Some("malformed_header")),
+        ("a tab", vec![("authorization", format!("Bearer a\tb"))], Some("malformed_header")),
+        ("two, joined by Envoy", vec![("authorization", format!("Bearer {good},Bearer {good}"))], Some("several_tokens")),
+        ("a cookie", vec![("cookie", format!("token={good}"))], Some("absent")),
+    ] {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let got = match bench.headers(&headers).await {
+            TokenState::Verified(_) => "verified",
+            TokenState::Absent => "absent",
+            TokenState::Rejected(error) => error.reason(),
+            TokenState::Unconfigured => "unconfigured",
+        };
+        assert_eq!(Some(got), want, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn cookies_and_headers_are_used_when_configured_and_never_both() {
+    let cookie = Location::Cookie { name: "token".to_owned() };
+    let bench = bench_with(IssuerSettings { locations: vec![Location::bearer(), cookie], ..settings() });
+    let good = good_token();
+    for (name, headers, verified) in [
+        ("cookie", vec![("cookie", format!("a=1; token={good}; b=2"))], true),
+        ("joined cookies", vec![("cookie", format!("a=1,token={good}"))], true),
+        ("a name that only ends alike", vec![("cookie", format!("xtoken={good}"))], false),
+        ("the same cookie twice", vec![("cookie", format!("token={good}; token={good}"))], false),
+        ("both", vec![("cookie", format!("token={good}")), ("authorization", format!("Bearer {good}"))], false),
+    ] {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(matches!(bench.headers(&headers).await, TokenState::Verified(_)), verified, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_cache_is_bounded_by_bytes() {
+    let clock = Clock::fixed(NOW);
+    let (issuer, _) = Issuer::new(settings());
+    issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC)]).as_bytes()).expect("a key set"));
+    let limits = Settings { cache_bytes: 64 * 1024, ..LIMITS };
+    let cache = super::cache::TokenCache::new(limits.cache_bytes, limits.cache_ttl, clock.clone());
+    let verifier = Verifier::new(vec![Arc::clone(&issuer)], &limits, clock.clone());
+    let (_, nobody) = Issuer::new(settings());
+    let bench = Bench { issuer, asked: nobody, verifier, clock };
+    let TokenState::Verified(verified) = bench.state(&good_token()).await else { panic!("it is good") };
+    for n in 0..1_000 {
+        let token = format!("token-{n}");
+        cache.insert(cache.fingerprint(&token), &token, Arc::clone(&verified));
+    }
+    assert!(cache.settled_bytes() <= limits.cache_bytes);
+}
+
+#[test]
+fn authentication_is_read_alike_from_every_provider() {
+    for (preset, claims, want) in [
+        (Preset::Generic, json!({}), r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#),
+        (Preset::Generic, json!({"amr": ["pwd"]}), r#"{"factors":["knowledge"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#),
+        (Preset::Generic, json!({"amr": ["pwd", "pin"]}), r#"{"factors":["knowledge"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#),
+        (Preset::Generic, json!({"amr": ["pwd", "otp"]}), r#"{"factors":["knowledge","possession"],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#),
+        (Preset::Generic, json!({"amr": ["mfa"]}), r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#),
+        (Preset::Generic, json!({"amr": ["fido2"]}), r#"{"factors":["possession"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":true}"#),
+        (Preset::Generic, json!({"amr": ["webauthn", "pin"]}), r#"{"factors":["knowledge","possession"],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#),
+        (Preset::Generic, json!({"amr": ["hwk", "fpt", "fido"]}), r#"{"factors":["possession","inherence"],"level":4,"level_name":"hardware_protected","mfa":true,"phishing_resistant":true}"#),
+        (Preset::Generic, json!({"amr": "mfa"}), r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#),
+        (Preset::Generic, json!({"amr": ["MFA", 7, null]}), r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#),
+        (Preset::Generic, json!({"acr": "phr"}), r#"{"factors":[],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#),
+        (Preset::Okta, json!({"amr": ["pop", "pin"]}), r#"{"factors":["knowledge","possession"],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#),
+        (Preset::Okta, json!({"acr": "urn:okta:loa:2fa:any:ifpossible"}), r#"{"factors":[],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#),
+        (Preset::Keycloak, json!({"acr": "2"}), r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#),
+        (Preset::Generic, json!({"acr": "2"}), r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#),
+    ] {
+        let limits = crate::value::JsonLimits { depth: 9, duplicates: crate::value::DuplicateKeys::Refuse };
+        let value = crate::value::parse_json(claims.to_string().as_bytes(), limits).expect("JSON");
+        assert_eq!(json_text(&AssuranceTable::new(preset).assess(&value).document(NOW)), want, "{preset:?} {claims}");
+    }
+}
+
+#[test]
+fn the_age_of_an_authentication_is_absent_when_unknown() {
+    let limits = crate::value::JsonLimits { depth: 9, duplicates: crate::value::DuplicateKeys::Refuse };
+    for (auth_time, want) in [
+        (json!(NOW - 100), Some(100)),
+        (json!(NOW), Some(0)),
+        (json!(NOW + 5), Some(0)),
+        (json!(NOW + 6), None),
+        (json!("1"), None),
+        (json!(null), None),
+        (json!(0), None),
+    ] {
+        let claims = json!({"auth_time": auth_time}).to_string();
+        let value = crate::value::parse_json(claims.as_bytes(), limits).expect("JSON");
+        let authn = AssuranceTable::default().assess(&value);
+        assert_eq!(authn.age_seconds(NOW), want, "{auth_time}");
+        assert_eq!(json_text(&authn.document(NOW)).contains("age_seconds"), want.is_some(), "{auth_time}");
+    }
+}
+
+#[test]
+fn an_issuer_whose_mfa_is_not_trusted_must_name_two_factors() {
+    let limits = crate::value::JsonLimits { depth: 9, duplicates: crate::value::DuplicateKeys::Refuse };
+    let mut table = AssuranceTable::default();
+    table.distrust_mfa();
+    let claims = crate::value::parse_json(br#"{"amr":["pwd","mfa"]}"#, limits).expect("JSON");
+    assert_eq!(table.assess(&claims).level, 1);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_header_makes_the_reader_panic(value in "(?s).{0,120}") {
+        let _ = super::claims::Unverified::parse(&value);
+    }
+}

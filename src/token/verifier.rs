@@ -1,0 +1,241 @@
+//! From a request to the state of its token.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::assurance::Authn;
+use super::cache::{Fingerprint, TokenCache};
+use super::claims::{Claims, TokenHeader, Unverified};
+use super::error::TokenError;
+use super::extract::{Location, find_token};
+use super::issuer::Issuer;
+use super::keyset::KeySet;
+use crate::clock::Clock;
+use crate::opa::input::Http;
+use crate::value::{Members, Value};
+
+/// The limits of the token store.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A longer token is refused before it is looked at.
+    pub token_bytes: usize,
+    pub cache_bytes: u64,
+    pub cache_ttl: Duration,
+}
+
+/// What is known about the caller's token.
+#[derive(Clone, Debug)]
+pub enum TokenState {
+    /// No issuers are configured: tokens mean nothing here.
+    Unconfigured,
+    /// No token was sent.
+    Absent,
+    Verified(Arc<Verified>),
+    Rejected(TokenError),
+}
+
+/// A token whose signature, claims and time were right.
+#[derive(Debug)]
+pub struct Verified {
+    issuer: Arc<Issuer>,
+    claims: Claims,
+    authn: Authn,
+    /// `input.jwt`, ready to be handed to policies.
+    document: Value,
+    key: [u8; 32],
+    generation: AtomicU64,
+}
+
+impl Verified {
+    /// `input.jwt`.
+    pub fn document(&self) -> &Value {
+        &self.document
+    }
+
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    pub fn authn(&self) -> &Authn {
+        &self.authn
+    }
+
+    pub(super) fn expires_with_leeway(&self) -> i64 {
+        self.claims.expires.saturating_add(self.leeway())
+    }
+
+    fn leeway(&self) -> i64 {
+        i64::try_from(self.issuer.settings.leeway.as_secs()).unwrap_or(i64::MAX)
+    }
+
+    /// Everything about a cached token that may have changed since it was verified.
+    fn recheck(&self, now: i64, place: &Location) -> Result<(), Stale> {
+        if !self.issuer.settings.locations.contains(place) {
+            return Err(Stale::Refused(TokenError::WrongPlace));
+        }
+        self.claims.check_time(now, self.leeway()).map_err(Stale::Refused)?;
+        self.claims.check_audience(&self.issuer.settings.audiences).map_err(Stale::Refused)?;
+        let generation = self.issuer.generation();
+        if self.generation.load(Ordering::Acquire) != generation {
+            if !self.issuer.keys().is_some_and(|keys| keys.holds(&self.key)) {
+                return Err(Stale::Verify);
+            }
+            self.generation.store(generation, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+/// Why a cache entry does not answer.
+enum Stale {
+    Refused(TokenError),
+    /// It must be verified again.
+    Verify,
+}
+
+/// Verifies tokens of the configured issuers.
+#[derive(Debug)]
+pub struct Verifier {
+    issuers: Vec<Arc<Issuer>>,
+    /// Every place that any issuer uses.
+    locations: Vec<Location>,
+    cache: TokenCache,
+    token_bytes: usize,
+    clock: Clock,
+}
+
+impl Verifier {
+    pub fn new(issuers: Vec<Arc<Issuer>>, settings: &Settings, clock: Clock) -> Self {
+        let mut locations = Vec::new();
+        for location in issuers.iter().flat_map(|issuer| &issuer.settings.locations) {
+            if !locations.contains(location) {
+                locations.push(location.clone());
+            }
+        }
+        let cache = TokenCache::new(settings.cache_bytes, settings.cache_ttl, clock.clone());
+        Self { issuers, locations, cache, token_bytes: settings.token_bytes, clock }
+    }
+
+    /// Whether every issuer has had keys at least once.
+    pub fn has_keys(&self) -> bool {
+        self.issuers.iter().all(|issuer| issuer.keys().is_some())
+    }
+
+    /// The state of the request's token. Waits only when keys are missing, and not past `deadline`.
+    pub async fn verify(&self, http: &Http<'_>, deadline: Instant) -> TokenState {
+        let (token, place) = match find_token(http, &self.locations) {
+            Ok(Some(found)) => found,
+            Ok(None) => return TokenState::Absent,
+            Err(error) => return TokenState::Rejected(error),
+        };
+        if token.len() > self.token_bytes {
+            return TokenState::Rejected(TokenError::TooLarge);
+        }
+        let fingerprint = self.cache.fingerprint(token);
+        match self.cached(&fingerprint, place) {
+            Some(state) => state,
+            None => match self.verify_afresh(token, place, deadline).await {
+                Ok(verified) => {
+                    let verified = Arc::new(verified);
+                    self.cache.insert(fingerprint, token, Arc::clone(&verified));
+                    TokenState::Verified(verified)
+                }
+                Err(error) => TokenState::Rejected(error),
+            },
+        }
+    }
+
+    fn cached(&self, fingerprint: &Fingerprint, place: &Location) -> Option<TokenState> {
+        let verified = self.cache.get(fingerprint)?;
+        match verified.recheck(self.clock.now(), place) {
+            Ok(()) => Some(TokenState::Verified(verified)),
+            Err(stale) => {
+                self.cache.remove(fingerprint);
+                match stale {
+                    Stale::Refused(error) => Some(TokenState::Rejected(error)),
+                    Stale::Verify => None,
+                }
+            }
+        }
+    }
+
+    async fn verify_afresh(&self, token: &str, place: &Location, deadline: Instant) -> Result<Verified, TokenError> {
+        let unverified = Unverified::parse(token)?;
+        // Everything that can be refused without a key is refused before one is looked for, so that tokens of
+        // strangers cannot use up an issuer's refreshes.
+        let issuer = unverified
+            .issuer()
+            .and_then(|name| self.issuers.iter().find(|issuer| issuer.settings.issuer == name))
+            .ok_or(TokenError::UnknownIssuer)?;
+        if !issuer.settings.locations.contains(place) {
+            return Err(TokenError::WrongPlace);
+        }
+        unverified.header.check(&issuer.settings)?;
+        let Unverified { header, payload, signed, signature } = unverified;
+        let claims = Claims::check(payload, &issuer.settings, self.clock.now())?;
+
+        let (key, generation) = self.verifying_key(issuer, &header, signed, signature, deadline).await?;
+        let authn = issuer.settings.assurance.assess(claims.document());
+        let document = verified_document(issuer, &header, &claims);
+        let generation = AtomicU64::new(generation);
+        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, key, generation })
+    }
+
+    /// The key that verifies the signature. A token that names an unknown key, or comes before any key was loaded, may
+    /// wait for one refresh.
+    async fn verifying_key(
+        &self,
+        issuer: &Issuer,
+        header: &TokenHeader,
+        signed: &str,
+        signature: &str,
+        deadline: Instant,
+    ) -> Result<([u8; 32], u64), TokenError> {
+        for refreshed in [false, true] {
+            let generation = issuer.generation();
+            let keys = issuer.keys();
+            let failure = match keys.as_deref().map(|keys| try_keys(keys, header, signed, signature)) {
+                Some(Ok(key)) => return Ok((key, generation)),
+                Some(Err(failure)) => failure,
+                None => TokenError::KeysUnavailable,
+            };
+            // A wrong signature under a named key is final; without a name, the right key may just not be here yet.
+            let may_be_new = failure != TokenError::BadSignature || header.kid.is_none();
+            if refreshed || !may_be_new {
+                return Err(failure);
+            }
+            issuer.refresh(self.clock.now(), deadline).await;
+        }
+        Err(TokenError::UnknownKey)
+    }
+}
+
+fn try_keys(keys: &KeySet, header: &TokenHeader, signed: &str, signature: &str) -> Result<[u8; 32], TokenError> {
+    let mut tried = false;
+    for key in keys.candidates(header.kid.as_deref(), header.alg) {
+        tried = true;
+        if key.verify(header.alg, signed.as_bytes(), signature) {
+            return Ok(key.fingerprint());
+        }
+    }
+    Err(if tried { TokenError::BadSignature } else { TokenError::UnknownKey })
+}
+
+fn verified_document(issuer: &Issuer, header: &TokenHeader, claims: &Claims) -> Value {
+    let mut head = Members::default();
+    head.put_text("alg", Value::from(header.alg.name()));
+    for (name, value) in [("kid", &header.kid), ("typ", &header.typ)] {
+        if let Some(value) = value {
+            head.put_text(name, Value::from(value.as_str()));
+        }
+    }
+    let mut document = Members::default();
+    document.put_text("state", Value::from("verified"));
+    document.put_text("issuer", Value::from(issuer.settings.issuer.as_str()));
+    document.put_text("header", head.into_value());
+    document.put_text("claims", claims.document().clone());
+    document.into_value()
+}
