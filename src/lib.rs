@@ -4,9 +4,13 @@
 //! ground `clock` `secret` `value`; contract `opa`. `ARCHITECTURE.md` has the whole map.
 
 pub mod clock;
+pub mod feed;
 pub mod jws;
+pub mod lifecycle;
 pub mod opa;
 pub mod policy;
+pub mod remote;
 pub mod secret;
+pub mod telemetry;
 pub mod token;
 pub mod value;

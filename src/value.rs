@@ -82,6 +82,12 @@ pub fn number(spelling: &str) -> Option<Value> {
     json::number(spelling)
 }
 
+/// A YAML document as JSON has it; nothing when it is malformed or deeper than `limits` allow.
+pub fn parse_yaml(text: &str, limits: JsonLimits) -> Option<Value> {
+    let document: serde_json::Value = yaml_serde::from_str(text).ok()?;
+    parse_json(document.to_string().as_bytes(), limits).ok()
+}
+
 /// An array of strings.
 pub fn texts<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
     Value::from(items.into_iter().map(Value::from).collect::<Vec<_>>())

@@ -1,0 +1,331 @@
+//! Policies and data from disk: loaded at start, and again when they change if `--watch` asks for it.
+//!
+//! Mirrors: OPA `v1/loader/loader.go`, v1.9.0: which files count, and where a folder puts its data. One difference: a file
+//! that is reached twice through links (as Kubernetes mounts a ConfigMap) is loaded once.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use globset::{Glob, GlobMatcher};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
+use crate::lifecycle::Lifecycle;
+use crate::policy::{Module, RegoVersion, Rejection, Settings, Snapshot, SourceConflict, Sources, Store};
+use crate::telemetry::{Metrics, Outcome};
+use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml};
+
+/// Folders within folders that are followed.
+const MAX_FOLDER_DEPTH: usize = 64;
+/// Files that one set of paths may hold.
+const MAX_FILES: usize = 100_000;
+/// Bytes of all files together.
+const MAX_TOTAL_BYTES: u64 = 1 << 30;
+/// Data nested deeper than this cannot be kept by the engine.
+const DATA: JsonLimits = JsonLimits { depth: 120, duplicates: DuplicateKeys::LastWins };
+/// How long the files must be quiet before they are read again.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// One path of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathSpec {
+    /// Where its data goes: `a.b:file` puts it under `data.a.b`.
+    prefix: Vec<String>,
+    path: PathBuf,
+}
+
+impl PathSpec {
+    /// Reads `path`, `file://path` or `dotted.prefix:path`.
+    pub fn parse(text: &str) -> Self {
+        let rest = text.strip_prefix("file://").unwrap_or(text);
+        if rest.len() == text.len()
+            && let Some((prefix, path)) = text.split_once(':')
+            && !prefix.contains(['/', '\\'])
+        {
+            let path = path.strip_prefix("file://").unwrap_or(path);
+            return Self { prefix: prefix.split('.').map(str::to_owned).collect(), path: PathBuf::from(path) };
+        }
+        Self { prefix: Vec::new(), path: PathBuf::from(rest) }
+    }
+}
+
+/// What is loaded, and how.
+#[derive(Clone, Debug)]
+pub struct PolicyFiles {
+    pub paths: Vec<PathSpec>,
+    pub ignore: Vec<GlobMatcher>,
+    pub version: RegoVersion,
+}
+
+/// Why files cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    #[error("`{}` cannot be read", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("`{}` is neither Rego (.rego) nor data (.json, .yaml, .yml)", path.display())]
+    Kind { path: PathBuf },
+    #[error("`{}` is not a data document: it must be one JSON or YAML object", path.display())]
+    Data { path: PathBuf },
+    #[error("`{}` is not UTF-8", path.display())]
+    Utf8 { path: PathBuf },
+    #[error("`{}`: {conflict}", path.display())]
+    Conflict { path: PathBuf, conflict: SourceConflict },
+    #[error("`{}` goes beyond the limit of {what}", path.display())]
+    Limit { path: PathBuf, what: &'static str },
+}
+
+/// Parses a pattern of `--ignore`.
+pub fn ignore_pattern(pattern: &str) -> Option<GlobMatcher> {
+    Glob::new(pattern).ok().map(|glob| glob.compile_matcher())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum FileKind {
+    Rego,
+    Json,
+    Yaml,
+}
+
+fn kind(path: &Path) -> Option<FileKind> {
+    match path.extension()?.to_str()? {
+        "rego" => Some(FileKind::Rego),
+        "json" => Some(FileKind::Json),
+        "yaml" | "yml" => Some(FileKind::Yaml),
+        _ => None,
+    }
+}
+
+impl PolicyFiles {
+    /// Reads everything; the first fault ends it.
+    pub fn load(&self) -> Result<Sources, FilesError> {
+        let mut loading = Loading { files: self, sources: Sources::default(), seen: HashSet::new(), bytes: 0 };
+        for spec in &self.paths {
+            let meta = std::fs::metadata(&spec.path).map_err(|source| read_error(&spec.path, source))?;
+            if meta.is_dir() {
+                loading.folder(&spec.path, &mut spec.prefix.clone(), 0)?;
+            } else {
+                let kind = kind(&spec.path).ok_or_else(|| FilesError::Kind { path: spec.path.clone() })?;
+                loading.file(&spec.path, kind, &spec.prefix)?;
+            }
+        }
+        Ok(loading.sources)
+    }
+
+    fn ignores(&self, name: &str) -> bool {
+        self.ignore.iter().any(|pattern| pattern.is_match(name))
+    }
+}
+
+struct Loading<'a> {
+    files: &'a PolicyFiles,
+    sources: Sources,
+    seen: HashSet<PathBuf>,
+    bytes: u64,
+}
+
+impl Loading<'_> {
+    fn folder(&mut self, folder: &Path, prefix: &mut Vec<String>, depth: usize) -> Result<(), FilesError> {
+        if depth > MAX_FOLDER_DEPTH {
+            return Err(FilesError::Limit { path: folder.to_owned(), what: "64 folders within each other" });
+        }
+        let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let mut entries = entries.map_err(|source| read_error(folder, source))?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if self.files.ignores(&name) {
+                continue;
+            }
+            let kind_of_entry = entry.file_type().map_err(|source| read_error(&path, source))?;
+            if kind_of_entry.is_dir() {
+                prefix.push(name);
+                self.folder(&path, prefix, depth.saturating_add(1))?;
+                prefix.pop();
+            } else if let Some(kind) = kind(&path)
+                && path.is_file()
+            {
+                self.file(&path, kind, prefix)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path, kind: FileKind, prefix: &[String]) -> Result<(), FilesError> {
+        let real = path.canonicalize().map_err(|source| read_error(path, source))?;
+        if !self.seen.insert(real) {
+            return Ok(());
+        }
+        if self.seen.len() > MAX_FILES {
+            return Err(FilesError::Limit { path: path.to_owned(), what: "100,000 files" });
+        }
+        let size = std::fs::metadata(path).map_err(|source| read_error(path, source))?.len();
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > MAX_TOTAL_BYTES {
+            return Err(FilesError::Limit { path: path.to_owned(), what: "1 GiB in all" });
+        }
+        let bytes = std::fs::read(path).map_err(|source| read_error(path, source))?;
+        let text = String::from_utf8(bytes).map_err(|_| FilesError::Utf8 { path: path.to_owned() })?;
+        let document = match kind {
+            FileKind::Rego => {
+                let module = Module { path: path.display().to_string(), text, version: self.files.version };
+                self.sources.modules.push(module);
+                return Ok(());
+            }
+            FileKind::Json => parse_json(text.as_bytes(), DATA).ok(),
+            FileKind::Yaml => parse_yaml(&text, DATA),
+        };
+        let document = document.filter(|document| matches!(document, Value::Object(_)));
+        let document = document.ok_or_else(|| FilesError::Data { path: path.to_owned() })?;
+        let prefix: Vec<_> = prefix.iter().map(String::as_str).collect();
+        let added = self.sources.add_data(&prefix, document);
+        added.map_err(|conflict| FilesError::Conflict { path: path.to_owned(), conflict })
+    }
+}
+
+fn read_error(path: &Path, source: io::Error) -> FilesError {
+    FilesError::Read { path: path.to_owned(), source }
+}
+
+/// Why a policy was not put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivationError {
+    #[error("the files cannot be loaded")]
+    Files(#[from] FilesError),
+    #[error("{}", list(.0))]
+    Policy(Vec<Rejection>),
+}
+
+fn list(rejections: &[Rejection]) -> String {
+    let lines: Vec<_> = rejections.iter().map(ToString::to_string).collect();
+    format!("{} error(s) in the policy:\n{}", lines.len(), lines.join("\n"))
+}
+
+/// Puts the policy of a set of files in force.
+#[derive(Clone, Debug)]
+pub struct PolicyFeed {
+    pub files: PolicyFiles,
+    pub settings: Settings,
+    pub store: Arc<Store>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl PolicyFeed {
+    /// Loads, compiles and, if all is well, swaps. What served before keeps serving otherwise.
+    pub fn activate(&self) -> Result<(), ActivationError> {
+        let built = self.build();
+        self.metrics.policy_activated(if built.is_ok() { Outcome::Success } else { Outcome::Failure });
+        self.store.activate(built?);
+        Ok(())
+    }
+
+    fn build(&self) -> Result<Snapshot, ActivationError> {
+        let sources = self.files.load()?;
+        Snapshot::build(&sources, &self.settings).map_err(ActivationError::Policy)
+    }
+
+    /// Reloads whenever a file changes, until everything stops.
+    pub fn watch(self, lifecycle: &Lifecycle) -> Result<(), notify::Error> {
+        let (changed, changes) = mpsc::channel(1);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // One waiting signal is enough; whatever else happens meanwhile is read by the same reload.
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                let _ = changed.try_send(());
+            }
+        })?;
+        for spec in &self.files.paths {
+            if spec.path.is_dir() {
+                watcher.watch(&spec.path, RecursiveMode::Recursive)?;
+            } else {
+                // Editors replace files, so the folder is what must be watched.
+                let folder = spec.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                watcher.watch(folder.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;
+            }
+        }
+        lifecycle.spawn_until_stop(self.reload_on(changes, watcher));
+        Ok(())
+    }
+
+    async fn reload_on(self, mut changes: mpsc::Receiver<()>, _watcher: RecommendedWatcher) {
+        while changes.recv().await.is_some() {
+            while tokio::time::timeout(QUIET, changes.recv()).await.is_ok_and(|change| change.is_some()) {}
+            let feed = self.clone();
+            match tokio::task::spawn_blocking(move || feed.activate()).await {
+                Ok(Ok(())) => tracing::info!("policy reloaded"),
+                Ok(Err(error)) => {
+                    tracing::error!(error = crate::telemetry::chain(&error), "policy not reloaded; the old one stays in force");
+                }
+                Err(_) => tracing::error!("policy not reloaded: loading it panicked; the old one stays in force"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::json_text;
+
+    fn load(folder: &Path, ignore: &[&str]) -> Result<Sources, FilesError> {
+        PolicyFiles {
+            paths: vec![PathSpec::parse(&folder.display().to_string())],
+            ignore: ignore.iter().filter_map(|pattern| ignore_pattern(pattern)).collect(),
+            version: RegoVersion::V1,
+        }
+        .load()
+    }
+
+    #[test]
+    fn paths_may_have_a_prefix() {
+        for (text, prefix, path) in [
+            ("p.rego", vec![], "p.rego"),
+            ("a.b:d.json", vec!["a", "b"], "d.json"),
+            ("file:///x/p.rego", vec![], "/x/p.rego"),
+            ("/x:y/p.rego", vec![], "/x:y/p.rego"),
+        ] {
+            let spec = PathSpec::parse(text);
+            assert_eq!((spec.prefix, spec.path.to_str()), (prefix.iter().map(|p| (*p).to_owned()).collect(), Some(path)));
+        }
+    }
+
+    #[test]
+    fn folders_put_their_data_under_their_names() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(folder.path().join("a/b")).expect("folders");
+        std::fs::write(folder.path().join("p.rego"), "package p").expect("a file");
+        std::fs::write(folder.path().join("a/b/x.json"), r#"{"n":1}"#).expect("a file");
+        std::fs::write(folder.path().join("a/y.yaml"), "m: [2]").expect("a file");
+        std::fs::write(folder.path().join("a/notes.txt"), "not ours").expect("a file");
+        let sources = load(folder.path(), &[]).expect("it loads");
+        assert_eq!(json_text(&sources.data), r#"{"a":{"b":{"n":1},"m":[2]}}"#);
+        assert_eq!(sources.modules.len(), 1);
+    }
+
+    #[test]
+    fn a_config_map_is_loaded_once_with_and_without_ignore() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let real = folder.path().join("..2026_01_01");
+        std::fs::create_dir(&real).expect("a folder");
+        std::fs::write(real.join("p.rego"), "package p").expect("a file");
+        std::os::unix::fs::symlink("..2026_01_01", folder.path().join("..data")).expect("a link");
+        std::os::unix::fs::symlink("..data/p.rego", folder.path().join("p.rego")).expect("a link");
+        for ignore in [&[][..], &[".*"]] {
+            assert_eq!(load(folder.path(), ignore).expect("it loads").modules.len(), 1, "{ignore:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_data_is_refused() {
+        for (name, content) in [("list.json", "[1]"), ("broken.json", "{"), ("scalar.yaml", "7"), ("tabs.yaml", "a:\n\t- b")] {
+            let folder = tempfile::tempdir().expect("a folder");
+            std::fs::write(folder.path().join(name), content).expect("a file");
+            assert!(matches!(load(folder.path(), &[]), Err(FilesError::Data { .. })), "{name}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("a.json"), r#"{"x":1}"#).expect("a file");
+        std::fs::write(folder.path().join("b.json"), r#"{"x":2}"#).expect("a file");
+        assert!(matches!(load(folder.path(), &[]), Err(FilesError::Conflict { .. })));
+    }
+}

@@ -1,0 +1,196 @@
+//! Keeps issuers' keys fresh: at start, on a schedule, and when a token names a key that is not here.
+//!
+//! OpenID Connect Discovery section 4, OpenID Connect Core section 10.1.1, RFC 7517. A failed refresh changes nothing:
+//! the last good keys stay.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::Receiver;
+use url::Url;
+
+use crate::clock::Clock;
+use crate::lifecycle::Lifecycle;
+use crate::remote::{Origin, Remote, RemoteError};
+use crate::telemetry::{Metrics, Outcome, chain};
+use crate::token::{Issuer, KeySet, KeySetError, KeySource, RefreshRequest};
+use crate::value::{DuplicateKeys, JsonLimits, as_text, member, parse_json};
+
+/// The largest key set or provider configuration that is read.
+const MAX_DOCUMENT_BYTES: usize = 512 * 1024;
+/// How often keys are refreshed when the server does not say.
+const DEFAULT_PERIOD: Duration = Duration::from_secs(600);
+/// The bounds of what a server may say by `Cache-Control: max-age`.
+const SHORTEST_PERIOD: Duration = Duration::from_secs(60);
+const LONGEST_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// The first and the longest pause after a failure.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// Why keys could not be refreshed.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    #[error("the provider configuration cannot be fetched")]
+    Discovery(#[source] RemoteError),
+    #[error("the provider configuration is malformed")]
+    Malformed,
+    #[error("the provider configuration is for the issuer `{0}`")]
+    OtherIssuer(String),
+    #[error("the provider configuration's jwks_uri `{0}` is neither https nor on the same server")]
+    JwksUri(String),
+    #[error("the key set cannot be fetched")]
+    Fetch(#[source] RemoteError),
+    #[error("the key set file cannot be read")]
+    File(#[source] std::io::Error),
+    #[error("the key set is not taken")]
+    KeySet(#[from] KeySetError),
+}
+
+/// Keeps the keys of one issuer fresh.
+#[derive(Debug)]
+pub struct KeyFeed {
+    pub issuer: Arc<Issuer>,
+    pub remote: Remote,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+}
+
+impl KeyFeed {
+    /// Starts the feed; `asked` brings the refreshes that tokens ask for.
+    pub fn start(self, asked: Receiver<RefreshRequest>, lifecycle: &Lifecycle) {
+        lifecycle.spawn_until_stop(self.run(asked));
+    }
+
+    async fn run(self, mut asked: Receiver<RefreshRequest>) {
+        let mut failures = 0u32;
+        loop {
+            let pause = match self.refresh().await {
+                Ok(period) => {
+                    failures = 0;
+                    jittered(period)
+                }
+                Err(error) => {
+                    let issuer = self.issuer.settings.issuer.as_str();
+                    tracing::error!(issuer, error = chain(&error), "keys could not be refreshed; the last good ones stay");
+                    failures = failures.saturating_add(1);
+                    jittered(FIRST_RETRY.saturating_mul(2u32.saturating_pow(failures.min(16))).min(LONGEST_RETRY))
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                request = asked.recv() => if request.is_none() { return },
+            }
+        }
+    }
+
+    /// Fetches once; gives the time until the next scheduled refresh.
+    async fn refresh(&self) -> Result<Duration, KeysError> {
+        self.issuer.refresh_begins();
+        let outcome = self.fetch().await;
+        let issuer = self.issuer.settings.issuer.as_str();
+        match outcome {
+            Ok((keys, period)) => {
+                tracing::info!(issuer, keys = keys.len() as u64, "keys refreshed");
+                self.issuer.replace_keys(keys);
+                self.metrics.keys_refreshed(issuer, Outcome::Success, self.clock.now());
+                Ok(period)
+            }
+            Err(error) => {
+                self.issuer.refresh_ended();
+                self.metrics.keys_refreshed(issuer, Outcome::Failure, self.clock.now());
+                Err(error)
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<(KeySet, Duration), KeysError> {
+        match &self.issuer.settings.keys {
+            KeySource::Inline(text) => Ok((KeySet::parse(text.as_bytes())?, LONGEST_PERIOD)),
+            KeySource::JwksFile(path) => Ok((read_file(path).await?, SHORTEST_PERIOD)),
+            KeySource::JwksUrl(url) => self.fetch_keys(url, Origin::Operator).await,
+            KeySource::Discovery(url) => {
+                let (jwks_uri, origin) = self.discover(url).await?;
+                self.fetch_keys(&jwks_uri, origin).await
+            }
+        }
+    }
+
+    async fn fetch_keys(&self, url: &str, origin: Origin) -> Result<(KeySet, Duration), KeysError> {
+        let fetched = self.remote.fetch(url, origin, MAX_DOCUMENT_BYTES).await.map_err(KeysError::Fetch)?;
+        let period = fetched.max_age.unwrap_or(DEFAULT_PERIOD).clamp(SHORTEST_PERIOD, LONGEST_PERIOD);
+        Ok((KeySet::parse(&fetched.body)?, period))
+    }
+
+    /// The `jwks_uri` of the provider configuration, and how far it is trusted.
+    async fn discover(&self, url: &str) -> Result<(String, Origin), KeysError> {
+        let fetched =
+            self.remote.fetch(url, Origin::Operator, MAX_DOCUMENT_BYTES).await.map_err(KeysError::Discovery)?;
+        jwks_uri(&fetched.body, url, &self.issuer.settings.issuer)
+    }
+}
+
+/// Reads `jwks_uri` out of a provider configuration that was found at `url`.
+fn jwks_uri(document: &[u8], url: &str, issuer: &str) -> Result<(String, Origin), KeysError> {
+    let limits = JsonLimits { depth: 16, duplicates: DuplicateKeys::Refuse };
+    let document = parse_json(document, limits).map_err(|_| KeysError::Malformed)?;
+    let text = |name: &str| member(&document, name).and_then(as_text).ok_or(KeysError::Malformed);
+    // Byte for byte (OpenID Connect Discovery section 4.3).
+    if text("issuer")? != issuer {
+        return Err(KeysError::OtherIssuer(text("issuer")?.chars().take(256).collect()));
+    }
+    let jwks_uri = text("jwks_uri")?;
+    let (Ok(found_at), Ok(leads_to)) = (Url::parse(url), Url::parse(jwks_uri)) else { return Err(KeysError::Malformed) };
+    if found_at.origin() == leads_to.origin() {
+        // The operator named this server.
+        return Ok((jwks_uri.to_owned(), Origin::Operator));
+    }
+    if leads_to.scheme() != "https" {
+        return Err(KeysError::JwksUri(jwks_uri.to_owned()));
+    }
+    Ok((jwks_uri.to_owned(), Origin::Learned))
+}
+
+async fn read_file(path: &Path) -> Result<KeySet, KeysError> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+    let bytes = read.map_err(|_| KeysError::Malformed)?.map_err(KeysError::File)?;
+    Ok(KeySet::parse(&bytes)?)
+}
+
+/// Spreads a pause by ±10 %, so that replicas do not ask in step.
+fn jittered(pause: Duration) -> Duration {
+    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let per_mille = u32::try_from(random % 201).unwrap_or(100).saturating_add(900);
+    pause.saturating_mul(per_mille) / 1_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: &str = "http://idp.cluster.local/.well-known/openid-configuration";
+
+    fn check(document: &str) -> Result<(String, Origin), KeysError> {
+        jwks_uri(document.as_bytes(), AT, "https://id.example.com")
+    }
+
+    #[test]
+    fn provider_configurations_lead_only_where_they_may() {
+        let of = |jwks_uri: &str| format!(r#"{{"issuer":"https://id.example.com","jwks_uri":"{jwks_uri}"}}"#);
+        assert!(matches!(check(&of("http://idp.cluster.local/keys")), Ok((_, Origin::Operator))));
+        assert!(matches!(check(&of("https://keys.example.com/jwks")), Ok((_, Origin::Learned))));
+        assert!(matches!(check(&of("http://keys.example.com/jwks")), Err(KeysError::JwksUri(_))));
+        assert!(matches!(check(&of("http://idp.cluster.local:8080/keys")), Err(KeysError::JwksUri(_))));
+        assert!(matches!(check(r#"{"issuer":"https://id.example.com/","jwks_uri":"x"}"#), Err(KeysError::OtherIssuer(_))));
+        assert!(matches!(check("{}"), Err(KeysError::Malformed)));
+    }
+
+    #[test]
+    fn jitter_stays_within_a_tenth() {
+        for _ in 0..1_000 {
+            let pause = jittered(Duration::from_secs(100));
+            assert!((Duration::from_secs(90)..=Duration::from_secs(110)).contains(&pause), "{pause:?}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What operators see: log lines as OPA writes them, and Prometheus metrics.
+
+pub mod log;
+mod metrics;
+
+pub use self::metrics::{Decided, Metrics, Outcome};
+
+/// An error with all its causes on one line; `Display` of an error never repeats its source.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,186 @@
+//! Prometheus metrics. Every label has a fixed set of values; nothing from a request becomes one.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Upper bounds of the check durations, in seconds.
+const CHECK_BUCKETS: [f64; 12] =
+    [0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.25];
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decided {
+    Allow,
+    Deny,
+    Challenge,
+    /// Denied because something went wrong.
+    Fault,
+}
+
+/// Whether something that is tried again and again worked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    Failure,
+}
+
+impl Outcome {
+    fn label(self) -> String {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+        }
+        .to_owned()
+    }
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    allowed: Counter,
+    denied: Counter,
+    challenged: Counter,
+    faulted: Counter,
+    faults: Family<Labels, Counter>,
+    duration: Histogram,
+    tokens: Family<Labels, Counter>,
+    ambiguous_paths: Counter,
+    pub in_flight: Gauge,
+    key_refreshes: Family<Labels, Counter>,
+    key_refreshed_at: Family<Labels, Gauge>,
+    policy_activations: Family<Labels, Counter>,
+    config_warnings: Gauge,
+    opa: Option<OpaMetrics>,
+}
+
+/// OPA's own two, present when `enable-performance-metrics` is on.
+#[derive(Debug)]
+struct OpaMetrics {
+    duration: Histogram,
+    errors: Family<Labels, Counter>,
+}
+
+impl Metrics {
+    /// `opa_buckets` are those of `grpc_request_duration_seconds`, when OPA's performance metrics are wanted.
+    pub fn new(opa_buckets: Option<Vec<f64>>) -> Self {
+        let mut registry = Registry::default();
+        let build = Family::<Labels, Gauge>::default();
+        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
+        registry.register("stepgate_build_info", "The version that runs", build);
+
+        let checks = Family::<Labels, Counter>::default();
+        let counter = |decision: &str| checks.get_or_create(&vec![("decision", decision.to_owned())]).clone();
+        let (allowed, denied) = (counter("allow"), counter("deny"));
+        let (challenged, faulted) = (counter("challenge"), counter("fault"));
+        registry.register("stepgate_checks", "Checks by what was answered", checks.clone());
+
+        let opa = opa_buckets.map(|buckets| {
+            let family = Family::<Labels, Histogram, _>::new_with_constructor(move || Histogram::new(buckets.clone()));
+            let duration = family.get_or_create(&vec![("handler", "check".to_owned())]).clone();
+            registry.register("grpc_request_duration_seconds", "Duration of successful evaluations", family);
+            let errors = Family::default();
+            registry.register("error", "Faults by OPA's reason", errors.clone());
+            OpaMetrics { duration, errors }
+        });
+        let mut metrics = Self {
+            allowed,
+            denied,
+            challenged,
+            faulted,
+            faults: Family::default(),
+            duration: Histogram::new(CHECK_BUCKETS),
+            tokens: Family::default(),
+            ambiguous_paths: Counter::default(),
+            in_flight: Gauge::default(),
+            key_refreshes: Family::default(),
+            key_refreshed_at: Family::default(),
+            policy_activations: Family::default(),
+            config_warnings: Gauge::default(),
+            opa,
+            registry,
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("stepgate_faults", "Denials because something went wrong, by reason", self.faults.clone());
+        registry.register("stepgate_check_duration_seconds", "Time from message to answer", self.duration.clone());
+        registry.register("stepgate_tokens", "Tokens by state and reason", self.tokens.clone());
+        let help = "Requests whose path has no canonical form";
+        registry.register("stepgate_ambiguous_paths", help, self.ambiguous_paths.clone());
+        registry.register("stepgate_in_flight_checks", "Checks being answered now", self.in_flight.clone());
+        registry.register("stepgate_key_refreshes", "Key set refreshes by issuer", self.key_refreshes.clone());
+        let help = "When the issuer's keys were last refreshed, in seconds since the epoch";
+        registry.register("stepgate_key_refreshed_at_seconds", help, self.key_refreshed_at.clone());
+        let help = "Policies that were put in force or refused";
+        registry.register("stepgate_policy_activations", help, self.policy_activations.clone());
+        registry.register("stepgate_config_warnings", "Doubtful keys in the configuration", self.config_warnings.clone());
+    }
+
+    /// One check has been answered after `took`.
+    pub fn checked(&self, decided: Decided, took: Duration) {
+        match decided {
+            Decided::Allow => self.allowed.inc(),
+            Decided::Deny => self.denied.inc(),
+            Decided::Challenge => self.challenged.inc(),
+            Decided::Fault => self.faulted.inc(),
+        };
+        self.duration.observe(took.as_secs_f64());
+        if let (Some(opa), true) = (&self.opa, decided != Decided::Fault) {
+            opa.duration.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A check was denied because of a fault; `opa_reason` is what OPA's `error_counter` calls it.
+    pub fn fault(&self, reason: &'static str, opa_reason: &'static str) {
+        self.faults.get_or_create(&vec![("reason", reason.to_owned())]).inc();
+        if let Some(opa) = &self.opa {
+            opa.errors.get_or_create(&vec![("reason", opa_reason.to_owned())]).inc();
+        }
+    }
+
+    /// The state of one request's token; `reason` is empty unless it was rejected.
+    pub fn token(&self, state: &'static str, reason: &'static str) {
+        self.tokens.get_or_create(&vec![("state", state.to_owned()), ("reason", reason.to_owned())]).inc();
+    }
+
+    pub fn ambiguous_path(&self) {
+        self.ambiguous_paths.inc();
+    }
+
+    /// One refresh of an issuer's keys ended at `now`.
+    pub fn keys_refreshed(&self, issuer: &str, outcome: Outcome, now: i64) {
+        let issuer = ("issuer", issuer.to_owned());
+        self.key_refreshes.get_or_create(&vec![issuer.clone(), ("outcome", outcome.label())]).inc();
+        if outcome == Outcome::Success {
+            self.key_refreshed_at.get_or_create(&vec![issuer]).set(now);
+        }
+    }
+
+    pub fn policy_activated(&self, outcome: Outcome) {
+        self.policy_activations.get_or_create(&vec![("outcome", outcome.label())]).inc();
+    }
+
+    pub fn config_warned(&self, count: usize) {
+        self.config_warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// The text exposition format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
