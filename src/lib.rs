@@ -3,6 +3,7 @@
 //! Floors, from the ground up; a module uses only what stands below it (`tests/it/tidy.rs` checks it):
 //! ground `clock` `secret` `value`; contract `opa`. `ARCHITECTURE.md` has the whole map.
 
+pub mod check;
 pub mod clock;
 pub mod feed;
 pub mod jws;

@@ -35,7 +35,7 @@ pub(super) fn decode(text: &[u8], plus: Plus) -> Result<Vec<u8>, EscapeError> {
         rest = match byte {
             b'%' => {
                 let digits = tail.split_at_checked(2);
-                let Some((code, after)) = digits.and_then(|(digits, after)| Some((hex(digits)?, after))) else {
+                let Some((code, after)) = digits.and_then(|(digits, after)| Some((hex_pair(digits)?, after))) else {
                     return Err(EscapeError(lossy(rest.get(..3).unwrap_or(rest))));
                 };
                 out.push(code);
@@ -55,7 +55,7 @@ pub(super) fn decode(text: &[u8], plus: Plus) -> Result<Vec<u8>, EscapeError> {
 }
 
 /// The byte that two hexadecimal digits spell.
-pub(super) fn hex(digits: &[u8]) -> Option<u8> {
+pub fn hex_pair(digits: &[u8]) -> Option<u8> {
     let &[high, low] = digits else { return None };
     let high = char::from(high).to_digit(16)?;
     let low = char::from(low).to_digit(16)?;

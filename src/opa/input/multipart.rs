@@ -3,7 +3,7 @@
 //! Own code, because what counts as a boundary (line ends, white space after it, a missing last one) decides whether a
 //! request is a 400, and policies were written against Go's answer.
 
-use super::form::hex;
+use super::form::hex_pair;
 use super::media;
 use crate::value::{JsonError, JsonLimits, Members, Value, lossy, parse_json};
 
@@ -200,7 +200,7 @@ fn quoted_printable(text: &[u8]) -> Result<Vec<u8>, MultipartError> {
             bytes = tail;
             if byte == b'=' {
                 let (digits, tail) = tail.split_at_checked(2).ok_or(MultipartError::QuotedPrintable)?;
-                out.push(hex(digits).ok_or(MultipartError::QuotedPrintable)?);
+                out.push(hex_pair(digits).ok_or(MultipartError::QuotedPrintable)?);
                 bytes = tail;
             } else {
                 out.push(byte);

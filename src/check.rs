@@ -1,0 +1,175 @@
+//! The request plane: from the bytes of a `CheckRequest` to an answer.
+//!
+//! Touches memory only. The one wait is for keys that a token needs and that are not here yet; it is short and bounded.
+//! Knows nothing about gRPC servers or where policies, keys and settings come from.
+
+mod canonical;
+mod challenge;
+mod evidence;
+mod fault;
+mod identity;
+mod respond;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use self::evidence::Evidence;
+use self::respond::Verdict;
+use crate::clock::Clock;
+use crate::opa::decision::{Decision, Dialect};
+use crate::opa::input::{self, Attributes};
+use crate::policy;
+use crate::telemetry::{Decided, Metrics};
+use crate::token::Verifier;
+use crate::value::Value;
+
+pub use self::canonical::{Ambiguity, canonical_path};
+pub use self::challenge::Settings as ChallengeSettings;
+pub use self::evidence::AmbiguousPath;
+pub use self::fault::Fault;
+pub use self::identity::{IdentityHeader, IdentitySource};
+pub use self::respond::{Answer, GrpcCode};
+
+/// What `dry-run` turns into an allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DryRun {
+    #[default]
+    Off,
+    /// OPA's scope: denials by the policy.
+    Denials,
+    /// Faults as well.
+    DenialsAndFaults,
+}
+
+/// Named deviations from stepgate's own ways, towards OPA-Envoy's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compat {
+    /// Faults are gRPC errors, which `failure_mode_allow` turns into an allow.
+    pub grpc_errors: bool,
+    /// The parser's words go to the client.
+    pub body_errors: bool,
+    /// Only OPA's keys count in a decision.
+    pub decision_keys: bool,
+}
+
+/// How checks are made; fixed for the life of the process.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub input: input::Options,
+    /// Add `method`, `path`, `jwt` and `authn` to the document.
+    pub extras: bool,
+    pub ambiguous_path: AmbiguousPath,
+    /// The longest that one evaluation may take.
+    pub evaluation_timeout: Duration,
+    pub dry_run: DryRun,
+    pub compat: Compat,
+    pub challenge: ChallengeSettings,
+    pub identity_headers: Vec<IdentityHeader>,
+}
+
+/// Answers checks.
+#[derive(Debug)]
+pub struct Checker {
+    settings: Settings,
+    policy: Arc<policy::Store>,
+    /// Absent when no issuers are configured.
+    tokens: Option<Arc<Verifier>>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+impl Checker {
+    pub fn new(
+        settings: Settings,
+        policy: Arc<policy::Store>,
+        tokens: Option<Arc<Verifier>>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { settings, policy, tokens, clock, metrics }
+    }
+
+    /// Answers one check before `deadline`.
+    pub async fn check(&self, message: &[u8], deadline: Instant) -> Answer {
+        let started = Instant::now();
+        let id = decision_id();
+        let answer = match Attributes::parse(message) {
+            Err(error) => self.fault(Fault::Malformed(error), &id),
+            Ok(attributes) => match self.decide(message, &attributes, deadline, &id).await {
+                Ok(verdict) => {
+                    let (decided, answer) = respond::decision(&self.settings, verdict, &attributes, &id);
+                    self.metrics.checked(decided, started.elapsed());
+                    return answer;
+                }
+                Err(fault) => self.fault(fault, &id),
+            },
+        };
+        self.metrics.checked(Decided::Fault, started.elapsed());
+        answer
+    }
+
+    /// The answer to a check that could not be made.
+    pub fn refuse(&self, fault: Fault) -> Answer {
+        self.metrics.checked(Decided::Fault, Duration::ZERO);
+        self.fault(fault, &decision_id())
+    }
+
+    fn fault(&self, fault: Fault, id: &str) -> Answer {
+        fault.log(id);
+        self.metrics.fault(fault.reason(), fault.opa_reason());
+        respond::fault(&self.settings, &fault, id)
+    }
+
+    async fn decide(
+        &self,
+        message: &[u8],
+        attributes: &Attributes<'_>,
+        deadline: Instant,
+        id: &str,
+    ) -> Result<Verdict, Fault> {
+        let document = input::build(message, attributes, &self.settings.input)?;
+        let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
+        self.metrics.token(evidence.state_name(), evidence.rejection_reason());
+
+        let mut members = document.members;
+        if self.settings.extras {
+            evidence.add_to(&mut members, attributes, self.settings.ambiguous_path, self.clock.now(), &self.metrics)?;
+        }
+        let decision = self.evaluate(members.into_value(), deadline, id)?;
+        Ok(Verdict { decision, evidence, now: self.clock.now() })
+    }
+
+    fn evaluate(&self, input: Value, deadline: Instant, id: &str) -> Result<Decision, Fault> {
+        let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let budget = self.settings.evaluation_timeout.min(left);
+        if budget.is_zero() {
+            return Err(Fault::Deadline);
+        }
+        let evaluation = snapshot.eval(input, budget).map_err(|error| match error {
+            policy::EvalError::Budget if budget < self.settings.evaluation_timeout => Fault::Deadline,
+            policy::EvalError::Budget => Fault::OverBudget,
+            policy::EvalError::Conflict(message) => Fault::Conflict(message),
+            policy::EvalError::Failed(message) => Fault::Evaluation(message),
+        })?;
+        for print in &evaluation.prints {
+            tracing::info!(decision_id = id, "{print}");
+        }
+        if evaluation.value == Value::Undefined {
+            return Err(Fault::Undefined);
+        }
+        let dialect = if self.settings.compat.decision_keys { Dialect::Opa } else { Dialect::Stepgate };
+        Decision::parse(&evaluation.value, dialect).map_err(Fault::Result)
+    }
+}
+
+/// A new UUIDv4, as OPA gives every decision.
+fn decision_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! What is known about the request beside what Envoy says: its canonical path, its token, and what that token proves.
+
+use tokio::time::Instant;
+
+use super::canonical::canonical_path;
+use super::fault::Fault;
+use crate::opa::input::Attributes;
+use crate::telemetry::Metrics;
+use crate::token::{Authn, TokenError, TokenState, Verified, Verifier};
+use crate::value::{Key, Members, Value};
+
+static METHOD: Key = Key::new("method");
+static PATH: Key = Key::new("path");
+static JWT: Key = Key::new("jwt");
+static AUTHN: Key = Key::new("authn");
+
+/// What to do about a path that has no canonical form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AmbiguousPath {
+    /// Count and log it; `input.path` is absent, so a policy that needs it fails closed.
+    #[default]
+    Warn,
+    /// 400 before the policy is asked.
+    Reject,
+}
+
+/// The evidence of one check.
+#[derive(Debug)]
+pub struct Evidence {
+    token: TokenState,
+}
+
+impl Evidence {
+    /// Looks at the request's token, waiting for missing keys no longer than until `deadline`.
+    pub async fn gather(attributes: &Attributes<'_>, tokens: Option<&Verifier>, deadline: Instant) -> Self {
+        let token = match (tokens, &attributes.http) {
+            (None, _) => TokenState::Unconfigured,
+            (Some(_), None) => TokenState::Absent,
+            (Some(tokens), Some(http)) => tokens.verify(http, deadline).await,
+        };
+        Self { token }
+    }
+
+    pub fn token(&self) -> &TokenState {
+        &self.token
+    }
+
+    pub fn verified(&self) -> Option<&Verified> {
+        match &self.token {
+            TokenState::Verified(verified) => Some(verified),
+            _ => None,
+        }
+    }
+
+    /// `input.jwt.state`.
+    pub fn state_name(&self) -> &'static str {
+        match self.token {
+            TokenState::Unconfigured => "unconfigured",
+            TokenState::Absent => "absent",
+            TokenState::Verified(_) => "verified",
+            TokenState::Rejected(_) => "rejected",
+        }
+    }
+
+    /// The reason of a rejected token; empty for any other.
+    pub fn rejection_reason(&self) -> &'static str {
+        match self.token {
+            TokenState::Rejected(error) => error.reason(),
+            _ => "",
+        }
+    }
+
+    /// Adds `method`, `path`, `jwt` and `authn` to the document.
+    pub fn add_to(
+        &self,
+        members: &mut Members,
+        attributes: &Attributes<'_>,
+        ambiguous: AmbiguousPath,
+        now: i64,
+        metrics: &Metrics,
+    ) -> Result<(), Fault> {
+        if let Some(http) = &attributes.http {
+            members.put(&METHOD, Value::from(http.method));
+            match canonical_path(http.path) {
+                Ok(path) => members.put(&PATH, Value::from(&*path)),
+                Err(ambiguity) => {
+                    metrics.ambiguous_path();
+                    if ambiguous == AmbiguousPath::Reject {
+                        return Err(Fault::AmbiguousPath(ambiguity));
+                    }
+                    tracing::info!(why = %ambiguity, "a request's path is ambiguous; input.path is absent");
+                }
+            }
+        }
+        let (jwt, authn) = match &self.token {
+            TokenState::Verified(verified) => (verified.document().clone(), verified.authn().document(now)),
+            TokenState::Rejected(error) => (rejected(*error), Authn::none().document(now)),
+            TokenState::Absent | TokenState::Unconfigured => (self.bare_state(), Authn::none().document(now)),
+        };
+        members.put(&JWT, jwt);
+        members.put(&AUTHN, authn);
+        Ok(())
+    }
+
+    fn bare_state(&self) -> Value {
+        let mut members = Members::default();
+        members.put_text("state", Value::from(self.state_name()));
+        members.into_value()
+    }
+}
+
+fn rejected(error: TokenError) -> Value {
+    let mut members = Members::default();
+    members.put_text("state", Value::from("rejected"));
+    members.put_text("error", Value::from(error.code()));
+    members.put_text("reason", Value::from(error.reason()));
+    members.into_value()
+}

@@ -1,0 +1,128 @@
+//! What can go wrong while deciding. Each fault is an explicit denial with a reason, an HTTP status and a metric.
+
+use super::canonical::Ambiguity;
+use super::respond::GrpcCode;
+use crate::opa::decision::{DecisionError, HttpStatus};
+use crate::opa::input::{InputError, WireError};
+use crate::telemetry::chain;
+
+/// Why a check has no decision.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("the check request cannot be read")]
+    Malformed(#[source] WireError),
+    #[error("the check request is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("the check request uses a gRPC encoding that was not agreed on")]
+    Compressed,
+    #[error("the request cannot be turned into input")]
+    Input(#[source] InputError),
+    #[error("the request's path is ambiguous")]
+    AmbiguousPath(#[source] Ambiguity),
+    #[error("no policy is in force yet")]
+    NoPolicy,
+    #[error("the policy gave no decision")]
+    Undefined,
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    Evaluation(String),
+    #[error("the policy's result is not a decision")]
+    Result(#[source] DecisionError),
+    #[error("the evaluation went over its budget")]
+    OverBudget,
+    #[error("the check went over its deadline")]
+    Deadline,
+    #[error("too many checks are being answered")]
+    Overloaded,
+    #[error("answering the check panicked")]
+    Panic,
+}
+
+impl From<InputError> for Fault {
+    fn from(error: InputError) -> Self {
+        match error {
+            InputError::Wire(error) => Self::Malformed(error),
+            other => Self::Input(other),
+        }
+    }
+}
+
+impl Fault {
+    /// A stable word for clients, logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::Compressed => "malformed_request",
+            Self::TooLarge(_) => "request_too_large",
+            Self::Input(InputError::Body(_)) => "body_error",
+            Self::Input(_) => "request_parse_error",
+            Self::AmbiguousPath(_) => "ambiguous_path",
+            Self::NoPolicy => "no_policy",
+            Self::Undefined => "undefined_decision",
+            Self::Conflict(_) | Self::Evaluation(_) => "evaluation_error",
+            Self::Result(_) => "bad_decision",
+            Self::OverBudget => "over_budget",
+            Self::Deadline => "deadline",
+            Self::Overloaded => "overloaded",
+            Self::Panic => "panic",
+        }
+    }
+
+    /// What OPA's `error_counter` calls it.
+    pub fn opa_reason(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::Compressed | Self::TooLarge(_) | Self::Overloaded => "start_check_error",
+            Self::Input(_) | Self::AmbiguousPath(_) => "request_parse_error",
+            Self::NoPolicy | Self::Undefined | Self::Evaluation(_) | Self::Panic => "envoyauth_eval_error",
+            Self::Conflict(_) => "eval_conflict_error",
+            Self::Result(_) => "envoyauth_result_error",
+            Self::OverBudget => "eval_cancel_error",
+            Self::Deadline => "check_request_timeout",
+        }
+    }
+
+    /// What the client sees.
+    pub fn http_status(&self) -> HttpStatus {
+        match self {
+            Self::Malformed(_) | Self::Compressed | Self::Input(_) | Self::AmbiguousPath(_) => HttpStatus::BAD_REQUEST,
+            Self::TooLarge(_) => HttpStatus::CONTENT_TOO_LARGE,
+            Self::Undefined | Self::Conflict(_) | Self::Evaluation(_) | Self::Result(_) => HttpStatus::FORBIDDEN,
+            Self::NoPolicy | Self::OverBudget | Self::Deadline | Self::Overloaded | Self::Panic => {
+                HttpStatus::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// OPA-Envoy's answer, where it answers with a gRPC error: the code and the message.
+    pub fn grpc_error(&self) -> Option<(GrpcCode, String)> {
+        Some(match self {
+            Self::Malformed(_) | Self::Compressed => {
+                (GrpcCode::Internal, format!("grpc: error unmarshalling request: {}", chain(self)))
+            }
+            Self::TooLarge(limit) => {
+                (GrpcCode::ResourceExhausted, format!("grpc: received message larger than max ({limit})"))
+            }
+            Self::Undefined | Self::NoPolicy => (GrpcCode::Unknown, "undefined decision".to_owned()),
+            Self::Conflict(text) => (GrpcCode::Unknown, format!("eval_conflict_error: {text}")),
+            Self::Evaluation(text) => (GrpcCode::Unknown, text.clone()),
+            Self::Result(error) => (GrpcCode::Unknown, format!("failed to get response status: {error}")),
+            Self::OverBudget | Self::Deadline => {
+                (GrpcCode::Unknown, "context deadline reached during query execution".to_owned())
+            }
+            Self::Overloaded => (GrpcCode::Unavailable, self.to_string()),
+            Self::Panic => (GrpcCode::Internal, self.to_string()),
+            Self::Input(_) | Self::AmbiguousPath(_) => return None,
+        })
+    }
+
+    /// Faults of the policy or of stepgate are errors; those of a client are not the operator's to mend.
+    pub(super) fn log(&self, id: &str) {
+        let (reason, error) = (self.reason(), chain(self));
+        match self {
+            Self::Malformed(_) | Self::Compressed | Self::TooLarge(_) | Self::Input(_) | Self::AmbiguousPath(_) => {
+                tracing::info!(decision_id = id, reason, error, "check refused");
+            }
+            _ => tracing::error!(decision_id = id, reason, error, "check failed; the request is denied"),
+        }
+    }
+}

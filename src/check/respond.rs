@@ -1,0 +1,275 @@
+//! From a verdict to the `CheckResponse`. Status and body are built from one decision, so they cannot disagree: Envoy
+//! goes by `status` alone, and a denied body under an OK status would allow.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, QueryParameter};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus as EnvoyStatus;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value as Field};
+use envoy_types::pb::google::rpc::Status;
+
+use super::challenge::Challenge;
+use super::evidence::Evidence;
+use super::fault::Fault;
+use super::identity::Mutation;
+use super::{DryRun, Settings};
+use crate::opa::decision::{Allow, Decision, Deny, Header, HttpStatus, Metadata};
+use crate::opa::input::Attributes;
+use crate::telemetry::{Decided, chain};
+
+/// `google.rpc.Code` values that answers carry.
+const OK: i32 = 0;
+const PERMISSION_DENIED: i32 = 7;
+const UNAUTHENTICATED: i32 = 16;
+
+/// What goes back to Envoy.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Respond(Box<CheckResponse>),
+    /// Only under `compat: grpc_errors`.
+    Fail { code: GrpcCode, message: String },
+}
+
+/// The gRPC errors that OPA-Envoy answers with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrpcCode {
+    Unknown,
+    ResourceExhausted,
+    Internal,
+    Unavailable,
+}
+
+/// A decision and what it was based on.
+pub struct Verdict {
+    pub decision: Decision,
+    pub evidence: Evidence,
+    pub now: i64,
+}
+
+/// The answer to a decided check.
+pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'_>, id: &str) -> (Decided, Answer) {
+    let Verdict { decision, evidence, now } = verdict;
+    let mutation = || Mutation::of(&settings.identity_headers, &evidence, attributes, now);
+    let (decided, response) = match decision {
+        Decision::True => {
+            let mutation = mutation();
+            let ok = (!mutation.is_empty()).then(|| with_identity(OkHttpResponse::default(), mutation));
+            return (Decided::Allow, allow(ok, None, id));
+        }
+        Decision::Allow(decision) => {
+            let metadata = decision.dynamic_metadata.clone();
+            return (Decided::Allow, allow(Some(with_identity(ok_response(decision), mutation())), metadata, id));
+        }
+        Decision::False => denial(settings, None, &evidence, now, id),
+        Decision::Deny(decision) => denial(settings, Some(decision), &evidence, now, id),
+    };
+    if settings.dry_run == DryRun::Off {
+        return (decided, Answer::Respond(Box::new(response)));
+    }
+    let metadata = response.dynamic_metadata;
+    (decided, allow(Some(with_identity(OkHttpResponse::default(), mutation())), metadata, id))
+}
+
+/// The answer to a check that went wrong.
+pub fn fault(settings: &Settings, fault: &Fault, id: &str) -> Answer {
+    if settings.dry_run == DryRun::DenialsAndFaults {
+        let owned = settings.identity_headers.iter().map(|header| header.name.clone()).collect();
+        let ok = OkHttpResponse { headers_to_remove: owned, ..OkHttpResponse::default() };
+        return allow(Some(ok), None, id);
+    }
+    if let (true, Some((code, message))) = (settings.compat.grpc_errors, fault.grpc_error()) {
+        return Answer::Fail { code, message };
+    }
+    if let (true, Fault::Input(error)) = (settings.compat.body_errors, fault) {
+        return Answer::Respond(Box::new(opa_parse_error(&chain(error))));
+    }
+    let mut body = serde_json::Map::new();
+    body.insert("reason".to_owned(), fault.reason().into());
+    body.insert("decision_id".to_owned(), id.into());
+    let denied = DeniedHttpResponse {
+        status: Some(envoy_status(fault.http_status())),
+        headers: vec![header("content-type", "application/json"), header("cache-control", "no-store")],
+        body: serde_json::Value::Object(body).to_string(),
+    };
+    let mut metadata = with_id(None, id);
+    metadata.fields.insert("reason".to_owned(), text_field(fault.reason()));
+    Answer::Respond(Box::new(CheckResponse {
+        status: Some(status(PERMISSION_DENIED)),
+        dynamic_metadata: Some(metadata),
+        http_response: Some(HttpResponse::DeniedResponse(denied)),
+    }))
+}
+
+/// OPA-Envoy's own answer, which shows the parser's words to the client.
+fn opa_parse_error(error: &str) -> CheckResponse {
+    let message = format!("request_parse_error: {error}");
+    let denied = DeniedHttpResponse {
+        status: Some(envoy_status(HttpStatus::BAD_REQUEST)),
+        headers: Vec::new(),
+        body: message.clone(),
+    };
+    CheckResponse {
+        status: Some(Status { code: PERMISSION_DENIED, message, details: Vec::new() }),
+        dynamic_metadata: None,
+        http_response: Some(HttpResponse::DeniedResponse(denied)),
+    }
+}
+
+fn allow(ok: Option<OkHttpResponse>, metadata: Option<Metadata>, id: &str) -> Answer {
+    Answer::Respond(Box::new(CheckResponse {
+        status: Some(status(OK)),
+        dynamic_metadata: Some(with_id(metadata, id)),
+        http_response: ok.map(HttpResponse::OkResponse),
+    }))
+}
+
+fn ok_response(decision: Allow) -> OkHttpResponse {
+    let query = |Header { name: key, value }| QueryParameter { key, value };
+    OkHttpResponse {
+        headers: headers(decision.headers),
+        headers_to_remove: decision.request_headers_to_remove,
+        response_headers_to_add: headers(decision.response_headers_to_add),
+        query_parameters_to_set: decision.query_parameters_to_set.into_iter().map(query).collect(),
+        query_parameters_to_remove: decision.query_parameters_to_remove,
+        ..OkHttpResponse::default()
+    }
+}
+
+/// Adds our headers. What the policy sets by the same name wins: it was decided with all the evidence.
+fn with_identity(mut ok: OkHttpResponse, mutation: Mutation) -> OkHttpResponse {
+    let by_policy = |ok: &OkHttpResponse, name: &str| {
+        ok.headers.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key.eq_ignore_ascii_case(name))
+    };
+    for (name, value) in mutation.set {
+        if !by_policy(&ok, &name) {
+            ok.headers.push(header(&name, &value));
+        }
+    }
+    for name in mutation.remove {
+        if !by_policy(&ok, &name) && !ok.headers_to_remove.contains(&name) {
+            ok.headers_to_remove.push(name);
+        }
+    }
+    ok
+}
+
+/// A denial: as the policy shaped it, or a challenge.
+fn denial(
+    settings: &Settings,
+    decision: Option<Deny>,
+    evidence: &Evidence,
+    now: i64,
+    id: &str,
+) -> (Decided, CheckResponse) {
+    let shaped = decision.as_ref().is_some_and(|deny| {
+        deny.http_status.is_some() || deny.body.is_some() || !deny.headers.is_empty()
+    });
+    let challenge = match decision.as_ref().and_then(|deny| deny.step_up.as_ref()) {
+        Some(step_up) => {
+            let mut challenge = settings.challenge.step_up(step_up);
+            challenge.body.insert("have".to_owned(), have(evidence, now));
+            Some(challenge)
+        }
+        None if shaped => None,
+        None => settings.challenge.for_token(evidence.token()),
+    };
+    let reason = decision.as_ref().and_then(|deny| deny.reason.clone());
+    let metadata = decision.as_ref().and_then(|deny| deny.dynamic_metadata.clone());
+    let mut metadata = with_id(metadata, id);
+    if let Some(reason) = reason {
+        metadata.fields.entry("reason".to_owned()).or_insert_with(|| text_field(&reason));
+    }
+    let (decided, code, denied) = match (challenge, decision) {
+        (Some(challenge), decision) => {
+            let code = if challenge.status == HttpStatus::UNAUTHORIZED { UNAUTHENTICATED } else { PERMISSION_DENIED };
+            (Decided::Challenge, code, Some(challenged(challenge, decision.unwrap_or_default(), id)))
+        }
+        // The bare `false` has no denied response; Envoy then sends a bare 403.
+        (None, None) => (Decided::Deny, PERMISSION_DENIED, None),
+        (None, Some(deny)) => (Decided::Deny, PERMISSION_DENIED, Some(denied(deny))),
+    };
+    let response = CheckResponse {
+        status: Some(status(code)),
+        dynamic_metadata: Some(metadata),
+        http_response: denied.map(HttpResponse::DeniedResponse),
+    };
+    (decided, response)
+}
+
+fn denied(deny: Deny) -> DeniedHttpResponse {
+    DeniedHttpResponse {
+        status: Some(envoy_status(deny.http_status.unwrap_or(HttpStatus::FORBIDDEN))),
+        headers: headers(deny.headers),
+        body: deny.body.unwrap_or_default(),
+    }
+}
+
+/// A challenge, with what the policy wants beside it: its status and body win, its headers are added.
+fn challenged(mut challenge: Challenge, deny: Deny, id: &str) -> DeniedHttpResponse {
+    challenge.body.insert("decision_id".to_owned(), id.into());
+    let mut own = Vec::new();
+    if let Some(value) = &challenge.header {
+        own.push(header("www-authenticate", value));
+    }
+    if challenge.status == HttpStatus::SERVICE_UNAVAILABLE {
+        own.push(header("retry-after", "1"));
+    }
+    let by_policy = |name: &str| deny.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
+    if deny.body.is_none() && !by_policy("content-type") {
+        own.push(header("content-type", "application/json"));
+    }
+    if !by_policy("cache-control") {
+        own.push(header("cache-control", "no-store"));
+    }
+    own.extend(headers(deny.headers));
+    DeniedHttpResponse {
+        status: Some(envoy_status(deny.http_status.unwrap_or(challenge.status))),
+        headers: own,
+        body: deny.body.unwrap_or_else(|| serde_json::Value::Object(challenge.body).to_string()),
+    }
+}
+
+/// What the caller has proven so far, so that a client can tell a fresh demand from one it has met already.
+fn have(evidence: &Evidence, now: i64) -> serde_json::Value {
+    let mut have = serde_json::Map::new();
+    have.insert("level".to_owned(), evidence.verified().map_or(0, |verified| verified.authn().level).into());
+    if let Some(age) = evidence.verified().and_then(|verified| verified.authn().age_seconds(now)) {
+        have.insert("age_seconds".to_owned(), age.into());
+    }
+    serde_json::Value::Object(have)
+}
+
+fn status(code: i32) -> Status {
+    Status { code, message: String::new(), details: Vec::new() }
+}
+
+fn envoy_status(status: HttpStatus) -> EnvoyStatus {
+    EnvoyStatus { code: i32::from(status.code()) }
+}
+
+fn headers(headers: Vec<Header>) -> Vec<HeaderValueOption> {
+    headers.into_iter().map(|Header { name, value }| option(name, value)).collect()
+}
+
+fn header(name: &str, value: &str) -> HeaderValueOption {
+    option(name.to_owned(), value.to_owned())
+}
+
+/// Neither `append` nor `append_action` is set, as in OPA: Envoy overwrites on allow and keeps every value on deny.
+fn option(key: String, value: String) -> HeaderValueOption {
+    HeaderValueOption { header: Some(HeaderValue { key, value, ..HeaderValue::default() }), ..HeaderValueOption::default() }
+}
+
+/// The metadata with `decision_id`, which always is the real one.
+fn with_id(metadata: Option<Metadata>, id: &str) -> Struct {
+    let mut metadata = metadata.unwrap_or_else(|| Struct { fields: HashMap::new() });
+    metadata.fields.insert("decision_id".to_owned(), text_field(id));
+    metadata
+}
+
+fn text_field(text: &str) -> Field {
+    Field { kind: Some(Kind::StringValue(text.to_owned())) }
+}
