@@ -12,6 +12,7 @@ pub mod opa;
 pub mod policy;
 pub mod remote;
 pub mod secret;
+pub mod serve;
 pub mod telemetry;
 pub mod token;
 pub mod value;

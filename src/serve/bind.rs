@@ -1,0 +1,277 @@
+//! Addresses and sockets. Everything is bound before anything is served, so a taken port stops the start.
+
+use std::fmt;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+
+/// A place to listen at: `host:port`, `:port`, `grpc://host:port`, `unix:///path` or `unix://@abstract`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp { host: String, port: u16 },
+    UnixPath(PathBuf),
+    UnixAbstract(String),
+}
+
+/// Text that is no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an address; write host:port, grpc://host:port, unix:///path or unix://@name")]
+pub struct AddressError(String);
+
+/// The permission bits of a socket file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMode(pub u32);
+
+/// A socket that cannot be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("cannot listen on {address}")]
+    Bind { address: Address, source: io::Error },
+    #[error("cannot listen on {0}: a file that is not a socket is in the way")]
+    Occupied(Address),
+    #[error("cannot listen on {0}: another process listens there")]
+    InUse(Address),
+}
+
+impl Address {
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let refused = || AddressError(text.to_owned());
+        if let Some(name) = text.strip_prefix("unix://@") {
+            return if name.is_empty() { Err(refused()) } else { Ok(Self::UnixAbstract(name.to_owned())) };
+        }
+        if let Some(path) = text.strip_prefix("unix://") {
+            return if path.is_empty() { Err(refused()) } else { Ok(Self::UnixPath(PathBuf::from(path))) };
+        }
+        let rest = text.strip_prefix("grpc://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
+        let (host, port) = rest.rsplit_once(':').ok_or_else(refused)?;
+        let port = port.parse().map_err(|_| refused())?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if host.contains('/') {
+            return Err(refused());
+        }
+        Ok(Self::Tcp { host: if host.is_empty() { "::".to_owned() } else { host.to_owned() }, port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::UnixPath(path) => write!(f, "unix://{}", path.display()),
+            Self::UnixAbstract(name) => write!(f, "unix://@{name}"),
+        }
+    }
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix { listener: UnixListener, path: Option<PathBuf> },
+}
+
+impl Listener {
+    /// Binds `address`. A stale socket file is removed first; one that somebody serves is not.
+    pub async fn bind(address: &Address, mode: SocketMode) -> Result<Self, BindError> {
+        let failed = |source| BindError::Bind { address: address.clone(), source };
+        match address {
+            Address::Tcp { host, port } => {
+                let bound = match TcpListener::bind((host.as_str(), *port)).await {
+                    // `:port` means every address; where there is no IPv6, that is every IPv4 address.
+                    Err(error) if host == "::" && error.kind() != io::ErrorKind::AddrInUse => {
+                        TcpListener::bind(("0.0.0.0", *port)).await
+                    }
+                    bound => bound,
+                };
+                bound.map(Self::Tcp).map_err(failed)
+            }
+            Address::UnixAbstract(name) => {
+                let abstract_name = std::os::unix::net::SocketAddr::from_abstract_name(name).map_err(failed)?;
+                let listener = std::os::unix::net::UnixListener::bind_addr(&abstract_name).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                let listener = UnixListener::from_std(listener).map_err(failed)?;
+                Ok(Self::Unix { listener, path: None })
+            }
+            Address::UnixPath(path) => {
+                if let Ok(meta) = std::fs::symlink_metadata(path) {
+                    if !meta.file_type().is_socket() {
+                        return Err(BindError::Occupied(address.clone()));
+                    }
+                    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                        return Err(BindError::InUse(address.clone()));
+                    }
+                    std::fs::remove_file(path).map_err(failed)?;
+                }
+                let listener = UnixListener::bind(path).map_err(failed)?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode.0)).map_err(failed)?;
+                Ok(Self::Unix { listener, path: Some(path.clone()) })
+            }
+        }
+    }
+
+    /// Where it really listens; tells the port that the system chose.
+    pub fn local_address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+            Self::Unix { path, .. } => {
+                path.as_ref().map_or_else(|| "unix://@".to_owned(), |path| format!("unix://{}", path.display()))
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix { path: Some(path), .. } = self {
+            // A missing file is what is wanted.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A connection of either kind.
+#[derive(Debug)]
+pub enum Connection {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl Stream for Listener {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let accepted = match &*self {
+            Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
+                // Small answers must not wait for more.
+                let _ = stream.set_nodelay(true);
+                Connection::Tcp(stream)
+            }),
+            Self::Unix { listener, .. } => listener.poll_accept(cx).map_ok(|(stream, _)| Connection::Unix(stream)),
+        };
+        accepted.map(Some)
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Connection;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await {
+                Some(Ok(connection)) => return (connection, ()),
+                // Out of descriptors, or a connection that is gone already: neither lasts.
+                _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        Ok(())
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_these_forms() {
+        let tcp = |host: &str, port| Ok(Address::Tcp { host: host.to_owned(), port });
+        for (text, want) in [
+            (":9191", tcp("::", 9191)),
+            ("127.0.0.1:9191", tcp("127.0.0.1", 9191)),
+            ("grpc://localhost:1", tcp("localhost", 1)),
+            ("[::1]:5", tcp("::1", 5)),
+            ("unix:///run/a.sock", Ok(Address::UnixPath("/run/a.sock".into()))),
+            ("unix://@authz", Ok(Address::UnixAbstract("authz".to_owned()))),
+        ] {
+            assert_eq!(Address::parse(text), want, "{text}");
+        }
+        for text in ["", "9191", "host", "host:port", "host:99999", "tcp://a:1", "unix://", "unix://@"] {
+            assert!(Address::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_stale_socket_file_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.sock");
+        let address = Address::UnixPath(path.clone());
+        let bind = || Listener::bind(&address, SocketMode(0o660));
+
+        let first = bind().await.expect("it binds");
+        assert!(matches!(bind().await, Err(BindError::InUse(_))));
+        assert_eq!(std::fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o660);
+        drop(first);
+        assert!(!path.exists(), "the file goes with the listener");
+
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a stale socket"));
+        bind().await.expect("the stale file is replaced");
+
+        std::fs::write(&path, "precious").expect("a file");
+        assert!(matches!(bind().await, Err(BindError::Occupied(_))));
+    }
+}

@@ -1,0 +1,357 @@
+//! The ext_authz door: `envoy.service.auth.v3.Authorization/Check`, health and reflection.
+//!
+//! Messages are read as raw bytes here, not by the framework, so that what it would answer with a gRPC error (a message
+//! that is too large, text that is not UTF-8, a panic) is an explicit denial: `failure_mode_allow` turns errors into
+//! allows, but never a denial.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body as _, Frame};
+use prost::Message as _;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tower_service::Service;
+
+use super::bind::Listener;
+use super::health::Health;
+use super::limits::{Limits, Share};
+use crate::check::{Answer, Checker, Fault, GrpcCode};
+use crate::telemetry::Metrics;
+
+const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// The prefix of a gRPC frame: a flag and a 32-bit length.
+const FRAME_PREFIX: usize = 5;
+/// Envoy's own greatest limit for headers is 8 MiB; a smaller one here would answer 431, which is a gRPC error.
+const MAX_HEADER_LIST_BYTES: u32 = 9 << 20;
+/// Streams are bounded by `Limits`, which denies; HTTP/2's own bound would refuse.
+const MAX_STREAMS: u32 = 100_000;
+/// Envoy resets the streams of checks that time out; that must not end the connection.
+const MAX_PENDING_RESETS: usize = 4_096;
+/// What is left to Envoy of its own deadline to receive the answer.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// How the door behaves.
+#[derive(Clone, Debug)]
+pub struct GrpcSettings {
+    /// `grpc-max-recv-msg-size`.
+    pub max_message_bytes: usize,
+    /// The longest that one check may take.
+    pub check_timeout: Duration,
+    pub max_checks: usize,
+    pub max_bytes_in_flight: usize,
+    pub reflection: bool,
+}
+
+/// The gRPC server.
+#[derive(Debug)]
+pub struct GrpcServer {
+    pub settings: GrpcSettings,
+    pub checker: Arc<Checker>,
+    pub health: Health,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why the server cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the reflection service cannot be built")]
+    Reflection(#[source] tonic_reflection::server::Error),
+    #[error("the gRPC server failed")]
+    Transport(#[source] tonic::transport::Error),
+}
+
+impl GrpcServer {
+    /// Serves `listener` until `stop` comes, then lets the checks in flight finish.
+    pub async fn serve(self, listener: Listener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        let settings = &self.settings;
+        let authorization = Authorization(Arc::new(Shared {
+            checker: self.checker,
+            limits: Limits::new(settings.max_checks, settings.max_bytes_in_flight),
+            max_message_bytes: settings.max_message_bytes,
+            check_timeout: settings.check_timeout,
+            metrics: self.metrics,
+        }));
+        let mut routes = Routes::new(authorization).add_service(health_service);
+        if settings.reflection {
+            let builder = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(stepgate_proto::EXT_AUTHZ_DESCRIPTORS)
+            };
+            routes = routes
+                .add_service(builder().build_v1().map_err(ServeError::Reflection)?)
+                .add_service(builder().build_v1alpha().map_err(ServeError::Reflection)?);
+        }
+        let mut server = Server::builder()
+            .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES.saturating_mul(4));
+        let serving = server.add_routes(routes.prepare()).serve_with_incoming_shutdown(listener, stop);
+        tokio::select! {
+            outcome = serving => outcome.map_err(ServeError::Transport),
+            never = report_health(reporter, self.health) => match never {},
+        }
+    }
+}
+
+/// Keeps `grpc.health.v1` in step with readiness.
+async fn report_health(reporter: tonic_health::server::HealthReporter, health: Health) -> Infallible {
+    let mut reported = None;
+    loop {
+        let ready = health.is_ready();
+        if reported != Some(ready) {
+            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            reporter.set_service_status("", status).await;
+            reporter.set_service_status(Authorization::NAME, status).await;
+            reported = Some(ready);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The service, cheap to clone for every connection.
+#[derive(Clone)]
+struct Authorization(Arc<Shared>);
+
+struct Shared {
+    checker: Arc<Checker>,
+    limits: Limits,
+    max_message_bytes: usize,
+    check_timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl NamedService for Authorization {
+    const NAME: &'static str = "envoy.service.auth.v3.Authorization";
+}
+
+impl Service<Request<Body>> for Authorization {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            if request.uri().path() != CHECK_PATH {
+                return Ok(tonic::Status::unimplemented("only Check is offered").into_http());
+            }
+            shared.metrics.in_flight.inc();
+            // The one place that catches panics: whatever went wrong below, Envoy gets a denial.
+            let answer = CatchPanic(AssertUnwindSafe(Box::pin(shared.answer(request)))).await;
+            let answer = answer.unwrap_or_else(|()| shared.checker.refuse(Fault::Panic));
+            shared.metrics.in_flight.dec();
+            Ok(encode(answer))
+        })
+    }
+}
+
+impl Shared {
+    async fn answer(&self, request: Request<Body>) -> Answer {
+        let arrived = Instant::now();
+        let Some(mut share) = self.limits.enter() else { return self.checker.refuse(Fault::Overloaded) };
+        let deadline = arrived + self.time_for(request.headers());
+        let message = match tokio::time::timeout_at(deadline, self.read(request.into_body(), &mut share)).await {
+            Ok(Ok(message)) => message,
+            Ok(Err(fault)) => return self.checker.refuse(fault),
+            Err(_) => return self.checker.refuse(Fault::Deadline),
+        };
+        self.checker.check(&message, deadline).await
+    }
+
+    /// The time for one check: the caller's own deadline less a margin, but no more than configured.
+    fn time_for(&self, headers: &HeaderMap) -> Duration {
+        let asked = headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(grpc_timeout);
+        let Some(asked) = asked else { return self.check_timeout };
+        // A caller in a great hurry still gets half of its time.
+        asked.saturating_sub(DEADLINE_MARGIN).max(asked / 2).min(self.check_timeout)
+    }
+
+    /// The one message of a unary call, without its frame.
+    async fn read(&self, mut body: Body, share: &mut Share<'_>) -> Result<Bytes, Fault> {
+        let mut whole: Option<Bytes> = None;
+        let mut gathered = BytesMut::new();
+        let limit = self.max_message_bytes.saturating_add(FRAME_PREFIX);
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            // A reset or broken connection: nobody is left to read the answer.
+            let Ok(frame) = frame else { return Err(Fault::Deadline) };
+            let Ok(data) = frame.into_data() else { continue };
+            if gathered.len().saturating_add(whole.as_ref().map_or(0, Bytes::len)).saturating_add(data.len()) > limit {
+                return Err(Fault::TooLarge(self.max_message_bytes));
+            }
+            if !share.hold(data.len()) {
+                return Err(Fault::Overloaded);
+            }
+            match whole.take() {
+                // Nearly every message comes in one piece, which then is not copied.
+                None if gathered.is_empty() => whole = Some(data),
+                None => gathered.extend_from_slice(&data),
+                Some(first) => {
+                    gathered.extend_from_slice(&first);
+                    gathered.extend_from_slice(&data);
+                }
+            }
+        }
+        unframe(whole.unwrap_or_else(|| gathered.freeze()), self.max_message_bytes)
+    }
+}
+
+fn unframe(mut frame: Bytes, limit: usize) -> Result<Bytes, Fault> {
+    use crate::opa::input::WireError;
+
+    if frame.len() < FRAME_PREFIX {
+        return Err(Fault::Malformed(WireError::Cut));
+    }
+    if frame.get_u8() != 0 {
+        return Err(Fault::Compressed);
+    }
+    let len = usize::try_from(frame.get_u32()).unwrap_or(usize::MAX);
+    if len > limit {
+        return Err(Fault::TooLarge(limit));
+    }
+    if len != frame.len() {
+        return Err(Fault::Malformed(WireError::Cut));
+    }
+    Ok(frame)
+}
+
+/// The value of `grpc-timeout`: up to eight digits and a unit.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount.saturating_mul(3_600)),
+        "M" => Duration::from_secs(amount.saturating_mul(60)),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+fn encode(answer: Answer) -> Response<Body> {
+    match answer {
+        Answer::Respond(response) => {
+            let mut response = Response::new(Body::new(UnaryBody::of(&response)));
+            response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+            response
+        }
+        Answer::Fail { code, message } => {
+            let code = match code {
+                GrpcCode::Unknown => tonic::Code::Unknown,
+                GrpcCode::ResourceExhausted => tonic::Code::ResourceExhausted,
+                GrpcCode::Internal => tonic::Code::Internal,
+                GrpcCode::Unavailable => tonic::Code::Unavailable,
+            };
+            tonic::Status::new(code, message).into_http()
+        }
+    }
+}
+
+/// One framed message, then the trailer that says all went well.
+struct UnaryBody {
+    data: Option<Bytes>,
+    ended: bool,
+}
+
+impl UnaryBody {
+    fn of(response: &CheckResponse) -> Self {
+        let len = response.encoded_len();
+        let mut frame = BytesMut::with_capacity(len.saturating_add(FRAME_PREFIX));
+        frame.put_u8(0);
+        frame.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+        response.encode_raw(&mut frame);
+        Self { data: Some(frame.freeze()), ended: false }
+    }
+}
+
+impl http_body::Body for UnaryBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(data) = self.data.take() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        self.ended = true;
+        let mut trailers = HeaderMap::with_capacity(1);
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+}
+
+/// Runs a future; a panic inside it is its error.
+struct CatchPanic<F>(AssertUnwindSafe<F>);
+
+impl<F: Future + Unpin> Future for CatchPanic<F> {
+    type Output = Result<F::Output, ()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let inner = &mut self.0.0;
+        match std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(inner).poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_read_in_every_unit() {
+        for (text, want) in [
+            ("100m", Some(Duration::from_millis(100))),
+            ("1S", Some(Duration::from_secs(1))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3_600))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("", None),
+            ("m", None),
+            ("1x", None),
+            ("-1m", None),
+            ("123456789m", None),
+            ("1é", None),
+        ] {
+            assert_eq!(grpc_timeout(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn frames_are_checked() {
+        let unframe = |bytes: &[u8]| unframe(Bytes::copy_from_slice(bytes), 10);
+        assert_eq!(unframe(&[0, 0, 0, 0, 2, b'h', b'i']).expect("a message"), &b"hi"[..]);
+        assert!(matches!(unframe(&[0, 0, 0]), Err(Fault::Malformed(_))));
+        assert!(matches!(unframe(&[1, 0, 0, 0, 0]), Err(Fault::Compressed)));
+        assert!(matches!(unframe(&[0, 0, 0, 0, 11]), Err(Fault::TooLarge(10))));
+        assert!(matches!(unframe(&[0, 0, 0, 0, 3, b'h', b'i']), Err(Fault::Malformed(_))), "cut");
+        assert!(matches!(unframe(&[0, 0, 0, 0, 1, b'h', b'i']), Err(Fault::Malformed(_))), "more than one");
+    }
+}

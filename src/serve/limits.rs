@@ -1,0 +1,69 @@
+//! How much may be in flight: checks, and the bytes of their messages.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The bounds and what is used of them.
+#[derive(Debug)]
+pub struct Limits {
+    max_checks: usize,
+    max_bytes: usize,
+    checks: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// A share of the limits, given back when dropped.
+#[derive(Debug)]
+pub struct Share<'a> {
+    limits: &'a Limits,
+    bytes: usize,
+}
+
+impl Limits {
+    pub fn new(max_checks: usize, max_bytes: usize) -> Self {
+        Self { max_checks, max_bytes, checks: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+    }
+
+    /// One more check, or nothing when there are too many.
+    pub fn enter(&self) -> Option<Share<'_>> {
+        let share = Share { limits: self, bytes: 0 };
+        (self.checks.fetch_add(1, Ordering::Relaxed) < self.max_checks).then_some(share).or_else(|| {
+            // The share that was dropped just now gave the place back.
+            None
+        })
+    }
+}
+
+impl Share<'_> {
+    /// Takes `more` bytes for this check; false when there are too many in flight.
+    pub fn hold(&mut self, more: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(more);
+        self.limits.bytes.fetch_add(more, Ordering::Relaxed).saturating_add(more) <= self.limits.max_bytes
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.limits.checks.fetch_sub(1, Ordering::Relaxed);
+        self.limits.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_bounded_and_given_back() {
+        let limits = Limits::new(2, 100);
+        let mut first = limits.enter().expect("room");
+        let second = limits.enter().expect("room");
+        assert!(limits.enter().is_none());
+        assert!(limits.enter().is_none(), "a refused check takes no place");
+        drop(second);
+        let mut third = limits.enter().expect("room again");
+        assert!(first.hold(60));
+        assert!(!third.hold(60));
+        drop(third);
+        assert!(first.hold(40));
+    }
+}
