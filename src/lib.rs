@@ -3,8 +3,11 @@
 //! Floors, from the ground up; a module uses only what stands below it (`tests/it/tidy.rs` checks it):
 //! ground `clock` `secret` `value`; contract `opa`. `ARCHITECTURE.md` has the whole map.
 
+pub mod app;
 pub mod check;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod feed;
 pub mod jws;
 pub mod lifecycle;

@@ -1,0 +1,270 @@
+//! `stepgate run`: OPA's flags, each working, a stated no-op, or refused by name.
+//!
+//! Mirrors: OPA `cmd/run.go`, v1.9.0. Every flag can come from `OPA_RUN_<FLAG>`; an explicit flag wins.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+
+use crate::app::{self, Launch};
+use crate::config::{Document, resolve};
+use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
+use crate::policy::RegoVersion;
+use crate::serve::{Address, SocketMode};
+use crate::telemetry::log::{Format, Verbosity, init};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Json,
+    JsonPretty,
+    Text,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Policy and data: files, folders, `file://…` or `dotted.prefix:file`
+    paths: Vec<String>,
+    /// Start the server (there is no interactive shell, so this is needed)
+    #[arg(short, long, env = "OPA_RUN_SERVER", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    server: bool,
+    /// The configuration file
+    #[arg(short, long, env = "OPA_RUN_CONFIG_FILE")]
+    config_file: Option<PathBuf>,
+    /// Where to serve health and metrics over HTTP, as OPA's API address does
+    #[arg(short, long, env = "OPA_RUN_ADDR", default_value = "localhost:8181", value_delimiter = ',')]
+    addr: Vec<String>,
+    /// Where to serve health and metrics for probes
+    #[arg(long, env = "OPA_RUN_DIAGNOSTIC_ADDR", default_value = "0.0.0.0:8282", value_delimiter = ',')]
+    diagnostic_addr: Vec<String>,
+    /// Override configuration: `a.b=1,c={x,y}`
+    #[arg(long, env = "OPA_RUN_SET")]
+    set: Vec<String>,
+    /// Override configuration by a file's content: `a.b=path`
+    #[arg(long, env = "OPA_RUN_SET_FILE")]
+    set_file: Vec<String>,
+    /// Leave out files and folders with such names, for example `.*`
+    #[arg(long, env = "OPA_RUN_IGNORE", value_delimiter = ',')]
+    ignore: Vec<String>,
+    /// Reload policies and data when they change
+    #[arg(short, long, env = "OPA_RUN_WATCH", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    watch: bool,
+    #[arg(short, long, env = "OPA_RUN_LOG_LEVEL", value_enum, default_value = "info")]
+    log_level: LogLevel,
+    #[arg(long, env = "OPA_RUN_LOG_FORMAT", value_enum, default_value = "json")]
+    log_format: LogFormat,
+    /// Seconds that checks in flight have to finish on shutdown
+    #[arg(long, env = "OPA_RUN_SHUTDOWN_GRACE_PERIOD", default_value_t = 10)]
+    shutdown_grace_period: u64,
+    /// Seconds to go on serving after the signal to stop
+    #[arg(long, env = "OPA_RUN_SHUTDOWN_WAIT_PERIOD", default_value_t = 0)]
+    shutdown_wait_period: u64,
+    /// Seconds to wait for readiness before giving up; 0 waits for ever
+    #[arg(long, env = "OPA_RUN_READY_TIMEOUT", default_value_t = 0)]
+    ready_timeout: u64,
+    /// Rego v0 instead of v1
+    #[arg(long, env = "OPA_RUN_V0_COMPATIBLE", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    v0_compatible: bool,
+    /// Rego v1; the default
+    #[arg(long, env = "OPA_RUN_V1_COMPATIBLE", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    v1_compatible: bool,
+    /// Permissions of HTTP socket files, octal
+    #[arg(long, env = "OPA_RUN_UNIX_SOCKET_PERM", default_value = "755")]
+    unix_socket_perm: String,
+    /// How many errors of a policy are shown
+    #[arg(short, long, env = "OPA_RUN_MAX_ERRORS", default_value_t = 10)]
+    max_errors: usize,
+    #[command(flatten)]
+    without_effect: WithoutEffect,
+    #[command(flatten)]
+    refused: Refused,
+}
+
+/// Flags that are accepted because scripts pass them, and do nothing.
+#[derive(Debug, Args)]
+struct WithoutEffect {
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    disable_telemetry: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    skip_version_check: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    skip_known_schema_check: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    optimize_store_for_read_speed: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    h2c: Option<String>,
+    #[arg(long, short = 'H', hide = true)]
+    history: Option<String>,
+    #[arg(long, short = 'f', hide = true)]
+    format: Option<String>,
+    #[arg(long, hide = true)]
+    log_timestamp_format: Option<String>,
+    #[arg(long, hide = true)]
+    min_tls_version: Option<String>,
+}
+
+/// Flags that promise something that is not offered.
+#[derive(Debug, Args)]
+struct Refused {
+    #[arg(long, short = 'b', hide = true, num_args = 0..=1, default_missing_value = "true")]
+    bundle: Option<String>,
+    #[arg(long, hide = true)]
+    tls_cert_file: Option<String>,
+    #[arg(long, hide = true)]
+    tls_private_key_file: Option<String>,
+    #[arg(long, hide = true)]
+    tls_ca_cert_file: Option<String>,
+    #[arg(long, hide = true)]
+    tls_cert_refresh_period: Option<String>,
+    #[arg(long, hide = true)]
+    tls_cipher_suites: Option<String>,
+    #[arg(long, hide = true)]
+    authentication: Option<String>,
+    #[arg(long, hide = true)]
+    authorization: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    pprof: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    skip_verify: Option<String>,
+    #[arg(long, hide = true)]
+    verification_key: Option<String>,
+    #[arg(long, hide = true)]
+    verification_key_id: Option<String>,
+    #[arg(long, hide = true)]
+    signing_alg: Option<String>,
+    #[arg(long, hide = true)]
+    scope: Option<String>,
+    #[arg(long, hide = true)]
+    exclude_files_verify: Option<String>,
+}
+
+impl WithoutEffect {
+    fn given(&self) -> Vec<(&'static str, &'static str)> {
+        [
+            ("disable-telemetry", self.disable_telemetry.is_some(), "stepgate reports nothing to anybody"),
+            ("skip-version-check", self.skip_version_check.is_some(), "stepgate reports nothing to anybody"),
+            ("skip-known-schema-check", self.skip_known_schema_check.is_some(), "there is no schema check"),
+            ("optimize-store-for-read-speed", self.optimize_store_for_read_speed.is_some(), "data is always kept ready to read"),
+            ("h2c", self.h2c.is_some(), "the HTTP listeners speak HTTP/1.1"),
+            ("history", self.history.is_some(), "there is no interactive shell"),
+            ("format", self.format.is_some(), "there is no interactive shell"),
+            ("log-timestamp-format", self.log_timestamp_format.is_some(), "times are always RFC 3339"),
+            ("min-tls-version", self.min_tls_version.is_some(), "the HTTP listeners have no TLS"),
+        ]
+        .into_iter()
+        .filter_map(|(name, given, why)| given.then_some((name, why)))
+        .collect()
+    }
+}
+
+impl Refused {
+    /// The first flag given, and why it is refused.
+    fn first(&self) -> Option<(&'static str, &'static str)> {
+        const TLS: &str = "the HTTP listeners serve only health and metrics, without TLS";
+        const BUNDLES: &str = "bundles are not offered yet";
+        let off = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "off");
+        [
+            ("bundle", self.bundle.is_some(), BUNDLES),
+            ("tls-cert-file", self.tls_cert_file.is_some(), TLS),
+            ("tls-private-key-file", self.tls_private_key_file.is_some(), TLS),
+            ("tls-ca-cert-file", self.tls_ca_cert_file.is_some(), TLS),
+            ("tls-cert-refresh-period", self.tls_cert_refresh_period.is_some(), TLS),
+            ("tls-cipher-suites", self.tls_cipher_suites.is_some(), TLS),
+            ("authentication", off(&self.authentication), "the HTTP listeners are read-only and open"),
+            ("authorization", off(&self.authorization), "the HTTP listeners are read-only and open"),
+            ("pprof", self.pprof.is_some(), "there is no profiler"),
+            ("skip-verify", self.skip_verify.is_some(), BUNDLES),
+            ("verification-key", self.verification_key.is_some(), BUNDLES),
+            ("verification-key-id", self.verification_key_id.is_some(), BUNDLES),
+            ("signing-alg", self.signing_alg.is_some(), BUNDLES),
+            ("scope", self.scope.is_some(), BUNDLES),
+            ("exclude-files-verify", self.exclude_files_verify.is_some(), BUNDLES),
+        ]
+        .into_iter()
+        .find_map(|(name, given, why)| given.then_some((name, why)))
+    }
+}
+
+impl Run {
+    pub fn execute(self) -> anyhow::Result<()> {
+        init(
+            match self.log_format {
+                LogFormat::Json => Format::Json,
+                LogFormat::JsonPretty => Format::JsonPretty,
+                LogFormat::Text => Format::Text,
+            },
+            match self.log_level {
+                LogLevel::Debug => Verbosity::Debug,
+                LogLevel::Info => Verbosity::Info,
+                LogLevel::Warn => Verbosity::Warn,
+                LogLevel::Error => Verbosity::Error,
+            },
+        );
+        if let Some((flag, why)) = self.refused.first() {
+            bail!("--{flag} is refused: {why}");
+        }
+        if !self.server {
+            bail!("there is no interactive shell; add --server");
+        }
+        for (flag, why) in self.without_effect.given() {
+            tracing::warn!("--{flag} has no effect: {why}");
+        }
+        app::run(self.launch()?)
+    }
+
+    fn launch(self) -> anyhow::Result<Launch> {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let document = Document::load(self.config_file.as_deref(), &self.set, &self.set_file, &environment)?;
+        let (config, problems) = resolve(&document, memory_limit());
+        for warning in &problems.warnings {
+            tracing::warn!("configuration: {warning}");
+        }
+        let Some(config) = config else {
+            let lines: Vec<_> = problems.errors.iter().map(ToString::to_string).collect();
+            bail!("{} error(s) in the configuration:\n{}", lines.len(), lines.join("\n"));
+        };
+        if let Some(url) = self.paths.iter().find(|path| path.starts_with("http://") || path.starts_with("https://")) {
+            bail!("`{url}` is refused: bundles are not offered yet");
+        }
+        let addresses = |texts: &[String]| -> anyhow::Result<Vec<Address>> {
+            texts.iter().filter(|text| !text.is_empty()).map(|text| Ok(Address::parse(text)?)).collect()
+        };
+        let mode = u32::from_str_radix(&self.unix_socket_perm, 8).context("--unix-socket-perm is not octal")?;
+        let ignore = self.ignore.iter().map(|pattern| {
+            ignore_pattern(pattern).with_context(|| format!("--ignore `{pattern}` is not a pattern"))
+        });
+        Ok(Launch {
+            files: PolicyFiles {
+                paths: self.paths.iter().map(|path| PathSpec::parse(path)).collect(),
+                ignore: ignore.collect::<anyhow::Result<_>>()?,
+                version: if self.v0_compatible && !self.v1_compatible { RegoVersion::V0 } else { RegoVersion::V1 },
+            },
+            http: addresses(&self.addr)?.into_iter().chain(addresses(&self.diagnostic_addr)?).collect(),
+            http_socket_mode: SocketMode(mode),
+            watch: self.watch,
+            max_errors: self.max_errors,
+            ready_timeout: (self.ready_timeout > 0).then(|| Duration::from_secs(self.ready_timeout)),
+            shutdown_wait: Duration::from_secs(self.shutdown_wait_period),
+            shutdown_grace: Duration::from_secs(self.shutdown_grace_period),
+            config_warnings: problems.warnings.len(),
+            config,
+        })
+    }
+}
+
+/// The memory limit of the control group, if there is one.
+fn memory_limit() -> Option<u64> {
+    let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max");
+    text.or_else(|_| std::fs::read_to_string("/sys/fs/cgroup/memory/memory.limit_in_bytes")).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,19 @@
+//! The configuration: OPA's file, flags and environment in, one resolved `Config` out, or every problem at once.
+//!
+//! `keys` is the single table of what may be configured; checking, hints and `docs/config.md` all come from it.
+
+mod document;
+mod duration;
+mod keys;
+mod overrides;
+mod problem;
+mod reference;
+mod resolve;
+
+pub use self::document::{Document, DocumentError};
+pub use self::problem::{Problem, Problems};
+pub use self::reference::reference;
+pub use self::resolve::{Config, GrpcDoor, resolve};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! The configuration as a document: file, substitution from the environment, overrides from flags.
+//!
+//! Mirrors: OPA `v1/config` and `cmd/internal/env`, v1.9.0: `${NAME}` is replaced as text before the YAML is read, and an
+//! unset name is left as it is.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::overrides::{OverrideError, apply};
+
+/// Bytes that a configuration file may have.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// The merged configuration, not yet checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document(pub Value);
+
+/// Why there is no document.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    #[error("the configuration file `{}` cannot be read", .0.display())]
+    Read(PathBuf, #[source] std::io::Error),
+    #[error("the configuration file `{}` is larger than 16 MiB", .0.display())]
+    TooLarge(PathBuf),
+    #[error("the configuration file `{}` is not YAML: {reason}", path.display())]
+    Yaml { path: PathBuf, reason: String },
+    #[error("the configuration file `{}` is not an object", .0.display())]
+    NotAnObject(PathBuf),
+    #[error("`--set {0}`: {1}")]
+    Set(String, #[source] OverrideError),
+    #[error("`--set-file {0}`: the file cannot be read")]
+    SetFile(String, #[source] std::io::Error),
+}
+
+impl Document {
+    /// Reads `file` and applies the overrides in order.
+    pub fn load(
+        file: Option<&Path>,
+        set: &[String],
+        set_file: &[String],
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, DocumentError> {
+        let mut value = match file {
+            Some(path) => read(path, environment)?,
+            None => Value::Object(serde_json::Map::new()),
+        };
+        for text in set {
+            let text = substitute(text, environment);
+            apply(&mut value, &text).map_err(|error| DocumentError::Set(text.clone(), error))?;
+        }
+        for text in set_file {
+            let (key, path) = text.split_once('=').unwrap_or((text, ""));
+            let content = std::fs::read_to_string(path).map_err(|error| DocumentError::SetFile(text.clone(), error))?;
+            super::overrides::put(&mut value, key, Value::from(content.trim()))
+                .map_err(|error| DocumentError::Set(text.clone(), error))?;
+        }
+        Ok(Self(value))
+    }
+}
+
+fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<Value, DocumentError> {
+    let failed = |error| DocumentError::Read(path.to_owned(), error);
+    if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE_BYTES {
+        return Err(DocumentError::TooLarge(path.to_owned()));
+    }
+    let text = substitute(&std::fs::read_to_string(path).map_err(failed)?, environment);
+    let value: Value =
+        yaml_serde::from_str(&text).map_err(|error| DocumentError::Yaml { path: path.to_owned(), reason: error.to_string() })?;
+    match value {
+        Value::Null => Ok(Value::Object(serde_json::Map::new())),
+        Value::Object(_) => Ok(value),
+        _ => Err(DocumentError::NotAnObject(path.to_owned())),
+    }
+}
+
+/// Replaces `${NAME}` for every name that is set.
+fn substitute(text: &str, environment: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        out.push_str(before);
+        match after.split_once('}').and_then(|(name, tail)| environment.get(name).map(|value| (value, tail))) {
+            Some((value, tail)) => {
+                out.push_str(value);
+                rest = tail;
+            }
+            None => {
+                out.push_str("${");
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_replaced_as_text_and_unset_ones_are_left() {
+        let environment = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("E".to_owned(), String::new())]);
+        assert_eq!(substitute("x${A}y${E}z${NONE} ${ $A ${A}", &environment), "x1yz${NONE} ${ $A 1");
+    }
+}

@@ -1,0 +1,358 @@
+//! From a checked document to settings that cannot be wrong.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::document::Document;
+use super::duration;
+use super::keys;
+use super::problem::Problems;
+use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
+use crate::jws::Alg;
+use crate::opa::input::{Descriptors, Options};
+use crate::policy::Entrypoint;
+use crate::serve::{Address, GrpcSettings, SocketMode};
+use crate::token::{self, AssuranceTable, IssuerSettings, KeySource, Location, Preset, Profile};
+
+/// Buckets of OPA's `grpc_request_duration_seconds`.
+const OPA_BUCKETS: [f64; 11] = [1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 3e-3, 5e-3, 0.1, 1.0];
+/// The most memory that the token cache takes by default.
+const TOKEN_CACHE_BYTES: u64 = 64 << 20;
+
+/// Everything that was configured.
+#[derive(Debug)]
+pub struct Config {
+    /// Absent without a plugin block.
+    pub grpc: Option<GrpcDoor>,
+    pub entrypoint: Entrypoint,
+    pub check: check::Settings,
+    /// Absent without `issuers`.
+    pub issuers: Option<Vec<IssuerSettings>>,
+    pub tokens: token::Settings,
+    /// Buckets of OPA's histogram, when performance metrics are on.
+    pub opa_buckets: Option<Vec<f64>>,
+}
+
+/// The ext_authz listener.
+#[derive(Debug)]
+pub struct GrpcDoor {
+    pub address: Address,
+    pub socket_mode: SocketMode,
+    pub settings: GrpcSettings,
+}
+
+/// Resolves a document, or says everything that is wrong with it. Warnings come back either way. `memory_limit` is that
+/// of the process, in bytes.
+pub fn resolve(document: &Document, memory_limit: Option<u64>) -> (Option<Config>, Problems) {
+    let mut problems = Problems::default();
+    keys::check(&document.0, &mut problems);
+    if !problems.errors.is_empty() {
+        return (None, problems);
+    }
+    let config = Resolver { problems: &mut problems }.config(&document.0, memory_limit);
+    let config = problems.errors.is_empty().then_some(config);
+    (config, problems)
+}
+
+struct Resolver<'a> {
+    problems: &'a mut Problems,
+}
+
+/// A section whose values have the types that the table says.
+#[derive(Clone, Copy)]
+struct Section<'a>(Option<&'a Value>);
+
+impl<'a> Section<'a> {
+    fn at(self, name: &str) -> Option<&'a Value> {
+        self.0?.get(name).filter(|value| !value.is_null())
+    }
+
+    fn section(self, name: &str) -> Self {
+        Self(self.at(name))
+    }
+
+    fn text(self, name: &str) -> Option<&'a str> {
+        self.at(name)?.as_str()
+    }
+
+    fn flag(self, name: &str) -> Option<bool> {
+        self.at(name)?.as_bool()
+    }
+
+    fn count(self, name: &str, default: u64) -> u64 {
+        self.at(name).and_then(Value::as_u64).unwrap_or(default)
+    }
+
+    fn size(self, name: &str, default: u64) -> usize {
+        usize::try_from(self.count(name, default)).unwrap_or(usize::MAX)
+    }
+
+    fn duration(self, name: &str, default: Duration) -> Duration {
+        self.text(name).and_then(duration::parse).unwrap_or(default)
+    }
+
+    fn texts(self, name: &str) -> Vec<&'a str> {
+        let items = self.at(name).and_then(Value::as_array);
+        items.into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
+    fn members(self, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        self.at(name).and_then(Value::as_object).into_iter().flatten()
+    }
+}
+
+impl Resolver<'_> {
+    fn config(&mut self, document: &Value, memory_limit: Option<u64>) -> Config {
+        let plugins = Section(document.get("plugins"));
+        let plugin = plugins.section("envoy_ext_authz_grpc");
+        let own = plugins.section("stepgate");
+        let limits = own.section("limits");
+        let has_block = plugins.0.is_some_and(|plugins| plugins.get("envoy_ext_authz_grpc").is_some());
+        let strict = own.text("compat") == Some("strict");
+        let compat = |name: &str| strict || own.section("compat").flag(name).unwrap_or(false);
+        let compat = Compat {
+            grpc_errors: compat("grpc_errors"),
+            body_errors: compat("body_errors"),
+            decision_keys: compat("decision_keys"),
+        };
+        let check_timeout = limits.duration("check_timeout", Duration::from_millis(180));
+        let evaluation_timeout = limits.duration("evaluation_timeout", Duration::from_millis(50));
+        if evaluation_timeout > check_timeout {
+            let message = "longer than check_timeout; the check would always end first";
+            self.problems.error("plugins.stepgate.limits.evaluation_timeout", message);
+        }
+        let check = check::Settings {
+            input: self.input(plugin, own),
+            extras: own.section("input").flag("extras").unwrap_or(!strict),
+            ambiguous_path: match own.section("input").text("ambiguous_path") {
+                Some("reject") => AmbiguousPath::Reject,
+                _ => AmbiguousPath::Warn,
+            },
+            evaluation_timeout,
+            dry_run: match (plugin.flag("dry-run"), own.flag("dry_run_faults")) {
+                (Some(true), Some(true)) => DryRun::DenialsAndFaults,
+                (Some(true), _) => DryRun::Denials,
+                _ => DryRun::Off,
+            },
+            compat,
+            challenge: ChallengeSettings {
+                realm: own.section("step_up").text("realm").map(str::to_owned),
+                resource_metadata: own.section("step_up").text("resource_metadata").map(str::to_owned),
+            },
+            identity_headers: self.identity_headers(own),
+        };
+        let performance = plugin.flag("enable-performance-metrics") == Some(true);
+        Config {
+            grpc: has_block.then(|| self.grpc(plugin, own, check_timeout)).flatten(),
+            entrypoint: self.entrypoint(plugin),
+            check,
+            issuers: self.issuers(own),
+            tokens: token::Settings {
+                token_bytes: limits.size("token_bytes", 16 << 10),
+                cache_bytes: limits.count(
+                    "token_cache_bytes",
+                    memory_limit.map_or(TOKEN_CACHE_BYTES, |limit| (limit / 4).min(TOKEN_CACHE_BYTES)),
+                ),
+                cache_ttl: limits.duration("token_cache_ttl", Duration::from_secs(600)),
+            },
+            opa_buckets: performance.then(|| {
+                let given = plugin.at("grpc-request-duration-seconds-buckets").and_then(Value::as_array);
+                given.map_or(OPA_BUCKETS.to_vec(), |items| items.iter().filter_map(Value::as_f64).collect())
+            }),
+        }
+    }
+
+    fn grpc(&mut self, plugin: Section<'_>, own: Section<'_>, check_timeout: Duration) -> Option<GrpcDoor> {
+        let limits = own.section("limits");
+        let address = match Address::parse(plugin.text("addr").unwrap_or(":9191")) {
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.problems.error("plugins.envoy_ext_authz_grpc.addr", error.to_string());
+                None
+            }
+        };
+        let mode = own.text("socket_mode").unwrap_or("0660");
+        let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
+        if mode.is_none() {
+            self.problems.error("plugins.stepgate.socket_mode", "expected octal permissions such as \"0660\"");
+        }
+        Some(GrpcDoor {
+            address: address?,
+            socket_mode: SocketMode(mode?),
+            settings: GrpcSettings {
+                max_message_bytes: plugin.size("grpc-max-recv-msg-size", 4 << 20),
+                check_timeout,
+                max_checks: limits.size("checks_in_flight", 4_096),
+                max_bytes_in_flight: limits.size("bytes_in_flight", 128 << 20),
+                reflection: plugin.flag("enable-reflection").unwrap_or(false),
+            },
+        })
+    }
+
+    fn entrypoint(&mut self, plugin: Section<'_>) -> Entrypoint {
+        let place = "plugins.envoy_ext_authz_grpc.query";
+        match (plugin.text("path"), plugin.text("query")) {
+            (Some(_), Some(_)) => {
+                self.problems.error(place, "give `path` or `query`, not both");
+                Entrypoint::from_path("")
+            }
+            (None, Some(query)) => Entrypoint::from_query(query).unwrap_or_else(|error| {
+                self.problems.error(place, error.to_string());
+                Entrypoint::from_path("")
+            }),
+            (path, None) => Entrypoint::from_path(path.unwrap_or("envoy/authz/allow")),
+        }
+    }
+
+    fn input(&mut self, plugin: Section<'_>, own: Section<'_>) -> Options {
+        let place = "plugins.envoy_ext_authz_grpc.proto-descriptor";
+        let descriptors = plugin.text("proto-descriptor").and_then(|path| {
+            let read = std::fs::read(path).map_err(|error| format!("`{path}` cannot be read: {error}"));
+            let decoded = read.and_then(|bytes| Descriptors::decode(&bytes).map_err(|error| format!("`{path}`: {error}")));
+            decoded.map_err(|message| self.problems.error(place, message)).ok()
+        });
+        Options {
+            skip_body: plugin.flag("skip-request-body-parse").unwrap_or(false),
+            depth: own.section("limits").size("input_depth", 512),
+            descriptors,
+            expose_body_errors: own.section("input").text("body_errors") == Some("expose"),
+        }
+    }
+
+    fn identity_headers(&mut self, own: Section<'_>) -> Vec<IdentityHeader> {
+        let mut headers = Vec::new();
+        for (name, source) in own.members("identity_headers") {
+            let place = format!("plugins.stepgate.identity_headers.{name}");
+            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') || name.is_empty() {
+                self.problems.error(place, "a header's name has only letters, digits and dashes");
+                continue;
+            }
+            match source.as_str().and_then(IdentitySource::parse) {
+                Some(source) => headers.push(IdentityHeader { name: name.to_ascii_lowercase(), source }),
+                None => self.problems.error(place, "expected `claims.<path>` or `authn.<member>`"),
+            }
+        }
+        headers
+    }
+
+    fn issuers(&mut self, own: Section<'_>) -> Option<Vec<IssuerSettings>> {
+        let listed = own.at("issuers")?.as_array()?;
+        if listed.is_empty() {
+            let message = "the list is empty, so no token could ever be accepted; name an issuer or remove the key";
+            self.problems.error("plugins.stepgate.issuers", message);
+        }
+        let mut issuers: Vec<IssuerSettings> = Vec::new();
+        for (at, item) in listed.iter().enumerate() {
+            let place = format!("plugins.stepgate.issuers[{at}]");
+            let Some(issuer) = self.issuer(Section(Some(item)), &place) else { continue };
+            if issuers.iter().any(|known| known.issuer == issuer.issuer) {
+                self.problems.error(format!("{place}.issuer"), "named twice");
+            }
+            issuers.push(issuer);
+        }
+        Some(issuers)
+    }
+
+    fn issuer(&mut self, item: Section<'_>, place: &str) -> Option<IssuerSettings> {
+        let mut require = |name: &str, missing: bool| {
+            if missing {
+                self.problems.error(format!("{place}.{name}"), "required");
+            }
+        };
+        let (audiences, names) = (item.texts("audiences"), item.texts("algorithms"));
+        require("issuer", item.text("issuer").is_none_or(str::is_empty));
+        require("audiences", audiences.is_empty());
+        require("algorithms", names.is_empty());
+        let mut algorithms = Vec::new();
+        for name in names {
+            match Alg::named(name) {
+                Some(alg) => algorithms.push(alg),
+                None if name.starts_with("HS") => {
+                    let message = format!("`{name}` shares a secret; keys from a key set are public");
+                    self.problems.error(format!("{place}.algorithms"), message);
+                }
+                None => {
+                    let message = format!("`{name}` is none of {}", Alg::names().join(", "));
+                    self.problems.error(format!("{place}.algorithms"), message);
+                }
+            }
+        }
+        Some(IssuerSettings {
+            issuer: item.text("issuer")?.to_owned(),
+            audiences: audiences.into_iter().map(str::to_owned).collect(),
+            algorithms,
+            keys: self.key_source(item, place)?,
+            leeway: item.duration("leeway", Duration::from_secs(30)),
+            profile: if item.text("token_profile") == Some("rfc9068") { Profile::Rfc9068 } else { Profile::Legacy },
+            locations: self.locations(item, place),
+            assurance: self.assurance(item, place),
+        })
+    }
+
+    fn key_source(&mut self, item: Section<'_>, place: &str) -> Option<KeySource> {
+        let mut sources = Vec::new();
+        for (name, make) in [("jwks_url", KeySource::JwksUrl as fn(String) -> KeySource), ("discovery", KeySource::Discovery)] {
+            if let Some(url) = item.text(name) {
+                let scheme = url::Url::parse(url).ok().map(|url| url.scheme().to_owned());
+                if !matches!(scheme.as_deref(), Some("http" | "https")) {
+                    self.problems.error(format!("{place}.{name}"), "expected an http or https URL");
+                }
+                sources.push(make(url.to_owned()));
+            }
+        }
+        sources.extend(item.text("jwks_file").map(|path| KeySource::JwksFile(path.into())));
+        if let Some(jwks) = item.at("jwks") {
+            let text = jwks.as_str().map_or_else(|| jwks.to_string(), str::to_owned);
+            if let Err(error) = token::KeySet::parse(text.as_bytes()) {
+                self.problems.error(format!("{place}.jwks"), error.to_string());
+            }
+            sources.push(KeySource::Inline(text));
+        }
+        if sources.len() != 1 {
+            self.problems.error(place, "give exactly one of jwks_url, discovery, jwks_file and jwks");
+        }
+        sources.pop()
+    }
+
+    fn locations(&mut self, item: Section<'_>, place: &str) -> Vec<Location> {
+        let Some(listed) = item.at("token_from").and_then(Value::as_array) else { return vec![Location::bearer()] };
+        let mut locations = Vec::new();
+        for (at, listed) in listed.iter().map(|value| Section(Some(value))).enumerate() {
+            match (listed.text("header"), listed.text("cookie")) {
+                (Some(name), None) => locations.push(Location::Header {
+                    name: name.to_ascii_lowercase(),
+                    scheme: listed.text("scheme").map(str::to_owned),
+                }),
+                (None, Some(name)) => locations.push(Location::Cookie { name: name.to_owned() }),
+                _ => self.problems.error(format!("{place}.token_from[{at}]"), "give either `header` or `cookie`"),
+            }
+        }
+        if locations.is_empty() {
+            self.problems.error(format!("{place}.token_from"), "no place is named");
+        }
+        locations
+    }
+
+    fn assurance(&mut self, item: Section<'_>, place: &str) -> AssuranceTable {
+        let mut table = AssuranceTable::new(item.text("preset").and_then(Preset::named).unwrap_or_default());
+        for (alias, known) in item.members("amr_aliases") {
+            if !known.as_str().is_some_and(|known| table.alias_amr(alias, known)) {
+                self.problems.error(format!("{place}.amr_aliases.{alias}"), "its meaning is not a known amr word");
+            }
+        }
+        for (acr, level) in item.members("acr_levels") {
+            let level = level.as_u64().and_then(|level| usize::try_from(level).ok()).unwrap_or(usize::MAX);
+            if !table.level_of_acr(acr, level) {
+                self.problems.error(format!("{place}.acr_levels.{acr}"), "there is no such level");
+            }
+        }
+        if item.flag("trust_mfa") == Some(false) {
+            table.distrust_mfa();
+        }
+        if item.flag("amr_string") == Some(true) {
+            table.accept_amr_string();
+        }
+        table
+    }
+}

@@ -1,0 +1,109 @@
+//! Wrong values, typos and relations, each with the place where it is reported.
+
+use serde_json::json;
+
+use super::keys::{Effect, KEYS, Kind};
+use super::*;
+
+fn problems(document: serde_json::Value) -> Problems {
+    resolve(&Document(document), None).1
+}
+
+fn issuer() -> serde_json::Value {
+    json!({"issuer": "https://i", "audiences": ["a"], "algorithms": ["RS256"], "jwks_url": "https://i/jwks"})
+}
+
+fn own(section: serde_json::Value) -> serde_json::Value {
+    json!({"plugins": {"envoy_ext_authz_grpc": {}, "stepgate": section}})
+}
+
+#[test]
+fn an_empty_configuration_is_good_and_opens_no_grpc_port() {
+    let (config, problems) = resolve(&Document(json!({})), None);
+    assert!(config.expect("it resolves").grpc.is_none());
+    assert_eq!(problems, Problems::default());
+    let (config, _) = resolve(&Document(json!({"plugins": {"envoy_ext_authz_grpc": null}})), None);
+    assert!(config.expect("it resolves").grpc.is_some(), "null is all defaults, as in OPA");
+}
+
+#[test]
+fn every_problem_is_reported_with_its_place() {
+    for (document, place) in [
+        (json!({"bundles": {}}), "bundles"),
+        (json!({"plugins": {"other": {}}}), "plugins.other"),
+        (json!({"plugins": {"envoy_ext_authz_grpc": {"addr": "nowhere"}}}), "plugins.envoy_ext_authz_grpc.addr"),
+        (json!({"plugins": {"envoy_ext_authz_grpc": {"dry-run": "yes"}}}), "plugins.envoy_ext_authz_grpc.dry-run"),
+        (json!({"plugins": {"envoy_ext_authz_grpc": {"path": "a", "query": "data.b"}}}), "plugins.envoy_ext_authz_grpc.query"),
+        (json!({"plugins": {"envoy_ext_authz_grpc": {"proto-descriptor": "/none"}}}), "plugins.envoy_ext_authz_grpc.proto-descriptor"),
+        (own(json!({"inputt": {}})), "plugins.stepgate.inputt"),
+        (own(json!({"limits": {"check_timeout": "fast"}})), "plugins.stepgate.limits.check_timeout"),
+        (own(json!({"limits": {"evaluation_timeout": "1s"}})), "plugins.stepgate.limits.evaluation_timeout"),
+        (own(json!({"step_up": {"realm": "${REALM}"}})), "plugins.stepgate.step_up.realm"),
+        (own(json!({"socket_mode": "rw"})), "plugins.stepgate.socket_mode"),
+        (own(json!({"identity_headers": {"x-user": "sub"}})), "plugins.stepgate.identity_headers.x-user"),
+        (own(json!({"identity_headers": {"x user": "claims.sub"}})), "plugins.stepgate.identity_headers.x user"),
+        (own(json!({"issuers": []})), "plugins.stepgate.issuers"),
+        (own(json!({"issuers": [issuer(), issuer()]})), "plugins.stepgate.issuers[1].issuer"),
+    ] {
+        let found = problems(document);
+        assert!(found.errors.iter().any(|problem| problem.path == place), "{place}: {found:?}");
+    }
+    let several = problems(own(json!({"x": 1, "y": 2, "compat": "lax"})));
+    assert_eq!(several.errors.len(), 3, "{several:?}");
+}
+
+#[test]
+fn each_way_to_misconfigure_an_issuer_is_an_error() {
+    for (name, value, place) in [
+        ("audiences", json!([]), ".audiences"),
+        ("algorithms", json!([]), ".algorithms"),
+        ("algorithms", json!(["HS256"]), ".algorithms"),
+        ("algorithms", json!(["none"]), ".algorithms"),
+        ("jwks_url", json!("file:///etc/passwd"), ".jwks_url"),
+        ("jwks_url", json!(null), ""),
+        ("discovery", json!("https://i/.well-known/openid-configuration"), ""),
+        ("token_from", json!([{"header": "a", "cookie": "b"}]), ".token_from[0]"),
+        ("amr_aliases", json!({"x": "nonsense"}), ".amr_aliases.x"),
+        ("acr_levels", json!({"x": 9}), ".acr_levels"),
+        ("token_profile", json!("strict"), ".token_profile"),
+        ("audience", json!(["a"]), ".audience"),
+    ] {
+        let mut issuer = issuer();
+        issuer[name] = value;
+        let found = problems(own(json!({"issuers": [issuer]})));
+        let place = format!("plugins.stepgate.issuers[0]{place}");
+        assert!(found.errors.iter().any(|problem| problem.path == place), "{name} at {place}: {found:?}");
+    }
+    assert_eq!(problems(own(json!({"issuers": [issuer()]}))), Problems::default());
+}
+
+#[test]
+fn a_typo_in_opas_section_is_a_warning_with_a_hint() {
+    let found = problems(json!({"plugins": {"envoy_ext_authz_grpc": {"dry_run": true}}, "lables": {}}));
+    assert_eq!(found.errors, []);
+    let warnings: Vec<_> = found.warnings.iter().map(ToString::to_string).collect();
+    assert!(warnings.contains(&"plugins.envoy_ext_authz_grpc.dry_run: unknown key, ignored; did you mean `dry-run`?".to_owned()), "{warnings:?}");
+    assert!(warnings.contains(&"lables: unknown key, ignored; did you mean `labels`?".to_owned()), "{warnings:?}");
+}
+
+#[test]
+fn every_key_that_works_refuses_a_value_of_another_type() {
+    for key in KEYS.iter().filter(|key| matches!(key.effect, Effect::Works) && !matches!(key.kind, Kind::Any)) {
+        let mut document = json!(3.5);
+        for piece in key.path.split('.').rev() {
+            document = match piece.strip_suffix("[]") {
+                Some(name) => json!({name: [document]}),
+                None => json!({piece: document}),
+            };
+        }
+        let found = problems(document);
+        let place = key.path.replace("[]", "[0]");
+        assert!(found.errors.iter().any(|problem| problem.path == place), "{place}: {found:?}");
+    }
+}
+
+#[test]
+fn the_reference_is_up_to_date() {
+    let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md")).unwrap_or_default();
+    assert!(committed == reference(), "run `cargo run -- config-reference > docs/config.md`");
+}
