@@ -17,7 +17,8 @@ fn envoy_protos() -> PathBuf {
 #[test]
 fn descriptors_are_up_to_date() {
     let protos = envoy_protos();
-    let includes = ["data-plane-api", "googleapis", "protoc-gen-validate", "xds", "cel-spec/proto"].map(|dir| protos.join(dir));
+    let includes =
+        ["data-plane-api", "googleapis", "protoc-gen-validate", "xds", "cel-spec/proto"].map(|dir| protos.join(dir));
     let mut set = protox::compile(["envoy/service/auth/v3/external_auth.proto"], includes).expect("the protos compile");
     for file in &mut set.file {
         file.source_code_info = None;

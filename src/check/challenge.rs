@@ -55,15 +55,15 @@ impl Settings {
         parameters.add("error", error.code());
         parameters.add("error_description", &sentence(&error.to_string()));
         parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
-        let status =
-            if error.code() == "invalid_request" { HttpStatus::BAD_REQUEST } else { HttpStatus::UNAUTHORIZED };
+        let status = if error.code() == "invalid_request" { HttpStatus::BAD_REQUEST } else { HttpStatus::UNAUTHORIZED };
         let body = object([("error", error.code().into()), ("reason", error.reason().into())]);
         Challenge { status, header: Some(parameters.bearer()), body }
     }
 
     /// The step-up challenge.
     pub fn step_up(&self, step_up: &StepUp) -> Challenge {
-        let acr_values: Vec<_> = step_up.acr_values.iter().map(|value| token(value)).filter(|v| !v.is_empty()).collect();
+        let acr_values: Vec<_> =
+            step_up.acr_values.iter().map(|value| token(value)).filter(|v| !v.is_empty()).collect();
         let description = match (&step_up.description, acr_values.is_empty(), step_up.max_age) {
             (Some(description), ..) => quotable(description),
             (None, true, Some(_)) => "More recent authentication is required".to_owned(),
@@ -147,7 +147,10 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { realm: None, resource_metadata: Some("https://api.example.com/.well-known/oauth-protected-resource".into()) }
+        Settings {
+            realm: None,
+            resource_metadata: Some("https://api.example.com/.well-known/oauth-protected-resource".into()),
+        }
     }
 
     #[test]
@@ -156,14 +159,18 @@ mod tests {
         let level = StepUp { acr_values: vec!["phr".into(), "mfa".into()], ..StepUp::default() };
         assert_eq!(
             plain.step_up(&level).header.as_deref(),
-            Some("Bearer error=\"insufficient_user_authentication\", \
-                  error_description=\"A different authentication level is required\", acr_values=\"phr mfa\"")
+            Some(
+                "Bearer error=\"insufficient_user_authentication\", \
+                  error_description=\"A different authentication level is required\", acr_values=\"phr mfa\""
+            )
         );
         let age = StepUp { max_age: Some(5), ..StepUp::default() };
         assert_eq!(
             plain.step_up(&age).header.as_deref(),
-            Some("Bearer error=\"insufficient_user_authentication\", \
-                  error_description=\"More recent authentication is required\", max_age=\"5\"")
+            Some(
+                "Bearer error=\"insufficient_user_authentication\", \
+                  error_description=\"More recent authentication is required\", max_age=\"5\""
+            )
         );
         let all = StepUp { scope: Some("payments:write".into()), max_age: Some(0), ..level };
         let challenge = settings().step_up(&all);
@@ -187,9 +194,11 @@ mod tests {
             challenge.header.as_deref(),
             Some("Bearer error=\"invalid_token\", error_description=\"The token has expired\"")
         );
-        let twice = Settings::default().for_token(&TokenState::Rejected(TokenError::SeveralTokens)).expect("a challenge");
+        let twice =
+            Settings::default().for_token(&TokenState::Rejected(TokenError::SeveralTokens)).expect("a challenge");
         assert_eq!(twice.status, HttpStatus::BAD_REQUEST);
-        let outage = Settings::default().for_token(&TokenState::Rejected(TokenError::KeysUnavailable)).expect("an answer");
+        let outage =
+            Settings::default().for_token(&TokenState::Rejected(TokenError::KeysUnavailable)).expect("an answer");
         assert_eq!((outage.status, outage.header), (HttpStatus::SERVICE_UNAVAILABLE, None));
     }
 

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, QueryParameter};
-use envoy_types::pb::envoy::r#type::v3::HttpStatus as EnvoyStatus;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus as EnvoyStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value as Field};
 use envoy_types::pb::google::rpc::Status;
@@ -30,7 +30,10 @@ const UNAUTHENTICATED: i32 = 16;
 pub enum Answer {
     Respond(Box<CheckResponse>),
     /// Only under `compat: grpc_errors`.
-    Fail { code: GrpcCode, message: String },
+    Fail {
+        code: GrpcCode,
+        message: String,
+    },
 }
 
 /// The gRPC errors that OPA-Envoy answers with.
@@ -141,7 +144,10 @@ fn ok_response(decision: Allow) -> OkHttpResponse {
 /// Adds our headers. What the policy sets by the same name wins: it was decided with all the evidence.
 fn with_identity(mut ok: OkHttpResponse, mutation: Mutation) -> OkHttpResponse {
     let by_policy = |ok: &OkHttpResponse, name: &str| {
-        ok.headers.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key.eq_ignore_ascii_case(name))
+        ok.headers
+            .iter()
+            .filter_map(|option| option.header.as_ref())
+            .any(|header| header.key.eq_ignore_ascii_case(name))
     };
     for (name, value) in mutation.set {
         if !by_policy(&ok, &name) {
@@ -164,9 +170,9 @@ fn denial(
     now: i64,
     id: &str,
 ) -> (Decided, CheckResponse) {
-    let shaped = decision.as_ref().is_some_and(|deny| {
-        deny.http_status.is_some() || deny.body.is_some() || !deny.headers.is_empty()
-    });
+    let shaped = decision
+        .as_ref()
+        .is_some_and(|deny| deny.http_status.is_some() || deny.body.is_some() || !deny.headers.is_empty());
     let challenge = match decision.as_ref().and_then(|deny| deny.step_up.as_ref()) {
         Some(step_up) => {
             let mut challenge = settings.challenge.step_up(step_up);
@@ -260,7 +266,10 @@ fn header(name: &str, value: &str) -> HeaderValueOption {
 
 /// Neither `append` nor `append_action` is set, as in OPA: Envoy overwrites on allow and keeps every value on deny.
 fn option(key: String, value: String) -> HeaderValueOption {
-    HeaderValueOption { header: Some(HeaderValue { key, value, ..HeaderValue::default() }), ..HeaderValueOption::default() }
+    HeaderValueOption {
+        header: Some(HeaderValue { key, value, ..HeaderValue::default() }),
+        ..HeaderValueOption::default()
+    }
 }
 
 /// The metadata with `decision_id`, which always is the real one.

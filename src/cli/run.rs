@@ -153,7 +153,11 @@ impl WithoutEffect {
             ("disable-telemetry", self.disable_telemetry.is_some(), "stepgate reports nothing to anybody"),
             ("skip-version-check", self.skip_version_check.is_some(), "stepgate reports nothing to anybody"),
             ("skip-known-schema-check", self.skip_known_schema_check.is_some(), "there is no schema check"),
-            ("optimize-store-for-read-speed", self.optimize_store_for_read_speed.is_some(), "data is always kept ready to read"),
+            (
+                "optimize-store-for-read-speed",
+                self.optimize_store_for_read_speed.is_some(),
+                "data is always kept ready to read",
+            ),
             ("h2c", self.h2c.is_some(), "the HTTP listeners speak HTTP/1.1"),
             ("history", self.history.is_some(), "there is no interactive shell"),
             ("format", self.format.is_some(), "there is no interactive shell"),
@@ -241,9 +245,10 @@ impl Run {
             texts.iter().filter(|text| !text.is_empty()).map(|text| Ok(Address::parse(text)?)).collect()
         };
         let mode = u32::from_str_radix(&self.unix_socket_perm, 8).context("--unix-socket-perm is not octal")?;
-        let ignore = self.ignore.iter().map(|pattern| {
-            ignore_pattern(pattern).with_context(|| format!("--ignore `{pattern}` is not a pattern"))
-        });
+        let ignore = self
+            .ignore
+            .iter()
+            .map(|pattern| ignore_pattern(pattern).with_context(|| format!("--ignore `{pattern}` is not a pattern")));
         Ok(Launch {
             files: PolicyFiles {
                 paths: self.paths.iter().map(|path| PathSpec::parse(path)).collect(),

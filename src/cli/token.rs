@@ -79,7 +79,15 @@ fn keygen(alg: &str, kid: &str, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sign(key: &Path, alg: &str, kid: &str, typ: &str, lifetime: i64, claims: &str, clock: &Clock) -> anyhow::Result<String> {
+fn sign(
+    key: &Path,
+    alg: &str,
+    kid: &str,
+    typ: &str,
+    lifetime: i64,
+    claims: &str,
+    clock: &Clock,
+) -> anyhow::Result<String> {
     let alg = named(alg)?;
     let pem = std::fs::read_to_string(key).with_context(|| format!("`{}` cannot be read", key.display()))?;
     let key = SigningKey::from_pem(alg, &pem)?;

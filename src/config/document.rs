@@ -66,8 +66,8 @@ fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<Value, Do
         return Err(DocumentError::TooLarge(path.to_owned()));
     }
     let text = substitute(&std::fs::read_to_string(path).map_err(failed)?, environment);
-    let value: Value =
-        yaml_serde::from_str(&text).map_err(|error| DocumentError::Yaml { path: path.to_owned(), reason: error.to_string() })?;
+    let value: Value = yaml_serde::from_str(&text)
+        .map_err(|error| DocumentError::Yaml { path: path.to_owned(), reason: error.to_string() })?;
     match value {
         Value::Null => Ok(Value::Object(serde_json::Map::new())),
         Value::Object(_) => Ok(value),

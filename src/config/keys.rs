@@ -85,60 +85,235 @@ pub const KEYS: &[Key] = &[
     no_op("persistence_directory", "there are no bundles to persist"),
     no_op("server", "it tunes the data API, which is not offered"),
     key("plugins", Kind::Section, "", ""),
-    key("plugins.envoy_ext_authz_grpc", Kind::Section, "", "The ext_authz server. Without this block no gRPC port is opened, as in OPA."),
-    key("plugins.envoy_ext_authz_grpc.addr", Kind::Text, ":9191", "Where to listen: `host:port`, `grpc://host:port`, `unix:///path` or `unix://@abstract`."),
-    key("plugins.envoy_ext_authz_grpc.path", Kind::Text, "envoy/authz/allow", "The decision: a path under `data`, split at `/`."),
-    key("plugins.envoy_ext_authz_grpc.query", Kind::Text, "", "Deprecated by OPA. Only a plain reference such as `data.envoy.authz.allow`; not together with `path`."),
-    key("plugins.envoy_ext_authz_grpc.dry-run", Kind::Bool, "false", "Answer allow where the policy denies. Faults still deny."),
+    key(
+        "plugins.envoy_ext_authz_grpc",
+        Kind::Section,
+        "",
+        "The ext_authz server. Without this block no gRPC port is opened, as in OPA.",
+    ),
+    key(
+        "plugins.envoy_ext_authz_grpc.addr",
+        Kind::Text,
+        ":9191",
+        "Where to listen: `host:port`, `grpc://host:port`, `unix:///path` or `unix://@abstract`.",
+    ),
+    key(
+        "plugins.envoy_ext_authz_grpc.path",
+        Kind::Text,
+        "envoy/authz/allow",
+        "The decision: a path under `data`, split at `/`.",
+    ),
+    key(
+        "plugins.envoy_ext_authz_grpc.query",
+        Kind::Text,
+        "",
+        "Deprecated by OPA. Only a plain reference such as `data.envoy.authz.allow`; not together with `path`.",
+    ),
+    key(
+        "plugins.envoy_ext_authz_grpc.dry-run",
+        Kind::Bool,
+        "false",
+        "Answer allow where the policy denies. Faults still deny.",
+    ),
     key("plugins.envoy_ext_authz_grpc.enable-reflection", Kind::Bool, "false", "Serve grpc.reflection v1 and v1alpha."),
-    key("plugins.envoy_ext_authz_grpc.proto-descriptor", Kind::Text, "", "Path of a binary FileDescriptorSet by which gRPC bodies are parsed."),
-    key("plugins.envoy_ext_authz_grpc.grpc-max-recv-msg-size", Kind::Count(1, 1 << 30), "4194304", "Bytes; a larger check request is denied with 413."),
-    key("plugins.envoy_ext_authz_grpc.grpc-max-send-msg-size", Kind::Count(1, 2_147_483_647), "2147483647", "Accepted; answers are never that large."),
-    key("plugins.envoy_ext_authz_grpc.skip-request-body-parse", Kind::Bool, "false", "Leave out `parsed_body` and `truncated_body`."),
-    key("plugins.envoy_ext_authz_grpc.enable-performance-metrics", Kind::Bool, "false", "Add OPA's `grpc_request_duration_seconds` and `error_counter` to /metrics."),
-    key("plugins.envoy_ext_authz_grpc.grpc-request-duration-seconds-buckets", Kind::Numbers, "1e-6 … 1", "Buckets of that histogram."),
+    key(
+        "plugins.envoy_ext_authz_grpc.proto-descriptor",
+        Kind::Text,
+        "",
+        "Path of a binary FileDescriptorSet by which gRPC bodies are parsed.",
+    ),
+    key(
+        "plugins.envoy_ext_authz_grpc.grpc-max-recv-msg-size",
+        Kind::Count(1, 1 << 30),
+        "4194304",
+        "Bytes; a larger check request is denied with 413.",
+    ),
+    key(
+        "plugins.envoy_ext_authz_grpc.grpc-max-send-msg-size",
+        Kind::Count(1, 2_147_483_647),
+        "2147483647",
+        "Accepted; answers are never that large.",
+    ),
+    key(
+        "plugins.envoy_ext_authz_grpc.skip-request-body-parse",
+        Kind::Bool,
+        "false",
+        "Leave out `parsed_body` and `truncated_body`.",
+    ),
+    key(
+        "plugins.envoy_ext_authz_grpc.enable-performance-metrics",
+        Kind::Bool,
+        "false",
+        "Add OPA's `grpc_request_duration_seconds` and `error_counter` to /metrics.",
+    ),
+    key(
+        "plugins.envoy_ext_authz_grpc.grpc-request-duration-seconds-buckets",
+        Kind::Numbers,
+        "1e-6 … 1",
+        "Buckets of that histogram.",
+    ),
     key("plugins.stepgate", Kind::Section, "", ""),
-    key("plugins.stepgate.compat", Kind::SectionOrStrict, "", "`strict`: answer as OPA-Envoy does. Or single deviations, below."),
-    key("plugins.stepgate.compat.grpc_errors", Kind::Bool, "false", "Faults are gRPC errors, which `failure_mode_allow` turns into an allow."),
-    key("plugins.stepgate.compat.body_errors", Kind::Bool, "false", "Show the client why its request could not be parsed, in OPA's words."),
+    key(
+        "plugins.stepgate.compat",
+        Kind::SectionOrStrict,
+        "",
+        "`strict`: answer as OPA-Envoy does. Or single deviations, below.",
+    ),
+    key(
+        "plugins.stepgate.compat.grpc_errors",
+        Kind::Bool,
+        "false",
+        "Faults are gRPC errors, which `failure_mode_allow` turns into an allow.",
+    ),
+    key(
+        "plugins.stepgate.compat.body_errors",
+        Kind::Bool,
+        "false",
+        "Show the client why its request could not be parsed, in OPA's words.",
+    ),
     key("plugins.stepgate.compat.decision_keys", Kind::Bool, "false", "Ignore `step_up` and `reason` in decisions."),
-    key("plugins.stepgate.dry_run_faults", Kind::Bool, "false", "With `dry-run`: allow where something went wrong, too."),
+    key(
+        "plugins.stepgate.dry_run_faults",
+        Kind::Bool,
+        "false",
+        "With `dry-run`: allow where something went wrong, too.",
+    ),
     key("plugins.stepgate.socket_mode", Kind::Text, "\"0660\"", "Permissions of the gRPC socket file, octal."),
     key("plugins.stepgate.input", Kind::Section, "", ""),
-    key("plugins.stepgate.input.extras", Kind::Bool, "true", "Add `method`, `path`, `jwt` and `authn` to the input. Off under `compat: strict`."),
-    key("plugins.stepgate.input.ambiguous_path", Kind::Choice(&["warn", "reject"]), "warn", "`reject`: 400 before the policy for a path without a canonical form."),
-    key("plugins.stepgate.input.body_errors", Kind::Choice(&["deny", "expose"]), "deny", "`expose`: hand the policy `parsed_body: null` and `body_error` instead of a 400."),
+    key(
+        "plugins.stepgate.input.extras",
+        Kind::Bool,
+        "true",
+        "Add `method`, `path`, `jwt` and `authn` to the input. Off under `compat: strict`.",
+    ),
+    key(
+        "plugins.stepgate.input.ambiguous_path",
+        Kind::Choice(&["warn", "reject"]),
+        "warn",
+        "`reject`: 400 before the policy for a path without a canonical form.",
+    ),
+    key(
+        "plugins.stepgate.input.body_errors",
+        Kind::Choice(&["deny", "expose"]),
+        "deny",
+        "`expose`: hand the policy `parsed_body: null` and `body_error` instead of a 400.",
+    ),
     key("plugins.stepgate.limits", Kind::Section, "", ""),
-    key("plugins.stepgate.limits.check_timeout", Kind::Duration, "180ms", "The longest that one check may take; Envoy's own default is 200 ms."),
-    key("plugins.stepgate.limits.evaluation_timeout", Kind::Duration, "50ms", "The longest that one evaluation may take."),
-    key("plugins.stepgate.limits.input_depth", Kind::Count(8, 1_000), "512", "Levels of nesting in bodies and metadata."),
+    key(
+        "plugins.stepgate.limits.check_timeout",
+        Kind::Duration,
+        "180ms",
+        "The longest that one check may take; Envoy's own default is 200 ms.",
+    ),
+    key(
+        "plugins.stepgate.limits.evaluation_timeout",
+        Kind::Duration,
+        "50ms",
+        "The longest that one evaluation may take.",
+    ),
+    key(
+        "plugins.stepgate.limits.input_depth",
+        Kind::Count(8, 1_000),
+        "512",
+        "Levels of nesting in bodies and metadata.",
+    ),
     key("plugins.stepgate.limits.checks_in_flight", Kind::Count(1, 1_000_000), "4096", "More are denied with 503."),
-    key("plugins.stepgate.limits.bytes_in_flight", Kind::Count(1 << 16, 1 << 40), "134217728", "Bytes of all check requests in flight; more are denied with 503."),
-    key("plugins.stepgate.limits.token_bytes", Kind::Count(256, 1 << 20), "16384", "A longer token is rejected unread."),
-    key("plugins.stepgate.limits.token_cache_bytes", Kind::Count(0, 1 << 40), "a quarter of the memory limit, 64 MiB at most", "Room for verified tokens."),
-    key("plugins.stepgate.limits.token_cache_ttl", Kind::Duration, "10m", "A cached token is verified again after this time."),
+    key(
+        "plugins.stepgate.limits.bytes_in_flight",
+        Kind::Count(1 << 16, 1 << 40),
+        "134217728",
+        "Bytes of all check requests in flight; more are denied with 503.",
+    ),
+    key(
+        "plugins.stepgate.limits.token_bytes",
+        Kind::Count(256, 1 << 20),
+        "16384",
+        "A longer token is rejected unread.",
+    ),
+    key(
+        "plugins.stepgate.limits.token_cache_bytes",
+        Kind::Count(0, 1 << 40),
+        "a quarter of the memory limit, 64 MiB at most",
+        "Room for verified tokens.",
+    ),
+    key(
+        "plugins.stepgate.limits.token_cache_ttl",
+        Kind::Duration,
+        "10m",
+        "A cached token is verified again after this time.",
+    ),
     key("plugins.stepgate.step_up", Kind::Section, "", ""),
     key("plugins.stepgate.step_up.realm", Kind::Text, "", "`realm` of challenges."),
     key("plugins.stepgate.step_up.resource_metadata", Kind::Text, "", "`resource_metadata` of challenges (RFC 9728)."),
-    key("plugins.stepgate.identity_headers", Kind::TextMap, "", "Headers set on allow, from `claims.<path>` or `authn.<member>`. A caller's own copies are always removed."),
-    key("plugins.stepgate.issuers", Kind::Sections, "", "Whose tokens are accepted. Without this key tokens mean nothing; an empty list stops the start."),
+    key(
+        "plugins.stepgate.identity_headers",
+        Kind::TextMap,
+        "",
+        "Headers set on allow, from `claims.<path>` or `authn.<member>`. A caller's own copies are always removed.",
+    ),
+    key(
+        "plugins.stepgate.issuers",
+        Kind::Sections,
+        "",
+        "Whose tokens are accepted. Without this key tokens mean nothing; an empty list stops the start.",
+    ),
     key("plugins.stepgate.issuers[].issuer", Kind::Text, "required", "Compared to `iss` byte for byte."),
     key("plugins.stepgate.issuers[].audiences", Kind::Texts, "required", "One of them must be in `aud`."),
-    key("plugins.stepgate.issuers[].algorithms", Kind::Texts, "required", "RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA."),
-    key("plugins.stepgate.issuers[].jwks_url", Kind::Text, "", "Where the key set is. Exactly one of jwks_url, discovery, jwks_file and jwks."),
+    key(
+        "plugins.stepgate.issuers[].algorithms",
+        Kind::Texts,
+        "required",
+        "RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].jwks_url",
+        Kind::Text,
+        "",
+        "Where the key set is. Exactly one of jwks_url, discovery, jwks_file and jwks.",
+    ),
     key("plugins.stepgate.issuers[].discovery", Kind::Text, "", "URL of the OpenID provider configuration."),
     key("plugins.stepgate.issuers[].jwks_file", Kind::Text, "", "Path of a key set, read again every minute."),
     key("plugins.stepgate.issuers[].jwks", Kind::Any, "", "The key set itself."),
     key("plugins.stepgate.issuers[].leeway", Kind::Duration, "30s", "Clock skew granted to `exp`, `nbf` and `iat`."),
-    key("plugins.stepgate.issuers[].token_profile", Kind::Choice(&["rfc9068", "legacy"]), "legacy", "`rfc9068`: require `typ: at+jwt` and that RFC's claims."),
-    key("plugins.stepgate.issuers[].token_from", Kind::Sections, "Authorization: Bearer", "Where this issuer's tokens may be."),
+    key(
+        "plugins.stepgate.issuers[].token_profile",
+        Kind::Choice(&["rfc9068", "legacy"]),
+        "legacy",
+        "`rfc9068`: require `typ: at+jwt` and that RFC's claims.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].token_from",
+        Kind::Sections,
+        "Authorization: Bearer",
+        "Where this issuer's tokens may be.",
+    ),
     key("plugins.stepgate.issuers[].token_from[].header", Kind::Text, "", "A header's name."),
-    key("plugins.stepgate.issuers[].token_from[].scheme", Kind::Text, "", "The scheme before the token; none if left out."),
+    key(
+        "plugins.stepgate.issuers[].token_from[].scheme",
+        Kind::Text,
+        "",
+        "The scheme before the token; none if left out.",
+    ),
     key("plugins.stepgate.issuers[].token_from[].cookie", Kind::Text, "", "A cookie's name."),
-    key("plugins.stepgate.issuers[].preset", Kind::Choice(&crate::token::Preset::NAMES), "generic", "Which provider's `acr` and `amr` words to expect."),
+    key(
+        "plugins.stepgate.issuers[].preset",
+        Kind::Choice(&crate::token::Preset::NAMES),
+        "generic",
+        "Which provider's `acr` and `amr` words to expect.",
+    ),
     key("plugins.stepgate.issuers[].acr_levels", Kind::LevelMap, "", "Levels (0 to 4) of further `acr` values."),
-    key("plugins.stepgate.issuers[].amr_aliases", Kind::TextMap, "", "Further `amr` words, each with the known word that it means."),
-    key("plugins.stepgate.issuers[].trust_mfa", Kind::Bool, "true", "Believe `mfa` in `amr` without two named factors."),
+    key(
+        "plugins.stepgate.issuers[].amr_aliases",
+        Kind::TextMap,
+        "",
+        "Further `amr` words, each with the known word that it means.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].trust_mfa",
+        Kind::Bool,
+        "true",
+        "Believe `mfa` in `amr` without two named factors.",
+    ),
     key("plugins.stepgate.issuers[].amr_string", Kind::Bool, "false", "Take a bare string `amr` for a list of one."),
 ];
 
@@ -202,9 +377,10 @@ fn mismatch(kind: Kind, value: &Value) -> Option<String> {
     let (fits, expected) = match kind {
         Kind::Text => (value.is_string(), "text".to_owned()),
         Kind::Bool => (value.is_boolean(), "true or false".to_owned()),
-        Kind::Count(least, most) => {
-            (value.as_u64().is_some_and(|n| (least..=most).contains(&n)), format!("a whole number from {least} to {most}"))
-        }
+        Kind::Count(least, most) => (
+            value.as_u64().is_some_and(|n| (least..=most).contains(&n)),
+            format!("a whole number from {least} to {most}"),
+        ),
         Kind::Duration => (
             value.as_str().and_then(duration::parse).is_some_and(|length| !length.is_zero() || value == "0s"),
             "a duration such as `180ms`, `30s` or `10m`".to_owned(),
@@ -213,10 +389,9 @@ fn mismatch(kind: Kind, value: &Value) -> Option<String> {
             (value.as_str().is_some_and(|text| names.contains(&text)), format!("one of {}", names.join(", ")))
         }
         Kind::Texts => (value.as_array().is_some_and(texts), "a list of texts".to_owned()),
-        Kind::Numbers => (
-            value.as_array().is_some_and(|items| items.iter().all(Value::is_number)),
-            "a list of numbers".to_owned(),
-        ),
+        Kind::Numbers => {
+            (value.as_array().is_some_and(|items| items.iter().all(Value::is_number)), "a list of numbers".to_owned())
+        }
         Kind::TextMap => (
             value.as_object().is_some_and(|members| members.values().all(Value::is_string)),
             "an object from text to text".to_owned(),
@@ -234,7 +409,8 @@ fn mismatch(kind: Kind, value: &Value) -> Option<String> {
 
 fn unknown(name: &str, path: &str, pattern: &str, problems: &mut Problems) {
     let parent = pattern.strip_suffix(name).unwrap_or_default();
-    let siblings = KEYS.iter().filter_map(|key| key.path.strip_prefix(parent)).filter(|rest| !rest.contains(['.', '[']));
+    let siblings =
+        KEYS.iter().filter_map(|key| key.path.strip_prefix(parent)).filter(|rest| !rest.contains(['.', '[']));
     let nearest = siblings.map(|sibling| (strsim::damerau_levenshtein(name, sibling), sibling)).min();
     let hint = match nearest {
         Some((distance, sibling)) if distance <= sibling.len().div_ceil(3) => format!("; did you mean `{sibling}`?"),

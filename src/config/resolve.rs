@@ -209,7 +209,8 @@ impl Resolver<'_> {
         let place = "plugins.envoy_ext_authz_grpc.proto-descriptor";
         let descriptors = plugin.text("proto-descriptor").and_then(|path| {
             let read = std::fs::read(path).map_err(|error| format!("`{path}` cannot be read: {error}"));
-            let decoded = read.and_then(|bytes| Descriptors::decode(&bytes).map_err(|error| format!("`{path}`: {error}")));
+            let decoded =
+                read.and_then(|bytes| Descriptors::decode(&bytes).map_err(|error| format!("`{path}`: {error}")));
             decoded.map_err(|message| self.problems.error(place, message)).ok()
         });
         Options {
@@ -292,7 +293,9 @@ impl Resolver<'_> {
 
     fn key_source(&mut self, item: Section<'_>, place: &str) -> Option<KeySource> {
         let mut sources = Vec::new();
-        for (name, make) in [("jwks_url", KeySource::JwksUrl as fn(String) -> KeySource), ("discovery", KeySource::Discovery)] {
+        for (name, make) in
+            [("jwks_url", KeySource::JwksUrl as fn(String) -> KeySource), ("discovery", KeySource::Discovery)]
+        {
             if let Some(url) = item.text(name) {
                 let scheme = url::Url::parse(url).ok().map(|url| url.scheme().to_owned());
                 if !matches!(scheme.as_deref(), Some("http" | "https")) {

@@ -33,8 +33,14 @@ fn every_problem_is_reported_with_its_place() {
         (json!({"plugins": {"other": {}}}), "plugins.other"),
         (json!({"plugins": {"envoy_ext_authz_grpc": {"addr": "nowhere"}}}), "plugins.envoy_ext_authz_grpc.addr"),
         (json!({"plugins": {"envoy_ext_authz_grpc": {"dry-run": "yes"}}}), "plugins.envoy_ext_authz_grpc.dry-run"),
-        (json!({"plugins": {"envoy_ext_authz_grpc": {"path": "a", "query": "data.b"}}}), "plugins.envoy_ext_authz_grpc.query"),
-        (json!({"plugins": {"envoy_ext_authz_grpc": {"proto-descriptor": "/none"}}}), "plugins.envoy_ext_authz_grpc.proto-descriptor"),
+        (
+            json!({"plugins": {"envoy_ext_authz_grpc": {"path": "a", "query": "data.b"}}}),
+            "plugins.envoy_ext_authz_grpc.query",
+        ),
+        (
+            json!({"plugins": {"envoy_ext_authz_grpc": {"proto-descriptor": "/none"}}}),
+            "plugins.envoy_ext_authz_grpc.proto-descriptor",
+        ),
         (own(json!({"inputt": {}})), "plugins.stepgate.inputt"),
         (own(json!({"limits": {"check_timeout": "fast"}})), "plugins.stepgate.limits.check_timeout"),
         (own(json!({"limits": {"evaluation_timeout": "1s"}})), "plugins.stepgate.limits.evaluation_timeout"),
@@ -82,7 +88,12 @@ fn a_typo_in_opas_section_is_a_warning_with_a_hint() {
     let found = problems(json!({"plugins": {"envoy_ext_authz_grpc": {"dry_run": true}}, "lables": {}}));
     assert_eq!(found.errors, []);
     let warnings: Vec<_> = found.warnings.iter().map(ToString::to_string).collect();
-    assert!(warnings.contains(&"plugins.envoy_ext_authz_grpc.dry_run: unknown key, ignored; did you mean `dry-run`?".to_owned()), "{warnings:?}");
+    assert!(
+        warnings.contains(
+            &"plugins.envoy_ext_authz_grpc.dry_run: unknown key, ignored; did you mean `dry-run`?".to_owned()
+        ),
+        "{warnings:?}"
+    );
     assert!(warnings.contains(&"lables: unknown key, ignored; did you mean `labels`?".to_owned()), "{warnings:?}");
 }
 

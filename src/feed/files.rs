@@ -255,7 +255,10 @@ impl PolicyFeed {
             match tokio::task::spawn_blocking(move || feed.activate()).await {
                 Ok(Ok(())) => tracing::info!("policy reloaded"),
                 Ok(Err(error)) => {
-                    tracing::error!(error = crate::telemetry::chain(&error), "policy not reloaded; the old one stays in force");
+                    tracing::error!(
+                        error = crate::telemetry::chain(&error),
+                        "policy not reloaded; the old one stays in force"
+                    );
                 }
                 Err(_) => tracing::error!("policy not reloaded: loading it panicked; the old one stays in force"),
             }
@@ -286,7 +289,10 @@ mod tests {
             ("/x:y/p.rego", vec![], "/x:y/p.rego"),
         ] {
             let spec = PathSpec::parse(text);
-            assert_eq!((spec.prefix, spec.path.to_str()), (prefix.iter().map(|p| (*p).to_owned()).collect(), Some(path)));
+            assert_eq!(
+                (spec.prefix, spec.path.to_str()),
+                (prefix.iter().map(|p| (*p).to_owned()).collect(), Some(path))
+            );
         }
     }
 
@@ -318,7 +324,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_data_is_refused() {
-        for (name, content) in [("list.json", "[1]"), ("broken.json", "{"), ("scalar.yaml", "7"), ("tabs.yaml", "a:\n\t- b")] {
+        for (name, content) in
+            [("list.json", "[1]"), ("broken.json", "{"), ("scalar.yaml", "7"), ("tabs.yaml", "a:\n\t- b")]
+        {
             let folder = tempfile::tempdir().expect("a folder");
             std::fs::write(folder.path().join(name), content).expect("a file");
             assert!(matches!(load(folder.path(), &[]), Err(FilesError::Data { .. })), "{name}");

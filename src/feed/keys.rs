@@ -72,7 +72,11 @@ impl KeyFeed {
                 }
                 Err(error) => {
                     let issuer = self.issuer.settings.issuer.as_str();
-                    tracing::error!(issuer, error = chain(&error), "keys could not be refreshed; the last good ones stay");
+                    tracing::error!(
+                        issuer,
+                        error = chain(&error),
+                        "keys could not be refreshed; the last good ones stay"
+                    );
                     failures = failures.saturating_add(1);
                     jittered(FIRST_RETRY.saturating_mul(2u32.saturating_pow(failures.min(16))).min(LONGEST_RETRY))
                 }
@@ -140,7 +144,9 @@ fn jwks_uri(document: &[u8], url: &str, issuer: &str) -> Result<(String, Origin)
         return Err(KeysError::OtherIssuer(text("issuer")?.chars().take(256).collect()));
     }
     let jwks_uri = text("jwks_uri")?;
-    let (Ok(found_at), Ok(leads_to)) = (Url::parse(url), Url::parse(jwks_uri)) else { return Err(KeysError::Malformed) };
+    let (Ok(found_at), Ok(leads_to)) = (Url::parse(url), Url::parse(jwks_uri)) else {
+        return Err(KeysError::Malformed);
+    };
     if found_at.origin() == leads_to.origin() {
         // The operator named this server.
         return Ok((jwks_uri.to_owned(), Origin::Operator));
@@ -182,7 +188,10 @@ mod tests {
         assert!(matches!(check(&of("https://keys.example.com/jwks")), Ok((_, Origin::Learned))));
         assert!(matches!(check(&of("http://keys.example.com/jwks")), Err(KeysError::JwksUri(_))));
         assert!(matches!(check(&of("http://idp.cluster.local:8080/keys")), Err(KeysError::JwksUri(_))));
-        assert!(matches!(check(r#"{"issuer":"https://id.example.com/","jwks_uri":"x"}"#), Err(KeysError::OtherIssuer(_))));
+        assert!(matches!(
+            check(r#"{"issuer":"https://id.example.com/","jwks_uri":"x"}"#),
+            Err(KeysError::OtherIssuer(_))
+        ));
         assert!(matches!(check("{}"), Err(KeysError::Malformed)));
     }
 

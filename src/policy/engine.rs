@@ -207,5 +207,10 @@ fn one_line(text: &str) -> String {
 }
 
 fn engine_fault(error: &BuiltinErrorInner) -> Vec<Rejection> {
-    vec![Rejection { file: "policy".to_owned(), line: 0, code: "rego_compile_error", message: one_line(&error.to_string()) }]
+    vec![Rejection {
+        file: "policy".to_owned(),
+        line: 0,
+        code: "rego_compile_error",
+        message: one_line(&error.to_string()),
+    }]
 }

@@ -83,7 +83,10 @@ mod tests {
 
     #[test]
     fn only_plain_queries_are_taken() {
-        assert_eq!(Entrypoint::from_query("data.istio.authz.allow").map(|e| e.reference()), Ok("data.istio.authz.allow".into()));
+        assert_eq!(
+            Entrypoint::from_query("data.istio.authz.allow").map(|e| e.reference()),
+            Ok("data.istio.authz.allow".into())
+        );
         assert!(Entrypoint::from_query("data.a == true").is_err());
         assert!(Entrypoint::from_query("input.a").is_err());
     }

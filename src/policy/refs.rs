@@ -145,7 +145,11 @@ impl Mentions {
 
     fn expr(&mut self, expr: &Expr) {
         match expr {
-            Expr::String { .. } | Expr::RawString { .. } | Expr::Number { .. } | Expr::Bool { .. } | Expr::Null { .. } => {}
+            Expr::String { .. }
+            | Expr::RawString { .. }
+            | Expr::Number { .. }
+            | Expr::Bool { .. }
+            | Expr::Null { .. } => {}
             Expr::Var { .. } | Expr::RefDot { .. } | Expr::RefBrack { .. } => {
                 self.mention(expr, false);
                 self.indexes(expr);
@@ -166,7 +170,11 @@ impl Mentions {
             }
             Expr::UnaryExpr { expr, .. } => self.expr(expr),
             Expr::AssignExpr { op, lhs, rhs, .. } => {
-                if *op == super::engine::ast::AssignOp::ColEq { self.bind(lhs) } else { self.expr(lhs) }
+                if *op == super::engine::ast::AssignOp::ColEq {
+                    self.bind(lhs)
+                } else {
+                    self.expr(lhs)
+                }
                 self.expr(rhs);
             }
             Expr::BinExpr { lhs, rhs, .. } | Expr::BoolExpr { lhs, rhs, .. } | Expr::ArithExpr { lhs, rhs, .. } => {

@@ -85,8 +85,12 @@ pub fn run_tests(sources: &Sources) -> Result<Vec<TestOutcome>, Vec<Rejection>> 
         },
         rule,
     };
-    Ok(engine.test_rules().into_iter().map(|rule| {
-        let result = engine.eval_path(&rule);
-        outcome(rule, result)
-    }).collect())
+    Ok(engine
+        .test_rules()
+        .into_iter()
+        .map(|rule| {
+            let result = engine.eval_path(&rule);
+            outcome(rule, result)
+        })
+        .collect())
 }

@@ -44,7 +44,9 @@ fn unknown_functions_are_refused_with_file_line_and_name() {
         refusal("package p\n\nallow if io.jwt.decode(input.t)\n"),
         "p.rego:3: rego_type_error: undefined function io.jwt.decode (this preview engine lacks it)"
     );
-    assert!(refusal("package p\nallow if nosuch(1)\n").contains("p.rego:2: rego_type_error: undefined function nosuch"));
+    assert!(
+        refusal("package p\nallow if nosuch(1)\n").contains("p.rego:2: rego_type_error: undefined function nosuch")
+    );
 }
 
 #[test]
@@ -70,7 +72,13 @@ fn what_the_engine_cannot_schedule_is_refused_at_load() {
 fn data_under_a_rule_is_refused() {
     let module = Module { path: "p.rego".into(), text: "package p\nallow := true\n".into(), version: RegoVersion::V1 };
     let mut sources = Sources { modules: vec![module], ..Sources::default() };
-    sources.add_data(&["p"], { let mut m = crate::value::Members::default(); m.put_text("allow", Value::Bool(false)); m.into_value() }).expect("no conflict yet");
+    sources
+        .add_data(&["p"], {
+            let mut m = crate::value::Members::default();
+            m.put_text("allow", Value::Bool(false));
+            m.into_value()
+        })
+        .expect("no conflict yet");
     let settings = Settings { entrypoint: Entrypoint::from_path("p/allow"), engines: 1 };
     let rejections = Snapshot::build(&sources, &settings).expect_err("it must be refused");
     assert!(rejections[0].to_string().contains("conflicting rule for data path p/allow"));
@@ -86,12 +94,16 @@ fn conflicts_are_errors() {
 
 #[test]
 fn builtin_errors_are_undefined() {
-    assert_eq!(ask("package p\nallow := to_number(\"x\")\n", "p/allow", Value::new_object()).as_deref(), Ok("\"<undefined>\""));
+    assert_eq!(
+        ask("package p\nallow := to_number(\"x\")\n", "p/allow", Value::new_object()).as_deref(),
+        Ok("\"<undefined>\"")
+    );
 }
 
 #[test]
 fn the_budget_ends_a_runaway_evaluation() {
-    let policy = "package p\nallow if { some i in numbers.range(1, 3000); some j in numbers.range(1, 3000); i * j == -1 }\n";
+    let policy =
+        "package p\nallow if { some i in numbers.range(1, 3000); some j in numbers.range(1, 3000); i * j == -1 }\n";
     let snapshot = build(policy, "p/allow").expect("the policy loads");
     let started = Instant::now();
     assert_eq!(snapshot.eval(Value::new_object(), Duration::from_millis(20)).map(|e| e.value), Err(EvalError::Budget));

@@ -67,7 +67,8 @@ async fn metrics(State(door): State<HttpDoor>) -> Response {
 }
 
 async fn not_found() -> Response {
-    let body = r#"{"code": "resource_not_found", "message": "stepgate serves /health, /live, /ready and /metrics here"}"#;
+    let body =
+        r#"{"code": "resource_not_found", "message": "stepgate serves /health, /live, /ready and /metrics here"}"#;
     json(StatusCode::NOT_FOUND, body)
 }
 

@@ -125,7 +125,11 @@ impl Metrics {
         registry.register("stepgate_key_refreshed_at_seconds", help, self.key_refreshed_at.clone());
         let help = "Policies that were put in force or refused";
         registry.register("stepgate_policy_activations", help, self.policy_activations.clone());
-        registry.register("stepgate_config_warnings", "Doubtful keys in the configuration", self.config_warnings.clone());
+        registry.register(
+            "stepgate_config_warnings",
+            "Doubtful keys in the configuration",
+            self.config_warnings.clone(),
+        );
     }
 
     /// One check has been answered after `took`.

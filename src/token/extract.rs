@@ -7,8 +7,13 @@ use crate::opa::input::Http;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A header, with the scheme that comes before the token, if any. Names are lower case.
-    Header { name: String, scheme: Option<String> },
-    Cookie { name: String },
+    Header {
+        name: String,
+        scheme: Option<String>,
+    },
+    Cookie {
+        name: String,
+    },
 }
 
 impl Location {
@@ -41,7 +46,8 @@ impl Location {
                     // Envoy joins repeated cookie headers by a comma; neither separator can be part of a token.
                     for pair in header.split(|byte| matches!(byte, b';' | b',')) {
                         let pair = pair.trim_ascii();
-                        let Some(value) = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) else {
+                        let Some(value) = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+                        else {
                             continue;
                         };
                         if found.replace(b64token(value)?).is_some() {
@@ -95,7 +101,8 @@ fn after_scheme<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
 /// `b64token` of RFC 6750 section 2.1.
 fn b64token(token: &[u8]) -> Result<&str, TokenError> {
     let body = token.trim_ascii_end();
-    let unpadded = body.iter().rposition(|&byte| byte != b'=').map_or(&[][..], |at| body.get(..=at).unwrap_or_default());
+    let unpadded =
+        body.iter().rposition(|&byte| byte != b'=').map_or(&[][..], |at| body.get(..=at).unwrap_or_default());
     let is_token = unpadded.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte));
     match std::str::from_utf8(body) {
         Ok(text) if is_token && !unpadded.is_empty() => Ok(text),

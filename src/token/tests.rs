@@ -62,7 +62,8 @@ fn good_token() -> String {
 }
 
 fn jwks(keys: &[(&str, &SigningKey)]) -> String {
-    let keys: Vec<_> = keys.iter().map(|(kid, key)| with(key.public_jwk().expect("a JWK"), "kid", json!(kid))).collect();
+    let keys: Vec<_> =
+        keys.iter().map(|(kid, key)| with(key.public_jwk().expect("a JWK"), "kid", json!(kid))).collect();
     json!({"keys": keys}).to_string()
 }
 
@@ -87,8 +88,7 @@ struct Bench {
     clock: Clock,
 }
 
-const LIMITS: Settings =
-    Settings { token_bytes: 16 * 1024, cache_bytes: 1 << 20, cache_ttl: Duration::from_secs(600) };
+const LIMITS: Settings = Settings { token_bytes: 16 * 1024, cache_bytes: 1 << 20, cache_ttl: Duration::from_secs(600) };
 
 fn bench_with(settings: IssuerSettings) -> Bench {
     let clock = Clock::fixed(NOW);
@@ -162,9 +162,17 @@ async fn wrong_json_type_is_not_an_absent_claim() {
         ("sub", json!(7)),
         ("sub", json!("")),
     ] {
-        assert_eq!(refusal_of(header(), with(payload(), name, value.clone())).await, Some(TokenError::BadClaim), "{name} {value}");
+        assert_eq!(
+            refusal_of(header(), with(payload(), name, value.clone())).await,
+            Some(TokenError::BadClaim),
+            "{name} {value}"
+        );
     }
-    let huge = format!("{}.{}", encode(&header()), URL_SAFE_NO_PAD.encode(payload().to_string().replace("1800000600", "1e400")));
+    let huge = format!(
+        "{}.{}",
+        encode(&header()),
+        URL_SAFE_NO_PAD.encode(payload().to_string().replace("1800000600", "1e400"))
+    );
     let token = format!("{huge}.{}", EC.sign(huge.as_bytes()).expect("it signs"));
     assert_eq!(bench().refusal(&token).await, Some(TokenError::BadClaim));
 }
@@ -195,7 +203,11 @@ async fn times_are_checked_at_each_edge() {
         let token = token_of(&EC, &header(), &with(payload(), name, json!(NOW + offset)));
         assert_eq!(bench.refusal(&token).await, want, "{name} {offset:+} with leeway {leeway}");
     }
-    assert_eq!(refusal_of(header(), with(payload(), "exp", json!(NOW as f64 + 1.5))).await, None, "fractions are allowed");
+    assert_eq!(
+        refusal_of(header(), with(payload(), "exp", json!(NOW as f64 + 1.5))).await,
+        None,
+        "fractions are allowed"
+    );
 }
 
 #[tokio::test]
@@ -288,10 +300,18 @@ async fn keys_named_by_the_token_are_not_fetched_or_used() {
 #[tokio::test]
 async fn tokens_of_other_kinds_are_refused() {
     for typ in ["dpop+jwt", "logout+jwt", "secevent+jwt", "application/Logout+JWT"] {
-        assert_eq!(refusal_of(with(header(), "typ", json!(typ)), payload()).await, Some(TokenError::WrongType), "{typ}");
+        assert_eq!(
+            refusal_of(with(header(), "typ", json!(typ)), payload()).await,
+            Some(TokenError::WrongType),
+            "{typ}"
+        );
     }
     for claim in ["nonce", "at_hash", "c_hash"] {
-        assert_eq!(refusal_of(header(), with(payload(), claim, json!("x"))).await, Some(TokenError::WrongType), "{claim}");
+        assert_eq!(
+            refusal_of(header(), with(payload(), claim, json!("x"))).await,
+            Some(TokenError::WrongType),
+            "{claim}"
+        );
     }
 }
 
@@ -313,7 +333,9 @@ async fn rfc9068_asks_for_its_type_and_claims() {
 #[tokio::test]
 async fn an_unknown_issuer_is_failed_not_missing_and_opens_no_connection() {
     let mut bench = bench();
-    for issuer in [json!("http://169.254.169.254/"), json!("https://id.example.com/"), json!("HTTPS://id.example.com"), json!(1)] {
+    for issuer in
+        [json!("http://169.254.169.254/"), json!("https://id.example.com/"), json!("HTTPS://id.example.com"), json!(1)]
+    {
         let token = token_of(&EC, &with(header(), "kid", json!("new")), &with(payload(), "iss", issuer));
         assert_eq!(bench.refusal(&token).await, Some(TokenError::UnknownIssuer));
     }
@@ -399,13 +421,25 @@ async fn malformed_tokens_are_refused_before_any_work() {
         ("dots", ".".repeat(10_000), TokenError::NotAJwt),
         ("one part", "abc".to_owned(), TokenError::NotAJwt),
         ("five parts", format!("{good}.a.b"), TokenError::NotAJwt),
-        ("no signature", good.rsplit_once('.').map(|(signed, _)| format!("{signed}.")).expect("dots"), TokenError::NotAJwt),
+        (
+            "no signature",
+            good.rsplit_once('.').map(|(signed, _)| format!("{signed}.")).expect("dots"),
+            TokenError::NotAJwt,
+        ),
         ("too large", "a".repeat(16 * 1024 + 1), TokenError::TooLarge),
         ("padding", format!("{good}="), TokenError::BadSignature),
         ("cut signature", good[..good.len() - 4].to_owned(), TokenError::BadSignature),
-        ("deep payload", format!("{}.{}.x", encode(&header()), URL_SAFE_NO_PAD.encode("[".repeat(10_000))), TokenError::Payload),
+        (
+            "deep payload",
+            format!("{}.{}.x", encode(&header()), URL_SAFE_NO_PAD.encode("[".repeat(10_000))),
+            TokenError::Payload,
+        ),
         ("payload is no object", format!("{}.{}.x", encode(&header()), encode(&json!([1]))), TokenError::Payload),
-        ("not utf-8", format!("{}.{}.x", encode(&header()), URL_SAFE_NO_PAD.encode(b"{\"iss\":\"\xff\"}")), TokenError::Payload),
+        (
+            "not utf-8",
+            format!("{}.{}.x", encode(&header()), URL_SAFE_NO_PAD.encode(b"{\"iss\":\"\xff\"}")),
+            TokenError::Payload,
+        ),
         (
             "a member twice",
             format!("{}.{}.x", encode(&header()), URL_SAFE_NO_PAD.encode(r#"{"iss":"a","iss":"b"}"#)),
@@ -449,7 +483,11 @@ async fn tokens_are_found_only_where_they_may_be() {
         ("no token", vec![("authorization", "Bearer".to_owned())], Some("malformed_header")),
         ("an inner space", vec![("authorization", format!("Bearer {good} x"))], Some("malformed_header")),
         ("a tab", vec![("authorization", format!("Bearer a\tb"))], Some("malformed_header")),
-        ("two, joined by Envoy", vec![("authorization", format!("Bearer {good},Bearer {good}"))], Some("several_tokens")),
+        (
+            "two, joined by Envoy",
+            vec![("authorization", format!("Bearer {good},Bearer {good}"))],
+            Some("several_tokens"),
+        ),
         ("a cookie", vec![("cookie", format!("token={good}"))], Some("absent")),
     ] {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -501,21 +539,81 @@ async fn the_cache_is_bounded_by_bytes() {
 #[test]
 fn authentication_is_read_alike_from_every_provider() {
     for (preset, claims, want) in [
-        (Preset::Generic, json!({}), r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#),
-        (Preset::Generic, json!({"amr": ["pwd"]}), r#"{"factors":["knowledge"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#),
-        (Preset::Generic, json!({"amr": ["pwd", "pin"]}), r#"{"factors":["knowledge"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#),
-        (Preset::Generic, json!({"amr": ["pwd", "otp"]}), r#"{"factors":["knowledge","possession"],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#),
-        (Preset::Generic, json!({"amr": ["mfa"]}), r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#),
-        (Preset::Generic, json!({"amr": ["fido2"]}), r#"{"factors":["possession"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":true}"#),
-        (Preset::Generic, json!({"amr": ["webauthn", "pin"]}), r#"{"factors":["knowledge","possession"],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#),
-        (Preset::Generic, json!({"amr": ["hwk", "fpt", "fido"]}), r#"{"factors":["possession","inherence"],"level":4,"level_name":"hardware_protected","mfa":true,"phishing_resistant":true}"#),
-        (Preset::Generic, json!({"amr": "mfa"}), r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#),
-        (Preset::Generic, json!({"amr": ["MFA", 7, null]}), r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#),
-        (Preset::Generic, json!({"acr": "phr"}), r#"{"factors":[],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#),
-        (Preset::Okta, json!({"amr": ["pop", "pin"]}), r#"{"factors":["knowledge","possession"],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#),
-        (Preset::Okta, json!({"acr": "urn:okta:loa:2fa:any:ifpossible"}), r#"{"factors":[],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#),
-        (Preset::Keycloak, json!({"acr": "2"}), r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#),
-        (Preset::Generic, json!({"acr": "2"}), r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#),
+        (
+            Preset::Generic,
+            json!({}),
+            r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"amr": ["pwd"]}),
+            r#"{"factors":["knowledge"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"amr": ["pwd", "pin"]}),
+            r#"{"factors":["knowledge"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"amr": ["pwd", "otp"]}),
+            r#"{"factors":["knowledge","possession"],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"amr": ["mfa"]}),
+            r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"amr": ["fido2"]}),
+            r#"{"factors":["possession"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":true}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"amr": ["webauthn", "pin"]}),
+            r#"{"factors":["knowledge","possession"],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"amr": ["hwk", "fpt", "fido"]}),
+            r#"{"factors":["possession","inherence"],"level":4,"level_name":"hardware_protected","mfa":true,"phishing_resistant":true}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"amr": "mfa"}),
+            r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"amr": ["MFA", 7, null]}),
+            r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"acr": "phr"}),
+            r#"{"factors":[],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#,
+        ),
+        (
+            Preset::Okta,
+            json!({"amr": ["pop", "pin"]}),
+            r#"{"factors":["knowledge","possession"],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#,
+        ),
+        (
+            Preset::Okta,
+            json!({"acr": "urn:okta:loa:2fa:any:ifpossible"}),
+            r#"{"factors":[],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#,
+        ),
+        (
+            Preset::Keycloak,
+            json!({"acr": "2"}),
+            r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#,
+        ),
+        (
+            Preset::Generic,
+            json!({"acr": "2"}),
+            r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#,
+        ),
     ] {
         let limits = crate::value::JsonLimits { depth: 9, duplicates: crate::value::DuplicateKeys::Refuse };
         let value = crate::value::parse_json(claims.to_string().as_bytes(), limits).expect("JSON");

@@ -1,1 +1,4 @@
-fn main(){}
+//! The integration tests: one binary, one file per concern.
+
+mod policies;
+mod tidy;

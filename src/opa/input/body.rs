@@ -50,11 +50,7 @@ impl ParsedBody {
 }
 
 /// Reads the body of the request, if it is of a kind that OPA reads. `path` is `parsed_path`.
-pub(super) fn parse(
-    attributes: &Attributes<'_>,
-    path: &[String],
-    options: &Options,
-) -> Result<ParsedBody, BodyError> {
+pub(super) fn parse(attributes: &Attributes<'_>, path: &[String], options: &Options) -> Result<ParsedBody, BodyError> {
     let Some(http) = &attributes.http else { return Ok(ParsedBody::absent()) };
     if http.joined_header("x-envoy-auth-partial-body") == Some("true") {
         return Ok(ParsedBody::cut());
@@ -78,10 +74,7 @@ pub(super) fn parse(
 }
 
 /// Reads a body that is present and, by its declared length, complete.
-fn whole(
-    http: &Http<'_>,
-    read: impl FnOnce(&[u8]) -> Result<Value, BodyError>,
-) -> Result<ParsedBody, BodyError> {
+fn whole(http: &Http<'_>, read: impl FnOnce(&[u8]) -> Result<Value, BodyError>) -> Result<ParsedBody, BodyError> {
     let body = http.payload();
     if body.is_empty() {
         return Ok(ParsedBody::absent());

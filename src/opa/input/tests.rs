@@ -1,8 +1,8 @@
 //! Whole documents from whole messages.
 
+use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
-use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use prost::Message as _;
 
 use super::*;

@@ -1,0 +1,26 @@
+# METADATA
+# title: The founding policy
+# description: Admin data may be read by callers who proved two factors; whoever has not is asked to.
+package api_policy
+
+import data.lib.step_up
+
+default allow := false
+
+allow if {
+	input.method == "GET"
+	input.path == "/api/v1/admin/data"
+	"mfa" in input.jwt.claims.amr
+}
+
+# The same rule as a full decision: who is known but has proved too little is told what would be enough.
+default decision := {"allowed": false, "reason": "not_allowed"}
+
+decision := {"allowed": true} if allow
+
+decision := {"allowed": false, "step_up": step_up.require(2)} if {
+	not allow
+	input.method == "GET"
+	input.path == "/api/v1/admin/data"
+	input.jwt.state == "verified"
+}
