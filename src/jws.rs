@@ -205,6 +205,12 @@ pub struct SigningKey {
     key: EncodingKey,
 }
 
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("alg", &self.alg).finish_non_exhaustive()
+    }
+}
+
 impl SigningKey {
     /// A new key of the family of `alg`, as PKCS#8 PEM.
     pub fn generate(alg: Alg) -> Result<String, KeyError> {

@@ -33,6 +33,7 @@ pub type Extension = Box<dyn regorus::Extension>;
 pub use anyhow::Error as BuiltinErrorInner;
 
 /// What a built-in function fails with. regorus takes only its own error type here.
+#[derive(Debug)]
 pub struct BuiltinError(BuiltinErrorInner);
 
 impl BuiltinError {

@@ -482,7 +482,7 @@ async fn tokens_are_found_only_where_they_may_be() {
         ("a longer scheme", vec![("authorization", bearer("BearerX"))], Some("absent")),
         ("no token", vec![("authorization", "Bearer".to_owned())], Some("malformed_header")),
         ("an inner space", vec![("authorization", format!("Bearer {good} x"))], Some("malformed_header")),
-        ("a tab", vec![("authorization", format!("Bearer a\tb"))], Some("malformed_header")),
+        ("a tab", vec![("authorization", "Bearer a\tb".to_owned())], Some("malformed_header")),
         (
             "two, joined by Envoy",
             vec![("authorization", format!("Bearer {good},Bearer {good}"))],
