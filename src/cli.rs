@@ -16,6 +16,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve ext_authz with the given policies and data
+    #[command(args_override_self = true)]
     Run(Box<run::Run>),
     /// Make keys and tokens for development and tests
     #[command(subcommand)]

@@ -69,6 +69,7 @@ enum Target {
 }
 
 /// A loaded policy, ready to be asked.
+#[derive(Clone)]
 pub struct Engine {
     inner: regorus::Engine,
     target: Target,

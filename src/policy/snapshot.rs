@@ -22,7 +22,10 @@ pub struct Settings {
 /// An immutable policy. Evaluating needs exclusive use of an engine, so there is one for every worker.
 #[derive(Debug)]
 pub struct Snapshot {
-    engines: Vec<Mutex<Engine>>,
+    /// An engine is taken out while it evaluates: one that panicked half-way is in no state to decide again and is lost.
+    engines: Vec<Mutex<Option<Engine>>>,
+    /// Never asked, so always good to copy when an engine was lost.
+    spare: Mutex<Engine>,
 }
 
 /// The answer of one evaluation.
@@ -46,20 +49,21 @@ fn worker() -> usize {
 impl Snapshot {
     /// Compiles `sources`, or says everything that is wrong with them.
     pub fn build(sources: &Sources, settings: &Settings) -> Result<Self, Vec<Rejection>> {
-        let engines = (0..settings.engines.max(1))
-            .map(|_| Engine::load(sources, &settings.entrypoint).map(Mutex::new))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { engines })
+        let load = || Engine::load(sources, &settings.entrypoint);
+        let engines = (0..settings.engines.max(1)).map(|_| load().map(Some).map(Mutex::new)).collect::<Result<_, _>>()?;
+        Ok(Self { engines, spare: Mutex::new(load()?) })
     }
 
     /// Evaluates the decision for `input` within `budget`.
     pub fn eval(&self, input: Value, budget: Duration) -> Result<Evaluation, EvalError> {
         let at = worker().checked_rem(self.engines.len()).unwrap_or_default();
-        let Some(engine) = self.engines.get(at) else { return Err(EvalError::Budget) };
+        let Some(place) = self.engines.get(at) else { return Err(EvalError::Budget) };
         // Another thread holds it only while it evaluates, which its own budget bounds.
-        let Some(mut engine) = engine.try_lock_for(budget) else { return Err(EvalError::Budget) };
+        let Some(mut place) = place.try_lock_for(budget) else { return Err(EvalError::Budget) };
+        let mut engine = place.take().unwrap_or_else(|| self.spare.lock().clone());
         let outcome = engine.eval(input, budget);
         let prints = engine.take_prints();
+        *place = Some(engine);
         outcome.map(|value| Evaluation { value, prints })
     }
 }

@@ -132,3 +132,22 @@ fn capped_builtins_refuse_at_once() {
         assert_eq!(ask(&policy, "p/allow", Value::new_object()).as_deref(), Ok(want), "{expression}");
     }
 }
+
+#[test]
+fn an_engine_that_panicked_is_replaced() {
+    let policy = "package p\nallow := true if input.n == 1\nallow := true if { input.n == 2; internal.test_panic() }\n";
+    let snapshot = build(policy, "p/allow").expect("the policy loads");
+    let ask = |n: i64| {
+        let mut members = crate::value::Members::default();
+        members.put_text("n", Value::from(n));
+        let input = members.into_value();
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| snapshot.eval(input, BUDGET)));
+        outcome.map(|evaluation| evaluation.map(|evaluation| evaluation.value)).ok()
+    };
+    assert_eq!(ask(1), Some(Ok(Value::Bool(true))));
+    assert!(ask(2).is_none(), "it panics");
+    for _ in 0..3 {
+        assert_eq!(ask(1), Some(Ok(Value::Bool(true))), "the next answer is not spoiled");
+        assert_eq!(ask(3), Some(Ok(Value::Undefined)));
+    }
+}

@@ -1,0 +1,210 @@
+"""End-to-end tests through the real Envoy. Closes with a line 'N passed, N failed'."""
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+import walk
+from stack import STEPGATE, Stack, free_port
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+POLICY = [os.path.join(HERE, 'policy.rego')]
+BUFFER = {'with_request_body': {'max_request_bytes': 64, 'allow_partial_message': True}}
+RAW_BUFFER = {'with_request_body': {'max_request_bytes': 8 << 20, 'allow_partial_message': True, 'pack_as_bytes': True}}
+
+
+def eq(got, want, what):
+    if got != want:
+        raise AssertionError(f'{what}: got {got!r}, want {want!r}')
+
+
+def the_demo_walk():
+    with tempfile.TemporaryDirectory() as folder:
+        stack, policy_file = walk.demo_stack(folder)
+        with stack:
+            for step in walk.walk(stack, policy_file):
+                eq(step.problems, [], step.title)
+
+
+def unix_sockets():
+    with tempfile.TemporaryDirectory() as folder:
+        for addr in (os.path.join(folder, 'authz.sock'), f'@stepgate-e2e-{os.getpid()}'):
+            with Stack(POLICY, addr=addr) as stack:
+                eq(stack.request('GET', '/public').status, 200, addr)
+                eq(stack.request('GET', '/nothing').status, 403, addr)
+        eq(os.listdir(folder), [], 'the socket file is removed on stop')
+
+
+def headers_change_on_the_way():
+    with Stack(POLICY) as stack:
+        answer = stack.request('GET', '/headers', [('x-removed', 'secret'), ('x-replaced', 'old'), ('x-kept', '1')])
+        eq(answer.status, 200, 'status')
+        got = answer.upstream_headers()
+        eq([got.get(name) for name in ('x-added', 'x-replaced', 'x-removed', 'x-kept')], [['by-policy'], ['new'], None, ['1']],
+           'what the upstream received')
+        eq(answer.header('x-response'), ['added'], 'response header')
+
+
+def two_challenges_on_one_denial():
+    with Stack(POLICY) as stack:
+        answer = stack.request('GET', '/two-challenges')
+        eq(answer.status, 401, 'status')
+        eq(answer.header('www-authenticate'), ['Bearer realm="a"', 'DPoP algs="ES256"'], 'challenges')
+
+
+def identity_headers_cannot_be_smuggled():
+    with Stack(POLICY) as stack:
+        forged = [('x-auth-subject', 'root'), ('X_Auth_Subject', 'root'), ('x-auth_subject', 'root'), ('x-auth-tenant', 'root')]
+        got = stack.request('GET', '/public', forged).upstream_headers()
+        eq({name: values for name, values in got.items() if 'auth' in name}, {}, 'without a token')
+        got = stack.request('GET', '/public', forged, token=stack.token()).upstream_headers()
+        ours = {name: values for name, values in got.items() if name.startswith(('x-auth', 'x_auth'))}
+        eq(ours, {'x-auth-subject': ['alice']}, 'with a token')
+        got = stack.request('GET', '/headers', forged).upstream_headers()
+        eq({name: values for name, values in got.items() if 'auth' in name}, {}, 'with a decision that has headers')
+
+
+def bodies_are_buffered_and_truncation_is_seen():
+    with Stack(POLICY, ext_authz=BUFFER) as stack:
+        kind = [('content-type', 'application/json')]
+        answer = stack.request('POST', '/body', kind, b'{"a":1}')
+        eq(json.loads(answer.body), {'truncated': False, 'parsed': {'a': 1}}, 'small')
+        long = json.dumps({'a': 'x' * 100}).encode()
+        answer = stack.request('POST', '/body', kind, long)
+        eq(json.loads(answer.body), {'truncated': True, 'parsed': None}, 'long')
+        chunked = f'{len(long):x}\r\n'.encode() + long + b'\r\n0\r\n\r\n'
+        answer = stack.request('POST', '/body', kind + [('transfer-encoding', 'chunked')], chunked)
+        eq(json.loads(answer.body), {'truncated': True, 'parsed': None}, 'chunked')
+        answer = stack.request('POST', '/body', kind + [('x-envoy-auth-partial-body', 'false')], long)
+        eq(json.loads(answer.body)['truncated'], True, 'a forged flag')
+        eq(stack.request('POST', '/public', kind, b'{"a":').status, 400, 'malformed')
+        eq(stack.request('POST', '/public', kind, b'{}').status, 200, 'well-formed')
+
+
+def faults_are_denials_even_with_failure_mode_allow():
+    with Stack(POLICY, failure_mode_allow=True, ext_authz=RAW_BUFFER) as stack:
+        eq(stack.request('GET', '/public').status, 200, 'an allowed request')
+        eq(stack.request('GET', '/undefined').status, 403, 'undefined')
+        eq(stack.request('GET', '/nonsense').status, 403, 'not a decision')
+        eq(stack.request('GET', '/panic').status, 503, 'panic')
+        eq(stack.request('GET', '/slow').status, 503, 'over budget')
+        eq(stack.request('GET', '/public').status, 200, 'after a panic')
+        eq(stack.request('POST', '/public', body=b'x' * (5 << 20)).status, 413, 'five MiB')
+        eq(stack.request('POST', '/public', body=b'x' * (3 << 20)).status, 200, 'three MiB')
+        status, _ = stack.raw(b'GET /\xff HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n')
+        eq(status in (400, 403), True, f'0xFF in the path: {status}')
+        status, _ = stack.raw(b'GET /undefined HTTP/1.1\r\nhost: a\r\nx-odd: \xff\xfe\r\ncookie: \x80\r\nconnection: close\r\n\r\n')
+        eq(status, 403, '0xFF in headers')
+        kind = [('content-type', 'application/json')]
+        eq(stack.request('POST', '/undefined', kind, b'{"a":"\xff"}').status, 403, '0xFF in a body')
+        eq(stack.request('POST', '/undefined', kind, b'\xff').status, 400, '0xFF as a body')
+        eq(stack.request('GET', '/undefined', [(f'x-{n}', 'v' * 400) for n in range(500)]).status, 403, '200 KiB of headers')
+
+
+def text_bodies_that_are_not_utf8_are_denied():
+    with Stack(POLICY, failure_mode_allow=True, ext_authz=BUFFER) as stack:
+        status = stack.request('POST', '/undefined', body=b'\xff\xfe').status
+        eq(status in (400, 403), True, f'0xFF in a text body: {status}')
+
+
+def an_oversize_grpc_header_list_is_answered():
+    metadata = [{'key': 'x-big', 'value': '%REQ(x-big)%'}]
+    with Stack(POLICY, failure_mode_allow=True, initial_metadata=metadata) as stack:
+        eq(stack.request('GET', '/undefined', [('x-big', 'v' * 100_000)]).status, 403, '100 KB of gRPC metadata')
+
+
+def dry_run_allows_denials_but_not_faults():
+    with Stack(POLICY, plugin={'dry-run': True}) as stack:
+        answer = stack.request('GET', '/two-challenges', [('x-auth-subject', 'root')])
+        eq(answer.status, 200, 'a denial')
+        eq(answer.upstream_headers().get('x-auth-subject'), None, 'identity headers are stripped all the same')
+        eq(stack.request('GET', '/undefined').status, 403, 'a fault')
+
+
+def health_follows_the_state():
+    with Stack(POLICY) as stack:
+        for path, status in (('/health', 200), ('/health?plugins', 200), ('/health?bundles', 200), ('/live', 200),
+                             ('/ready', 200), ('/v1/data', 404)):
+            eq(stack.diagnose(path).status, status, path)
+        stack.request('GET', '/public')
+        text = stack.diagnose('/metrics').body
+        eq('stepgate_checks_total{decision="allow"} 1' in text, True, 'a counter')
+        name, process = stack.processes[0]
+        process.terminate()
+        eq(process.wait(12), 0, f'{name} ends with 0 on SIGTERM')
+
+
+def starts(config, *args):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'config.json')
+        with open(path, 'w', encoding='utf-8') as file:
+            json.dump(config, file)
+        command = [STEPGATE, 'run', '--server', '--addr', '127.0.0.1:0', '--diagnostic-addr', '127.0.0.1:0',
+                   '--config-file', path, *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+
+def a_bad_start_stops_and_says_why():
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = starts({'plugins': {'envoy_ext_authz_grpc': {'addr': f'127.0.0.1:{port}'}}}, *POLICY)
+        eq((ended.returncode, f'127.0.0.1:{port}' in ended.stderr), (1, True), f'a taken port: {ended.stderr}')
+    for what, config, args, words in (
+            ('a bad address', {'plugins': {'envoy_ext_authz_grpc': {'addr': 'nowhere'}}}, POLICY, 'nowhere'),
+            ('an empty list of issuers', {'plugins': {'stepgate': {'issuers': []}}}, POLICY, 'issuers'),
+            ('a refused flag', {}, ['--tls-cert-file', 'x', *POLICY], '--tls-cert-file is refused'),
+            ('a bundle flag', {}, ['-b', 'x'], '--bundle is refused'),
+            ('a missing file', {}, ['/nonexistent.rego'], '/nonexistent.rego')):
+        ended = starts(config, *args)
+        eq((ended.returncode, words in ended.stderr), (1, True), f'{what}: {ended.stderr}')
+
+
+def tokens_and_secrets_stay_out_of_logs():
+    with Stack(POLICY, args=['--log-level', 'debug']) as stack:
+        token = stack.token(secret_claim='canary-in-claims')
+        stack.request('GET', '/undefined', token=token)
+        stack.request('GET', '/undefined', token=token[:-6] + 'aaaaaa')
+        time.sleep(0.1)
+        log = stack.log('stepgate')
+        for part in token.split('.') + ['canary-in-claims']:
+            eq(part[:40] in log, False, 'part of a token in the log')
+
+
+TESTS = [
+    the_demo_walk, unix_sockets, headers_change_on_the_way, two_challenges_on_one_denial,
+    identity_headers_cannot_be_smuggled, bodies_are_buffered_and_truncation_is_seen,
+    faults_are_denials_even_with_failure_mode_allow, text_bodies_that_are_not_utf8_are_denied,
+    an_oversize_grpc_header_list_is_answered, dry_run_allows_denials_but_not_faults, health_follows_the_state,
+    a_bad_start_stops_and_says_why, tokens_and_secrets_stay_out_of_logs]
+
+
+def main():
+    wanted = sys.argv[1:]
+    passed = failed = 0
+    free_port()
+    for test in TESTS:
+        if wanted and test.__name__ not in wanted:
+            continue
+        try:
+            test()
+            passed += 1
+            print(f'ok   {test.__name__}')
+        except BaseException as error:  # noqa: BLE001 -- a test that ends the process is a failed test
+            failed += 1
+            print(f'FAIL {test.__name__}')
+            if not isinstance(error, AssertionError):
+                traceback.print_exc(file=sys.stdout)
+            else:
+                print(f'     {error}')
+    print(f'{passed} passed, {failed} failed')
+    sys.exit(1 if failed or not passed else 0)
+
+
+if __name__ == '__main__':
+    main()
