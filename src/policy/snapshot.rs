@@ -50,7 +50,8 @@ impl Snapshot {
     /// Compiles `sources`, or says everything that is wrong with them.
     pub fn build(sources: &Sources, settings: &Settings) -> Result<Self, Vec<Rejection>> {
         let load = || Engine::load(sources, &settings.entrypoint);
-        let engines = (0..settings.engines.max(1)).map(|_| load().map(Some).map(Mutex::new)).collect::<Result<_, _>>()?;
+        let engines =
+            (0..settings.engines.max(1)).map(|_| load().map(Some).map(Mutex::new)).collect::<Result<_, _>>()?;
         Ok(Self { engines, spare: Mutex::new(load()?) })
     }
 

@@ -108,7 +108,7 @@ def envoy_config(port, admin, upstream, authz, failure_mode_allow, extra, initia
     return {
         'admin': {'address': {'socket_address': {'address': '127.0.0.1', 'port_value': admin}}},
         'static_resources': {
-            'listeners': [{'name': 'in', 'address': {'socket_address': {'address': '127.0.0.1', 'port_value': port}},
+            'listeners': [{'name': 'in', 'per_connection_buffer_limit_bytes': 16 << 20, 'address': {'socket_address': {'address': '127.0.0.1', 'port_value': port}},
                            'filter_chains': [{'filters': [{
                                'name': 'envoy.filters.network.http_connection_manager', 'typed_config': manager}]}]}],
             'clusters': [

