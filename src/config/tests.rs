@@ -66,7 +66,7 @@ fn each_way_to_misconfigure_an_issuer_is_an_error() {
         ("algorithms", json!(["HS256"]), ".algorithms"),
         ("algorithms", json!(["none"]), ".algorithms"),
         ("jwks_url", json!("file:///etc/passwd"), ".jwks_url"),
-        ("jwks_url", json!(null), ""),
+        ("jwks_url", json!(null), ".jwks_url"),
         ("discovery", json!("https://i/.well-known/openid-configuration"), ""),
         ("token_from", json!([{"header": "a", "cookie": "b"}]), ".token_from[0]"),
         ("amr_aliases", json!({"x": "nonsense"}), ".amr_aliases.x"),
