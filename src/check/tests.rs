@@ -1,1 +1,260 @@
+//! Whole checks, from bytes to answers, with a policy that echoes what the path asks for.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
+use prost::Message as _;
+
+use super::*;
+use crate::policy::{Entrypoint, Module, RegoVersion, Snapshot, Sources};
+use crate::token::{AssuranceTable, Issuer, IssuerSettings, KeySource, Location, Profile};
+
+const POLICY: &str = r#"package p
+seg := input.parsed_path[0]
+allow := true if seg == "true"
+allow := false if seg == "false"
+allow := {"allowed": false} if seg == "object"
+allow := {"allowed": false, "http_status": 418} if seg == "bad"
+allow := {"allowed": false, "http_status": 404} if seg == "shaped"
+allow := {"allowed": false, "step_up": {"acr_values": ["mfa"]}, "headers": {"x-more": "1"}} if seg == "step-up"
+allow := {"allowed": false, "step_up": {"max_age": 5}, "http_status": 403, "body": "mine"} if seg == "own-way"
+allow := 1 if seg == "conflict"
+allow := 2 if seg == "conflict"
+allow := {"allowed": true, "headers": {"x-path": input.path}} if seg == "path"
+allow := {"allowed": true, "dynamic_metadata": {"state": input.jwt.state, "level": input.authn.level}} if seg == "extras"
+"#;
+
+fn settings() -> Settings {
+    Settings {
+        input: input::Options { skip_body: false, depth: 100, descriptors: None, expose_body_errors: false },
+        extras: true,
+        ambiguous_path: AmbiguousPath::Warn,
+        evaluation_timeout: Duration::from_millis(500),
+        dry_run: DryRun::Off,
+        compat: Compat::default(),
+        challenge: ChallengeSettings::default(),
+        identity_headers: Vec::new(),
+    }
+}
+
+fn checker(settings: Settings, issuers: bool) -> Checker {
+    let module = Module { path: "p.rego".into(), text: POLICY.into(), version: RegoVersion::V1 };
+    let sources = Sources { modules: vec![module], ..Sources::default() };
+    let store = Arc::new(policy::Store::default());
+    let build = policy::Settings { entrypoint: Entrypoint::from_path("p/allow"), engines: 1 };
+    store.activate(Snapshot::build(&sources, &build).expect("the policy compiles"));
+    let tokens = issuers.then(|| {
+        let (issuer, _) = Issuer::new(IssuerSettings {
+            issuer: "i".to_owned(),
+            audiences: vec!["a".to_owned()],
+            algorithms: vec![crate::jws::Alg::Es256],
+            keys: KeySource::Inline(String::new()),
+            leeway: Duration::ZERO,
+            profile: Profile::Legacy,
+            locations: vec![Location::bearer()],
+            assurance: AssuranceTable::default(),
+        });
+        let limits =
+            crate::token::Settings { token_bytes: 1_000, cache_bytes: 1_000, cache_ttl: Duration::from_secs(1) };
+        Arc::new(Verifier::new(vec![issuer], &limits, Clock::fixed(0)))
+    });
+    Checker::new(settings, store, tokens, Clock::fixed(0), Arc::new(Metrics::new(None)))
+}
+
+fn message(path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let headers: HashMap<_, _> = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let http = HttpRequest { method: "GET".into(), path: path.into(), headers, ..HttpRequest::default() };
+    let request = Request { http: Some(http), ..Request::default() };
+    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
+        .encode_to_vec()
+}
+
+async fn answer(checker: &Checker, message: &[u8]) -> Answer {
+    checker.check(message, Instant::now() + Duration::from_secs(1)).await
+}
+
+async fn respond(checker: &Checker, path: &str, headers: &[(&str, &str)]) -> CheckResponse {
+    match answer(checker, &message(path, headers)).await {
+        Answer::Respond(response) => *response,
+        Answer::Fail { message, .. } => panic!("a gRPC error: {message}"),
+    }
+}
+
+fn code(response: &CheckResponse) -> i32 {
+    response.status.as_ref().map_or(0, |status| status.code)
+}
+
+/// The HTTP status, the value of `WWW-Authenticate` and the body of a denial.
+fn denial(response: &CheckResponse) -> (i32, String, String) {
+    assert_ne!(code(response), 0, "it must be a denial");
+    let Some(HttpResponse::DeniedResponse(denied)) = &response.http_response else {
+        return (403, String::new(), String::new());
+    };
+    let header = denied
+        .headers
+        .iter()
+        .filter_map(|option| option.header.as_ref())
+        .find(|header| header.key == "www-authenticate");
+    let status = denied.status.as_ref().map_or(0, |status| status.code);
+    (status, header.map(|header| header.value.clone()).unwrap_or_default(), denied.body.clone())
+}
+
+#[tokio::test]
+async fn bare_decisions_are_bare() {
+    let checker = checker(settings(), false);
+    let allowed = respond(&checker, "/true", &[]).await;
+    assert_eq!((code(&allowed), &allowed.http_response), (0, &None));
+    let denied = respond(&checker, "/false", &[]).await;
+    assert_eq!((code(&denied), &denied.http_response), (7, &None));
+    assert!(allowed.dynamic_metadata.is_some_and(|metadata| metadata.fields.contains_key("decision_id")));
+}
+
+#[tokio::test]
+async fn every_fault_is_a_denial_with_its_status_and_reason() {
+    let checker = checker(settings(), false);
+    for (path, status, reason) in [
+        ("/none", 403, "undefined_decision"),
+        ("/bad", 403, "bad_decision"),
+        ("/conflict", 403, "evaluation_error"),
+        ("/%zz", 400, "request_parse_error"),
+    ] {
+        let (got, _, body) = denial(&respond(&checker, path, &[]).await);
+        assert_eq!(got, status, "{path}");
+        assert!(body.contains(reason), "{path}: {body}");
+    }
+    let request = HttpRequest {
+        path: "/true".into(),
+        headers: HashMap::from([("content-type".to_owned(), "application/json".to_owned())]),
+        body: "{".into(),
+        ..HttpRequest::default()
+    };
+    let attributes = AttributeContext {
+        request: Some(Request { http: Some(request), ..Request::default() }),
+        ..AttributeContext::default()
+    };
+    let Answer::Respond(response) =
+        answer(&checker, &CheckRequest { attributes: Some(attributes) }.encode_to_vec()).await
+    else {
+        panic!("a response")
+    };
+    let (status, _, body) = denial(&response);
+    assert_eq!(status, 400);
+    assert!(body.contains("body_error") && !body.contains("JSON"), "the parser's words stay here: {body}");
+    let Answer::Respond(response) = answer(&checker, b"\xff\xff").await else { panic!("a response") };
+    assert_eq!(denial(&response).0, 400);
+}
+
+#[tokio::test]
+async fn a_passed_deadline_and_a_missing_policy_are_denials() {
+    let late = checker(settings(), false);
+    let Answer::Respond(response) = late.check(&message("/true", &[]), Instant::now()).await else {
+        panic!("a response")
+    };
+    assert_eq!(denial(&response).0, 503);
+    let empty = Checker::new(settings(), Arc::default(), None, Clock::fixed(0), Arc::new(Metrics::new(None)));
+    let (status, _, body) = denial(&respond(&empty, "/true", &[]).await);
+    assert_eq!(status, 503);
+    assert!(body.contains("no_policy"), "{body}");
+}
+
+#[tokio::test]
+async fn opas_errors_come_back_only_when_asked_for() {
+    let compat = Compat { grpc_errors: true, body_errors: true, decision_keys: true };
+    let strict = checker(Settings { compat, ..settings() }, false);
+    for path in ["/none", "/bad", "/conflict"] {
+        let answer = answer(&strict, &message(path, &[])).await;
+        assert!(matches!(answer, Answer::Fail { code: GrpcCode::Unknown, .. }), "{path}: {answer:?}");
+    }
+    let (status, _, body) = denial(&respond(&strict, "/%zz", &[]).await);
+    assert_eq!(status, 400);
+    assert!(body.starts_with("request_parse_error: "), "{body}");
+}
+
+#[tokio::test]
+async fn unshaped_denials_are_challenged_where_issuers_are_configured() {
+    let checker = checker(settings(), true);
+    for path in ["/false", "/object"] {
+        let (status, header, _) = denial(&respond(&checker, path, &[]).await);
+        assert_eq!((status, header.as_str()), (401, "Bearer realm=\"stepgate\""), "{path}");
+        let (status, header, _) = denial(&respond(&checker, path, &[("authorization", "Bearer x")]).await);
+        assert_eq!(status, 401);
+        assert!(header.starts_with("Bearer error=\"invalid_token\""), "{header}");
+    }
+    assert_eq!(denial(&respond(&checker, "/shaped", &[]).await).0, 404, "what the policy shaped stays");
+    assert_eq!(code(&respond(&checker, "/true", &[("authorization", "Bearer x")]).await), 0, "the policy decides");
+    assert_eq!(denial(&respond(&checker, "/none", &[]).await).0, 403, "a fault is no denial by the policy");
+}
+
+#[tokio::test]
+async fn step_up_is_rendered_and_the_policys_own_status_and_body_win() {
+    let checker = checker(settings(), false);
+    let response = respond(&checker, "/step-up", &[]).await;
+    let (status, header, body) = denial(&response);
+    assert_eq!((code(&response), status), (16, 401));
+    assert!(header.contains("acr_values=\"mfa\""), "{header}");
+    assert!(body.contains(r#""have":{"level":0}"#), "{body}");
+    let (status, header, body) = denial(&respond(&checker, "/own-way", &[]).await);
+    assert_eq!((status, body.as_str()), (403, "mine"));
+    assert!(header.contains("max_age=\"5\""), "{header}");
+}
+
+#[tokio::test]
+async fn dry_run_allows_what_it_says_and_no_more() {
+    let denials = checker(Settings { dry_run: DryRun::Denials, ..settings() }, true);
+    for path in ["/false", "/shaped", "/step-up"] {
+        assert_eq!(code(&respond(&denials, path, &[]).await), 0, "{path}");
+    }
+    assert_ne!(code(&respond(&denials, "/none", &[]).await), 0);
+    let faults = checker(Settings { dry_run: DryRun::DenialsAndFaults, ..settings() }, false);
+    assert_eq!(code(&respond(&faults, "/none", &[]).await), 0);
+}
+
+#[tokio::test]
+async fn an_ambiguous_path_is_absent_or_refused() {
+    let warns = checker(settings(), false);
+    assert_eq!(code(&respond(&warns, "/path", &[]).await), 0);
+    let (_, _, body) = denial(&respond(&warns, "/path//", &[]).await);
+    assert!(body.contains("undefined_decision"), "input.path is absent: {body}");
+    let rejects = checker(Settings { ambiguous_path: AmbiguousPath::Reject, ..settings() }, false);
+    let (status, _, body) = denial(&respond(&rejects, "//true", &[]).await);
+    assert_eq!(status, 400);
+    assert!(body.contains("ambiguous_path"), "{body}");
+}
+
+#[tokio::test]
+async fn copies_of_our_headers_are_removed_with_and_without_identity() {
+    let subject = IdentityHeader { name: "x-subject".into(), source: IdentitySource::Claim(vec!["sub".into()]) };
+    let checker = checker(Settings { identity_headers: vec![subject], ..settings() }, true);
+    for path in ["/true", "/path"] {
+        let forged = [("x-subject", "root"), ("x_subject", "root"), ("x-other", "1")];
+        let response = respond(&checker, path, &forged).await;
+        let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("headers must be removed") };
+        let mut removed = ok.headers_to_remove;
+        removed.sort();
+        assert_eq!(removed, ["x-subject", "x_subject"], "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_the_tcp_filter_is_decided() {
+    let checker = checker(settings(), true);
+    let Answer::Respond(response) = answer(&checker, &CheckRequest::default().encode_to_vec()).await else {
+        panic!("a response")
+    };
+    assert_eq!(denial(&response).0, 403);
+}
+
+#[tokio::test]
+async fn the_policy_sees_the_evidence() {
+    for (issuers, state) in [(false, "unconfigured"), (true, "absent")] {
+        let response = respond(&checker(settings(), issuers), "/extras", &[]).await;
+        let text = format!("{:?}", response.dynamic_metadata);
+        assert!(text.contains(state), "{text}");
+    }
+    let bare = checker(Settings { extras: false, ..settings() }, false);
+    assert!(denial(&respond(&bare, "/extras", &[]).await).2.contains("undefined_decision"));
+}

@@ -1,0 +1,129 @@
+//! What the parts of a check cost: the document, a token (cold and cached), the evaluation, and all of it.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use criterion::{Criterion, criterion_group, criterion_main};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use prost::Message as _;
+use stepgate::check::{AmbiguousPath, ChallengeSettings, Checker, Compat, DryRun, Settings};
+use stepgate::clock::Clock;
+use stepgate::jws::{Alg, SigningKey};
+use stepgate::opa::input::{self, Attributes, Options};
+use stepgate::policy::{self, Entrypoint, Module, RegoVersion, Snapshot, Sources};
+use stepgate::telemetry::Metrics;
+use stepgate::token::{AssuranceTable, Issuer, IssuerSettings, KeySet, KeySource, Location, Profile, Verifier};
+use tokio::time::Instant;
+
+const NOW: i64 = 1_800_000_000;
+const POLICY: &str = include_str!("../policies/api_policy/api_policy.rego");
+const STEP_UP: &str = include_str!("../policies/lib/step_up.rego");
+const OPTIONS: Options = Options { skip_body: false, depth: 512, descriptors: None, expose_body_errors: false };
+
+fn verifier(key: &SigningKey) -> Verifier {
+    let (issuer, _) = Issuer::new(IssuerSettings {
+        issuer: "https://id.example.com".to_owned(),
+        audiences: vec!["api".to_owned()],
+        algorithms: vec![Alg::Rs256],
+        keys: KeySource::Inline(String::new()),
+        leeway: Duration::ZERO,
+        profile: Profile::Legacy,
+        locations: vec![Location::bearer()],
+        assurance: AssuranceTable::default(),
+    });
+    let jwks = serde_json::json!({"keys": [key.public_jwk().expect("a JWK")]}).to_string();
+    issuer.replace_keys(KeySet::parse(jwks.as_bytes()).expect("a key set"));
+    let limits =
+        stepgate::token::Settings { token_bytes: 16_384, cache_bytes: 1 << 24, cache_ttl: Duration::from_secs(600) };
+    Verifier::new(vec![issuer], &limits, Clock::fixed(NOW))
+}
+
+fn message(key: &SigningKey) -> Vec<u8> {
+    let claims = serde_json::json!({
+        "iss": "https://id.example.com", "aud": "api", "sub": "alice", "exp": NOW + 600, "amr": ["pwd", "mfa"]
+    });
+    let signed = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"at+jwt"}"#),
+        URL_SAFE_NO_PAD.encode(claims.to_string())
+    );
+    let token = format!("{signed}.{}", key.sign(signed.as_bytes()).expect("it signs"));
+    let mut headers: HashMap<_, _> =
+        (0..11).map(|n| (format!("x-header-{n}"), "a value of an ordinary length".to_owned())).collect();
+    headers.insert("authorization".to_owned(), format!("Bearer {token}"));
+    let http = HttpRequest {
+        method: "GET".to_owned(),
+        path: "/api/v1/admin/data".to_owned(),
+        host: "api.example.com".to_owned(),
+        headers,
+        ..HttpRequest::default()
+    };
+    let request = Request { http: Some(http), ..Request::default() };
+    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
+        .encode_to_vec()
+}
+
+fn snapshot() -> Snapshot {
+    let module = |path: &str, text: &str| Module { path: path.into(), text: text.into(), version: RegoVersion::V1 };
+    let sources = Sources { modules: vec![module("a.rego", POLICY), module("b.rego", STEP_UP)], ..Sources::default() };
+    let settings = policy::Settings { entrypoint: Entrypoint::from_path("api_policy/allow"), engines: 1 };
+    Snapshot::build(&sources, &settings).expect("the policy compiles")
+}
+
+fn parts(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let pem = SigningKey::generate(Alg::Rs256).expect("a key");
+    let key = SigningKey::from_pem(Alg::Rs256, &pem).expect("its PEM is read");
+    let message = message(&key);
+    let attributes = Attributes::parse(&message).expect("it parses");
+    let http = attributes.http.as_ref().expect("http");
+    let far = || Instant::now() + Duration::from_secs(3_600);
+
+    c.bench_function("input build", |b| {
+        b.iter(|| {
+            let attributes = Attributes::parse(black_box(&message)).expect("it parses");
+            input::build(&message, &attributes, &OPTIONS).expect("a document").members.into_value()
+        });
+    });
+    c.bench_function("token cold", |b| {
+        b.iter_batched(
+            || verifier(&key),
+            |verifier| runtime.block_on(verifier.verify(http, far())),
+            criterion::BatchSize::SmallInput,
+        );
+    });
+    let warm = Arc::new(verifier(&key));
+    runtime.block_on(warm.verify(http, far()));
+    c.bench_function("token cached", |b| b.iter(|| runtime.block_on(warm.verify(black_box(http), far()))));
+
+    let document = input::build(&message, &attributes, &OPTIONS).expect("a document").members.into_value();
+    let policy = snapshot();
+    c.bench_function("evaluation", |b| {
+        b.iter(|| policy.eval(black_box(document.clone()), Duration::from_millis(50)).expect("a result"));
+    });
+
+    let store = Arc::new(policy::Store::default());
+    store.activate(snapshot());
+    let settings = Settings {
+        input: OPTIONS,
+        extras: true,
+        ambiguous_path: AmbiguousPath::Reject,
+        evaluation_timeout: Duration::from_millis(50),
+        dry_run: DryRun::Off,
+        compat: Compat::default(),
+        challenge: ChallengeSettings::default(),
+        identity_headers: Vec::new(),
+    };
+    let checker = Checker::new(settings, store, Some(warm), Clock::fixed(NOW), Arc::new(Metrics::new(None)));
+    c.bench_function("whole check, cached token", |b| {
+        b.iter(|| runtime.block_on(checker.check(black_box(&message), far())))
+    });
+}
+
+criterion_group!(benches, parts);
+criterion_main!(benches);

@@ -1,0 +1,27 @@
+//! The yardstick of `make bench`: a tonic server that decodes the same `CheckRequest` and always allows.
+
+use envoy_types::ext_authz::v3::pb::{Authorization, AuthorizationServer};
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use envoy_types::pb::google::rpc::Status;
+use tonic::{Request, Response, Status as GrpcStatus};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Debug)]
+struct AlwaysAllow;
+
+#[tonic::async_trait]
+impl Authorization for AlwaysAllow {
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, GrpcStatus> {
+        std::hint::black_box(request.into_inner());
+        Ok(Response::new(CheckResponse { status: Some(Status::default()), ..CheckResponse::default() }))
+    }
+}
+
+fn main() {
+    let address = std::env::args().nth(1).and_then(|text| text.parse().ok()).expect("usage: noop ADDRESS");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let server = tonic::transport::Server::builder().add_service(AuthorizationServer::new(AlwaysAllow)).serve(address);
+    runtime.block_on(server).expect("the server runs");
+}
