@@ -1,4 +1,5 @@
 //! The integration tests: one binary, one file per concern.
 
+mod keys;
 mod policies;
 mod tidy;
