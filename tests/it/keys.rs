@@ -49,7 +49,7 @@ fn new_key() -> SigningKey {
 
 fn jwks(kid: &str, key: &SigningKey) -> String {
     let mut jwk = key.public_jwk().expect("a JWK");
-    jwk["kid"] = json!(kid);
+    jwk.as_object_mut().expect("an object").insert("kid".to_owned(), json!(kid));
     json!({"keys": [jwk]}).to_string()
 }
 
