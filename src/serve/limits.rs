@@ -25,11 +25,10 @@ impl Limits {
 
     /// One more check, or nothing when there are too many.
     pub fn enter(&self) -> Option<Share<'_>> {
+        // Dropping the share gives the place back, also when there was none.
         let share = Share { limits: self, bytes: 0 };
-        (self.checks.fetch_add(1, Ordering::Relaxed) < self.max_checks).then_some(share).or_else(|| {
-            // The share that was dropped just now gave the place back.
-            None
-        })
+        let others = self.checks.fetch_add(1, Ordering::Relaxed);
+        (others < self.max_checks).then_some(share)
     }
 }
 

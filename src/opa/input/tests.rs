@@ -76,3 +76,30 @@ fn a_partial_body_is_truncated_whatever_its_type() {
     });
     assert!(document(&message, &OPTIONS).expect("a document").contains(r#""truncated_body":true"#));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_builder_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        let _ = document(&bytes, &OPTIONS);
+    }
+
+    #[test]
+    fn no_damage_to_a_message_makes_the_builder_panic(
+        at in 0usize..400, byte in proptest::prelude::any::<u8>(), cut in 0usize..400,
+        body in "(?s)[\\[\\]{}\",:0-9.eE%&=;a\\\\-]{0,40}", kind in 0usize..4, path in "(?s)[/%.a-f0-9;?=&+\u{e9}-]{0,30}",
+    ) {
+        let types = ["application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", "application/grpc"];
+        let mut message = with_http(HttpRequest {
+            headers: headers(&[("content-type", types.get(kind).copied().unwrap_or_default())]),
+            path,
+            body,
+            ..HttpRequest::default()
+        });
+        let _ = document(&message, &OPTIONS);
+        if let Some(slot) = message.get_mut(at) {
+            *slot = byte;
+        }
+        message.truncate(message.len().max(1) - cut.min(message.len().saturating_sub(1)));
+        let _ = document(&message, &OPTIONS);
+    }
+}
