@@ -92,15 +92,15 @@ pub struct Run {
 /// Flags that are accepted because scripts pass them, and do nothing.
 #[derive(Debug, Args)]
 struct WithoutEffect {
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     disable_telemetry: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     skip_version_check: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     skip_known_schema_check: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     optimize_store_for_read_speed: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     h2c: Option<String>,
     #[arg(long, short = 'H', hide = true)]
     history: Option<String>,
@@ -115,7 +115,7 @@ struct WithoutEffect {
 /// Flags that promise something that is not offered.
 #[derive(Debug, Args)]
 struct Refused {
-    #[arg(long, short = 'b', hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, short = 'b', hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     bundle: Option<String>,
     #[arg(long, hide = true)]
     tls_cert_file: Option<String>,
@@ -131,9 +131,9 @@ struct Refused {
     authentication: Option<String>,
     #[arg(long, hide = true)]
     authorization: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pprof: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     skip_verify: Option<String>,
     #[arg(long, hide = true)]
     verification_key: Option<String>,
@@ -272,4 +272,41 @@ impl Run {
 fn memory_limit() -> Option<u64> {
     let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max");
     text.or_else(|_| std::fs::read_to_string("/sys/fs/cgroup/memory/memory.limit_in_bytes")).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::Run;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    #[test]
+    fn no_switch_swallows_the_policy_after_it() {
+        for switch in [
+            "--server",
+            "-s",
+            "--watch",
+            "--v0-compatible",
+            "--disable-telemetry",
+            "--skip-version-check",
+            "--h2c",
+            "--optimize-store-for-read-speed",
+            "--skip-known-schema-check",
+            "--bundle",
+            "-b",
+            "--pprof",
+            "--skip-verify",
+        ] {
+            let line = Line::try_parse_from(["run", switch, "policy.rego"]).expect("it parses");
+            assert_eq!(line.run.paths, ["policy.rego"], "{switch}");
+        }
+        let line = Line::try_parse_from(["run", "--server=false", "--watch=true", "p"]).expect("it parses");
+        assert!(!line.run.server && line.run.watch);
+    }
 }
