@@ -66,7 +66,8 @@ pub struct Metrics {
 #[derive(Debug)]
 struct OpaMetrics {
     duration: Histogram,
-    errors: Family<Labels, Counter>,
+    /// A gauge, because a counter's name would end in `_total`, and OPA's is `error_counter`.
+    errors: Family<Labels, Gauge>,
 }
 
 impl Metrics {
@@ -88,7 +89,7 @@ impl Metrics {
             let duration = family.get_or_create(&vec![("handler", "check".to_owned())]).clone();
             registry.register("grpc_request_duration_seconds", "Duration of successful evaluations", family);
             let errors = Family::default();
-            registry.register("error", "Faults by OPA's reason", errors.clone());
+            registry.register("error_counter", "Faults by OPA's reason", errors.clone());
             OpaMetrics { duration, errors }
         });
         let mut metrics = Self {
@@ -186,5 +187,28 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_dashboards_ask_for() {
+        let metrics = Metrics::new(Some(vec![0.001]));
+        metrics.checked(Decided::Allow, Duration::from_micros(50));
+        metrics.fault("undefined_decision", "envoyauth_eval_error");
+        metrics.token("rejected", "expired");
+        let text = metrics.text();
+        for line in [
+            "stepgate_checks_total{decision=\"allow\"} 1",
+            "stepgate_faults_total{reason=\"undefined_decision\"} 1",
+            "stepgate_tokens_total{state=\"rejected\",reason=\"expired\"} 1",
+            "grpc_request_duration_seconds_count{handler=\"check\"} 1",
+            "error_counter{reason=\"envoyauth_eval_error\"} 1",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in\n{text}");
+        }
     }
 }
