@@ -139,6 +139,45 @@ def health_follows_the_state():
         eq(process.wait(12), 0, f'{name} ends with 0 on SIGTERM')
 
 
+def grpc_health_and_reflection():
+    import grpc
+    port = free_port()
+    raw = {'request_serializer': bytes, 'response_deserializer': bytes}
+    for reflection in (True, False):
+        with Stack(POLICY, addr=port, plugin={'enable-reflection': reflection}):
+            with grpc.insecure_channel(f'127.0.0.1:{port}') as channel:
+                check = channel.unary_unary('/grpc.health.v1.Health/Check', **raw)
+                name = b'envoy.service.auth.v3.Authorization'
+                for service in (b'', bytes([10, len(name)]) + name):
+                    eq(check(service, timeout=5), b'\x08\x01', f'SERVING for {service!r}')
+                info = channel.stream_stream('/grpc.reflection.v1.ServerReflection/ServerReflectionInfo', **raw)
+                try:
+                    # list_services: field 7, any text
+                    answer = b''.join(info(iter([b'\x3a\x01*']), timeout=5))
+                    eq((reflection, b'envoy.service.auth.v3.Authorization' in answer), (True, True), 'reflection')
+                except grpc.RpcError as error:
+                    eq((reflection, error.code()), (False, grpc.StatusCode.UNIMPLEMENTED), 'without reflection')
+
+
+def a_drain_lets_checks_in_flight_finish_and_says_not_serving():
+    import grpc
+    port = free_port()
+    raw = {'request_serializer': bytes, 'response_deserializer': bytes}
+    with Stack(POLICY, addr=port, args=['--shutdown-wait-period', '1']) as stack:
+        with grpc.insecure_channel(f'127.0.0.1:{port}') as channel:
+            check = channel.unary_unary('/grpc.health.v1.Health/Check', **raw)
+            eq(check(b'', timeout=5), b'\x08\x01', 'SERVING')
+            _, process = stack.processes[0]
+            process.terminate()
+            end = time.monotonic() + 5
+            while check(b'', timeout=5) != b'\x08\x02':
+                if time.monotonic() > end:
+                    raise AssertionError('it never said NOT_SERVING')
+            eq(stack.request('GET', '/public').status, 200, 'a check during the wait period')
+            eq(stack.diagnose('/ready').status, 503, 'readiness')
+        eq(process.wait(12), 0, 'exit code')
+
+
 def starts(config, *args):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'config.json')
@@ -182,6 +221,7 @@ TESTS = [
     identity_headers_cannot_be_smuggled, bodies_are_buffered_and_truncation_is_seen,
     faults_are_denials_even_with_failure_mode_allow, text_bodies_that_are_not_utf8_are_denied,
     an_oversize_grpc_header_list_is_answered, dry_run_allows_denials_but_not_faults, health_follows_the_state,
+    grpc_health_and_reflection, a_drain_lets_checks_in_flight_finish_and_says_not_serving,
     a_bad_start_stops_and_says_why, tokens_and_secrets_stay_out_of_logs]
 
 
