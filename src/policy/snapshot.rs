@@ -23,7 +23,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Snapshot {
     /// An engine is taken out while it evaluates: one that panicked half-way is in no state to decide again and is lost.
-    engines: Vec<Mutex<Option<Engine>>>,
+    engines: Vec<Mutex<Option<Box<Engine>>>>,
     /// Never asked, so always good to copy when an engine was lost.
     spare: Mutex<Engine>,
 }
@@ -50,8 +50,9 @@ impl Snapshot {
     /// Compiles `sources`, or says everything that is wrong with them.
     pub fn build(sources: &Sources, settings: &Settings) -> Result<Self, Vec<Rejection>> {
         let load = || Engine::load(sources, &settings.entrypoint);
-        let engines =
-            (0..settings.engines.max(1)).map(|_| load().map(Some).map(Mutex::new)).collect::<Result<_, _>>()?;
+        let engines = (0..settings.engines.max(1))
+            .map(|_| load().map(Box::new).map(Some).map(Mutex::new))
+            .collect::<Result<_, _>>()?;
         Ok(Self { engines, spare: Mutex::new(load()?) })
     }
 
@@ -61,7 +62,7 @@ impl Snapshot {
         let Some(place) = self.engines.get(at) else { return Err(EvalError::Budget) };
         // Another thread holds it only while it evaluates, which its own budget bounds.
         let Some(mut place) = place.try_lock_for(budget) else { return Err(EvalError::Budget) };
-        let mut engine = place.take().unwrap_or_else(|| self.spare.lock().clone());
+        let mut engine = place.take().unwrap_or_else(|| Box::new(self.spare.lock().clone()));
         let outcome = engine.eval(input, budget);
         let prints = engine.take_prints();
         *place = Some(engine);

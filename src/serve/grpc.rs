@@ -171,10 +171,18 @@ impl Shared {
         let arrived = Instant::now();
         let Some(mut share) = self.limits.enter() else { return self.checker.refuse(Fault::Overloaded) };
         let deadline = arrived + self.time_for(request.headers());
-        let message = match tokio::time::timeout_at(deadline, self.read(request.into_body(), &mut share)).await {
-            Ok(Ok(message)) => message,
-            Ok(Err(fault)) => return self.checker.refuse(fault),
-            Err(_) => return self.checker.refuse(Fault::Deadline),
+        let mut reading = std::pin::pin!(self.read(request.into_body(), &mut share));
+        // Nearly every message is here already; only one that is not needs a timer.
+        let read = match std::future::poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
+            Poll::Ready(read) => read,
+            Poll::Pending => match tokio::time::timeout_at(deadline, reading).await {
+                Ok(read) => read,
+                Err(_) => Err(Fault::Deadline),
+            },
+        };
+        let message = match read {
+            Ok(message) => message,
+            Err(fault) => return self.checker.refuse(fault),
         };
         self.checker.check(&message, deadline).await
     }
@@ -210,6 +218,9 @@ impl Shared {
                     gathered.extend_from_slice(&first);
                     gathered.extend_from_slice(&data);
                 }
+            }
+            if body.is_end_stream() {
+                break;
             }
         }
         unframe(whole.unwrap_or_else(|| gathered.freeze()), self.max_message_bytes)

@@ -53,6 +53,9 @@ pub struct Metrics {
     faults: Family<Labels, Counter>,
     duration: Histogram,
     tokens: Family<Labels, Counter>,
+    /// Resolved once: nearly every check has one of these states.
+    tokens_verified: Counter,
+    tokens_unconfigured: Counter,
     ambiguous_paths: Counter,
     pub in_flight: Gauge,
     key_refreshes: Family<Labels, Counter>,
@@ -84,6 +87,10 @@ impl Metrics {
         let (challenged, faulted) = (counter("challenge"), counter("fault"));
         registry.register("stepgate_checks", "Checks by what was answered", checks.clone());
 
+        let tokens = Family::<Labels, Counter>::default();
+        let state = |state: &str| tokens.get_or_create(&token_labels(state, "")).clone();
+        let (tokens_verified, tokens_unconfigured) = (state("verified"), state("unconfigured"));
+
         let opa = opa_buckets.map(|buckets| {
             let family = Family::<Labels, Histogram, _>::new_with_constructor(move || Histogram::new(buckets.clone()));
             let duration = family.get_or_create(&vec![("handler", "check".to_owned())]).clone();
@@ -99,7 +106,9 @@ impl Metrics {
             faulted,
             faults: Family::default(),
             duration: Histogram::new(CHECK_BUCKETS),
-            tokens: Family::default(),
+            tokens,
+            tokens_verified,
+            tokens_unconfigured,
             ambiguous_paths: Counter::default(),
             in_flight: Gauge::default(),
             key_refreshes: Family::default(),
@@ -157,7 +166,11 @@ impl Metrics {
 
     /// The state of one request's token; `reason` is empty unless it was rejected.
     pub fn token(&self, state: &'static str, reason: &'static str) {
-        self.tokens.get_or_create(&vec![("state", state.to_owned()), ("reason", reason.to_owned())]).inc();
+        match state {
+            "verified" => self.tokens_verified.inc(),
+            "unconfigured" => self.tokens_unconfigured.inc(),
+            _ => self.tokens.get_or_create(&token_labels(state, reason)).inc(),
+        };
     }
 
     pub fn ambiguous_path(&self) {
@@ -188,6 +201,10 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+fn token_labels(state: &str, reason: &str) -> Labels {
+    vec![("state", state.to_owned()), ("reason", reason.to_owned())]
 }
 
 #[cfg(test)]

@@ -4,6 +4,9 @@
 
 use super::wire::{Fields, WireError, entry};
 
+/// Room for the headers of an ordinary request.
+const USUAL_HEADERS: usize = 24;
+
 /// The parts of a `CheckRequest` that stepgate reads.
 #[derive(Debug, Default)]
 pub struct Attributes<'a> {
@@ -63,7 +66,7 @@ impl<'a> Attributes<'a> {
 
 impl<'a> Http<'a> {
     fn parse(message: &'a [u8]) -> Result<Self, WireError> {
-        let mut http = Self::default();
+        let mut http = Self { headers: Vec::with_capacity(USUAL_HEADERS), ..Self::default() };
         for field in Fields::of(message) {
             let (number, payload) = field?;
             match number {
