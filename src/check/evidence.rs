@@ -82,7 +82,9 @@ impl Evidence {
         if let Some(http) = &attributes.http {
             members.put(&METHOD, Value::from(http.method));
             match canonical_path(http.path) {
-                Ok(path) => members.put(&PATH, Value::from(&*path)),
+                Ok(path) => {
+                    members.put(&PATH, Value::from(&*path));
+                }
                 Err(ambiguity) => {
                     metrics.ambiguous_path();
                     if ambiguous == AmbiguousPath::Reject {

@@ -11,7 +11,7 @@ use super::body::{self, BodyError, ParsedBody};
 use super::form::{QueryError, parse_query};
 use super::grpc_body::Descriptors;
 use super::path::parse_path;
-use super::schema::{ANY, CHECK_REQUEST, Kind, Message};
+use super::schema::{ANY, CHECK_REQUEST, Field, Kind, Message};
 use super::wire::{Fields, Payload, WireError, entry};
 use crate::value::{Key, Members, Value, texts};
 
@@ -98,6 +98,7 @@ struct Walk {
 impl Walk {
     fn members(&self, schema: &'static Message, bytes: &[u8], depth: usize) -> Result<Members, WireError> {
         let mut members = Members::default();
+        let mut gathered = Gathered::default();
         for field in Fields::of(bytes) {
             let (number, payload) = field?;
             let Some(field) = schema.fields.iter().find(|field| field.number == number) else { continue };
@@ -111,36 +112,36 @@ impl Walk {
                 Kind::Message(inner) => Some(self.members(inner, payload.bytes()?, depth)?.into_value()),
                 Kind::Repeated(inner) => {
                     let item = self.members(inner, payload.bytes()?, depth)?.into_value();
-                    append(&mut members, &field.key, item);
+                    gathered.append(field, item);
                     continue;
                 }
                 Kind::TextMap => {
                     let (key, value) = entry(payload.bytes()?)?;
                     let value = std::str::from_utf8(value).map_err(|_| WireError::Utf8)?;
-                    insert(&mut members, &field.key, key, Value::from(value));
+                    gathered.insert(field, key, Value::from(value));
                     continue;
                 }
                 Kind::StructMap => {
                     let (key, value) = entry(payload.bytes()?)?;
                     let value = self.structure(value, depth)?;
-                    insert(&mut members, &field.key, key, value);
+                    gathered.insert(field, key, value);
                     continue;
                 }
                 Kind::AnyMap => {
                     let (key, value) = entry(payload.bytes()?)?;
                     let value = self.members(&ANY, value, depth)?.into_value();
-                    insert(&mut members, &field.key, key, value);
+                    gathered.insert(field, key, value);
                     continue;
                 }
             };
             let Some(value) = value else { continue };
             // Protobuf would merge or overwrite; no encoder writes a field twice, and two readers that pick
             // different halves are how checks get bypassed.
-            if members.get_mut(&field.key).is_some() {
+            if members.put(&field.key, value).is_some() {
                 return Err(WireError::Repeated);
             }
-            members.put(&field.key, value);
         }
+        gathered.put_into(&mut members);
         Ok(members)
     }
 
@@ -219,18 +220,37 @@ fn number(double: f64) -> Value {
     Value::from(double)
 }
 
-fn append(members: &mut Members, key: &Key, item: Value) {
-    match members.get_mut(key).map(Value::as_array_mut) {
-        Some(Ok(items)) => items.push(item),
-        _ => members.put(key, Value::from(vec![item])),
-    }
+/// The repeated fields and maps of one message, whose parts come one by one.
+#[derive(Default)]
+struct Gathered {
+    lists: Vec<(&'static Field, Vec<Value>)>,
+    maps: Vec<(&'static Field, BTreeMap<Value, Value>)>,
 }
 
-fn insert(members: &mut Members, key: &Key, name: &str, value: Value) {
-    match members.get_mut(key).map(Value::as_object_mut) {
-        Some(Ok(entries)) => {
-            entries.insert(Value::from(name), value);
+impl Gathered {
+    fn append(&mut self, field: &'static Field, item: Value) {
+        match self.lists.iter_mut().find(|(known, _)| known.number == field.number) {
+            Some((_, items)) => items.push(item),
+            None => self.lists.push((field, vec![item])),
         }
-        _ => members.put(key, Value::from(BTreeMap::from([(Value::from(name), value)]))),
+    }
+
+    fn insert(&mut self, field: &'static Field, name: &str, value: Value) {
+        let name = Value::from(name);
+        match self.maps.iter_mut().find(|(known, _)| known.number == field.number) {
+            Some((_, entries)) => {
+                entries.insert(name, value);
+            }
+            None => self.maps.push((field, BTreeMap::from([(name, value)]))),
+        }
+    }
+
+    fn put_into(self, members: &mut Members) {
+        for (field, items) in self.lists {
+            members.put(&field.key, Value::from(items));
+        }
+        for (field, entries) in self.maps {
+            members.put(&field.key, Value::from(entries));
+        }
     }
 }
