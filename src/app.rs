@@ -86,7 +86,7 @@ async fn serve(launch: Launch, workers: usize) -> anyhow::Result<()> {
     let tokens = match config.issuers {
         None => None,
         Some(issuers) => {
-            let issuers = start_issuers(issuers, &metrics, &clock, &lifecycle)?;
+            let issuers = start_issuers(issuers, &metrics, &clock, &lifecycle);
             let verifier = Arc::new(Verifier::new(issuers, &config.tokens, clock.clone()));
             health.await_condition("issuer_keys", {
                 let verifier = Arc::clone(&verifier);
@@ -151,8 +151,8 @@ fn start_issuers(
     metrics: &Arc<Metrics>,
     clock: &Clock,
     lifecycle: &Lifecycle,
-) -> anyhow::Result<Vec<Arc<Issuer>>> {
-    let remote = Remote::new()?;
+) -> Vec<Arc<Issuer>> {
+    let remote = Remote::default();
     let start = |settings| {
         let (issuer, asked) = Issuer::new(settings);
         let feed = KeyFeed {
@@ -164,7 +164,7 @@ fn start_issuers(
         feed.start(asked, lifecycle);
         issuer
     };
-    Ok(settings.into_iter().map(start).collect())
+    settings.into_iter().map(start).collect()
 }
 
 async fn wait_ready(health: &Readiness, timeout: Duration, stop: &mut Signals) -> anyhow::Result<()> {

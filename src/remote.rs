@@ -4,7 +4,7 @@
 //! not lead to a private address, so that an identity provider's metadata cannot make stepgate knock on inner doors.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -15,13 +15,14 @@ use url::{Host, Url};
 /// How long one fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Fetches documents.
-#[derive(Clone, Debug)]
+/// Fetches documents. The clients are made when they are first needed: with their root certificates they weigh
+/// megabytes, and a server whose keys come from files needs none.
+#[derive(Clone, Debug, Default)]
 pub struct Remote {
     /// For URLs from the configuration.
-    trusting: reqwest::Client,
+    trusting: Arc<OnceLock<reqwest::Client>>,
     /// For URLs from documents: resolves names to public addresses only.
-    wary: reqwest::Client,
+    wary: Arc<OnceLock<reqwest::Client>>,
 }
 
 /// Where a URL came from.
@@ -57,37 +58,38 @@ pub enum RemoteError {
 }
 
 impl Remote {
-    pub fn new() -> Result<Self, RemoteError> {
-        let builder = || {
-            reqwest::Client::builder()
-                .redirect(Policy::none())
-                .timeout(FETCH_TIMEOUT)
-                .user_agent(concat!("stepgate/", env!("CARGO_PKG_VERSION")))
+    fn client(&self, origin: Origin) -> Result<&reqwest::Client, RemoteError> {
+        let slot = match origin {
+            Origin::Operator => &self.trusting,
+            Origin::Learned => &self.wary,
         };
-        Ok(Self {
-            trusting: builder().build().map_err(RemoteError::Client)?,
-            wary: builder().no_proxy().dns_resolver(Arc::new(PublicOnly)).build().map_err(RemoteError::Client)?,
-        })
+        if let Some(client) = slot.get() {
+            return Ok(client);
+        }
+        let mut builder = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .timeout(FETCH_TIMEOUT)
+            .user_agent(concat!("stepgate/", env!("CARGO_PKG_VERSION")));
+        if origin == Origin::Learned {
+            builder = builder.no_proxy().dns_resolver(Arc::new(PublicOnly));
+        }
+        let client = builder.build().map_err(RemoteError::Client)?;
+        Ok(slot.get_or_init(|| client))
     }
 
     /// Fetches `url`, reading at most `limit` bytes.
     pub async fn fetch(&self, url: &str, origin: Origin, limit: usize) -> Result<Fetched, RemoteError> {
         let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let parsed = parsed.ok_or_else(|| RemoteError::Url(url.to_owned()))?;
-        let client = match origin {
-            Origin::Operator => &self.trusting,
-            Origin::Learned => {
-                let literal = match parsed.host() {
-                    Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-                    Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-                    _ => None,
-                };
-                if literal.is_some_and(|address| !is_public(address)) {
-                    return Err(RemoteError::PrivateAddress(url.to_owned()));
-                }
-                &self.wary
-            }
+        let literal = match parsed.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            _ => None,
         };
+        if origin == Origin::Learned && literal.is_some_and(|address| !is_public(address)) {
+            return Err(RemoteError::PrivateAddress(url.to_owned()));
+        }
+        let client = self.client(origin)?;
         let mut response = client.get(parsed).send().await.map_err(without_url)?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(RemoteError::Status(response.status().as_u16()));
@@ -196,7 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn learned_urls_must_not_lead_inside() {
-        let remote = Remote::new().expect("a client");
+        let remote = Remote::default();
         for url in ["http://127.0.0.1:1/", "http://[::1]:1/", "http://169.254.169.254/latest", "http://2130706433/"] {
             let outcome = remote.fetch(url, Origin::Learned, 100).await;
             assert!(matches!(outcome, Err(RemoteError::PrivateAddress(_))), "{url}: {outcome:?}");
