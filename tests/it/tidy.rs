@@ -17,9 +17,8 @@ const FLOORS: &[(u8, &[&str])] = &[
     (6, &["main", "lib", "cli", "app", "config"]),
 ];
 
-/// Ground modules that may use one another: this one may use that one.
+/// Modules of the roof that use one another: the first of each pair may use the second.
 const NEIGHBOURS: &[(&str, &str)] = &[
-    // `token` reads a request's headers through the contract; stores do not see each other.
     ("cli", "app"),
     ("cli", "config"),
     ("app", "config"),
