@@ -18,13 +18,8 @@ const FLOORS: &[(u8, &[&str])] = &[
 ];
 
 /// Modules of the roof that use one another: the first of each pair may use the second.
-const NEIGHBOURS: &[(&str, &str)] = &[
-    ("cli", "app"),
-    ("cli", "config"),
-    ("app", "config"),
-    ("main", "cli"),
-    ("config", "app"),
-];
+const NEIGHBOURS: &[(&str, &str)] =
+    &[("cli", "app"), ("cli", "config"), ("app", "config"), ("main", "cli"), ("config", "app")];
 
 /// Crates that only some files may name.
 const ONLY: &[(&str, &[&str])] = &[
