@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The tasks of the process and the signal that ends them.
+/// The tasks of the process, or of one server in it, and the signal that ends them.
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
     tasks: TaskTracker,
@@ -52,7 +52,12 @@ impl Lifecycle {
 
     /// Waits until all tasks have ended, but no longer than `grace`; false when some were still running.
     pub async fn drained(&self, grace: Duration) -> bool {
+        tokio::time::timeout(grace, self.ended()).await.is_ok()
+    }
+
+    /// Waits until all tasks have ended.
+    pub async fn ended(&self) {
         self.tasks.close();
-        tokio::time::timeout(grace, self.tasks.wait()).await.is_ok()
+        self.tasks.wait().await;
     }
 }

@@ -3,13 +3,14 @@
 //! Knows how to listen and how to speak gRPC and HTTP; knows nothing about files, feeds or Rego.
 
 mod bind;
+mod connection;
 mod grpc;
 mod health;
 mod http;
 mod limits;
 
 pub use self::bind::{Address, AddressError, BindError, Listener, SocketMode};
-pub use self::grpc::{GrpcServer, GrpcSettings, ServeError};
+pub use self::grpc::{GrpcServer, GrpcSettings};
 pub use self::health::{Health, Readiness};
 pub use self::http::{HttpDoor, serve_http};
 pub use self::limits::Limits;

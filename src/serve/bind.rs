@@ -7,11 +7,13 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio_stream::Stream;
-use tonic::transport::server::Connected;
+
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A place to listen at: `host:port`, `:port`, `grpc://host:port`, `unix:///path` or `unix://@abstract`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +120,26 @@ impl Listener {
         }
     }
 
+    /// The next connection. What stands in the way (no descriptor left, a peer that is gone already) is waited out.
+    pub async fn next_connection(&self) -> Connection {
+        loop {
+            let accepted = match self {
+                Self::Tcp(listener) => TcpListener::accept(listener).await.map(|(stream, _)| {
+                    // Small answers must not wait for more.
+                    let _ = stream.set_nodelay(true);
+                    Connection::Tcp(stream)
+                }),
+                Self::Unix { listener, .. } => {
+                    UnixListener::accept(listener).await.map(|(stream, _)| Connection::Unix(stream))
+                }
+            };
+            match accepted {
+                Ok(connection) => return connection,
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
     /// Where it really listens; tells the port that the system chose.
     pub fn local_address(&self) -> String {
         match self {
@@ -145,40 +167,12 @@ pub enum Connection {
     Unix(UnixStream),
 }
 
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl Stream for Listener {
-    type Item = io::Result<Connection>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let accepted = match &*self {
-            Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
-                // Small answers must not wait for more.
-                let _ = stream.set_nodelay(true);
-                Connection::Tcp(stream)
-            }),
-            Self::Unix { listener, .. } => listener.poll_accept(cx).map_ok(|(stream, _)| Connection::Unix(stream)),
-        };
-        accepted.map(Some)
-    }
-}
-
 impl axum::serve::Listener for Listener {
     type Io = Connection;
     type Addr = ();
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            match std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await {
-                Some(Ok(connection)) => return (connection, ()),
-                // Out of descriptors, or a connection that is gone already: neither lasts.
-                _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
-            }
-        }
+        (self.next_connection().await, ())
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {

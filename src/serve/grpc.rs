@@ -16,33 +16,28 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
 use prost::Message as _;
 use tokio::time::Instant;
 use tonic::body::Body;
-use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::ServingStatus;
-use tower_service::Service;
+use tower_service::Service as _;
 
 use super::bind::Listener;
+use super::connection::serve_connection;
 use super::health::Health;
 use super::limits::{Limits, Share};
 use crate::check::{Answer, Checker, Fault, GrpcCode};
+use crate::lifecycle::Lifecycle;
 use crate::telemetry::Metrics;
 
+const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// The prefix of a gRPC frame: a flag and a 32-bit length.
 const FRAME_PREFIX: usize = 5;
-/// Envoy's own greatest limit for headers is 8 MiB; a smaller one here would answer 431, which is a gRPC error.
-const MAX_HEADER_LIST_BYTES: u32 = 9 << 20;
-/// Streams are bounded by `Limits`, which denies; HTTP/2's own bound would refuse.
-const MAX_STREAMS: u32 = 100_000;
-/// Envoy resets the streams of checks that time out; that must not end the connection.
-const MAX_PENDING_RESETS: usize = 4_096;
 /// What is left to Envoy of its own deadline to receive the answer.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
-const WINDOW_BYTES: u32 = 1 << 20;
 
 /// How the door behaves.
 #[derive(Clone, Debug)]
@@ -65,70 +60,80 @@ pub struct GrpcServer {
     pub metrics: Arc<Metrics>,
 }
 
-/// Why the server cannot serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    #[error("the reflection service cannot be built")]
-    Reflection(#[source] tonic_reflection::server::Error),
-    #[error("the gRPC server failed")]
-    Transport(#[source] tonic::transport::Error),
-}
-
 impl GrpcServer {
     /// Serves `listener` until `stop` comes, then lets the checks in flight finish.
-    pub async fn serve(self, listener: Listener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    ///
+    /// # Errors
+    /// The reflection service cannot be built.
+    pub async fn serve(
+        self,
+        listener: Listener,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), tonic_reflection::server::Error> {
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let settings = &self.settings;
-        let authorization = Authorization(Arc::new(Shared {
-            checker: self.checker,
+        let others = self.other_services(health_service)?;
+        let GrpcServer { settings, checker, health, metrics } = self;
+        let shared = Arc::new(Shared {
+            checker,
             limits: Limits::new(settings.max_checks, settings.max_bytes_in_flight),
             max_message_bytes: settings.max_message_bytes,
             check_timeout: settings.check_timeout,
-            metrics: self.metrics,
-        }));
-        let mut routes = Routes::new(authorization).add_service(health_service);
-        if settings.reflection {
+            metrics,
+        });
+        let connections = Lifecycle::default();
+        let accepting = async {
+            loop {
+                let connection = listener.next_connection().await;
+                let (shared, others) = (Arc::clone(&shared), others.clone());
+                let answer = move |request| respond(Arc::clone(&shared), others.clone(), request);
+                connections.spawn(serve_connection(connection, answer, connections.clone()));
+            }
+        };
+        tokio::select! {
+            () = stop => {}
+            never = accepting => never,
+            never = report_health(&reporter, &health) => match never {},
+        }
+        connections.stop();
+        tokio::select! {
+            () = connections.ended() => Ok(()),
+            never = report_health(&reporter, &health) => match never {},
+        }
+    }
+
+    /// What is served beside checks, by the framework.
+    fn other_services(
+        &self,
+        health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+    ) -> Result<Routes, tonic_reflection::server::Error> {
+        let mut routes = Routes::new(health);
+        if self.settings.reflection {
             let builder = || {
                 tonic_reflection::server::Builder::configure()
                     .register_encoded_file_descriptor_set(stepgate_proto::EXT_AUTHZ_DESCRIPTORS)
             };
-            routes = routes
-                .add_service(builder().build_v1().map_err(ServeError::Reflection)?)
-                .add_service(builder().build_v1alpha().map_err(ServeError::Reflection)?);
+            routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
         }
-        let mut server = Server::builder()
-            .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
-            .max_concurrent_streams(MAX_STREAMS)
-            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES.saturating_mul(4));
-        let serving = server.add_routes(routes.prepare()).serve_with_incoming_shutdown(listener, stop);
-        tokio::select! {
-            outcome = serving => outcome.map_err(ServeError::Transport),
-            never = report_health(reporter, self.health) => match never {},
-        }
+        Ok(routes.prepare())
     }
 }
 
 /// Keeps `grpc.health.v1` in step with readiness.
-async fn report_health(reporter: tonic_health::server::HealthReporter, health: Health) -> Infallible {
+async fn report_health(reporter: &tonic_health::server::HealthReporter, health: &Health) -> Infallible {
     let mut reported = None;
     loop {
         let ready = health.is_ready();
         if reported != Some(ready) {
             let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
             reporter.set_service_status("", status).await;
-            reporter.set_service_status(Authorization::NAME, status).await;
+            reporter.set_service_status(SERVICE, status).await;
             reported = Some(ready);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// The service, cheap to clone for every connection.
-#[derive(Clone)]
-struct Authorization(Arc<Shared>);
-
+/// What all connections share.
 struct Shared {
     checker: Arc<Checker>,
     limits: Limits,
@@ -137,37 +142,25 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-impl NamedService for Authorization {
-    const NAME: &'static str = "envoy.service.auth.v3.Authorization";
-}
-
-impl Service<Request<Body>> for Authorization {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+async fn respond(shared: Arc<Shared>, mut others: Routes, request: Request<Incoming>) -> Response<Body> {
+    if request.uri().path() != CHECK_PATH {
+        // Boxed, so that checks do not carry its size.
+        return match Box::pin(others.call(request)).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
     }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let shared = Arc::clone(&self.0);
-        Box::pin(async move {
-            if request.uri().path() != CHECK_PATH {
-                return Ok(tonic::Status::unimplemented("only Check is offered").into_http());
-            }
-            shared.metrics.in_flight.inc();
-            // The one place that catches panics: whatever went wrong below, Envoy gets a denial.
-            let answer = CatchPanic(AssertUnwindSafe(Box::pin(shared.answer(request)))).await;
-            let answer = answer.unwrap_or_else(|()| shared.checker.refuse(Fault::Panic));
-            shared.metrics.in_flight.dec();
-            Ok(encode(answer))
-        })
-    }
+    shared.metrics.in_flight.inc();
+    // The one place that catches panics: whatever went wrong below, Envoy gets a denial.
+    let answering = std::pin::pin!(shared.answer(request));
+    let answer = CatchPanic(AssertUnwindSafe(answering)).await;
+    let answer = answer.unwrap_or_else(|()| shared.checker.refuse(Fault::Panic));
+    shared.metrics.in_flight.dec();
+    encode(answer)
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Body>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
         let arrived = Instant::now();
         let Some(mut share) = self.limits.enter() else { return self.checker.refuse(Fault::Overloaded) };
         let deadline = arrived + self.time_for(request.headers());
@@ -196,7 +189,7 @@ impl Shared {
     }
 
     /// The one message of a unary call, without its frame.
-    async fn read(&self, mut body: Body, share: &mut Share<'_>) -> Result<Bytes, Fault> {
+    async fn read(&self, mut body: Incoming, share: &mut Share<'_>) -> Result<Bytes, Fault> {
         let mut whole: Option<Bytes> = None;
         let mut gathered = BytesMut::new();
         let limit = self.max_message_bytes.saturating_add(FRAME_PREFIX);

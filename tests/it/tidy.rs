@@ -24,7 +24,8 @@ const NEIGHBOURS: &[(&str, &str)] =
 /// Crates that only some files may name.
 const ONLY: &[(&str, &[&str])] = &[
     ("regorus", &["src/value.rs", "src/policy/engine.rs"]),
-    ("tonic", &["src/serve/grpc.rs", "src/serve/bind.rs"]),
+    ("tonic", &["src/serve/grpc.rs"]),
+    ("hyper", &["src/serve/grpc.rs", "src/serve/connection.rs"]),
     ("jsonwebtoken", &["src/jws.rs"]),
     ("reqwest", &["src/remote.rs"]),
 ];

@@ -1,0 +1,167 @@
+//! One HTTP/2 connection, with the checks on it done where they arrive.
+//!
+//! A check takes microseconds, less than it costs to hand it to another thread. So the streams that one read of the
+//! socket brought are all answered by the task that read them, and their answers leave in one write. Only a stream that
+//! has to wait, or that follows a slow one, gets a task of its own.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::bind::Connection;
+use crate::lifecycle::Lifecycle;
+
+/// Envoy's own greatest limit for headers is 8 MiB; a smaller one here would answer 431, which is a gRPC error.
+const MAX_HEADER_LIST_BYTES: u32 = 9 << 20;
+/// Streams are bounded by `Limits`, which denies; HTTP/2's own bound would refuse.
+const MAX_STREAMS: u32 = 100_000;
+/// Envoy resets the streams of checks that time out; that must not end the connection.
+const MAX_PENDING_RESETS: usize = 4_096;
+const WINDOW_BYTES: u32 = 1 << 20;
+/// A stream that keeps its connection waiting longer than this is slow.
+const SLOW: Duration = Duration::from_micros(300);
+/// How many streams get tasks of their own after a slow one.
+const TASKS_AFTER_SLOW: u32 = 64;
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Takes the work of a connection's streams; whoever polls the connection does it.
+#[derive(Clone, Default)]
+struct Queue(Arc<Mutex<Vec<Work>>>);
+
+impl<F> hyper::rt::Executor<F> for Queue
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, work: F) {
+        self.0.lock().push(Box::pin(work));
+    }
+}
+
+/// Serves `connection` until the peer is done; once `tasks` are to stop it is told to go away, and what it has asked by
+/// then is answered.
+pub async fn serve_connection<F, B>(connection: Connection, answer: impl Fn(Request<Incoming>) -> F, tasks: Lifecycle)
+where
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let queue = Queue::default();
+    let mut builder = http2::Builder::new(queue.clone());
+    builder
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES.saturating_mul(4));
+    let service = hyper::service::service_fn(|request| {
+        let answered = answer(request);
+        async { Ok::<_, Infallible>(answered.await) }
+    });
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(connection), service));
+    let mut stop = std::pin::pin!(tasks.stopping());
+    let mut stopped = false;
+    let mut runner = Runner { tasks, tasks_left: 0 };
+    std::future::poll_fn(|cx| {
+        if !stopped && stop.as_mut().poll(cx).is_ready() {
+            stopped = true;
+            serving.as_mut().graceful_shutdown();
+        }
+        loop {
+            let ended = serving.as_mut().poll(cx);
+            let works = std::mem::take(&mut *queue.0.lock());
+            let idle = works.is_empty();
+            works.into_iter().for_each(|work| runner.run(work));
+            match ended {
+                // How it ended concerns nobody here: the peer went away, or spoke no HTTP/2.
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending if idle => return Poll::Pending,
+                Poll::Pending => {}
+            }
+        }
+    })
+    .await;
+}
+
+/// Decides where work is done.
+struct Runner {
+    tasks: Lifecycle,
+    /// How many streams still get tasks of their own.
+    tasks_left: u32,
+}
+
+impl Runner {
+    /// Does `work` here and now, unless it has to wait or a slow one went before it.
+    fn run(&mut self, mut work: Work) {
+        if let Some(left) = self.tasks_left.checked_sub(1) {
+            self.tasks_left = left;
+            self.tasks.spawn(work);
+            return;
+        }
+        let begin = Instant::now();
+        // What is not ready is polled again by its own task, so nobody needs to be woken here.
+        if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.tasks.spawn(work);
+        }
+        if begin.elapsed() > SLOW {
+            self.tasks_left = TASKS_AFTER_SLOW;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Work that is polled where `run` is called counts 1, in a task of its own 100.
+    fn counted(count: &Arc<AtomicUsize>, delay: Duration) -> Work {
+        let (count, caller) = (Arc::clone(count), tokio::task::try_id());
+        Box::pin(async move {
+            std::thread::sleep(delay);
+            count.fetch_add(if tokio::task::try_id() == caller { 1 } else { 100 }, Ordering::Relaxed);
+        })
+    }
+
+    #[tokio::test]
+    async fn quick_work_is_done_at_once_and_slow_work_is_followed_by_tasks() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let mut runner = Runner { tasks: Lifecycle::default(), tasks_left: 0 };
+        runner.run(counted(&count, SLOW * 2));
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        assert_eq!(runner.tasks_left, TASKS_AFTER_SLOW);
+        for _ in 0..TASKS_AFTER_SLOW {
+            runner.run(counted(&count, Duration::ZERO));
+        }
+        assert_eq!((count.load(Ordering::Relaxed), runner.tasks_left), (1, 0), "nothing ran here");
+        runner.tasks.ended().await;
+        assert_eq!(count.load(Ordering::Relaxed), 1 + 100 * TASKS_AFTER_SLOW as usize);
+    }
+
+    #[tokio::test]
+    async fn work_that_waits_is_finished_by_a_task() {
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        let work = async move {
+            let value: u32 = receive.await.expect("a value");
+            done.send(value).expect("somebody waits");
+        };
+        let mut runner = Runner { tasks: Lifecycle::default(), tasks_left: 0 };
+        runner.run(Box::pin(work));
+        send.send(7).expect("somebody waits");
+        assert_eq!(is_done.await.expect("a value"), 7);
+    }
+}
