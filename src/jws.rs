@@ -261,3 +261,66 @@ fn ec_pkcs8(algorithm: &'static signature::EcdsaSigningAlgorithm) -> Result<Vec<
     let document = signature::EcdsaKeyPair::generate_pkcs8(algorithm, &aws_lc_rs::rand::SystemRandom::new());
     Ok(document.map_err(|_| KeyError::PrivateKey)?.as_ref().to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+
+    use super::*;
+
+    const MESSAGE: &[u8] = b"header.payload";
+
+    fn verifies_only_its_own(key: &VerifyingKey, alg: Alg, signature: &str) {
+        assert!(key.verify(alg, MESSAGE, signature), "{}", alg.name());
+        assert!(!key.verify(alg, b"another", signature), "{}", alg.name());
+        let (first, rest) = signature.split_at(1);
+        let changed = format!("{}{rest}", if first == "A" { "B" } else { "A" });
+        for wrong in [changed.as_str(), "", "!", &format!("{signature}AA")] {
+            assert!(!key.verify(alg, MESSAGE, wrong), "{} {wrong}", alg.name());
+        }
+        for (name, other) in NAMES.iter().filter(|(_, other)| *other != alg) {
+            assert!(!key.verify(*other, MESSAGE, signature), "{} as {name}", alg.name());
+        }
+    }
+
+    fn component(jwk: &serde_json::Value, name: &str) -> String {
+        jwk.get(name).and_then(serde_json::Value::as_str).expect("a component").to_owned()
+    }
+
+    #[test]
+    fn every_algorithm_verifies_its_own_signatures_only() {
+        let rsa = SigningKey::generate(Alg::Rs256).expect("a key");
+        for (_, alg) in NAMES.iter().filter(|(_, alg)| alg.key_type() == KeyType::Rsa) {
+            let signer = SigningKey::from_pem(*alg, &rsa).expect("it is read");
+            let jwk = signer.public_jwk().expect("a JWK");
+            let key = VerifyingKey::rsa(&component(&jwk, "n"), &component(&jwk, "e")).expect("a key");
+            verifies_only_its_own(&key, *alg, &signer.sign(MESSAGE).expect("it signs"));
+        }
+        for alg in [Alg::Es256, Alg::Es384] {
+            let pem = SigningKey::generate(alg).expect("a key");
+            let signer = SigningKey::from_pem(alg, &pem).expect("it is read");
+            let jwk = signer.public_jwk().expect("a JWK");
+            let key = VerifyingKey::ec(alg.key_type(), &component(&jwk, "x"), &component(&jwk, "y")).expect("a key");
+            verifies_only_its_own(&key, alg, &signer.sign(MESSAGE).expect("it signs"));
+        }
+    }
+
+    #[test]
+    fn p521_and_ed25519_verify_what_their_library_signs() {
+        let random = SystemRandom::new();
+        let p521 = &signature::ECDSA_P521_SHA512_FIXED_SIGNING;
+        let pair = EcdsaKeyPair::generate_pkcs8(p521, &random).expect("a key");
+        let pair = EcdsaKeyPair::from_pkcs8(p521, pair.as_ref()).expect("a pair");
+        let (x, y) = pair.public_key().as_ref().get(1..).expect("a point").split_at(66);
+        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+        let key = VerifyingKey::ec(KeyType::P521, &x, &y).expect("a key");
+        let signed = pair.sign(&random, MESSAGE).expect("it signs");
+        verifies_only_its_own(&key, Alg::Es512, &URL_SAFE_NO_PAD.encode(signed));
+        assert!(matches!(VerifyingKey::ec(KeyType::P521, &y, &x), Err(KeyError::Point)), "not on the curve");
+
+        let pair = Ed25519KeyPair::generate().expect("a key");
+        let key = VerifyingKey::ed25519(&URL_SAFE_NO_PAD.encode(pair.public_key())).expect("a key");
+        verifies_only_its_own(&key, Alg::EdDsa, &URL_SAFE_NO_PAD.encode(pair.sign(MESSAGE)));
+    }
+}

@@ -262,3 +262,129 @@ impl Authn {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::value::{DuplicateKeys, JsonLimits, json_text, parse_json};
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn parsed(claims: &Json) -> Value {
+        let limits = JsonLimits { depth: 9, duplicates: DuplicateKeys::Refuse };
+        parse_json(claims.to_string().as_bytes(), limits).expect("JSON")
+    }
+
+    #[test]
+    fn authentication_is_read_alike_from_every_provider() {
+        for (preset, claims, want) in [
+            (
+                Preset::Generic,
+                json!({}),
+                r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"amr": ["pwd"]}),
+                r#"{"factors":["knowledge"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"amr": ["pwd", "pin"]}),
+                r#"{"factors":["knowledge"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"amr": ["pwd", "otp"]}),
+                r#"{"factors":["knowledge","possession"],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"amr": ["mfa"]}),
+                r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"amr": ["fido2"]}),
+                r#"{"factors":["possession"],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":true}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"amr": ["webauthn", "pin"]}),
+                r#"{"factors":["knowledge","possession"],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"amr": ["hwk", "fpt", "fido"]}),
+                r#"{"factors":["possession","inherence"],"level":4,"level_name":"hardware_protected","mfa":true,"phishing_resistant":true}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"amr": "mfa"}),
+                r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"amr": ["MFA", 7, null]}),
+                r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"acr": "phr"}),
+                r#"{"factors":[],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#,
+            ),
+            (
+                Preset::Okta,
+                json!({"amr": ["pop", "pin"]}),
+                r#"{"factors":["knowledge","possession"],"level":3,"level_name":"phishing_resistant","mfa":true,"phishing_resistant":true}"#,
+            ),
+            (
+                Preset::Okta,
+                json!({"acr": "urn:okta:loa:2fa:any:ifpossible"}),
+                r#"{"factors":[],"level":1,"level_name":"single_factor","mfa":false,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Keycloak,
+                json!({"acr": "2"}),
+                r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Generic,
+                json!({"acr": "2"}),
+                r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#,
+            ),
+        ] {
+            assert_eq!(
+                json_text(&AssuranceTable::new(preset).assess(&parsed(&claims)).document(NOW)),
+                want,
+                "{preset:?} {claims}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_age_of_an_authentication_is_absent_when_unknown() {
+        for (auth_time, want) in [
+            (json!(NOW - 100), Some(100)),
+            (json!(NOW), Some(0)),
+            (json!(NOW + 5), Some(0)),
+            (json!(NOW + 6), None),
+            (json!("1"), None),
+            (json!(null), None),
+            (json!(0), None),
+        ] {
+            let authn = AssuranceTable::default().assess(&parsed(&json!({"auth_time": auth_time})));
+            assert_eq!(authn.age_seconds(NOW), want, "{auth_time}");
+            assert_eq!(json_text(&authn.document(NOW)).contains("age_seconds"), want.is_some(), "{auth_time}");
+        }
+    }
+
+    #[test]
+    fn an_issuer_whose_mfa_is_not_trusted_must_name_two_factors() {
+        let mut table = AssuranceTable::default();
+        table.distrust_mfa();
+        assert_eq!(table.assess(&parsed(&json!({"amr": ["pwd", "mfa"]}))).level, 1);
+    }
+}
