@@ -5,12 +5,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
 import walk
+from envoy.service.auth.v3 import external_auth_pb2 as ea
 from stack import STEPGATE, Stack, free_port
 
+CHECK = '/envoy.service.auth.v3.Authorization/Check'
 HERE = os.path.dirname(os.path.abspath(__file__))
 POLICY = [os.path.join(HERE, 'policy.rego')]
 BUFFER = {'with_request_body': {'max_request_bytes': 64, 'allow_partial_message': True}}
@@ -159,6 +162,57 @@ def grpc_health_and_reflection():
                     eq((reflection, error.code()), (False, grpc.StatusCode.UNIMPLEMENTED), 'without reflection')
 
 
+def check_of(path):
+    request = ea.CheckRequest()
+    request.attributes.request.http.method, request.attributes.request.http.path = 'GET', path
+    return request.SerializeToString()
+
+
+def messages_that_no_framework_would_decode_are_denied():
+    import grpc
+    port = free_port()
+    with Stack(POLICY, addr=port):
+        with grpc.insecure_channel(f'127.0.0.1:{port}') as channel:
+            check = channel.unary_unary(CHECK, request_serializer=bytes, response_deserializer=ea.CheckResponse.FromString)
+            good = check_of('/public')
+            eq(check(good, timeout=5).status.code, 0, 'a good message')
+            for what, message in (('garbage', b'\xff' * 9), ('0xFF in the path', good.replace(b'/pub', b'/\xffub')),
+                                  ('half a message', good[:-3]), ('no attributes', b''), ('zeros', bytes(4000))):
+                answer = check(message, timeout=5)
+                eq((answer.status.code != 0, answer.denied_response.status.code in (400, 403)), (True, True), f'{what}: {answer}')
+            for code in ('gzip', 'deflate'):
+                packed = channel.unary_unary(CHECK, request_serializer=bytes, response_deserializer=ea.CheckResponse.FromString)
+                how = {'gzip': grpc.Compression.Gzip, 'deflate': grpc.Compression.Deflate}[code]
+                answer = packed(check_of('/public' + 'c' * 2000), timeout=5, compression=how)
+                eq(answer.denied_response.status.code, 400, f'a message packed by {code}')
+            eq(check(good, timeout=5).status.code, 0, 'a good message afterwards')
+
+
+def a_check_whose_message_is_late_is_answered_during_a_drain():
+    import grpc
+    port = free_port()
+    with Stack(POLICY, addr=port, stepgate={'limits': {'check_timeout': '8s'}}) as stack:
+        with grpc.insecure_channel(f'127.0.0.1:{port}') as channel:
+            check = channel.stream_unary(CHECK, request_serializer=bytes, response_deserializer=ea.CheckResponse.FromString)
+            go, begun = threading.Event(), threading.Event()
+
+            def late():
+                begun.set()
+                go.wait(10)
+                yield check_of('/public')
+
+            answer = check.future(late(), timeout=10)
+            begun.wait(5)
+            time.sleep(0.3)
+            _, process = stack.processes[0]
+            process.terminate()
+            time.sleep(0.5)
+            eq(process.poll(), None, 'it waits for the check')
+            go.set()
+            eq(answer.result().status.code, 0, 'the answer')
+        eq(process.wait(12), 0, 'exit code')
+
+
 def a_drain_lets_checks_in_flight_finish_and_says_not_serving():
     import grpc
     port = free_port()
@@ -221,7 +275,8 @@ TESTS = [
     identity_headers_cannot_be_smuggled, bodies_are_buffered_and_truncation_is_seen,
     faults_are_denials_even_with_failure_mode_allow, text_bodies_that_are_not_utf8_are_denied,
     an_oversize_grpc_header_list_is_answered, dry_run_allows_denials_but_not_faults, health_follows_the_state,
-    grpc_health_and_reflection, a_drain_lets_checks_in_flight_finish_and_says_not_serving,
+    grpc_health_and_reflection, messages_that_no_framework_would_decode_are_denied,
+    a_check_whose_message_is_late_is_answered_during_a_drain, a_drain_lets_checks_in_flight_finish_and_says_not_serving,
     a_bad_start_stops_and_says_why, tokens_and_secrets_stay_out_of_logs]
 
 
