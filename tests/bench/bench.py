@@ -14,10 +14,10 @@ from envoy.service.auth.v3 import external_auth_pb2 as ea
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, 'tests', 'e2e'))
-from stack import AUDIENCE, ISSUER, free_port  # noqa: E402
+from stack import AUDIENCE, ISSUER, TARGET, free_port  # noqa: E402
 
-STEPGATE = os.path.join(ROOT, 'target', 'release', 'stepgate')
-NOOP = os.path.join(ROOT, 'target', 'release', 'examples', 'noop')
+STEPGATE = os.path.join(TARGET, 'release', 'stepgate')
+NOOP = os.path.join(TARGET, 'release', 'examples', 'noop')
 PAIRS = int(os.environ.get('PAIRS', '7'))
 REQUESTS = int(os.environ.get('REQUESTS', '40000'))
 

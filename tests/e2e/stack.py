@@ -14,7 +14,8 @@ import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-STEPGATE = os.environ.get('STEPGATE', os.path.join(ROOT, 'target', 'debug', 'stepgate'))
+TARGET = os.environ.get('CARGO_TARGET_DIR', os.path.join(ROOT, 'target'))
+STEPGATE = os.environ.get('STEPGATE', os.path.join(TARGET, 'debug', 'stepgate'))
 ENVOY = os.environ.get('ENVOY', os.path.join(ROOT, '.tools', 'venv', 'bin', 'envoy'))
 ISSUER = 'https://id.example.test'
 AUDIENCE = 'https://api.example.test'
