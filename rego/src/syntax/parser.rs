@@ -1,0 +1,665 @@
+//! Tokens to modules: packages, imports and rules. Terms and statements are in `parser/`.
+//!
+//! Mirrors: OPA `v1/ast/parser.go` and the rules of `v1/ast/parser_ext.go`, v1.19.0.
+
+mod literals;
+mod terms;
+
+use std::sync::Arc;
+
+use super::lexer::{self, Lexeme, Location, SyntaxError, Token};
+use super::tree::{
+    Body, Else, Expr, ExprKind, Head, HeadKind, Import, Module, Rule, Term, TermKind,
+};
+
+/// The deepest nesting of terms, brackets and bodies.
+const MAX_DEPTH: u32 = 200;
+/// Tokens that may be looked at, as a multiple of the tokens that there are: speculation must not run away.
+const MAX_VISITS_PER_TOKEN: usize = 200;
+
+/// The language version of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    V0,
+    V1,
+}
+
+/// Words that are keywords from the beginning.
+const KEYWORDS: [&str; 11] =
+    ["as", "default", "else", "false", "import", "package", "not", "null", "some", "true", "with"];
+/// Words that become keywords with version 1 or by import.
+const FUTURE_KEYWORDS: [&str; 4] = ["contains", "every", "if", "in"];
+
+/// Parses one file.
+pub fn parse_module(text: &str, version: Version) -> Result<Module, SyntaxError> {
+    let (tokens, comments) = lexer::tokens(text)?;
+    let mut parser = Parser::new(tokens, version);
+    let mut module = parser.module()?;
+    module.comments = comments;
+    Ok(module)
+}
+
+/// Parses a query: one or more statements.
+pub fn parse_query(text: &str, version: Version) -> Result<Body, SyntaxError> {
+    let (tokens, _) = lexer::tokens(text)?;
+    let mut parser = Parser::new(tokens, version);
+    parser.query()
+}
+
+#[expect(clippy::struct_excessive_bools, reason = "one switch for each keyword that an import turns on")]
+#[derive(Clone, Copy, Debug, Default)]
+struct Keywords {
+    contains: bool,
+    every: bool,
+    r#if: bool,
+    r#in: bool,
+}
+
+struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+    depth: u32,
+    visits: usize,
+    wildcards: u32,
+    version: Version,
+    keywords: Keywords,
+    /// `import future.keywords.not`: `not { … }` is a body.
+    not_bodies: bool,
+}
+
+type Parsed<T> = Result<T, SyntaxError>;
+
+impl Parser {
+    fn new(tokens: Vec<Token>, version: Version) -> Self {
+        let on = version == Version::V1;
+        let keywords = Keywords { contains: on, every: on, r#if: on, r#in: on };
+        Self { tokens, at: 0, depth: 0, visits: 0, wildcards: 0, version, keywords, not_bodies: false }
+    }
+
+    // The tokens
+
+    fn token(&self) -> &Token {
+        // `End` is last and is never passed.
+        static END: Token =
+            Token { at: Location { row: 0, col: 0 }, lexeme: Lexeme::End, spaced: false, on_new_line: false };
+        self.tokens.get(self.at).or(self.tokens.last()).unwrap_or(&END)
+    }
+
+    fn after(&self) -> Option<&Token> {
+        self.tokens.get(self.at.saturating_add(1))
+    }
+
+    fn here(&self) -> Location {
+        self.token().at
+    }
+
+    fn step(&mut self) -> Parsed<()> {
+        self.visits = self.visits.saturating_add(1);
+        if self.visits > self.tokens.len().saturating_mul(MAX_VISITS_PER_TOKEN).saturating_add(1000) {
+            return Err(self.error("the text is too ambiguous to parse"));
+        }
+        if self.at.saturating_add(1) < self.tokens.len() {
+            self.at = self.at.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    fn is_sign(&self, sign: &str) -> bool {
+        matches!(self.token().lexeme, Lexeme::Sign(it) if it == sign)
+    }
+
+    /// A sign that belongs to what stands before it: no white space between.
+    fn is_adjacent(&self, sign: &str) -> bool {
+        self.is_sign(sign) && !self.token().spaced
+    }
+
+    fn take_sign(&mut self, sign: &str) -> Parsed<bool> {
+        let found = self.is_sign(sign);
+        if found {
+            self.step()?;
+        }
+        Ok(found)
+    }
+
+    fn expect_sign(&mut self, sign: &str) -> Parsed<()> {
+        if self.take_sign(sign)? { Ok(()) } else { Err(self.unexpected(&format!("expected {sign}"))) }
+    }
+
+    fn is_keyword_name(&self, name: &str) -> bool {
+        match name {
+            "contains" => self.keywords.contains,
+            "every" => self.keywords.every,
+            "if" => self.keywords.r#if,
+            "in" => self.keywords.r#in,
+            _ => KEYWORDS.contains(&name),
+        }
+    }
+
+    /// Whether the keyword `word` stands here, and not as the first part of a reference.
+    fn is_keyword(&self, word: &str) -> bool {
+        matches!(&self.token().lexeme, Lexeme::Name(name) if &**name == word)
+            && self.is_keyword_name(word)
+            && !self.starts_reference()
+    }
+
+    /// Whether `.` or `[` follows at once.
+    fn starts_reference(&self) -> bool {
+        self.after().is_some_and(|next| !next.spaced && matches!(next.lexeme, Lexeme::Sign("." | "[")))
+    }
+
+    fn take_keyword(&mut self, word: &str) -> Parsed<bool> {
+        let found = self.is_keyword(word);
+        if found {
+            self.step()?;
+        }
+        Ok(found)
+    }
+
+    /// The name here, if it is no keyword or begins a reference.
+    fn name(&self) -> Option<Arc<str>> {
+        match &self.token().lexeme {
+            Lexeme::Name(name)
+                if !self.is_keyword_name(name)
+                    || (self.starts_reference() && !matches!(&**name, "true" | "false" | "null")) =>
+            {
+                Some(name.clone())
+            }
+            _ => None,
+        }
+    }
+
+    fn error(&self, message: &str) -> SyntaxError {
+        SyntaxError::new(self.here(), message)
+    }
+
+    /// OPA's words for a token that cannot stand here.
+    fn unexpected(&self, hint: &str) -> SyntaxError {
+        let (what, kind) = match &self.token().lexeme {
+            Lexeme::Name(name) if self.is_keyword_name(name) => (&**name, "keyword"),
+            Lexeme::Name(_) => ("identifier", "token"),
+            Lexeme::Number(_) => ("number", "token"),
+            Lexeme::String(_) => ("string", "token"),
+            Lexeme::Template { .. } => ("template-string", "token"),
+            Lexeme::Sign(sign) => (sign_name(sign), "token"),
+            Lexeme::End => ("eof", "token"),
+        };
+        let tail = if hint.is_empty() { String::new() } else { format!(": {hint}") };
+        self.error(&format!("unexpected {what} {kind}{tail}"))
+    }
+
+    /// Guards against nesting that would use up the stack.
+    fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
+        if self.depth >= MAX_DEPTH {
+            return Err(self.error(&format!("nesting is deeper than {MAX_DEPTH}")));
+        }
+        self.depth = self.depth.saturating_add(1);
+        let parsed = parse(self);
+        self.depth = self.depth.saturating_sub(1);
+        parsed
+    }
+
+    /// Tries `parse` and goes back when it fails.
+    fn attempt<T>(&mut self, parse: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
+        let (at, wildcards) = (self.at, self.wildcards);
+        let parsed = parse(self);
+        if parsed.is_err() {
+            (self.at, self.wildcards) = (at, wildcards);
+        }
+        parsed
+    }
+
+    fn wildcard(&mut self) -> TermKind {
+        self.wildcards = self.wildcards.saturating_add(1);
+        TermKind::Var(format!("_{}", self.wildcards).into())
+    }
+
+    // The file
+
+    fn query(&mut self) -> Parsed<Body> {
+        let mut body = Vec::new();
+        loop {
+            if self.token().lexeme == Lexeme::End {
+                if body.is_empty() {
+                    return Err(self.error("empty query"));
+                }
+                return Ok(body);
+            }
+            if self.is_keyword("import") {
+                let import = self.import()?;
+                self.apply(&import)?;
+                continue;
+            }
+            body.push(self.literal()?);
+            if !self.take_sign(";")? && self.token().lexeme != Lexeme::End && !self.token().on_new_line {
+                return Err(self.unexpected(r"expected \n or ;"));
+            }
+        }
+    }
+
+    fn module(&mut self) -> Parsed<Module> {
+        if self.token().lexeme == Lexeme::End {
+            return Err(self.error("empty module"));
+        }
+        if !self.is_keyword("package") {
+            return Err(self.error("package expected"));
+        }
+        let package = self.package()?;
+        let mut module = Module {
+            package,
+            imports: Vec::new(),
+            rules: Vec::new(),
+            comments: Vec::new(),
+            version: self.version,
+        };
+        while self.token().lexeme != Lexeme::End {
+            if self.is_keyword("package") {
+                return Err(self.unexpected(""));
+            }
+            if self.is_keyword("import") {
+                let import = self.import()?;
+                self.apply(&import)?;
+                module.imports.push(import);
+            } else {
+                let wildcards = self.wildcards;
+                match self.attempt(Self::rules) {
+                    Ok(rules) => module.rules.extend(rules),
+                    Err(as_rule) => {
+                        self.wildcards = wildcards;
+                        module.rules.push(self.bodiless_rule(as_rule)?);
+                    }
+                }
+            }
+            self.take_sign(";")?;
+        }
+        module.version = self.version;
+        Ok(module)
+    }
+
+    fn package(&mut self) -> Parsed<Vec<Arc<str>>> {
+        self.step()?;
+        if self.token().on_new_line || self.name_or_keyword().is_none() {
+            return Err(self.unexpected("expected path"));
+        }
+        let at = self.here();
+        let path = self.path()?;
+        if path.is_empty() {
+            return Err(SyntaxError::new(at, "expected path"));
+        }
+        Ok(path)
+    }
+
+    fn name_or_keyword(&self) -> Option<Arc<str>> {
+        match &self.token().lexeme {
+            Lexeme::Name(name) => Some(name.clone()),
+            _ => None,
+        }
+    }
+
+    /// A reference whose parts are all written out.
+    fn path(&mut self) -> Parsed<Vec<Arc<str>>> {
+        let Some(first) = self.name_or_keyword() else { return Err(self.unexpected("expected path")) };
+        self.step()?;
+        let mut path = vec![first];
+        loop {
+            if self.is_adjacent(".") {
+                self.step()?;
+                let Some(name) = self.name_or_keyword() else { return Err(self.unexpected("expected identifier")) };
+                self.step()?;
+                path.push(name);
+            } else if self.is_adjacent("[") {
+                self.step()?;
+                let Lexeme::String(text) = self.token().lexeme.clone() else {
+                    return Err(self.unexpected("expecting string"));
+                };
+                self.step()?;
+                self.expect_sign("]")?;
+                path.push(text);
+            } else {
+                return Ok(path);
+            }
+        }
+    }
+
+    fn import(&mut self) -> Parsed<Import> {
+        let at = self.here();
+        self.step()?;
+        let place = self.here();
+        let path = self.path()?;
+        let first = path.first().map_or("", |first| &**first);
+        if !matches!(first, "data" | "input" | "future" | "rego") {
+            return Err(SyntaxError::new(
+                place,
+                format!(
+                    "unexpected import path, must begin with one of: {{data, future, input, rego}}, got: {first}"
+                ),
+            ));
+        }
+        let alias = if self.take_keyword("as")? {
+            let Some(alias) = self.name() else { return Err(self.unexpected("expected var")) };
+            self.step()?;
+            Some(alias)
+        } else {
+            let last = path.last().map_or("", |last| &**last);
+            if first != "future" && self.is_keyword_name(last) {
+                return Err(SyntaxError::new(
+                    place,
+                    format!("unexpected import path, must not end with a keyword, got: {last}"),
+                ));
+            }
+            None
+        };
+        Ok(Import { at, path, alias })
+    }
+
+    /// What an import of `future.keywords` or `rego.v1` changes for the rest of the file.
+    fn apply(&mut self, import: &Import) -> Parsed<()> {
+        let path: Vec<&str> = import.path.iter().map(|part| &**part).collect();
+        let refused = |message: String| Err(SyntaxError::new(import.at, message));
+        match path.as_slice() {
+            ["future", ..] | ["rego", "v1"] if import.alias.is_some() => {
+                refused(format!("{} imports cannot be aliased", path.first().unwrap_or(&"")))
+            }
+            ["future", "keywords"] => {
+                self.keywords = Keywords { contains: true, every: true, r#if: true, r#in: true };
+                Ok(())
+            }
+            ["future", "keywords", "not"] => {
+                self.not_bodies = true;
+                Ok(())
+            }
+            ["future", "keywords", word] if FUTURE_KEYWORDS.contains(word) => {
+                match *word {
+                    "contains" => self.keywords.contains = true,
+                    "every" => {
+                        self.keywords.every = true;
+                        self.keywords.r#in = true;
+                    }
+                    "if" => self.keywords.r#if = true,
+                    _ => self.keywords.r#in = true,
+                }
+                Ok(())
+            }
+            ["future", "keywords", word] => refused(format!(
+                "unexpected keyword, must be one of [contains every if in not], got: {word}"
+            )),
+            ["future", ..] => refused("invalid import, must be `future.keywords`".to_owned()),
+            ["rego", "v1"] => {
+                self.version = Version::V1;
+                self.keywords = Keywords { contains: true, every: true, r#if: true, r#in: true };
+                Ok(())
+            }
+            ["rego", ..] => refused(format!("invalid import `{}`, must be `rego.v1`", path.join("."))),
+            _ => Ok(()),
+        }
+    }
+
+    // Rules
+
+    fn rules(&mut self) -> Parsed<Vec<Rule>> {
+        let at = self.here();
+        let is_default = self.take_keyword("default")?;
+        if self.name().is_none() {
+            return Err(self.unexpected(""));
+        }
+        let (mut head, has_value) = self.head()?;
+        if is_default {
+            check_default(at, &head, has_value)?;
+            return Ok(vec![Rule { at, is_default, head, body: Vec::new(), otherwise: None }]);
+        }
+        let has_if = self.is_keyword("if");
+        let contains = matches!(head.kind, HeadKind::Contains(_));
+        self.settle_brackets(&mut head, has_if, has_value)?;
+
+        let body = if has_if {
+            self.step()?;
+            self.body_after_if()?
+        } else if self.is_sign("{") {
+            if self.version == Version::V1 {
+                return Err(SyntaxError::new(at, "`if` keyword is required before rule body"));
+            }
+            self.braced_body()?
+        } else if contains {
+            return Ok(vec![Rule { at, is_default, head, body: Vec::new(), otherwise: None }]);
+        } else {
+            return Err(self.unexpected(""));
+        };
+        if self.version == Version::V1 && !contains && matches!(head.kind, HeadKind::Contains(_)) {
+            return Err(SyntaxError::new(at, "`contains` keyword is required for partial set rules"));
+        }
+
+        let mut rule = Rule { at, is_default, head, body, otherwise: None };
+        if self.is_keyword("else") {
+            let ground = rule.head.path.iter().skip(1).all(is_constant);
+            if !ground {
+                return Err(self.error("else keyword cannot be used on rules with variables in head"));
+            }
+            if matches!(rule.head.kind, HeadKind::Contains(_)) {
+                return Err(self.error("else keyword cannot be used on multi-value rules"));
+            }
+            rule.otherwise = Some(Box::new(self.otherwise()?));
+        }
+        let mut rules = vec![rule];
+        while self.is_sign("{") {
+            let Some(first) = rules.first() else { break };
+            if first.otherwise.is_some() {
+                return Err(self.error("expected else keyword"));
+            }
+            let (at, head) = (self.here(), first.head.clone());
+            let body = self.braced_body()?;
+            rules.push(Rule { at, is_default, head, body, otherwise: None });
+        }
+        Ok(rules)
+    }
+
+    /// What `p[x]` means: a member of a set in version 0 without `if`, else a key whose value is `true`.
+    fn settle_brackets(&self, head: &mut Head, has_if: bool, has_value: bool) -> Parsed<()> {
+        let contains = matches!(head.kind, HeadKind::Contains(_));
+        if has_if || contains || has_value || head.args.is_some() || head.path.len() != 2 {
+            return Ok(());
+        }
+        if let Some(member) = head.path.pop() {
+            head.kind = HeadKind::Contains(member);
+        }
+        if self.version == Version::V1 && !self.is_sign("{") {
+            return Err(SyntaxError::new(head.at, "`contains` keyword is required for partial set rules"));
+        }
+        Ok(())
+    }
+
+    fn head(&mut self) -> Parsed<(Head, bool)> {
+        let at = self.here();
+        let term = self.head_reference()?;
+        let (operator, args) = match term.kind {
+            TermKind::Call(operator, args) => (*operator, Some(args)),
+            _ => (term, None),
+        };
+        let path = match operator.kind {
+            TermKind::Ref(head, rest) => {
+                if !matches!(head.kind, TermKind::Var(_)) {
+                    return Err(SyntaxError::new(at, "rule head ref invalid"));
+                }
+                std::iter::once(*head).chain(rest).collect()
+            }
+            TermKind::Var(_) => vec![operator],
+            _ => return Err(self.unexpected("expected rule head name")),
+        };
+        let kind_true = HeadKind::Value(Term { at, kind: TermKind::Bool(true) });
+        if self.take_keyword("contains")? {
+            if args.is_some() {
+                return Err(self.unexpected(
+                    "the contains keyword can only be used with multi-value rule definitions",
+                ));
+            }
+            let member = self.infix(false)?;
+            return Ok((Head { at, path, args, kind: HeadKind::Contains(member) }, true));
+        }
+        if self.take_sign("=")? || self.take_sign(":=")? {
+            let value = self.infix(true)?;
+            return Ok((Head { at, path, args, kind: HeadKind::Value(value) }, true));
+        }
+        Ok((Head { at, path, args, kind: kind_true }, false))
+    }
+
+    fn braced_body(&mut self) -> Parsed<Body> {
+        self.expect_sign("{")?;
+        self.body()
+    }
+
+    fn body_after_if(&mut self) -> Parsed<Body> {
+        let brace = self.is_sign("{");
+        let literal = self.attempt(|parser| {
+            let literal = parser.literal()?;
+            match &literal.kind {
+                ExprKind::Term(Term { kind: TermKind::Set(_), .. }) if brace && !literal.negated => {
+                    Err(parser.unexpected("expected rule body"))
+                }
+                _ => Ok(vec![literal]),
+            }
+        });
+        match literal {
+            Ok(body) => Ok(body),
+            Err(error) if !brace => Err(error),
+            Err(_) => self.braced_body(),
+        }
+    }
+
+    fn otherwise(&mut self) -> Parsed<Else> {
+        let at = self.here();
+        self.step()?;
+        let value = if self.take_sign("=")? || self.take_sign(":=")? {
+            self.infix(true)?
+        } else if self.is_keyword("if") || self.is_sign("{") {
+            Term { at, kind: TermKind::Bool(true) }
+        } else {
+            return Err(self.unexpected("expected else value term or rule body"));
+        };
+        let body = if self.take_keyword("if")? {
+            if self.is_sign("{") { self.braced_body()? } else { vec![self.literal()?] }
+        } else if self.is_sign("{") {
+            if self.version == Version::V1 {
+                return Err(SyntaxError::new(at, "`if` keyword is required before rule body"));
+            }
+            self.braced_body()?
+        } else {
+            return Ok(Else { at, value, body: Vec::new(), otherwise: None });
+        };
+        let otherwise = if self.is_keyword("else") { Some(Box::new(self.otherwise()?)) } else { None };
+        Ok(Else { at, value, body, otherwise })
+    }
+
+    /// `p := 1`, `p[x]`, `f(x) = y`: a statement that defines.
+    ///
+    /// Mirrors: `ParseRuleFromBody` and what it calls.
+    fn bodiless_rule(&mut self, as_rule: SyntaxError) -> Parsed<Rule> {
+        let at = self.here();
+        let parsed = self.attempt(|parser| {
+            let (head, has_value) = parser.head()?;
+            let ends = parser.token().on_new_line
+                || matches!(parser.token().lexeme, Lexeme::End | Lexeme::Sign(";"));
+            if ends { Ok((head, has_value)) } else { Err(parser.unexpected("")) }
+        });
+        let (mut head, has_value) = parsed.map_err(|error| {
+            // The error that lies further on explains more.
+            if error.at >= as_rule.at { error } else { as_rule }
+        })?;
+        if !has_value && head.args.is_none() && head.path.len() == 2 {
+            if self.version == Version::V1 {
+                return Err(SyntaxError::new(at, "`contains` keyword is required for partial set rules"));
+            }
+            if let Some(member) = head.path.pop() {
+                head.kind = HeadKind::Contains(member);
+            }
+        } else if !has_value && self.version == Version::V1 {
+            let message = if head.path.len() == 1 && head.args.is_none() {
+                "var cannot be used for rule name"
+            } else {
+                "rule must have value assignment and/or body declaration"
+            };
+            return Err(SyntaxError::new(at, message));
+        } else if !has_value && head.args.is_none() {
+            return Err(SyntaxError::new(at, "var cannot be used for rule name"));
+        }
+        Ok(Rule { at, is_default: false, head, body: Vec::new(), otherwise: None })
+    }
+}
+
+/// The value of a default rule is known when the policy is loaded, and its arguments only name.
+fn check_default(at: Location, head: &Head, has_value: bool) -> Parsed<()> {
+    let refused = |message: String| Err(SyntaxError::new(at, message));
+    let HeadKind::Value(value) = &head.kind else {
+        return refused("default rules cannot be multi-value".to_owned());
+    };
+    if !has_value {
+        return refused("illegal default rule (must have a value)".to_owned());
+    }
+    if let Some(what) = forbidden_in_default(value) {
+        return refused(format!("illegal default rule (value cannot contain {what})"));
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for arg in head.args.iter().flatten() {
+        let TermKind::Var(name) = &arg.kind else {
+            return refused(format!("illegal default rule (arguments cannot contain {})", kind_name(&arg.kind)));
+        };
+        if seen.contains(&&**name) {
+            return refused(format!("illegal default rule (arguments cannot be repeated {name})"));
+        }
+        seen.push(name);
+    }
+    if head.path.iter().skip(1).any(|part| !is_constant(part)) {
+        return refused("illegal default rule (ref cannot contain variables)".to_owned());
+    }
+    Ok(())
+}
+
+fn forbidden_in_default(term: &Term) -> Option<&'static str> {
+    match &term.kind {
+        TermKind::Var(_) => Some("var"),
+        TermKind::Ref(..) => Some("ref"),
+        TermKind::Call(..) => Some("call"),
+        TermKind::Array(items) | TermKind::Set(items) => items.iter().find_map(forbidden_in_default),
+        TermKind::Object(pairs) => {
+            pairs.iter().find_map(|(key, value)| forbidden_in_default(key).or_else(|| forbidden_in_default(value)))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the term is a scalar that is written out.
+pub fn is_constant(term: &Term) -> bool {
+    match &term.kind {
+        TermKind::Null | TermKind::Bool(_) | TermKind::Number(_) | TermKind::String(_) => true,
+        TermKind::Array(items) | TermKind::Set(items) => items.iter().all(is_constant),
+        TermKind::Object(pairs) => pairs.iter().all(|(key, value)| is_constant(key) && is_constant(value)),
+        _ => false,
+    }
+}
+
+/// OPA's name of a kind of term, for messages.
+pub fn kind_name(kind: &TermKind) -> &'static str {
+    match kind {
+        TermKind::Null => "null",
+        TermKind::Bool(_) => "boolean",
+        TermKind::Number(_) => "number",
+        TermKind::String(_) => "string",
+        TermKind::Var(_) => "var",
+        TermKind::Ref(..) => "ref",
+        TermKind::Call(..) => "call",
+        TermKind::Array(_) => "array",
+        TermKind::Set(_) => "set",
+        TermKind::Object(_) => "object",
+        TermKind::ArrayComprehension(..) => "arraycomprehension",
+        TermKind::SetComprehension(..) => "setcomprehension",
+        TermKind::ObjectComprehension(..) => "objectcomprehension",
+        TermKind::Template(_) => "templatestring",
+    }
+}
+
+fn sign_name(sign: &'static str) -> &'static str {
+    match sign {
+        ":=" => "assign",
+        "=" => "eq",
+        "==" => "equal",
+        "!=" => "neq",
+        other => other,
+    }
+}
