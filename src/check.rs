@@ -10,6 +10,7 @@ mod fault;
 mod identity;
 mod respond;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,14 +98,14 @@ impl Checker {
         let started = Instant::now();
         let id = decision_id();
         let answer = match Attributes::parse(message) {
-            Err(error) => self.fault(Fault::Malformed(error), &id),
+            Err(error) => self.fault(Fault::Malformed(error), None, &id),
             Ok(attributes) => match self.decide(message, &attributes, deadline, &id).await {
                 Ok(verdict) => {
                     let (decided, answer) = respond::decision(&self.settings, verdict, &attributes, &id);
                     self.metrics.checked(decided, started.elapsed());
                     return answer;
                 }
-                Err(fault) => self.fault(fault, &id),
+                Err(fault) => self.fault(fault, Some(&attributes), &id),
             },
         };
         self.metrics.checked(Decided::Fault, started.elapsed());
@@ -114,13 +115,13 @@ impl Checker {
     /// The answer to a check that could not be made.
     pub fn refuse(&self, fault: Fault) -> Answer {
         self.metrics.checked(Decided::Fault, Duration::ZERO);
-        self.fault(fault, &decision_id())
+        self.fault(fault, None, &decision_id())
     }
 
-    fn fault(&self, fault: Fault, id: &str) -> Answer {
+    fn fault(&self, fault: Fault, attributes: Option<&Attributes<'_>>, id: &str) -> Answer {
         fault.log(id);
         self.metrics.fault(fault.reason(), fault.opa_reason());
-        respond::fault(&self.settings, &fault, id)
+        respond::fault(&self.settings, &fault, attributes, id)
     }
 
     async fn decide(
@@ -130,16 +131,33 @@ impl Checker {
         deadline: Instant,
         id: &str,
     ) -> Result<Verdict, Fault> {
+        let path = self.canonical(attributes)?;
         let document = input::build(message, attributes, &self.settings.input)?;
         let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
         self.metrics.token(evidence.state_name(), evidence.rejection_reason());
 
         let mut members = document.members;
         if self.settings.extras {
-            evidence.add_to(&mut members, attributes, self.settings.ambiguous_path, self.clock.now(), &self.metrics)?;
+            evidence.add_to(&mut members, attributes, path.as_deref(), self.clock.now());
         }
         let decision = self.evaluate(members.into_value(), deadline, id)?;
         Ok(Verdict { decision, evidence, now: self.clock.now() })
+    }
+
+    /// The canonical path; where it is ambiguous, nothing or a refusal. Not even `extras: false` turns the refusal off.
+    fn canonical<'a>(&self, attributes: &Attributes<'a>) -> Result<Option<Cow<'a, str>>, Fault> {
+        let Some(http) = &attributes.http else { return Ok(None) };
+        match canonical_path(http.path) {
+            Ok(path) => Ok(Some(path)),
+            Err(ambiguity) => {
+                self.metrics.ambiguous_path();
+                if self.settings.ambiguous_path == AmbiguousPath::Reject {
+                    return Err(Fault::AmbiguousPath(ambiguity));
+                }
+                tracing::info!(why = %ambiguity, "a request's path is ambiguous; input.path is absent");
+                Ok(None)
+            }
+        }
     }
 
     fn evaluate(&self, input: Value, deadline: Instant, id: &str) -> Result<Decision, Fault> {

@@ -69,15 +69,17 @@ fn decoded(path: &str) -> Result<String, Ambiguity> {
     while let Some((_, escape)) = rest.split_once('%') {
         let code = escape.as_bytes().get(..2).and_then(hex_pair).ok_or(Ambiguity::Escape)?;
         rest = escape.get(2..).unwrap_or_default();
-        let twice = code == b'%' && rest.get(..2).is_some_and(|next| next.bytes().all(|byte| byte.is_ascii_hexdigit()));
         match code {
             b'/' | b'\\' | b'.' | b';' | b'?' | b'#' => return Err(Ambiguity::EncodedDelimiter),
-            b'%' if twice => return Err(Ambiguity::EncodedDelimiter),
             0..=0x1f | 0x7f => return Err(Ambiguity::Control),
             _ => {}
         }
     }
     let bytes = percent_decode(path.as_bytes()).map_err(|_| Ambiguity::Escape)?;
+    // What would decode a second time, whichever of its bytes were encoded.
+    if bytes.windows(3).any(|three| matches!(three, [b'%', digits @ ..] if digits.iter().all(u8::is_ascii_hexdigit))) {
+        return Err(Ambiguity::EncodedDelimiter);
+    }
     String::from_utf8(bytes).map_err(|_| Ambiguity::NotUtf8)
 }
 
@@ -130,6 +132,8 @@ mod tests {
             ("/admin%3Fx", Ambiguity::EncodedDelimiter),
             ("/%252e%252e/admin", Ambiguity::EncodedDelimiter),
             ("/a%2561", Ambiguity::EncodedDelimiter),
+            ("/public/%25%32%65%25%32%65/admin", Ambiguity::EncodedDelimiter),
+            ("/a%25%361", Ambiguity::EncodedDelimiter),
             ("/\\admin", Ambiguity::Backslash),
             ("/a/..;/admin", Ambiguity::Parameters),
             ("/admin;x=1", Ambiguity::Parameters),
@@ -151,12 +155,16 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_canonical_path_is_safe_to_compare(target in "(?s)[/a.%25eEfF;#?\\\\\u{e9}-]{0,24}") {
+        fn a_canonical_path_is_safe_to_compare(target in "(?s)[/a.%0-9eEfF;#?\\\\\u{e9}-]{0,24}") {
             if let Ok(path) = canonical_path(&target) {
                 proptest::prop_assert!(path.starts_with('/'));
                 proptest::prop_assert!(!path.contains("//"));
                 proptest::prop_assert!(path.split('/').all(|segment| segment != "." && segment != ".."));
                 proptest::prop_assert!(!path.contains(['\\', ';', '#', '?']));
+                let escape = |three: &[u8]| {
+                    three.starts_with(b"%") && three.iter().skip(1).all(u8::is_ascii_hexdigit)
+                };
+                proptest::prop_assert!(!path.as_bytes().windows(3).any(escape));
             }
         }
     }

@@ -2,10 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::canonical::canonical_path;
-use super::fault::Fault;
 use crate::opa::input::Attributes;
-use crate::telemetry::Metrics;
 use crate::token::{Authn, TokenError, TokenState, Verified, Verifier};
 use crate::value::{Key, Members, Value};
 
@@ -71,28 +68,12 @@ impl Evidence {
     }
 
     /// Adds `method`, `path`, `jwt` and `authn` to the document.
-    pub fn add_to(
-        &self,
-        members: &mut Members,
-        attributes: &Attributes<'_>,
-        ambiguous: AmbiguousPath,
-        now: i64,
-        metrics: &Metrics,
-    ) -> Result<(), Fault> {
+    pub fn add_to(&self, members: &mut Members, attributes: &Attributes<'_>, path: Option<&str>, now: i64) {
         if let Some(http) = &attributes.http {
             members.put(&METHOD, Value::from(http.method));
-            match canonical_path(http.path) {
-                Ok(path) => {
-                    members.put(&PATH, Value::from(&*path));
-                }
-                Err(ambiguity) => {
-                    metrics.ambiguous_path();
-                    if ambiguous == AmbiguousPath::Reject {
-                        return Err(Fault::AmbiguousPath(ambiguity));
-                    }
-                    tracing::info!(why = %ambiguity, "a request's path is ambiguous; input.path is absent");
-                }
-            }
+        }
+        if let Some(path) = path {
+            members.put(&PATH, Value::from(path));
         }
         let (jwt, authn) = match &self.token {
             TokenState::Verified(verified) => (verified.document().clone(), verified.authn().document(now)),
@@ -101,7 +82,6 @@ impl Evidence {
         };
         members.put(&JWT, jwt);
         members.put(&AUTHN, authn);
-        Ok(())
     }
 
     fn bare_state(&self) -> Value {

@@ -7,6 +7,7 @@ use crate::opa::input::Attributes;
 use crate::value::{Value, as_text, member};
 
 use super::evidence::Evidence;
+use crate::token::Authn;
 
 /// One header that stepgate owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,17 +27,28 @@ pub enum IdentitySource {
 }
 
 impl IdentitySource {
-    /// Reads `claims.<path>` or `authn.<member>`.
+    /// Reads `claims.<path>`, `claims["<name>"]` or `authn.<member>`.
     pub fn parse(text: &str) -> Option<Self> {
-        let (root, rest) = text.split_once('.')?;
-        if rest.is_empty() || rest.split('.').any(str::is_empty) {
-            return None;
+        if let Some(member) = text.strip_prefix("authn.") {
+            return Authn::MEMBERS.contains(&member).then(|| Self::Authn(member.to_owned()));
         }
-        match root {
-            "claims" => Some(Self::Claim(rest.split('.').map(str::to_owned).collect())),
-            "authn" => Some(Self::Authn(rest.to_owned())),
-            _ => None,
+        let mut rest = text.strip_prefix("claims")?;
+        let mut path = Vec::new();
+        while !rest.is_empty() {
+            let (part, after) = match rest.strip_prefix("[\"") {
+                Some(quoted) => quoted.split_once("\"]")?,
+                None => {
+                    let plain = rest.strip_prefix('.')?;
+                    plain.split_at(plain.find(['.', '[']).unwrap_or(plain.len()))
+                }
+            };
+            if part.is_empty() {
+                return None;
+            }
+            path.push(part.to_owned());
+            rest = after;
         }
+        (!path.is_empty()).then_some(Self::Claim(path))
     }
 
     fn value(&self, evidence: &Evidence, now: i64) -> Option<String> {
@@ -61,14 +73,20 @@ pub struct Mutation {
 impl Mutation {
     /// The owned headers of this request: those with a value are set, the others and every copy are removed.
     pub fn of(owned: &[IdentityHeader], evidence: &Evidence, attributes: &Attributes<'_>, now: i64) -> Self {
-        let mut mutation = Self::default();
+        let mut mutation = Self::removal(owned, attributes);
         for header in owned {
-            match header.source.value(evidence, now) {
+            if let Some(value) = header.source.value(evidence, now) {
                 // Envoy removes after it sets: a name that is set must not be among those removed.
-                Some(value) => mutation.set.push((header.name.clone(), value)),
-                None => mutation.remove.push(header.name.clone()),
+                mutation.remove.retain(|name| *name != header.name);
+                mutation.set.push((header.name.clone(), value));
             }
         }
+        mutation
+    }
+
+    /// Every owned header and every copy of one is removed, none is set.
+    pub fn removal(owned: &[IdentityHeader], attributes: &Attributes<'_>) -> Self {
+        let mut mutation = Self { set: Vec::new(), remove: owned.iter().map(|header| header.name.clone()).collect() };
         if let Some(http) = attributes.http.as_ref().filter(|_| !owned.is_empty()) {
             for received in http.header_names() {
                 let is_copy = owned.iter().any(|header| header.name != received && is_same(&header.name, received));
@@ -96,7 +114,11 @@ fn header_text(value: &Value) -> Option<String> {
         Value::String(text) => text.to_string(),
         Value::Bool(flag) => flag.to_string(),
         Value::Number(number) => number.format_decimal(),
-        Value::Array(items) => items.iter().map(as_text).collect::<Option<Vec<_>>>()?.join(","),
+        // An item with a comma would arrive as two.
+        Value::Array(items) => {
+            let item = |value| as_text(value).filter(|text| !text.contains(','));
+            items.iter().map(item).collect::<Option<Vec<_>>>()?.join(",")
+        }
         _ => return None,
     };
     (!text.is_empty() && !text.chars().any(char::is_control)).then_some(text)

@@ -76,12 +76,15 @@ pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'
     (decided, allow(Some(with_identity(OkHttpResponse::default(), mutation())), metadata, id))
 }
 
-/// The answer to a check that went wrong.
-pub fn fault(settings: &Settings, fault: &Fault, id: &str) -> Answer {
-    if settings.dry_run == DryRun::DenialsAndFaults {
-        let owned = settings.identity_headers.iter().map(|header| header.name.clone()).collect();
-        let ok = OkHttpResponse { headers_to_remove: owned, ..OkHttpResponse::default() };
-        return allow(Some(ok), None, id);
+/// The answer to a check that went wrong; `attributes` are there unless the request itself could not be read.
+pub fn fault(settings: &Settings, fault: &Fault, attributes: Option<&Attributes<'_>>, id: &str) -> Answer {
+    // Without attributes the caller's copies of our headers are unknown, so that they could not be removed.
+    let removal = match attributes {
+        Some(attributes) => Some(Mutation::removal(&settings.identity_headers, attributes)),
+        None => settings.identity_headers.is_empty().then(Mutation::default),
+    };
+    if let (DryRun::DenialsAndFaults, Some(removal)) = (settings.dry_run, removal) {
+        return allow(Some(with_identity(OkHttpResponse::default(), removal)), None, id);
     }
     if let (true, Some((code, message))) = (settings.compat.grpc_errors, fault.grpc_error()) {
         return Answer::Fail { code, message };

@@ -30,7 +30,13 @@ allow := {"allowed": true, "dynamic_metadata": {"state": input.jwt.state, "level
 
 fn settings() -> Settings {
     Settings {
-        input: input::Options { skip_body: false, depth: 100, descriptors: None, expose_body_errors: false },
+        input: input::Options {
+            skip_body: false,
+            depth: 100,
+            descriptors: None,
+            raw_headers_count: true,
+            expose_body_errors: false,
+        },
         extras: true,
         ambiguous_path: AmbiguousPath::Warn,
         evaluation_timeout: Duration::from_millis(500),
@@ -214,15 +220,30 @@ async fn dry_run_allows_what_it_says_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_dry_run_of_faults_lets_no_forged_identity_through() {
+    let subject = IdentityHeader { name: "x-subject".into(), source: IdentitySource::Claim(vec!["sub".into()]) };
+    let settings = Settings { dry_run: DryRun::DenialsAndFaults, identity_headers: vec![subject], ..settings() };
+    let checker = checker(settings, false);
+    let response = respond(&checker, "/none", &[("x_subject", "root")]).await;
+    let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("headers must be removed") };
+    assert_eq!(ok.headers_to_remove, ["x-subject", "x_subject"]);
+    let Answer::Respond(response) = answer(&checker, b"\xff").await else { panic!("an answer") };
+    assert_ne!(code(&response), 0, "what the request holds is unknown");
+}
+
+#[tokio::test]
 async fn an_ambiguous_path_is_absent_or_refused() {
     let warns = checker(settings(), false);
     assert_eq!(code(&respond(&warns, "/path", &[]).await), 0);
     let (_, _, body) = denial(&respond(&warns, "/path//", &[]).await);
     assert!(body.contains("undefined_decision"), "input.path is absent: {body}");
     let rejects = checker(Settings { ambiguous_path: AmbiguousPath::Reject, ..settings() }, false);
-    let (status, _, body) = denial(&respond(&rejects, "//true", &[]).await);
-    assert_eq!(status, 400);
-    assert!(body.contains("ambiguous_path"), "{body}");
+    let bare = Settings { ambiguous_path: AmbiguousPath::Reject, extras: false, ..settings() };
+    for rejects in [rejects, checker(bare, false)] {
+        let (status, _, body) = denial(&respond(&rejects, "//true", &[]).await);
+        assert_eq!(status, 400);
+        assert!(body.contains("ambiguous_path"), "{body}");
+    }
 }
 
 #[tokio::test]

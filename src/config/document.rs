@@ -66,8 +66,10 @@ fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<Value, Do
         return Err(DocumentError::TooLarge(path.to_owned()));
     }
     let text = substitute(&std::fs::read_to_string(path).map_err(failed)?, environment);
-    let value: Value = yaml_serde::from_str(&text)
-        .map_err(|error| DocumentError::Yaml { path: path.to_owned(), reason: error.to_string() })?;
+    let malformed = |error: yaml_serde::Error| DocumentError::Yaml { path: path.to_owned(), reason: error.to_string() };
+    // By way of YAML's own mapping, which refuses a key that stands twice: the first block would be lost in silence.
+    let mapping: yaml_serde::Value = yaml_serde::from_str(&text).map_err(malformed)?;
+    let value: Value = yaml_serde::from_value(mapping).map_err(malformed)?;
     match value {
         Value::Null => Ok(Value::Object(serde_json::Map::new())),
         Value::Object(_) => Ok(value),

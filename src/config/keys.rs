@@ -30,6 +30,13 @@ pub enum Kind {
     Any,
 }
 
+impl Kind {
+    /// Whether the value is looked at here, and not key by key.
+    fn is_leaf(self) -> bool {
+        !matches!(self, Self::Section | Self::Sections | Self::SectionOrStrict)
+    }
+}
+
 /// Whether a key does something.
 #[derive(Clone, Copy, Debug)]
 pub enum Effect {
@@ -249,7 +256,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.identity_headers",
         Kind::TextMap,
         "",
-        "Headers set on allow, from `claims.<path>` or `authn.<member>`. A caller's own copies are always removed.",
+        "Headers set on allow, from `claims.<path>`, `claims[\"<name>\"]` or `authn.<member>`. A caller's own copies are removed, as far as Envoy shows them (its `allowed_headers` hides the others).",
     ),
     key(
         "plugins.stepgate.issuers",
@@ -274,7 +281,12 @@ pub const KEYS: &[Key] = &[
     key("plugins.stepgate.issuers[].discovery", Kind::Text, "", "URL of the OpenID provider configuration."),
     key("plugins.stepgate.issuers[].jwks_file", Kind::Text, "", "Path of a key set, read again every minute."),
     key("plugins.stepgate.issuers[].jwks", Kind::Any, "", "The key set itself."),
-    key("plugins.stepgate.issuers[].leeway", Kind::Duration, "30s", "Clock skew granted to `exp`, `nbf` and `iat`."),
+    key(
+        "plugins.stepgate.issuers[].leeway",
+        Kind::Duration,
+        "30s",
+        "Clock skew granted to `exp`, `nbf` and `iat`, 10m at most.",
+    ),
     key(
         "plugins.stepgate.issuers[].token_profile",
         Kind::Choice(&["rfc9068", "legacy"]),
@@ -343,7 +355,7 @@ fn known(key: &Key, value: &Value, path: &str, pattern: &str, problems: &mut Pro
         Effect::NoOp(why) => return problems.warn(path, format!("has no effect: {why}")),
         Effect::Works => {}
     }
-    if pattern.starts_with(OWN) && value.as_str().is_some_and(|text| text.contains("${")) {
+    if pattern.starts_with(OWN) && key.kind.is_leaf() && holds_placeholder(value) {
         return problems.error(path, "a `${…}` in it was not replaced: the variable is not set");
     }
     match (key.kind, value) {
@@ -368,6 +380,16 @@ fn known(key: &Key, value: &Value, path: &str, pattern: &str, problems: &mut Pro
                 problems.error(path, format!("expected {expected}, got `{got}`"));
             }
         }
+    }
+}
+
+/// Whether any text in `value` still has a `${`.
+fn holds_placeholder(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains("${"),
+        Value::Array(items) => items.iter().any(holds_placeholder),
+        Value::Object(members) => members.values().any(holds_placeholder),
+        _ => false,
     }
 }
 

@@ -17,6 +17,8 @@ use crate::token::{self, AssuranceTable, IssuerSettings, KeySource, Location, Pr
 
 /// Buckets of OPA's `grpc_request_duration_seconds`.
 const OPA_BUCKETS: [f64; 11] = [1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 3e-3, 5e-3, 0.1, 1.0];
+/// The greatest difference between clocks that is allowed for.
+const MAX_LEEWAY: Duration = Duration::from_secs(600);
 /// The most memory that the token cache takes by default.
 const TOKEN_CACHE_BYTES: u64 = 64 << 20;
 
@@ -217,6 +219,7 @@ impl Resolver<'_> {
             skip_body: plugin.flag("skip-request-body-parse").unwrap_or(false),
             depth: own.section("limits").size("input_depth", 512),
             descriptors,
+            raw_headers_count: own.text("compat") != Some("strict"),
             expose_body_errors: own.section("input").text("body_errors") == Some("expose"),
         }
     }
@@ -229,9 +232,14 @@ impl Resolver<'_> {
                 self.problems.error(place, "a header's name has only letters, digits and dashes");
                 continue;
             }
+            if headers.iter().any(|known: &IdentityHeader| known.name.eq_ignore_ascii_case(name)) {
+                self.problems.error(&place, "the same header is named twice");
+            }
             match source.as_str().and_then(IdentitySource::parse) {
                 Some(source) => headers.push(IdentityHeader { name: name.to_ascii_lowercase(), source }),
-                None => self.problems.error(place, "expected `claims.<path>` or `authn.<member>`"),
+                None => {
+                    self.problems.error(place, "expected `claims.<path>`, `claims[\"<name>\"]` or a member of `authn`")
+                }
             }
         }
         headers
@@ -252,7 +260,25 @@ impl Resolver<'_> {
             }
             issuers.push(issuer);
         }
+        self.check_locations(&issuers);
         Some(issuers)
+    }
+
+    /// One header cannot be read both with and without a scheme: every token would be found twice.
+    fn check_locations(&mut self, issuers: &[IssuerSettings]) {
+        let locations = || issuers.iter().flat_map(|issuer| &issuer.locations);
+        let header = |location: &Location| match location {
+            Location::Header { name, scheme } => Some((name.clone(), scheme.is_some())),
+            Location::Cookie { .. } => None,
+        };
+        let whole = locations().filter_map(header).filter(|(_, scheme)| !scheme);
+        for (name, _) in whole {
+            if locations().filter_map(header).any(|(other, scheme)| scheme && other == name) {
+                let message = format!("the header `{name}` is read with a scheme in one place and without in another");
+                self.problems.error("plugins.stepgate.issuers", message);
+                return;
+            }
+        }
     }
 
     fn issuer(&mut self, item: Section<'_>, place: &str) -> Option<IssuerSettings> {
@@ -284,11 +310,20 @@ impl Resolver<'_> {
             audiences: audiences.into_iter().map(str::to_owned).collect(),
             algorithms,
             keys: self.key_source(item, place)?,
-            leeway: item.duration("leeway", Duration::from_secs(30)),
+            leeway: self.leeway(item, place),
             profile: if item.text("token_profile") == Some("rfc9068") { Profile::Rfc9068 } else { Profile::Legacy },
             locations: self.locations(item, place),
             assurance: self.assurance(item, place),
         })
+    }
+
+    fn leeway(&mut self, item: Section<'_>, place: &str) -> Duration {
+        let leeway = item.duration("leeway", Duration::from_secs(30));
+        if leeway > MAX_LEEWAY {
+            let message = "longer than 10m; clocks that differ so much make `exp` meaningless";
+            self.problems.error(format!("{place}.leeway"), message);
+        }
+        leeway
     }
 
     fn key_source(&mut self, item: Section<'_>, place: &str) -> Option<KeySource> {
@@ -300,6 +335,10 @@ impl Resolver<'_> {
                 let scheme = url::Url::parse(url).ok().map(|url| url.scheme().to_owned());
                 if !matches!(scheme.as_deref(), Some("http" | "https")) {
                     self.problems.error(format!("{place}.{name}"), "expected an http or https URL");
+                }
+                if scheme.as_deref() == Some("http") {
+                    let message = "keys over plain http can be replaced by anyone on the way; use https";
+                    self.problems.warn(format!("{place}.{name}"), message);
                 }
                 sources.push(make(url.to_owned()));
             }
@@ -325,8 +364,11 @@ impl Resolver<'_> {
             match (listed.text("header"), listed.text("cookie")) {
                 (Some(name), None) => locations.push(Location::Header {
                     name: name.to_ascii_lowercase(),
-                    scheme: listed.text("scheme").map(str::to_owned),
+                    scheme: listed.text("scheme").map(str::to_ascii_lowercase),
                 }),
+                (None, Some(_)) if listed.text("scheme").is_some() => {
+                    self.problems.error(format!("{place}.token_from[{at}].scheme"), "a cookie has no scheme");
+                }
                 (None, Some(name)) => locations.push(Location::Cookie { name: name.to_owned() }),
                 _ => self.problems.error(format!("{place}.token_from[{at}]"), "give either `header` or `cookie`"),
             }

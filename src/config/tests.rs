@@ -48,6 +48,11 @@ fn every_problem_is_reported_with_its_place() {
         (own(json!({"socket_mode": "rw"})), "plugins.stepgate.socket_mode"),
         (own(json!({"identity_headers": {"x-user": "sub"}})), "plugins.stepgate.identity_headers.x-user"),
         (own(json!({"identity_headers": {"x user": "claims.sub"}})), "plugins.stepgate.identity_headers.x user"),
+        (own(json!({"identity_headers": {"x-user": "authn.nonsense"}})), "plugins.stepgate.identity_headers.x-user"),
+        (
+            own(json!({"identity_headers": {"X-User": "claims.sub", "x-user": "claims.sub"}})),
+            "plugins.stepgate.identity_headers.x-user",
+        ),
         (own(json!({"issuers": []})), "plugins.stepgate.issuers"),
         (own(json!({"issuers": [issuer(), issuer()]})), "plugins.stepgate.issuers[1].issuer"),
     ] {
@@ -69,6 +74,9 @@ fn each_way_to_misconfigure_an_issuer_is_an_error() {
         ("jwks_url", json!(null), ".jwks_url"),
         ("discovery", json!("https://i/.well-known/openid-configuration"), ""),
         ("token_from", json!([{"header": "a", "cookie": "b"}]), ".token_from[0]"),
+        ("token_from", json!([{"cookie": "a", "scheme": "b"}]), ".token_from[0].scheme"),
+        ("audiences", json!(["${AUDIENCE}"]), ".audiences"),
+        ("leeway", json!("11m"), ".leeway"),
         ("amr_aliases", json!({"x": "nonsense"}), ".amr_aliases.x"),
         ("acr_levels", json!({"x": 9}), ".acr_levels"),
         ("token_profile", json!("strict"), ".token_profile"),
@@ -81,6 +89,24 @@ fn each_way_to_misconfigure_an_issuer_is_an_error() {
         assert!(found.errors.iter().any(|problem| problem.path == place), "{name} at {place}: {found:?}");
     }
     assert_eq!(problems(own(json!({"issuers": [issuer()]}))), Problems::default());
+}
+
+#[test]
+fn one_header_is_not_read_with_and_without_a_scheme() {
+    let mut second = issuer();
+    second["issuer"] = json!("https://other");
+    second["token_from"] = json!([{"header": "Authorization"}]);
+    let found = problems(own(json!({"issuers": [issuer(), second.clone()]})));
+    assert!(found.errors.iter().any(|problem| problem.path == "plugins.stepgate.issuers"), "{found:?}");
+    second["token_from"] = json!([{"header": "Authorization", "scheme": "bearer"}]);
+    assert_eq!(problems(own(json!({"issuers": [issuer(), second]}))), Problems::default());
+}
+
+#[test]
+fn keys_over_plain_http_are_warned_about() {
+    let mut issuer = issuer();
+    issuer["jwks_url"] = json!("http://idp/jwks");
+    assert_eq!(problems(own(json!({"issuers": [issuer]}))).warnings.len(), 1);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! OpenID Connect Discovery section 4, OpenID Connect Core section 10.1.1, RFC 7517. A failed refresh changes nothing:
 //! the last good keys stay.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +98,7 @@ impl KeyFeed {
             Ok((keys, period)) => {
                 tracing::info!(issuer, keys = keys.len() as u64, "keys refreshed");
                 self.issuer.replace_keys(keys);
+                self.issuer.confirm(self.clock.now());
                 self.metrics.keys_refreshed(issuer, Outcome::Success, self.clock.now());
                 Ok(period)
             }
@@ -159,7 +161,12 @@ fn jwks_uri(document: &[u8], url: &str, issuer: &str) -> Result<(String, Origin)
 
 async fn read_file(path: &Path) -> Result<KeySet, KeysError> {
     let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)?.take(MAX_DOCUMENT_BYTES as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    })
+    .await;
     let bytes = read.map_err(|_| KeysError::Malformed)?.map_err(KeysError::File)?;
     Ok(KeySet::parse(&bytes)?)
 }

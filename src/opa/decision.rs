@@ -204,6 +204,9 @@ fn query_parameters(value: Option<&Value>) -> Result<Vec<Header>, DecisionError>
     if let Some(object) = value {
         add_pairs("query_parameters_to_set", object, &mut pairs)?;
     }
+    if pairs.iter().any(|pair| pair.name.chars().chain(pair.value.chars()).any(char::is_control)) {
+        return Err(DecisionError::HeaderText("query_parameters_to_set"));
+    }
     Ok(pairs)
 }
 

@@ -5,7 +5,7 @@
 //! machine are not used: both change what policies mean.
 
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use regorus::utils::limits::{ExecutionTimerConfig, PolicyLengthConfig};
 
@@ -135,6 +135,8 @@ impl Engine {
     pub fn eval(&mut self, input: Value, budget: Duration) -> Result<Value, EvalError> {
         self.inner.set_execution_timer_config(ExecutionTimerConfig { limit: budget, check_interval: CHECK_INTERVAL });
         self.inner.set_input(input);
+        let started = Instant::now();
+        self.over.take();
         let outcome = match &self.target {
             Target::Rule(path) => self.inner.eval_rule(path.clone()),
             Target::Query(query) => self.inner.eval_query(query.clone(), false).map(|results| {
@@ -142,6 +144,10 @@ impl Engine {
                 first.and_then(|row| row.expressions.into_iter().next()).map_or(Value::Undefined, |e| e.value)
             }),
         };
+        // An error in one definition of a function is lost when another definition has a value: ask the limits themselves.
+        if outcome.is_ok() && (self.over.take() || started.elapsed() >= budget) {
+            return Err(EvalError::Budget);
+        }
         outcome.map_err(|error| self.classify(&error))
     }
 

@@ -111,6 +111,19 @@ fn the_budget_ends_a_runaway_evaluation() {
 }
 
 #[test]
+fn another_definition_does_not_hide_an_exceeded_budget() {
+    for slow in [
+        "some i in numbers.range(1, 3000); some j in numbers.range(1, 3000); i * j == -1",
+        "count(numbers.range(1, 20000000)) == x",
+    ] {
+        let policy = format!("package p\nf(x) := 9 if {{ {slow} }}\nf(x) := 0 if x == 1\nallow if f(1) < 5\n");
+        let snapshot = build(&policy, "p/allow").expect("the policy loads");
+        let outcome = snapshot.eval(Value::new_object(), Duration::from_millis(20)).map(|it| it.value);
+        assert_eq!(outcome, Err(EvalError::Budget), "{slow}");
+    }
+}
+
+#[test]
 fn capped_builtins_refuse_at_once() {
     for expression in [
         "count(numbers.range(1, 20000000))",

@@ -150,13 +150,28 @@ async fn respond(shared: Arc<Shared>, mut others: Routes, request: Request<Incom
             Err(never) => match never {},
         };
     }
-    shared.metrics.in_flight.inc();
+    let _in_flight = InFlight::count(&shared.metrics);
     // The one place that catches panics: whatever went wrong below, Envoy gets a denial.
     let answering = std::pin::pin!(shared.answer(request));
     let answer = CatchPanic(AssertUnwindSafe(answering)).await;
     let answer = answer.unwrap_or_else(|()| shared.checker.refuse(Fault::Panic));
-    shared.metrics.in_flight.dec();
     encode(answer)
+}
+
+/// Counts a check as long as it lives, however it ends: Envoy may cancel it at any point.
+struct InFlight<'a>(&'a Metrics);
+
+impl<'a> InFlight<'a> {
+    fn count(metrics: &'a Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
 }
 
 impl Shared {

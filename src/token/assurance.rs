@@ -186,7 +186,13 @@ impl AssuranceTable {
             _ if !proof.categories().is_empty() => 1,
             _ => 0,
         };
-        let by_acr = member(claims, "acr").and_then(as_text).and_then(|acr| self.acr.get(acr).copied()).unwrap_or(0);
+        // Entra lists the authentication contexts that were met in `acrs`.
+        let contexts = match member(claims, "acrs") {
+            Some(Value::Array(words)) => words.as_slice(),
+            _ => &[],
+        };
+        let words = member(claims, "acr").into_iter().chain(contexts);
+        let by_acr = words.filter_map(|word| self.acr.get(as_text(word)?).copied()).max().unwrap_or(0);
         let level = by_factors.max(by_acr);
         let auth_time = member(claims, "auth_time").and_then(|time| time.as_i64().ok()).filter(|&time| time > 0);
         Authn::new(level, proof, mfa || by_acr >= 2, auth_time)
@@ -230,6 +236,10 @@ static AUTH_TIME: Key = Key::new("auth_time");
 static AGE_SECONDS: Key = Key::new("age_seconds");
 
 impl Authn {
+    /// The names that `document` can have.
+    pub const MEMBERS: [&'static str; 7] =
+        ["age_seconds", "auth_time", "factors", "level", "level_name", "mfa", "phishing_resistant"];
+
     /// Nothing is known.
     pub fn none() -> Self {
         Self::new(0, NOTHING, false, None)
@@ -348,6 +358,11 @@ mod tests {
             (
                 Preset::Keycloak,
                 json!({"acr": "2"}),
+                r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#,
+            ),
+            (
+                Preset::Entra,
+                json!({"acrs": ["p1", "mfa"]}),
                 r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#,
             ),
             (

@@ -18,16 +18,17 @@ const JSON: JsonLimits = JsonLimits { depth: 32, duplicates: DuplicateKeys::Refu
 /// The greatest NumericDate that is believed (the year 9999).
 const MAX_DATE: f64 = 253_402_300_799.0;
 
-/// Values of `typ` of tokens that are never access tokens (RFC 8725 section 3.11).
-const FOREIGN_TYPES: &[&str] =
-    &["dpop+jwt", "logout+jwt", "secevent+jwt", "txntoken+jwt", "statuslist+jwt", "token-introspection+jwt", "kb+jwt"];
+/// Values of `typ` that an access token may have; every other names another kind of token (RFC 8725 section 3.11).
+const ACCESS_TYPES: &[&str] = &["", "jwt", "at+jwt"];
+/// Values of the claim `typ`, as Keycloak sets it, of tokens that are no access tokens.
+const FOREIGN_TYPE_CLAIMS: &[&str] = &["id", "refresh", "offline", "logout"];
 
 /// What a token must look like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
     /// RFC 9068: `typ` is `at+jwt`, and iss, exp, aud, sub, client_id, iat and jti are there.
     Rfc9068,
-    /// What most providers send: any type that is not known to be something else.
+    /// What most providers send: no type, `JWT` or `at+jwt`.
     #[default]
     Legacy,
 }
@@ -112,7 +113,7 @@ impl TokenHeader {
         let typ = typ.strip_prefix("application/").unwrap_or(&typ);
         match settings.profile {
             Profile::Rfc9068 if typ != "at+jwt" => Err(TokenError::WrongType),
-            Profile::Legacy if FOREIGN_TYPES.contains(&typ) => Err(TokenError::WrongType),
+            Profile::Legacy if !ACCESS_TYPES.contains(&typ) => Err(TokenError::WrongType),
             _ => Ok(()),
         }
     }
@@ -123,7 +124,11 @@ impl Claims {
     pub(super) fn check(payload: Value, settings: &IssuerSettings, now: i64) -> Result<Self, TokenError> {
         let leeway = i64::try_from(settings.leeway.as_secs()).unwrap_or(i64::MAX);
         // An ID token tells the client who logged in; it is not for us (RFC 9068 section 5).
-        if ["nonce", "at_hash", "c_hash"].iter().any(|name| member(&payload, name).is_some()) {
+        let type_claim = member(&payload, "typ").and_then(as_text).unwrap_or_default().to_ascii_lowercase();
+        if FOREIGN_TYPE_CLAIMS.contains(&&*type_claim) {
+            return Err(TokenError::WrongType);
+        }
+        if ["nonce", "at_hash", "c_hash", "s_hash"].iter().any(|name| member(&payload, name).is_some()) {
             return Err(TokenError::WrongType);
         }
         let expires = date(&payload, "exp")?.ok_or(TokenError::BadClaim)?;

@@ -6,7 +6,7 @@ use crate::opa::input::Http;
 /// A place where a token may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// A header, with the scheme that comes before the token, if any. Names are lower case.
+    /// A header, with the scheme that comes before the token, if any. Both are lower case.
     Header {
         name: String,
         scheme: Option<String>,
@@ -19,7 +19,7 @@ pub enum Location {
 impl Location {
     /// `Authorization: Bearer`.
     pub fn bearer() -> Self {
-        Self::Header { name: "authorization".to_owned(), scheme: Some("Bearer".to_owned()) }
+        Self::Header { name: "authorization".to_owned(), scheme: Some("bearer".to_owned()) }
     }
 
     fn find<'a>(&self, http: &Http<'a>) -> Result<Option<&'a str>, TokenError> {
@@ -46,9 +46,16 @@ impl Location {
                     // Envoy joins repeated cookie headers by a comma; neither separator can be part of a token.
                     for pair in header.split(|byte| matches!(byte, b';' | b',')) {
                         let pair = pair.trim_ascii();
-                        let Some(value) = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
-                        else {
-                            continue;
+                        let Some(rest) = pair.strip_prefix(name.as_bytes()) else { continue };
+                        let value = match rest.strip_prefix(b"=") {
+                            // What a browser sends after logging out.
+                            Some(b"") => continue,
+                            Some(value) => value,
+                            // `name =value`: some upstreams would take it for the cookie.
+                            None if rest.trim_ascii_start().starts_with(b"=") => {
+                                return Err(TokenError::MalformedHeader);
+                            }
+                            None => continue,
                         };
                         if found.replace(b64token(value)?).is_some() {
                             return Err(TokenError::SeveralTokens);

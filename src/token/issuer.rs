@@ -17,6 +17,9 @@ use crate::jws::Alg;
 
 /// The least time between two refreshes that tokens ask for.
 pub const REFRESH_GATE_SECONDS: i64 = 30;
+/// The longest that keys count without their source having confirmed them: an outage is bridged, a takeover of keys that
+/// were withdrawn meanwhile is not bridged for ever.
+pub const MAX_STALE_SECONDS: i64 = 24 * 3_600;
 /// How long a check waits for keys.
 pub const KEY_WAIT: Duration = Duration::from_millis(100);
 
@@ -55,6 +58,8 @@ pub struct RefreshRequest;
 pub struct Issuer {
     pub settings: IssuerSettings,
     keys: ArcSwapOption<KeySet>,
+    /// When the source last confirmed them, in seconds since the epoch.
+    confirmed: AtomicI64,
     /// Grows with every new key set.
     generation: AtomicU64,
     /// When a token last made the feed refresh, in seconds since the epoch.
@@ -73,6 +78,7 @@ impl Issuer {
         let issuer = Self {
             settings,
             keys: ArcSwapOption::empty(),
+            confirmed: AtomicI64::new(i64::MAX),
             generation: AtomicU64::new(0),
             last_asked: AtomicI64::new(i64::MIN),
             ask,
@@ -82,8 +88,19 @@ impl Issuer {
         (Arc::new(issuer), asked)
     }
 
-    pub fn keys(&self) -> Option<Arc<KeySet>> {
-        self.keys.load_full()
+    /// The keys that count at `now`: none before the first came, none once they are stale.
+    pub fn keys(&self, now: i64) -> Option<Arc<KeySet>> {
+        if self.is_stale(now) { None } else { self.keys.load_full() }
+    }
+
+    /// Whether the source has been silent for too long.
+    pub fn is_stale(&self, now: i64) -> bool {
+        now.saturating_sub(self.confirmed.load(Ordering::Acquire)) > MAX_STALE_SECONDS
+    }
+
+    /// Says that the source has just been asked and gave its keys.
+    pub fn confirm(&self, now: i64) {
+        self.confirmed.store(now, Ordering::Release);
     }
 
     pub fn generation(&self) -> u64 {

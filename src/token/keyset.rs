@@ -113,12 +113,12 @@ impl KeySet {
 
     /// The keys to try for a token with this `kid` and algorithm.
     pub fn candidates<'a>(&'a self, kid: Option<&'a str>, alg: Alg) -> impl Iterator<Item = &'a Arc<Key>> {
-        let named = move |key: &&Arc<Key>| match (kid, &key.kid) {
-            (Some(wanted), Some(own)) => wanted == own,
-            // A key without a name can be meant by any token; a token without one can mean any key.
-            _ => true,
-        };
-        self.keys.iter().filter(named).filter(move |key| key.fits(alg)).take(MAX_CANDIDATES)
+        let is_named = move |key: &&Arc<Key>| kid.is_some() && key.kid.as_deref() == kid;
+        // A key without a name can be meant by any token; a token without one can mean any key. They come last, so that
+        // they cannot crowd out the key that is named.
+        let possible = move |key: &&Arc<Key>| kid.is_none() || key.kid.is_none();
+        let ordered = self.keys.iter().filter(is_named).chain(self.keys.iter().filter(possible));
+        ordered.filter(move |key| key.fits(alg)).take(MAX_CANDIDATES)
     }
 
     /// Whether the key that once verified a token is still here.

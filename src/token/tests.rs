@@ -230,6 +230,18 @@ async fn a_cached_token_is_refused_once_its_key_is_gone() {
 }
 
 #[tokio::test]
+async fn keys_are_not_served_stale_for_ever() {
+    let bench = bench();
+    bench.issuer.confirm(NOW);
+    assert!(bench.issuer.keys(NOW + super::issuer::MAX_STALE_SECONDS).is_some());
+    assert!(bench.issuer.keys(NOW + super::issuer::MAX_STALE_SECONDS + 1).is_none());
+    assert!(bench.verifier.has_keys());
+    bench.issuer.confirm(NOW - super::issuer::MAX_STALE_SECONDS - 1);
+    assert!(!bench.verifier.has_keys(), "not ready");
+    assert_eq!(bench.refusal(&good_token()).await, Some(TokenError::KeysUnavailable));
+}
+
+#[tokio::test]
 async fn a_cached_token_stays_good_when_its_key_stays() {
     let bench = bench();
     assert_eq!(bench.refusal(&good_token()).await, None);
@@ -299,14 +311,20 @@ async fn keys_named_by_the_token_are_not_fetched_or_used() {
 
 #[tokio::test]
 async fn tokens_of_other_kinds_are_refused() {
-    for typ in ["dpop+jwt", "logout+jwt", "secevent+jwt", "application/Logout+JWT"] {
+    for typ in
+        ["dpop+jwt", "logout+jwt", "secevent+jwt", "application/Logout+JWT", "oauth-id-jag+jwt", "entity-statement+jwt"]
+    {
         assert_eq!(
             refusal_of(with(header(), "typ", json!(typ)), payload()).await,
             Some(TokenError::WrongType),
             "{typ}"
         );
     }
-    for claim in ["nonce", "at_hash", "c_hash"] {
+    for kind in ["ID", "Refresh", "Logout"] {
+        let refused = refusal_of(header(), with(payload(), "typ", json!(kind))).await;
+        assert_eq!(refused, Some(TokenError::WrongType), "{kind}");
+    }
+    for claim in ["nonce", "at_hash", "c_hash", "s_hash"] {
         assert_eq!(
             refusal_of(header(), with(payload(), claim, json!("x"))).await,
             Some(TokenError::WrongType),
@@ -509,6 +527,8 @@ async fn cookies_and_headers_are_used_when_configured_and_never_both() {
     for (name, headers, verified) in [
         ("cookie", vec![("cookie", format!("a=1; token={good}; b=2"))], true),
         ("joined cookies", vec![("cookie", format!("a=1,token={good}"))], true),
+        ("an empty one beside", vec![("cookie", format!("token=; token={good}"))], true),
+        ("a space before the sign", vec![("cookie", format!("token =x; token={good}"))], false),
         ("a name that only ends alike", vec![("cookie", format!("xtoken={good}"))], false),
         ("the same cookie twice", vec![("cookie", format!("token={good}; token={good}"))], false),
         ("both", vec![("cookie", format!("token={good}")), ("authorization", format!("Bearer {good}"))], false),

@@ -78,9 +78,12 @@ impl Verified {
         }
         self.claims.check_time(now, self.leeway()).map_err(Stale::Refused)?;
         self.claims.check_audience(&self.issuer.settings.audiences).map_err(Stale::Refused)?;
+        if self.issuer.is_stale(now) {
+            return Err(Stale::Verify);
+        }
         let generation = self.issuer.generation();
         if self.generation.load(Ordering::Acquire) != generation {
-            if !self.issuer.keys().is_some_and(|keys| keys.holds(&self.key)) {
+            if !self.issuer.keys(now).is_some_and(|keys| keys.holds(&self.key)) {
                 return Err(Stale::Verify);
             }
             self.generation.store(generation, Ordering::Release);
@@ -119,9 +122,10 @@ impl Verifier {
         Self { issuers, locations, cache, token_bytes: settings.token_bytes, clock }
     }
 
-    /// Whether every issuer has had keys at least once.
+    /// Whether every issuer has keys that count.
     pub fn has_keys(&self) -> bool {
-        self.issuers.iter().all(|issuer| issuer.keys().is_some())
+        let now = self.clock.now();
+        self.issuers.iter().all(|issuer| issuer.keys(now).is_some())
     }
 
     /// The state of the request's token. Waits only when keys are missing, and not past `deadline`.
@@ -196,7 +200,7 @@ impl Verifier {
     ) -> Result<([u8; 32], u64), TokenError> {
         for refreshed in [false, true] {
             let generation = issuer.generation();
-            let keys = issuer.keys();
+            let keys = issuer.keys(self.clock.now());
             let failure = match keys.as_deref().map(|keys| try_keys(keys, header, signed, signature)) {
                 Some(Ok(key)) => return Ok((key, generation)),
                 Some(Err(failure)) => failure,

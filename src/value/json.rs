@@ -12,6 +12,8 @@ use super::{Value, lossy};
 pub const MAX_NUMBER_BYTES: usize = 1_024;
 /// The largest decimal exponent that is kept exactly; beyond it a number is refused.
 const MAX_EXPONENT: i64 = 1_000;
+/// Numbers of one document that may be too large for a machine word: each costs many times its bytes.
+const MAX_BIG_NUMBERS: u32 = 1_000;
 
 /// What to do about two members of one object with the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub enum JsonError {
 
 /// Reads one JSON document, with white space around it.
 pub fn parse_json(text: &[u8], limits: JsonLimits) -> Result<Value, JsonError> {
-    let mut reader = Reader { text, at: 0, limits };
+    let mut reader = Reader { text, at: 0, limits, big_numbers: 0 };
     reader.skip_space();
     let value = reader.value(0)?;
     reader.skip_space();
@@ -85,6 +87,7 @@ struct Reader<'a> {
     text: &'a [u8],
     at: usize,
     limits: JsonLimits,
+    big_numbers: u32,
 }
 
 impl Reader<'_> {
@@ -217,7 +220,14 @@ impl Reader<'_> {
             self.some_digits()?;
         }
         let spelling = self.text.get(start..self.at).and_then(|bytes| std::str::from_utf8(bytes).ok());
-        spelling.and_then(number).ok_or(JsonError::NumberTooLarge(start))
+        let value = spelling.and_then(number).ok_or(JsonError::NumberTooLarge(start))?;
+        if matches!(&value, Value::Number(number) if number.as_i64().is_none() && number.as_f64().is_none()) {
+            self.big_numbers = self.big_numbers.saturating_add(1);
+            if self.big_numbers > MAX_BIG_NUMBERS {
+                return Err(JsonError::NumberTooLarge(start));
+            }
+        }
+        Ok(value)
     }
 
     fn digits(&mut self) {

@@ -36,7 +36,10 @@ pub enum Lexeme {
     Number(Arc<str>),
     String(Arc<str>),
     /// The text of a template up to an expression, or to its end.
-    Template { text: Arc<str>, ends: bool },
+    Template {
+        text: Arc<str>,
+        ends: bool,
+    },
     /// Brackets, operators and punctuation.
     Sign(&'static str),
     End,

@@ -8,9 +8,7 @@ mod terms;
 use std::sync::Arc;
 
 use super::lexer::{self, Lexeme, Location, SyntaxError, Token};
-use super::tree::{
-    Body, Else, Expr, ExprKind, Head, HeadKind, Import, Module, Rule, Term, TermKind,
-};
+use super::tree::{Body, Else, Expr, ExprKind, Head, HeadKind, Import, Module, Rule, Term, TermKind};
 
 /// The deepest nesting of terms, brackets and bodies.
 const MAX_DEPTH: u32 = 200;
@@ -244,13 +242,8 @@ impl Parser {
             return Err(self.error("package expected"));
         }
         let package = self.package()?;
-        let mut module = Module {
-            package,
-            imports: Vec::new(),
-            rules: Vec::new(),
-            comments: Vec::new(),
-            version: self.version,
-        };
+        let mut module =
+            Module { package, imports: Vec::new(), rules: Vec::new(), comments: Vec::new(), version: self.version };
         while self.token().lexeme != Lexeme::End {
             if self.is_keyword("package") {
                 return Err(self.unexpected(""));
@@ -329,9 +322,7 @@ impl Parser {
         if !matches!(first, "data" | "input" | "future" | "rego") {
             return Err(SyntaxError::new(
                 place,
-                format!(
-                    "unexpected import path, must begin with one of: {{data, future, input, rego}}, got: {first}"
-                ),
+                format!("unexpected import path, must begin with one of: {{data, future, input, rego}}, got: {first}"),
             ));
         }
         let alias = if self.take_keyword("as")? {
@@ -379,9 +370,9 @@ impl Parser {
                 }
                 Ok(())
             }
-            ["future", "keywords", word] => refused(format!(
-                "unexpected keyword, must be one of [contains every if in not], got: {word}"
-            )),
+            ["future", "keywords", word] => {
+                refused(format!("unexpected keyword, must be one of [contains every if in not], got: {word}"))
+            }
             ["future", ..] => refused("invalid import, must be `future.keywords`".to_owned()),
             ["rego", "v1"] => {
                 self.version = Version::V1;
@@ -486,9 +477,7 @@ impl Parser {
         let kind_true = HeadKind::Value(Term { at, kind: TermKind::Bool(true) });
         if self.take_keyword("contains")? {
             if args.is_some() {
-                return Err(self.unexpected(
-                    "the contains keyword can only be used with multi-value rule definitions",
-                ));
+                return Err(self.unexpected("the contains keyword can only be used with multi-value rule definitions"));
             }
             let member = self.infix(false)?;
             return Ok((Head { at, path, args, kind: HeadKind::Contains(member) }, true));
@@ -554,8 +543,7 @@ impl Parser {
         let at = self.here();
         let parsed = self.attempt(|parser| {
             let (head, has_value) = parser.head()?;
-            let ends = parser.token().on_new_line
-                || matches!(parser.token().lexeme, Lexeme::End | Lexeme::Sign(";"));
+            let ends = parser.token().on_new_line || matches!(parser.token().lexeme, Lexeme::End | Lexeme::Sign(";"));
             if ends { Ok((head, has_value)) } else { Err(parser.unexpected("")) }
         });
         let (mut head, has_value) = parsed.map_err(|error| {

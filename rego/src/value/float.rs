@@ -241,7 +241,8 @@ fn round_shortest(
         let chosen = match (fits(&down), fits(&up)) {
             (true, true) => {
                 let half = it.digits.get(len).copied().unwrap_or(b'0');
-                let rest_is_zero = it.digits.get(len.saturating_add(1)..).unwrap_or_default().iter().all(|&d| d == b'0');
+                let rest_is_zero =
+                    it.digits.get(len.saturating_add(1)..).unwrap_or_default().iter().all(|&d| d == b'0');
                 let odd = it.digits.get(len.saturating_sub(1)).is_some_and(|digit| digit % 2 == 1);
                 if half > b'5' || (half == b'5' && (!rest_is_zero || odd)) { up } else { down }
             }

@@ -392,7 +392,6 @@ fn write_string(text: &str, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    
 
     const LIMITS: JsonLimits = JsonLimits { depth: 100, duplicates: DuplicateKeys::LastWins };
 

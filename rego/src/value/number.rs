@@ -267,7 +267,15 @@ impl Decimal {
 
 impl Ord for Decimal {
     fn cmp(&self, other: &Self) -> Ordering {
-        let sign = |it: &Self| if it.digits.is_empty() { 0 } else if it.negative { -1 } else { 1 };
+        let sign = |it: &Self| {
+            if it.digits.is_empty() {
+                0
+            } else if it.negative {
+                -1
+            } else {
+                1
+            }
+        };
         let (a, b) = (sign(self), sign(other));
         if a != b || a == 0 {
             return a.cmp(&b);

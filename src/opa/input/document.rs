@@ -40,6 +40,8 @@ pub struct Options {
     pub depth: usize,
     /// `proto-descriptor`: how to read gRPC bodies; without it they stay null.
     pub descriptors: Option<Descriptors>,
+    /// Whether unjoined headers (`encode_raw_headers`) describe the body too; OPA does not look at them.
+    pub raw_headers_count: bool,
     /// Hand the policy `parsed_body: null` and `body_error` instead of refusing an unreadable body.
     pub expose_body_errors: bool,
 }

@@ -8,7 +8,8 @@ use prost::Message as _;
 use super::*;
 use crate::value::json_text;
 
-const OPTIONS: Options = Options { skip_body: false, depth: 100, descriptors: None, expose_body_errors: false };
+const OPTIONS: Options =
+    Options { skip_body: false, depth: 100, descriptors: None, raw_headers_count: true, expose_body_errors: false };
 
 fn document(message: &[u8], options: &Options) -> Result<String, InputError> {
     let attributes = Attributes::parse(message)?;
@@ -65,6 +66,27 @@ fn unreadable_bodies_are_errors_or_exposed_as_configured() {
     assert!(matches!(document(&message, &OPTIONS), Err(InputError::Body(_))));
     let expose = Options { expose_body_errors: true, ..OPTIONS };
     assert!(document(&message, &expose).expect("a document").contains(r#""body_error":"the body is not"#));
+}
+
+#[test]
+fn raw_headers_describe_the_body_unless_told_otherwise() {
+    use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+
+    let header = |raw: &str| HeaderValue {
+        key: "Content-Type".to_owned(),
+        raw_value: raw.as_bytes().to_vec(),
+        ..HeaderValue::default()
+    };
+    let message = |headers: Vec<HeaderValue>| {
+        let body = "{\"a\":1}".to_owned();
+        with_http(HttpRequest { header_map: Some(HeaderMap { headers }), body, ..HttpRequest::default() })
+    };
+    let one = message(vec![header("application/json")]);
+    assert!(document(&one, &OPTIONS).expect("a document").contains(r#""parsed_body":{"a":1}"#));
+    let strict = Options { raw_headers_count: false, ..OPTIONS };
+    assert!(document(&one, &strict).expect("a document").contains(r#""parsed_body":null"#));
+    let two = message(vec![header("application/json"), header("text/plain")]);
+    assert!(matches!(document(&two, &OPTIONS), Err(InputError::Body(_))));
 }
 
 #[test]

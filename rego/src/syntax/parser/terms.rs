@@ -346,11 +346,7 @@ fn call(at: Location, function: &str, args: Vec<Term>) -> Term {
 
 fn check_reference_head(term: &Term) -> Parsed<()> {
     match &term.kind {
-        TermKind::Null
-        | TermKind::Bool(_)
-        | TermKind::Number(_)
-        | TermKind::String(_)
-        | TermKind::Template(_) => {
+        TermKind::Null | TermKind::Bool(_) | TermKind::Number(_) | TermKind::String(_) | TermKind::Template(_) => {
             let what = super::kind_name(&term.kind);
             Err(SyntaxError::new(term.at, format!("illegal ref (head cannot be {what})")))
         }
