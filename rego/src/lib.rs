@@ -1,4 +1,16 @@
-//! Rego as Open Policy Agent evaluates it. Pure: no I/O, no clock, no async; the world comes through one trait.
+//! Rego as Open Policy Agent evaluates it. Pure: no I/O, no clock, no async; the world comes through one trait, [`Host`].
 
+pub mod builtins;
+pub mod compile;
+pub mod eval;
+mod host;
+pub mod policy;
 pub mod syntax;
 pub mod value;
+
+pub use self::compile::{CompileError, Source, compile, compile_query};
+pub use self::eval::{ErrorKind, EvalError, EvalOptions, Limits, Row};
+pub use self::host::Host;
+pub use self::policy::Policy;
+pub use self::syntax::Version;
+pub use self::value::Value;

@@ -1,0 +1,160 @@
+//! Modules to a policy that can be asked: names, safety, rules by path, code.
+
+mod annotations;
+pub mod hir;
+mod lower;
+mod recursion;
+mod resolve;
+mod safety;
+mod tree;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use self::hir::{Function, Root, Term};
+use crate::builtins::{self, Builtin};
+use crate::policy::Policy;
+use crate::syntax::{self, Location, Version};
+use crate::value::Value;
+
+pub use self::lower::{CompiledQuery, compile_query};
+
+/// Why a policy is refused: OPA's code, place and words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct CompileError {
+    /// Such as `rego_unsafe_var_error`.
+    pub code: &'static str,
+    pub file: Arc<str>,
+    pub at: Location,
+    pub message: String,
+}
+
+impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}: {}", self.file, self.at.row, self.code, self.message)
+    }
+}
+
+/// One file of a policy.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub path: Arc<str>,
+    pub text: String,
+    pub version: Version,
+}
+
+/// What a policy may do.
+#[derive(Clone, Debug, Default)]
+pub struct Capabilities {
+    /// Functions that are refused when a policy calls them, with what to say about it.
+    pub denied: HashMap<String, String>,
+    /// Only these functions, when there is a list.
+    pub allowed: Option<HashSet<String>>,
+}
+
+/// How a policy is compiled.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub capabilities: Capabilities,
+    /// Whether data under a rule's path is refused.
+    pub data_conflicts: DataConflicts,
+}
+
+/// What to do about data at a place where rules define a value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataConflicts {
+    #[default]
+    Refuse,
+    RulesWin,
+}
+
+/// Compiles `sources` over `data`, or says everything that is wrong with them.
+pub fn compile(sources: &[Source], data: Value, options: &Options) -> Result<Policy, Vec<CompileError>> {
+    let mut errors = Vec::new();
+    let mut modules = Vec::new();
+    for source in sources {
+        match syntax::parse_module(&source.text, source.version) {
+            Ok(module) => modules.push((source.path.clone(), module)),
+            Err(error) => errors.push(CompileError {
+                code: "rego_parse_error",
+                file: source.path.clone(),
+                at: error.at,
+                message: error.message,
+            }),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    tree::build(&modules, data, options)
+}
+
+/// What names mean in one module.
+#[derive(Debug)]
+pub struct Names<'a> {
+    pub file: Arc<str>,
+    pub package: Vec<Value>,
+    /// First names of the rules of the package, in all its files.
+    pub rules: &'a HashSet<Arc<str>>,
+    pub imports: HashMap<Arc<str>, (Root, Vec<Term>)>,
+    pub shared: &'a Shared,
+}
+
+/// What is the same for all modules.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// The number of arguments of every function, by its path.
+    pub arities: HashMap<Vec<Value>, usize>,
+    /// The paths of all rules.
+    pub paths: HashSet<Vec<Value>>,
+    pub capabilities: Capabilities,
+}
+
+impl Names<'_> {
+    /// What a name means that no variable hides: an import or a rule of the package.
+    pub fn global(&self, name: &str) -> Option<(Root, Vec<Term>)> {
+        if let Some(path) = self.imports.get(name) {
+            return Some(path.clone());
+        }
+        self.rules.contains(name).then(|| {
+            let path = self.package.iter().cloned().chain([Value::from(name)]);
+            (Root::Data, path.map(Term::Const).collect())
+        })
+    }
+
+    pub fn builtin(&self, name: &str) -> Option<&'static Builtin> {
+        let capabilities = &self.shared.capabilities;
+        let internal = name.starts_with("internal.");
+        if capabilities.denied.contains_key(name)
+            || capabilities.allowed.as_ref().is_some_and(|allowed| !internal && !allowed.contains(name))
+        {
+            return None;
+        }
+        builtins::named(name)
+    }
+
+    /// Why `name` cannot be called.
+    pub fn refusal(&self, name: &str) -> String {
+        match self.shared.capabilities.denied.get(name) {
+            Some(why) => format!("unsafe built-in function calls in expression: {name}: {why}"),
+            None => format!("undefined function {name}"),
+        }
+    }
+
+    pub fn arity(&self, function: &Function) -> Option<usize> {
+        match function {
+            Function::Builtin(builtin) => Some(builtin.arity),
+            Function::Rule(path) => self.shared.arities.get(&**path).copied(),
+        }
+    }
+
+    pub fn is_function(&self, path: &[Value]) -> bool {
+        self.shared.arities.contains_key(path)
+    }
+
+    /// Whether `path` leads into the value of a rule.
+    pub fn is_inside_rule(&self, path: &[Value]) -> bool {
+        (1..path.len()).any(|len| path.get(..len).is_some_and(|prefix| self.shared.paths.contains(prefix)))
+    }
+}

@@ -1,0 +1,524 @@
+//! Ordered statements to code.
+//!
+//! At every point it is known which variables have values, so that a unification becomes an assignment, a comparison or a
+//! taking apart when it is compiled.
+
+mod queries;
+mod references;
+mod unification;
+
+use std::collections::{HashMap, HashSet};
+
+pub use self::queries::{CompiledQuery, compile_query};
+use super::hir::{self, Expr, ExprKind, Function, Root, Term, VarId, VarInfo, WithTarget, WithValue};
+use super::resolve::is_wildcard;
+use crate::builtins::Builtin;
+use crate::policy::{
+    Code, Comparison, Condition, GroupKind, KeyPath, Mock, MockValue, Node, Op, Override, Reg, Replacement,
+    RuleCode, Src,
+};
+use crate::syntax::Location;
+use crate::value::{TRUE, Value};
+
+/// The tree of rules, as far as code needs it.
+#[derive(Debug)]
+pub struct Tree<'a> {
+    pub nodes: &'a [Node],
+    pub kinds: Vec<GroupKind>,
+}
+
+/// The code of one definition.
+pub fn rule(tree: &Tree<'_>, rule: &hir::Rule, kind: GroupKind) -> RuleCode {
+    let clauses = rule.clauses.iter().enumerate().map(|(at, clause)| {
+        let mut lowerer = Lowerer::new(tree, &rule.vars);
+        lowerer.arguments(rule.args.as_deref().unwrap_or_default());
+        lowerer.finish(clause, if at == 0 { &rule.tail } else { &[] })
+    });
+    let clauses = clauses.collect();
+    let member = match kind {
+        GroupKind::Set => rule.clauses.first().map(|clause| &clause.value),
+        GroupKind::Object => rule.tail.first(),
+        _ => None,
+    };
+    let keyed = member.zip(rule.clauses.first()).and_then(|(member, clause)| keyed(tree, rule, clause, member));
+    RuleCode { at: rule.at, file: rule.file.clone(), clauses, keyed }
+}
+
+/// The first clause, for one member: its key comes in register 0.
+fn keyed(tree: &Tree<'_>, rule: &hir::Rule, clause: &hir::Clause, member: &Term) -> Option<Code> {
+    let key = VarId::try_from(rule.vars.len()).ok()?;
+    let mut body = clause.body.clone();
+    let kind = ExprKind::Eq { left: member.clone(), right: Term::Var(key), assigned: false };
+    body.insert(0, Expr { at: clause.at, negated: false, kind, with: [].into() });
+    let known = std::iter::once(key).collect();
+    let body = super::safety::reorder(body, &known).ok()?;
+    let mut lowerer = Lowerer::new(tree, &rule.vars);
+    lowerer.reserve(1);
+    lowerer.bind(key, Src::Reg(0));
+    let clause = hir::Clause { at: clause.at, value: clause.value.clone(), body };
+    Some(lowerer.finish(&clause, &rule.tail))
+}
+
+/// What a definition asks of the input or its arguments, for the index.
+pub fn conditions(rule: &hir::Rule) -> Vec<Condition> {
+    let mut found = Vec::new();
+    // With `else`, a failing first body says nothing about the others.
+    let [clause] = rule.clauses.as_slice() else { return found };
+    let args: HashMap<VarId, u32> = rule
+        .args
+        .iter()
+        .flatten()
+        .zip(0..)
+        .filter_map(|(arg, at)| match arg {
+            Term::Var(var) => Some((*var, at)),
+            _ => None,
+        })
+        .collect();
+    for (arg, at) in rule.args.iter().flatten().zip(0..) {
+        add_condition(KeyPath { argument: Some(at), path: Box::default() }, arg, &mut found);
+    }
+    for expr in &clause.body {
+        if expr.negated || !expr.with.is_empty() {
+            continue;
+        }
+        let (left, right) = match &expr.kind {
+            ExprKind::Eq { left, right, .. } => (left, right),
+            ExprKind::Call { function: Function::Builtin(builtin), args, out: None } if builtin.name == "equal" => {
+                match args.as_slice() {
+                    [left, right] => (left, right),
+                    _ => continue,
+                }
+            }
+            _ => continue,
+        };
+        for (subject, value) in [(left, right), (right, left)] {
+            let (argument, path) = match subject {
+                Term::Var(var) => match args.get(var) {
+                    Some(&at) => (Some(at), &[][..]),
+                    None => continue,
+                },
+                Term::Ref(Root::Input, path) => (None, path.as_slice()),
+                Term::Ref(Root::Var(var), path) => match args.get(var) {
+                    Some(&at) => (Some(at), path.as_slice()),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            let path: Option<Box<[Value]>> = path.iter().map(|term| term.as_const().cloned()).collect();
+            if let Some(path) = path {
+                add_condition(KeyPath { argument, path }, value, &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// A constant asks for itself, an array for the constants in it.
+fn add_condition(path: KeyPath, value: &Term, found: &mut Vec<Condition>) {
+    match value {
+        Term::Const(value) => found.push(Condition { path, value: value.clone() }),
+        Term::Array(items) => {
+            for (item, at) in items.iter().zip(0i64..) {
+                if let Term::Const(value) = item {
+                    let inner = path.path.iter().cloned().chain([Value::from(at)]).collect();
+                    let path = KeyPath { argument: path.argument, path: inner };
+                    found.push(Condition { path, value: value.clone() });
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Makes the code of one body.
+pub struct Lowerer<'a> {
+    tree: &'a Tree<'a>,
+    vars: &'a [VarInfo],
+    /// Where variables that have values have them.
+    places: HashMap<VarId, Src>,
+    next: Reg,
+    most: Reg,
+    ops: Vec<Op>,
+    /// `==` gives a result to look at, instead of being the same as `=`.
+    pub keeps_equal: bool,
+    next_var: VarId,
+}
+
+impl<'a> Lowerer<'a> {
+    pub fn new(tree: &'a Tree<'a>, vars: &'a [VarInfo]) -> Self {
+        Self {
+            tree,
+            vars,
+            places: HashMap::new(),
+            next: 0,
+            most: 0,
+            ops: Vec::new(),
+            keeps_equal: false,
+            next_var: VarId::MAX,
+        }
+    }
+
+    fn finish(mut self, clause: &hir::Clause, tail: &[Term]) -> Code {
+        self.body(&clause.body);
+        let tail = tail.iter().map(|term| self.eval(term)).collect();
+        let value = self.eval(&clause.value);
+        Code { ops: self.ops.into(), frame: self.most, tail, value: Some(value) }
+    }
+
+    fn reserve(&mut self, count: Reg) {
+        self.next = self.next.saturating_add(count);
+        self.most = self.most.max(self.next);
+    }
+
+    fn reg(&mut self) -> Reg {
+        let reg = self.next;
+        self.reserve(1);
+        reg
+    }
+
+    fn bind(&mut self, var: VarId, src: Src) {
+        self.places.insert(var, src);
+    }
+
+    /// A variable of the compiler's own.
+    fn temporary(&mut self, src: Src) -> Term {
+        let var = self.next_var;
+        self.next_var = self.next_var.saturating_sub(1);
+        self.bind(var, src);
+        Term::Var(var)
+    }
+
+    /// Arguments come in the first registers; what is made of their values needs others.
+    fn arguments(&mut self, args: &[Term]) {
+        self.reserve(Reg::try_from(args.len()).unwrap_or(Reg::MAX));
+        let mut patterns = Vec::new();
+        for (arg, reg) in args.iter().zip(0..) {
+            match arg {
+                Term::Var(var) if !self.places.contains_key(var) => self.bind(*var, Src::Reg(reg)),
+                _ => patterns.push((arg, reg)),
+            }
+        }
+        for (arg, reg) in patterns {
+            self.destructure(arg, &Src::Reg(reg));
+        }
+    }
+
+    /// Code made apart, with variables that it gives values to forgotten afterwards.
+    fn apart<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> (Box<[Op]>, T) {
+        let places = self.places.clone();
+        let ops = std::mem::take(&mut self.ops);
+        let made = make(self);
+        let inner = std::mem::replace(&mut self.ops, ops);
+        self.places = places;
+        (inner.into(), made)
+    }
+
+    pub fn body(&mut self, body: &[Expr]) {
+        for expr in body {
+            self.expr(expr);
+        }
+    }
+
+    pub fn expr(&mut self, expr: &Expr) {
+        if !expr.with.is_empty() {
+            return self.with(expr);
+        }
+        self.bare(expr);
+    }
+
+    fn bare(&mut self, expr: &Expr) {
+        if !expr.negated {
+            return self.positive(&expr.kind, expr.at);
+        }
+        // References in operands are looked up outside the negation: if one is undefined, the body fails.
+        let kind = self.operands_out(&expr.kind);
+        let (ops, ()) = self.apart(|lowerer| lowerer.positive(&kind, expr.at));
+        self.ops.push(Op::Not(ops));
+    }
+
+    /// Mirrors: `rewriteDynamics`.
+    fn operands_out(&mut self, kind: &ExprKind) -> ExprKind {
+        match kind {
+            ExprKind::Term(term) => ExprKind::Term(self.operands_of(term)),
+            ExprKind::Eq { left, right, assigned } => ExprKind::Eq {
+                left: self.operands_of(left),
+                right: self.operands_of(right),
+                assigned: *assigned,
+            },
+            ExprKind::Call { function, args, out } => {
+                if let (false, Some([left, right])) = (self.keeps_equal, equality(function, args, out.as_ref())) {
+                    return ExprKind::Eq {
+                        left: self.operands_of(left),
+                        right: self.operands_of(right),
+                        assigned: false,
+                    };
+                }
+                let args = args.iter().map(|arg| self.outside(arg)).collect();
+                ExprKind::Call { function: function.clone(), args, out: out.as_ref().map(|out| self.outside(out)) }
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn operands_of(&mut self, term: &Term) -> Term {
+        match term {
+            Term::Ref(root, path) => Term::Ref(*root, path.iter().map(|part| self.outside(part)).collect()),
+            Term::Comprehension(_) => term.clone(),
+            other => self.outside(other),
+        }
+    }
+
+    /// The term with its references and comprehensions evaluated here.
+    fn outside(&mut self, term: &Term) -> Term {
+        match term {
+            Term::Ref(..) | Term::Comprehension(_) => {
+                let src = self.eval(term);
+                self.temporary(src)
+            }
+            Term::Array(items) => Term::Array(items.iter().map(|item| self.outside(item)).collect()),
+            Term::Set(items) => Term::Set(items.iter().map(|item| self.outside(item)).collect()),
+            Term::Object(members) => Term::Object(
+                members.iter().map(|(key, value)| (self.outside(key), self.outside(value))).collect(),
+            ),
+            other => other.clone(),
+        }
+    }
+
+    fn positive(&mut self, kind: &ExprKind, at: Location) {
+        match kind {
+            ExprKind::Term(Term::Const(value)) if !value.is_false() => {}
+            ExprKind::Term(term) => {
+                let src = self.eval(term);
+                self.ops.push(Op::Truth(src));
+            }
+            ExprKind::Eq { left, right, .. } => self.unify(left, right),
+            ExprKind::Call { function, args, out } => self.call(function, args, out.as_ref(), at),
+            ExprKind::Every { key, value, domain, body } => {
+                let over = self.eval(domain);
+                let (key_reg, value_reg) = (self.reg(), self.reg());
+                let (ops, ()) = self.apart(|lowerer| {
+                    lowerer.bind(*key, Src::Reg(key_reg));
+                    lowerer.bind(*value, Src::Reg(value_reg));
+                    lowerer.body(body);
+                });
+                self.ops.push(Op::Every { over, key: key_reg, value: value_reg, ops });
+            }
+            ExprKind::Not(body) => {
+                let (ops, ()) = self.apart(|lowerer| lowerer.body(body));
+                self.ops.push(Op::Not(ops));
+            }
+        }
+    }
+
+    fn call(&mut self, function: &Function, args: &[Term], out: Option<&Term>, at: Location) {
+        if let (false, Some([left, right])) = (self.keeps_equal, equality(function, args, out)) {
+            return self.unify(left, right);
+        }
+        match function {
+            Function::Builtin(builtin) if builtin.relation => self.relation(args, out),
+            Function::Builtin(builtin) if builtin.name == "print" => {
+                let args = args.iter().map(|arg| self.eval(arg)).collect();
+                self.ops.push(Op::Print { args, at });
+            }
+            Function::Builtin(builtin) => self.builtin(builtin, args, out, at),
+            Function::Rule(path) => {
+                let node = path.iter().try_fold(crate::policy::ROOT, |node, key| {
+                    self.tree.nodes.get(node as usize)?.children.get(key).copied()
+                });
+                let group = node.and_then(|node| self.tree.nodes.get(node as usize)?.group);
+                let args: Box<[Src]> = args.iter().map(|arg| self.eval(arg)).collect();
+                let Some(group) = group else { return self.ops.push(Op::Fail) };
+                let to = self.reg();
+                self.ops.push(Op::Function { group, args, to, at });
+                self.result(out, to);
+            }
+        }
+    }
+
+    /// What becomes of a call's result: unified with what was written, or looked at.
+    fn result(&mut self, out: Option<&Term>, reg: Reg) {
+        match out {
+            Some(Term::Var(var)) if !self.places.contains_key(var) => self.bind(*var, Src::Reg(reg)),
+            Some(term) => self.destructure(term, &Src::Reg(reg)),
+            None => self.ops.push(Op::Truth(Src::Reg(reg))),
+        }
+    }
+
+    fn builtin(&mut self, builtin: &'static Builtin, args: &[Term], out: Option<&Term>, at: Location) {
+        let args: Box<[Src]> = args.iter().map(|arg| self.eval(arg)).collect();
+        match (out, comparison(builtin), &*args) {
+            (None, Some(comparison), [left, right]) => {
+                self.ops.push(Op::Compare(comparison, left.clone(), right.clone()));
+            }
+            (None, ..) => self.ops.push(Op::BuiltinTest { function: builtin, args, at }),
+            (Some(_), ..) => {
+                let to = self.reg();
+                self.ops.push(Op::Builtin { function: builtin, args, to, at });
+                self.result(out, to);
+            }
+        }
+    }
+
+    /// `walk(document, [path, value])`.
+    fn relation(&mut self, args: &[Term], out: Option<&Term>) {
+        let over = match args.first() {
+            Some(term) => self.eval(term),
+            None => return,
+        };
+        let value = self.reg();
+        match out {
+            Some(Term::Array(parts)) if parts.len() == 2 => {
+                let (path_term, value_term) = (parts.first(), parts.get(1));
+                let unused = path_term.is_some_and(|term| self.is_wildcard(term));
+                let path = if unused { None } else { Some(self.reg()) };
+                self.ops.push(Op::Walk { over, path, value });
+                if let (Some(term), Some(path)) = (path_term, path) {
+                    self.destructure(term, &Src::Reg(path));
+                }
+                if let Some(term) = value_term {
+                    self.destructure(term, &Src::Reg(value));
+                }
+            }
+            _ => {
+                let path = self.reg();
+                self.ops.push(Op::Walk { over, path: Some(path), value });
+                if let Some(term) = out {
+                    let to = self.reg();
+                    self.ops.push(Op::Array([Src::Reg(path), Src::Reg(value)].into(), to));
+                    self.destructure(term, &Src::Reg(to));
+                }
+            }
+        }
+    }
+
+    /// Whether nothing looks at what the term stands for.
+    fn is_wildcard(&self, term: &Term) -> bool {
+        match term {
+            Term::Var(var) => self.vars.get(*var as usize).is_some_and(|info| is_wildcard(&info.name)),
+            _ => false,
+        }
+    }
+
+    fn with(&mut self, expr: &Expr) {
+        let overrides = expr.with.iter().filter_map(|with| self.replacement(with)).collect();
+        let places = self.places.clone();
+        let ops = std::mem::take(&mut self.ops);
+        self.bare(&Expr { with: [].into(), ..expr.clone() });
+        // What got a value in there keeps it in a register of its own.
+        let mut outs = HashSet::new();
+        for (var, src) in &self.places {
+            if let (Src::Reg(reg), false) = (src, places.contains_key(var)) {
+                outs.insert(*reg);
+            }
+        }
+        let fresh: Vec<(VarId, Src)> = self
+            .places
+            .iter()
+            .filter(|(var, src)| !places.contains_key(var) && matches!(src, Src::Input | Src::Data))
+            .map(|(var, src)| (*var, src.clone()))
+            .collect();
+        for (var, src) in fresh {
+            // The documents are other ones outside.
+            let to = self.reg();
+            self.ops.push(Op::Path { from: src, path: Box::default(), to });
+            self.bind(var, Src::Reg(to));
+            outs.insert(to);
+        }
+        let inner = std::mem::replace(&mut self.ops, ops);
+        let mut outs: Vec<Reg> = outs.into_iter().collect();
+        outs.sort_unstable();
+        self.ops.push(Op::With { overrides, ops: inner.into(), outs: outs.into() });
+    }
+
+    fn replacement(&mut self, with: &hir::With) -> Option<Override> {
+        Some(match (&with.target, &with.value) {
+            (WithTarget::Input(path), WithValue::Term(term)) => Override::Input(path.clone(), self.eval(term)),
+            (WithTarget::Data(path), WithValue::Term(term)) => Override::Data(path.clone(), self.eval(term)),
+            (WithTarget::Function(function), value) => {
+                let of = self.function(function)?;
+                let by = match value {
+                    WithValue::Term(term) => MockValue::Value(self.eval(term)),
+                    WithValue::Function(function) => MockValue::Function(self.function(function)?),
+                };
+                Override::Mock(Mock { of, by })
+            }
+            _ => return None,
+        })
+    }
+
+    fn function(&self, function: &Function) -> Option<Replacement> {
+        match function {
+            Function::Builtin(builtin) => Some(Replacement::Builtin(builtin)),
+            Function::Rule(path) => {
+                let node = path.iter().try_fold(crate::policy::ROOT, |node, key| {
+                    self.tree.nodes.get(node as usize)?.children.get(key).copied()
+                })?;
+                self.tree.nodes.get(node as usize)?.group.map(Replacement::Rule)
+            }
+        }
+    }
+
+    /// The value of a term whose variables have values, or get them from references in it.
+    pub fn eval(&mut self, term: &Term) -> Src {
+        match term {
+            Term::Const(value) => Src::Const(value.clone()),
+            Term::Var(var) => match self.places.get(var) {
+                Some(src) => src.clone(),
+                None => {
+                    // Safety has made sure that this cannot be.
+                    self.ops.push(Op::Fail);
+                    Src::Const(TRUE.clone())
+                }
+            },
+            Term::Ref(root, path) => self.reference(*root, path),
+            Term::Array(items) => {
+                let items = items.iter().map(|item| self.eval(item)).collect();
+                let to = self.reg();
+                self.ops.push(Op::Array(items, to));
+                Src::Reg(to)
+            }
+            Term::Set(items) => {
+                let items = items.iter().map(|item| self.eval(item)).collect();
+                let to = self.reg();
+                self.ops.push(Op::Set(items, to));
+                Src::Reg(to)
+            }
+            Term::Object(members) => {
+                let members = members.iter().map(|(key, value)| (self.eval(key), self.eval(value))).collect();
+                let to = self.reg();
+                self.ops.push(Op::Object(members, to));
+                Src::Reg(to)
+            }
+            Term::Comprehension(it) => {
+                let (ops, (key, value)) = self.apart(|lowerer| {
+                    lowerer.body(&it.body);
+                    let key = it.key.as_ref().map(|key| lowerer.eval(key));
+                    (key, lowerer.eval(&it.value))
+                });
+                let to = self.reg();
+                self.ops.push(Op::Collect { kind: it.kind, ops, key, value, to });
+                Src::Reg(to)
+            }
+        }
+    }
+}
+
+/// The sides of `left == right`, where nothing looks at the result.
+fn equality<'t>(function: &Function, args: &'t [Term], out: Option<&Term>) -> Option<[&'t Term; 2]> {
+    match (function, args, out) {
+        (Function::Builtin(builtin), [left, right], None) if builtin.name == "equal" => Some([left, right]),
+        _ => None,
+    }
+}
+
+fn comparison(builtin: &Builtin) -> Option<Comparison> {
+    Some(match builtin.name {
+        "equal" => Comparison::Equal,
+        "neq" => Comparison::NotEqual,
+        "lt" => Comparison::Less,
+        "lte" => Comparison::LessOrEqual,
+        "gt" => Comparison::Greater,
+        "gte" => Comparison::GreaterOrEqual,
+        _ => return None,
+    })
+}

@@ -1,0 +1,100 @@
+//! Queries: bodies that stand alone and show their variables.
+
+use std::collections::BTreeMap;
+
+use super::{Lowerer, Tree};
+use crate::compile::hir::{ExprKind, Term};
+use crate::compile::resolve::resolve_query;
+use crate::compile::{CompileError, Names, safety};
+use crate::policy::{Op, Policy, Src};
+use crate::syntax::{self, Version};
+use crate::value::{Text, Value};
+
+/// A query ready to run on the policy that it was compiled for.
+#[derive(Debug)]
+pub struct CompiledQuery {
+    pub ops: Box<[Op]>,
+    pub frame: u32,
+    /// The variables that the answer shows.
+    pub shown: BTreeMap<Text, Src>,
+    /// The value of each statement, in the order in which they were written.
+    pub values: Vec<Src>,
+    /// The statements as they were written.
+    pub texts: Vec<String>,
+}
+
+/// Compiles `text` as if it stood in `package`.
+pub fn compile_query(policy: &Policy, text: &str, version: Version, package: &[Value]) -> Result<CompiledQuery, Vec<CompileError>> {
+    let file: std::sync::Arc<str> = "".into();
+    let body = syntax::parse_query(text, version).map_err(|error| {
+        vec![CompileError { code: "rego_parse_error", file: file.clone(), at: error.at, message: error.message }]
+    })?;
+    let none = std::collections::HashSet::new();
+    let names = Names {
+        file: file.clone(),
+        package: package.to_vec(),
+        rules: policy.names.rules.get(package).unwrap_or(&none),
+        imports: std::collections::HashMap::new(),
+        shared: &policy.shared,
+    };
+    let resolved = resolve_query(&names, &body)?;
+    let count = resolved.body.len();
+    let ordered = safety::reorder(resolved.body.clone(), &safety::Vars::new()).map_err(|found| {
+        let message = |var: u32| match resolved.vars.get(var as usize) {
+            Some(info) if !info.generated => format!("var {} is unsafe", info.name),
+            _ => "expression is unsafe".to_owned(),
+        };
+        let error = |it: safety::Unsafe| CompileError {
+            code: "rego_unsafe_var_error",
+            file: file.clone(),
+            at: it.at,
+            message: message(it.var),
+        };
+        found.into_iter().map(error).collect::<Vec<_>>()
+    })?;
+    let tree = Tree { nodes: &policy.nodes, kinds: policy.groups.iter().map(|group| group.kind).collect() };
+    let mut lowerer = Lowerer::new(&tree, &resolved.vars);
+    lowerer.keeps_equal = true;
+    let mut values = vec![Src::Const(Value::Bool(true)); count];
+    for expr in &ordered {
+        let place = resolved.body.iter().position(|it| it.at == expr.at && it.kind == expr.kind);
+        let plain = !expr.negated && expr.with.is_empty();
+        let value = match &expr.kind {
+            // The answer shows the value, which may be false.
+            ExprKind::Term(term) if plain => Some(lowerer.eval(term)),
+            ExprKind::Call { function, args, out: None } if plain && shows_result(function) => {
+                let out = lowerer.temporary_free();
+                lowerer.call(function, args, Some(&out), expr.at);
+                Some(lowerer.eval(&out))
+            }
+            _ => {
+                lowerer.expr(expr);
+                None
+            }
+        };
+        if let (Some(value), Some(slot)) = (value, place.and_then(|place| values.get_mut(place))) {
+            *slot = value;
+        }
+    }
+    let shown = resolved
+        .shown
+        .iter()
+        .filter_map(|(name, var)| Some((name.clone(), lowerer.places.get(var)?.clone())))
+        .collect();
+    let values = resolved.places.iter().filter_map(|&place| values.get(place).cloned()).collect();
+    Ok(CompiledQuery { ops: lowerer.ops.into(), frame: lowerer.most, shown, values, texts: Vec::new() })
+}
+
+fn shows_result(function: &crate::compile::hir::Function) -> bool {
+    use crate::compile::hir::Function;
+    !matches!(function, Function::Builtin(builtin) if builtin.name == "print" || builtin.relation)
+}
+
+impl Lowerer<'_> {
+    /// A variable of the compiler's own that has no value yet.
+    fn temporary_free(&mut self) -> Term {
+        let var = self.next_var;
+        self.next_var = self.next_var.saturating_sub(1);
+        Term::Var(var)
+    }
+}

@@ -1,0 +1,152 @@
+//! Rules that depend on themselves.
+
+use std::collections::HashSet;
+
+use super::CompileError;
+use super::hir::{self, ExprKind, Function, Root, Term, WithTarget, WithValue, data_path};
+use super::tree::Members;
+use crate::policy::{Group, GroupId, Node, NodeId, ROOT};
+use crate::value::Value;
+
+/// Every rule that reaches itself.
+pub fn check(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::Rule]) -> Vec<CompileError> {
+    let graph: Vec<Vec<GroupId>> = members
+        .iter()
+        .map(|list| {
+            let mut found = Found { nodes, reached: HashSet::new() };
+            for rule in list.iter().filter_map(|&at| rules.get(at)) {
+                found.rule(rule);
+            }
+            let mut reached: Vec<_> = found.reached.into_iter().collect();
+            reached.sort_unstable();
+            reached
+        })
+        .collect();
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Colour {
+        New,
+        Open,
+        Done,
+    }
+    let mut colours = vec![Colour::New; graph.len()];
+    let mut errors = Vec::new();
+    for start in 0..graph.len() {
+        let mut stack = vec![(start, 0usize)];
+        while let Some((at, next)) = stack.pop() {
+            let (Some(edges), Some(colour)) = (graph.get(at), colours.get_mut(at)) else { continue };
+            if next == 0 {
+                if *colour != Colour::New {
+                    continue;
+                }
+                *colour = Colour::Open;
+            }
+            let Some(&target) = edges.get(next) else {
+                *colour = Colour::Done;
+                continue;
+            };
+            stack.push((at, next.saturating_add(1)));
+            match colours.get(target as usize) {
+                Some(Colour::Open) => {
+                    let name = groups.get(target as usize).map(|group| data_path(&group.path)).unwrap_or_default();
+                    let first = members.get(target as usize).and_then(|list| list.first());
+                    if let Some(rule) = first.and_then(|&at| rules.get(at)) {
+                        errors.push(CompileError {
+                            code: "rego_recursion_error",
+                            file: rule.file.clone(),
+                            at: rule.at,
+                            message: format!("rule {name} is recursive: {name} -> {name}"),
+                        });
+                    }
+                }
+                Some(Colour::New) => stack.push((target as usize, 0)),
+                _ => {}
+            }
+        }
+    }
+    errors.dedup();
+    errors
+}
+
+struct Found<'a> {
+    nodes: &'a [Node],
+    reached: HashSet<GroupId>,
+}
+
+impl Found<'_> {
+    fn rule(&mut self, rule: &hir::Rule) {
+        for clause in &rule.clauses {
+            self.body(&clause.body);
+            self.term(&clause.value);
+        }
+        rule.tail.iter().chain(rule.args.iter().flatten()).for_each(|term| self.term(term));
+    }
+
+    fn body(&mut self, body: &[hir::Expr]) {
+        for expr in body {
+            expr.terms(&mut |term| self.term(term));
+            expr.with_terms(&mut |term| self.term(term));
+            for with in &*expr.with {
+                if let WithValue::Function(Function::Rule(path)) = &with.value {
+                    self.path(path.iter().map(Some));
+                }
+                if let WithTarget::Function(Function::Rule(path)) = &with.target {
+                    self.path(path.iter().map(Some));
+                }
+            }
+            match &expr.kind {
+                ExprKind::Call { function: Function::Rule(path), .. } => self.path(path.iter().map(Some)),
+                ExprKind::Every { body, .. } | ExprKind::Not(body) => self.body(body),
+                _ => {}
+            }
+        }
+    }
+
+    fn term(&mut self, term: &Term) {
+        match term {
+            Term::Const(_) | Term::Var(_) => {}
+            Term::Ref(root, path) => {
+                if *root == Root::Data {
+                    self.path(path.iter().map(Term::as_const));
+                }
+                path.iter().for_each(|term| self.term(term));
+            }
+            Term::Array(items) | Term::Set(items) => items.iter().for_each(|term| self.term(term)),
+            Term::Object(members) => members.iter().for_each(|(key, value)| {
+                self.term(key);
+                self.term(value);
+            }),
+            Term::Comprehension(it) => {
+                it.key.iter().for_each(|term| self.term(term));
+                self.term(&it.value);
+                self.body(&it.body);
+            }
+        }
+    }
+
+    /// Everything that a reference with these keys can reach; an unknown key is any.
+    fn path<'v>(&mut self, keys: impl Iterator<Item = Option<&'v Value>>) {
+        let mut here: Vec<NodeId> = vec![ROOT];
+        for key in keys {
+            let mut next = Vec::new();
+            for node in here.iter().filter_map(|&id| self.nodes.get(id as usize)) {
+                if let Some(group) = node.group {
+                    self.reached.insert(group);
+                    continue;
+                }
+                self.reached.extend(node.dynamic);
+                match key {
+                    Some(key) => next.extend(node.children.get(key)),
+                    None => next.extend(node.children.values()),
+                }
+            }
+            here = next;
+        }
+        while let Some(id) = here.pop() {
+            let Some(node) = self.nodes.get(id as usize) else { continue };
+            self.reached.extend(node.group);
+            self.reached.extend(node.dynamic);
+            here.extend(node.children.values());
+        }
+    }
+}

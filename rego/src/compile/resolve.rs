@@ -1,0 +1,537 @@
+//! Names to meanings: imports, rules of the package, local variables and their scopes; nested calls become statements.
+//!
+//! Mirrors: the stages `ResolveRefs`, `RewriteLocalVars`, `RewriteTemplateStrings`, `RewritePrintCalls`,
+//! `RewriteExprTerms`, `RewriteComprehensionTerms` and `RewriteRefsInHead` of OPA `v1/ast/compile.go`, v1.19.0.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::hir::{Collection, Comprehension, Expr, ExprKind, Function, Root, Term, VarId, VarInfo};
+use super::{CompileError, Names};
+use crate::syntax::{self, Location, TermKind};
+use crate::value::{Number, Text, Value};
+
+mod calls;
+mod rules;
+
+pub use self::rules::{resolve_query, resolve_rule};
+
+/// How a name came into a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occurrence {
+    Argument,
+    Assigned,
+    Declared,
+    Seen,
+}
+
+type Scope = HashMap<Arc<str>, (VarId, Occurrence)>;
+type Hidden = HashSet<Arc<str>>;
+
+/// Resolves one rule or query.
+pub struct Resolver<'a> {
+    names: &'a Names<'a>,
+    vars: Vec<VarInfo>,
+    scopes: Vec<Scope>,
+    /// Names that are declared somewhere in the bodies around: they hide rules and imports.
+    hidden: Vec<Hidden>,
+    /// Variables that were never declared; one for each name.
+    loose: HashMap<Arc<str>, VarId>,
+    errors: Vec<CompileError>,
+    /// Where statements for nested calls go.
+    body: Vec<Expr>,
+    /// The annotations of the rule, for `rego.metadata.*`.
+    metadata: (Value, Value),
+}
+
+type Modifiers = Arc<[super::hir::With]>;
+
+impl<'a> Resolver<'a> {
+    fn new(names: &'a Names<'a>) -> Self {
+        Self {
+            names,
+            vars: Vec::new(),
+            scopes: vec![Scope::new()],
+            hidden: Vec::new(),
+            loose: HashMap::new(),
+            errors: Vec::new(),
+            body: Vec::new(),
+            metadata: (Value::Null, Value::Null),
+        }
+    }
+
+    fn fail(&mut self, code: &'static str, at: Location, message: impl Into<String>) {
+        self.errors.push(CompileError { code, file: self.names.file.clone(), at, message: message.into() });
+    }
+
+    // Variables
+
+    fn make_var(&mut self, name: &str, generated: bool) -> VarId {
+        let id = VarId::try_from(self.vars.len()).unwrap_or(VarId::MAX);
+        self.vars.push(VarInfo { name: name.into(), generated });
+        id
+    }
+
+    fn generate(&mut self) -> VarId {
+        self.make_var("_", true)
+    }
+
+    fn declared(&self, name: &str) -> Option<VarId> {
+        self.scopes.iter().rev().find_map(|scope| scope.get(name)).map(|(id, _)| *id)
+    }
+
+    fn declare(&mut self, name: &Arc<str>, how: Occurrence, at: Location) -> VarId {
+        let before = self.scopes.last().and_then(|scope| scope.get(name)).map(|(_, occurrence)| *occurrence);
+        if let Some(before) = before {
+            let message = match before {
+                Occurrence::Seen => format!("var {name} referenced above"),
+                Occurrence::Assigned => format!("var {name} assigned above"),
+                Occurrence::Declared => format!("var {name} declared above"),
+                Occurrence::Argument => format!("arg {name} redeclared"),
+            };
+            self.fail("rego_compile_error", at, message);
+        }
+        let id = self.make_var(name, is_wildcard(name));
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.insert(name.clone(), (id, how));
+        }
+        id
+    }
+
+    fn is_hidden(&self, name: &str) -> bool {
+        self.hidden.iter().any(|names| names.contains(name))
+    }
+
+    /// A variable that nothing declares: the same one wherever its name stands in the rule.
+    fn loose(&mut self, name: &Arc<str>) -> VarId {
+        let id = match self.loose.get(name) {
+            Some(id) => *id,
+            None => {
+                let id = self.make_var(name, is_wildcard(name));
+                self.loose.insert(name.clone(), id);
+                id
+            }
+        };
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.entry(name.clone()).or_insert((id, Occurrence::Seen));
+        }
+        id
+    }
+
+    /// What the name means where a reference begins.
+    fn root(&mut self, name: &Arc<str>) -> (Root, Vec<Term>) {
+        if let Some(id) = self.declared(name) {
+            return (Root::Var(id), Vec::new());
+        }
+        if !self.is_hidden(name) {
+            match &**name {
+                "input" => return (Root::Input, Vec::new()),
+                "data" => return (Root::Data, Vec::new()),
+                _ => {}
+            }
+            if let Some(path) = self.names.global(name) {
+                return path;
+            }
+        }
+        (Root::Var(self.loose(name)), Vec::new())
+    }
+
+    // Terms
+
+    /// Resolves a term; calls inside it become statements of the current body.
+    fn term(&mut self, term: &syntax::Term, with: &Modifiers) -> Term {
+        match &term.kind {
+            TermKind::Null => Term::Const(Value::Null),
+            TermKind::Bool(it) => Term::Const(Value::Bool(*it)),
+            TermKind::Number(text) => match Number::parse(text) {
+                Some(number) => Term::Const(Value::Number(number)),
+                None => {
+                    self.fail("rego_parse_error", term.at, "number too big");
+                    Term::Const(Value::Null)
+                }
+            },
+            TermKind::String(text) => Term::Const(Value::from(&**text)),
+            TermKind::Var(name) => match self.root(name) {
+                (Root::Var(id), path) if path.is_empty() => Term::Var(id),
+                (root, path) => Term::Ref(root, path),
+            },
+            TermKind::Ref(head, path) => self.reference(head, path, with),
+            TermKind::Call(function, args) => self.nested_call(term.at, function, args, with),
+            TermKind::Array(items) => {
+                let items = items.iter().map(|item| self.term(item, with)).collect();
+                constant(Term::Array(items))
+            }
+            TermKind::Set(items) => {
+                let items = items.iter().map(|item| self.term(item, with)).collect();
+                constant(Term::Set(items))
+            }
+            TermKind::Object(members) => {
+                let members =
+                    members.iter().map(|(key, value)| (self.term(key, with), self.term(value, with))).collect();
+                constant(Term::Object(members))
+            }
+            TermKind::ArrayComprehension(value, body) => self.comprehension(Collection::Array, None, value, body),
+            TermKind::SetComprehension(value, body) => self.comprehension(Collection::Set, None, value, body),
+            TermKind::ObjectComprehension(pair, body) => {
+                self.comprehension(Collection::Object, Some(&pair.0), &pair.1, body)
+            }
+            TermKind::Template(parts) => self.template(term.at, parts, with),
+        }
+    }
+
+    fn reference(&mut self, head: &syntax::Term, path: &[syntax::Term], with: &Modifiers) -> Term {
+        let (root, mut terms) = match &head.kind {
+            TermKind::Var(name) => self.root(name),
+            _ => {
+                // `[1, 2][i]` and `f(x).y`: the head gets a name first.
+                let id = match self.term(head, with) {
+                    Term::Var(id) => id,
+                    term => {
+                        let id = self.generate();
+                        self.push(head.at, ExprKind::Eq { left: Term::Var(id), right: term, assigned: true }, with);
+                        id
+                    }
+                };
+                (Root::Var(id), Vec::new())
+            }
+        };
+        for part in path {
+            let part = self.term(part, with);
+            terms.push(part);
+        }
+        Term::Ref(root, terms)
+    }
+
+    fn push(&mut self, at: Location, kind: ExprKind, with: &Modifiers) {
+        self.body.push(Expr { at, negated: false, kind, with: with.clone() });
+    }
+
+    fn comprehension(
+        &mut self,
+        kind: Collection,
+        key: Option<&syntax::Term>,
+        value: &syntax::Term,
+        body: &[syntax::Expr],
+    ) -> Term {
+        let none: Modifiers = Arc::new([]);
+        let outer = std::mem::take(&mut self.body);
+        self.scopes.push(Scope::new());
+        self.hidden.push(declared_names(body));
+        self.statements(body);
+        let key = key.map(|key| self.head_term(key, &none));
+        let value = self.head_term(value, &none);
+        self.hidden.pop();
+        self.scopes.pop();
+        let body = std::mem::replace(&mut self.body, outer);
+        Term::Comprehension(Box::new(Comprehension { kind, key, value, body }))
+    }
+
+    /// The term of a head: what takes work is bound to a name at the end of the body.
+    fn head_term(&mut self, term: &syntax::Term, with: &Modifiers) -> Term {
+        let resolved = self.term(term, with);
+        if !resolved.needs_eval() {
+            return resolved;
+        }
+        let id = self.generate();
+        self.push(term.at, ExprKind::Eq { left: Term::Var(id), right: resolved, assigned: true }, with);
+        Term::Var(id)
+    }
+
+    // Statements
+
+    fn statements(&mut self, body: &[syntax::Expr]) {
+        for expr in body {
+            self.statement(expr);
+        }
+    }
+
+    /// A body with a scope of its own.
+    fn nested_body(&mut self, body: &[syntax::Expr]) -> Vec<Expr> {
+        let outer = std::mem::take(&mut self.body);
+        self.statements(body);
+        std::mem::replace(&mut self.body, outer)
+    }
+
+    fn statement(&mut self, expr: &syntax::Expr) {
+        let with = self.modifiers(&expr.with);
+        match &expr.kind {
+            syntax::ExprKind::Term(syntax::Term { at, kind: TermKind::Call(function, args) }) => {
+                self.call_statement(expr, *at, function, args, &with);
+            }
+            syntax::ExprKind::Term(term) => {
+                let term = self.term(term, &with);
+                self.finish(expr, ExprKind::Term(term), &with);
+            }
+            syntax::ExprKind::Unify(left, right) => self.unify(expr, left, right, &with),
+            syntax::ExprKind::Assign(left, right) => self.assign(expr, left, right, &with),
+            syntax::ExprKind::Some(names) => {
+                for name in names {
+                    if let TermKind::Var(text) = &name.kind {
+                        self.declare(text, Occurrence::Declared, expr.at);
+                    }
+                }
+            }
+            syntax::ExprKind::SomeIn { key, value, collection } => {
+                self.some_in(expr, key.as_ref(), value, collection, &with);
+            }
+            syntax::ExprKind::Every { key, value, domain, body } => {
+                let domain_id = self.generate();
+                let domain_term = self.term(domain, &with);
+                let bind = ExprKind::Eq { left: Term::Var(domain_id), right: domain_term, assigned: true };
+                self.push(domain.at, bind, &with);
+                self.scopes.push(Scope::new());
+                let mut hidden = declared_names(body);
+                let mut variable = |resolver: &mut Self, term: Option<&syntax::Term>| match term.map(|it| &it.kind) {
+                    Some(TermKind::Var(name)) => {
+                        hidden.insert(name.clone());
+                        resolver.declare(name, Occurrence::Declared, expr.at)
+                    }
+                    _ => resolver.generate(),
+                };
+                let key = variable(self, key.as_ref());
+                let value = variable(self, Some(value));
+                self.hidden.push(hidden);
+                let body = self.nested_body(body);
+                self.hidden.pop();
+                self.scopes.pop();
+                self.finish(expr, ExprKind::Every { key, value, domain: Term::Var(domain_id), body }, &with);
+            }
+            syntax::ExprKind::Not(body) => {
+                self.scopes.push(Scope::new());
+                self.hidden.push(declared_names(body));
+                let body = self.nested_body(body);
+                self.hidden.pop();
+                self.scopes.pop();
+                self.finish(expr, ExprKind::Not(body), &with);
+            }
+        }
+    }
+
+    fn finish(&mut self, expr: &syntax::Expr, kind: ExprKind, with: &Modifiers) {
+        self.body.push(Expr { at: expr.at, negated: expr.negated, kind, with: with.clone() });
+    }
+
+    fn unify(&mut self, expr: &syntax::Expr, left: &syntax::Term, right: &syntax::Term, with: &Modifiers) {
+        let call = |term: &syntax::Term| matches!(term.kind, TermKind::Call(..));
+        // `x = f(y)` is one statement, unless it is negated: then the call stands outside the negation.
+        if !expr.negated && call(right) && !call(left) {
+            let out = self.term(left, with);
+            return self.call_into(expr.at, right, out, with);
+        }
+        let left = self.term(left, with);
+        let right = self.term(right, with);
+        self.finish(expr, ExprKind::Eq { left, right, assigned: false }, with);
+    }
+
+    fn assign(&mut self, expr: &syntax::Expr, left: &syntax::Term, right: &syntax::Term, with: &Modifiers) {
+        if expr.negated {
+            return self.fail("rego_compile_error", expr.at, "cannot assign vars inside negated expression");
+        }
+        if let TermKind::Call(..) = right.kind {
+            let mark = self.body.len();
+            let placeholder = self.generate();
+            self.call_into(expr.at, right, Term::Var(placeholder), with);
+            let out = self.target(left, with);
+            // The last statement is the call; its result is the target.
+            if let Some(Expr { kind: ExprKind::Call { out: slot, .. }, .. }) = self.body.get_mut(mark..).and_then(|it| it.last_mut())
+            {
+                *slot = Some(out);
+                return;
+            }
+            return self.finish(
+                expr,
+                ExprKind::Eq { left: out, right: Term::Var(placeholder), assigned: true },
+                with,
+            );
+        }
+        let right = self.term(right, with);
+        let left = self.target(left, with);
+        self.finish(expr, ExprKind::Eq { left, right, assigned: true }, with);
+    }
+
+    /// The left side of `:=`: variables, alone or in arrays and values of objects.
+    fn target(&mut self, term: &syntax::Term, with: &Modifiers) -> Term {
+        match &term.kind {
+            TermKind::Var(name) if is_wildcard(name) => Term::Var(self.loose(name)),
+            TermKind::Var(name) => Term::Var(self.declare(name, Occurrence::Assigned, term.at)),
+            TermKind::Array(items) => Term::Array(items.iter().map(|item| self.target(item, with)).collect()),
+            TermKind::Object(members) => {
+                let members =
+                    members.iter().map(|(key, value)| (self.term(key, with), self.target(value, with))).collect();
+                Term::Object(members)
+            }
+            TermKind::Null | TermKind::Bool(_) | TermKind::Number(_) | TermKind::String(_) => {
+                self.fail("rego_compile_error", term.at, format!("cannot assign to {}", syntax::kind_name(&term.kind)));
+                Term::Const(Value::Null)
+            }
+            kind => {
+                self.fail("rego_compile_error", term.at, format!("cannot assign to {}", syntax::kind_name(kind)));
+                Term::Const(Value::Null)
+            }
+        }
+    }
+
+    fn some_in(
+        &mut self,
+        expr: &syntax::Expr,
+        key: Option<&syntax::Term>,
+        value: &syntax::Term,
+        collection: &syntax::Term,
+        with: &Modifiers,
+    ) {
+        let mut used = Hidden::new();
+        syntax_vars(collection, &mut used);
+        let mut new = Vec::new();
+        for pattern in key.into_iter().chain([value]) {
+            pattern_vars(pattern, &mut new);
+        }
+        for (name, at) in new {
+            let known = self.scopes.last().is_some_and(|scope| scope.contains_key(&name));
+            if !used.contains(&name) && !(known && is_wildcard(&name)) {
+                self.declare(&name, Occurrence::Declared, at);
+            }
+        }
+        let collection_term = self.term(collection, with);
+        let (root, mut path) = match collection_term {
+            Term::Var(id) => (Root::Var(id), Vec::new()),
+            Term::Ref(root, path) => (root, path),
+            term => {
+                let id = self.generate();
+                self.push(collection.at, ExprKind::Eq { left: Term::Var(id), right: term, assigned: true }, with);
+                (Root::Var(id), Vec::new())
+            }
+        };
+        let key = match key {
+            Some(key) => self.term(key, with),
+            None => Term::Var(self.generate()),
+        };
+        path.push(key);
+        let left = self.term(value, with);
+        self.finish(expr, ExprKind::Eq { left, right: Term::Ref(root, path), assigned: false }, with);
+    }
+
+    fn function(&mut self, at: Location, operator: &syntax::Term) -> Option<Function> {
+        let (name, rest): (&Arc<str>, &[syntax::Term]) = match &operator.kind {
+            TermKind::Var(name) => (name, &[]),
+            TermKind::Ref(head, path) => match &head.kind {
+                TermKind::Var(name) => (name, path),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let mut path = Vec::new();
+        for part in rest {
+            match self.term(part, &(Arc::new([]) as Modifiers)) {
+                Term::Const(value) => path.push(value),
+                _ => {
+                    self.fail("rego_type_error", at, "undefined function");
+                    return None;
+                }
+            }
+        }
+        if self.declared(name).is_some() && !self.loose.contains_key(name) {
+            self.fail("rego_compile_error", at, format!("called function {name} shadowed"));
+            return None;
+        }
+        if !self.is_hidden(name) {
+            let global = if &**name == "data" { Some((Root::Data, Vec::new())) } else { self.names.global(name) };
+            if let Some((Root::Data, prefix)) = global {
+                let prefix = prefix.iter().filter_map(|term| term.as_const().cloned());
+                return Some(Function::Rule(prefix.chain(path).collect()));
+            }
+        }
+        let mut full = name.to_string();
+        for part in &path {
+            full.push('.');
+            full.push_str(part.as_str().unwrap_or("?"));
+        }
+        match self.names.builtin(&full) {
+            Some(builtin) => Some(Function::Builtin(builtin)),
+            None => {
+                let message = self.names.refusal(&full);
+                self.fail("rego_type_error", at, message);
+                None
+            }
+        }
+    }
+}
+
+pub fn is_wildcard(name: &str) -> bool {
+    name.strip_prefix('_').is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Folds a collection of constants into one constant.
+pub fn constant(term: Term) -> Term {
+    let all = |items: &[Term]| items.iter().map(|item| item.as_const().cloned()).collect::<Option<Vec<_>>>();
+    match &term {
+        Term::Array(items) => all(items).map(Value::array),
+        Term::Set(items) => all(items).map(Value::set),
+        Term::Object(members) => members
+            .iter()
+            .map(|(key, value)| Some((key.as_const()?.clone(), value.as_const()?.clone())))
+            .collect::<Option<Vec<_>>>()
+            .map(Value::object),
+        _ => None,
+    }
+    .map_or(term, Term::Const)
+}
+
+/// The names that a body declares with `some` and `:=`, nested comprehensions apart.
+///
+/// Mirrors: `declaredVars`.
+fn declared_names(body: &[syntax::Expr]) -> Hidden {
+    let mut names = Hidden::new();
+    for expr in body {
+        match &expr.kind {
+            syntax::ExprKind::Assign(left, _) => syntax_vars(left, &mut names),
+            syntax::ExprKind::Some(terms) => terms.iter().for_each(|term| syntax_vars(term, &mut names)),
+            syntax::ExprKind::SomeIn { key, value, .. } => {
+                key.iter().for_each(|key| syntax_vars(key, &mut names));
+                syntax_vars(value, &mut names);
+            }
+            syntax::ExprKind::Every { body, .. } | syntax::ExprKind::Not(body) => names.extend(declared_names(body)),
+            _ => {}
+        }
+    }
+    names
+}
+
+/// All names in a term, nested bodies apart.
+fn syntax_vars(term: &syntax::Term, names: &mut Hidden) {
+    match &term.kind {
+        TermKind::Var(name) => {
+            names.insert(name.clone());
+        }
+        TermKind::Ref(head, path) => {
+            syntax_vars(head, names);
+            path.iter().for_each(|term| syntax_vars(term, names));
+        }
+        TermKind::Call(_, items) | TermKind::Array(items) | TermKind::Set(items) => {
+            items.iter().for_each(|term| syntax_vars(term, names));
+        }
+        TermKind::Object(members) => members.iter().for_each(|(key, value)| {
+            syntax_vars(key, names);
+            syntax_vars(value, names);
+        }),
+        _ => {}
+    }
+}
+
+/// The variables that a pattern binds: alone, in arrays and in the values of objects.
+fn pattern_vars(term: &syntax::Term, vars: &mut Vec<(Arc<str>, Location)>) {
+    match &term.kind {
+        TermKind::Var(name) => {
+            if !vars.iter().any(|(known, _)| known == name) {
+                vars.push((name.clone(), term.at));
+            }
+        }
+        TermKind::Array(items) => items.iter().for_each(|term| pattern_vars(term, vars)),
+        TermKind::Object(members) => members.iter().for_each(|(_, value)| pattern_vars(value, vars)),
+        _ => {}
+    }
+}
+
+/// Text to a key.
+pub fn key(text: &str) -> Value {
+    Value::String(Text::from(text))
+}

@@ -1,0 +1,335 @@
+//! Rules by their paths: the tree of `data`, the groups of definitions, and the conflicts among them.
+//!
+//! Mirrors: the stages `SetRuleTree`, `CheckRuleConflicts`, `CheckRecursion` and `BuildRuleIndices` of OPA
+//! `v1/ast/compile.go`, v1.19.0.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::hir::{self, data_path};
+use super::lower::{self, Tree};
+use super::resolve::{is_wildcard, resolve_rule};
+use super::{CompileError, DataConflicts, Names, Options, Shared, annotations, recursion, safety};
+use crate::policy::{Group, GroupId, GroupKind, Index, NameTable, Node, NodeId, Policy, ROOT};
+use crate::syntax::{Module, TermKind};
+use crate::value::Value;
+
+type Named = (Arc<str>, Module);
+
+/// Compiles parsed modules.
+pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy, Vec<CompileError>> {
+    let (rules_of, shared) = survey(modules, options);
+    let annotations = annotations::Annotations::read(modules)?;
+    let mut errors = Vec::new();
+    let mut rules = Vec::new();
+    for (at, (file, module)) in modules.iter().enumerate() {
+        let package: Vec<Value> = module.package.iter().map(|part| Value::from(&**part)).collect();
+        let Some(own) = rules_of.get(&package) else { continue };
+        let names = Names {
+            file: file.clone(),
+            imports: imports(module),
+            rules: own,
+            package: package.clone(),
+            shared: &shared,
+        };
+        for rule in &module.rules {
+            match resolve_rule(&names, rule, annotations.of(at, rule)) {
+                Ok(rule) => rules.push(rule),
+                Err(more) => errors.extend(more),
+            }
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    for rule in &mut rules {
+        errors.extend(order(rule));
+    }
+    let (nodes, mut groups, by_group) = plant(&rules);
+    errors.extend(conflicts(&nodes, &groups, &by_group, &rules));
+    if options.data_conflicts == DataConflicts::Refuse {
+        errors.extend(data_conflicts(&groups, &by_group, &rules, &data));
+    }
+    if errors.is_empty() {
+        errors.extend(recursion::check(&nodes, &groups, &by_group, &rules));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+
+    let tree = Tree { nodes: &nodes, kinds: groups.iter().map(|group| group.kind).collect() };
+    for (group, members) in groups.iter_mut().zip(&by_group) {
+        let mut conditions = Vec::new();
+        let mut constants = HashSet::new();
+        let mut varies = false;
+        for rule in members.iter().filter_map(|&at| rules.get(at)) {
+            let code = lower::rule(&tree, rule, group.kind);
+            if rule.is_default {
+                group.default = Some(code);
+                continue;
+            }
+            for clause in &rule.clauses {
+                match clause.value.as_const() {
+                    Some(value) => {
+                        constants.insert(value.clone());
+                    }
+                    None => varies = true,
+                }
+            }
+            conditions.push(lower::conditions(rule));
+            group.rules.push(code);
+        }
+        group.index = Index::new(&conditions);
+        group.constant = if varies || constants.len() != 1 { None } else { constants.into_iter().next() };
+    }
+    Ok(Policy { groups, nodes, data, names: NameTable { rules: rules_of }, shared })
+}
+
+type RuleNames = HashMap<Vec<Value>, HashSet<Arc<str>>>;
+
+/// What must be known of all modules before any name is resolved.
+fn survey(modules: &[Named], options: &Options) -> (RuleNames, Shared) {
+    let mut rules_of = RuleNames::new();
+    let mut shared = Shared { capabilities: options.capabilities.clone(), ..Shared::default() };
+    for (_, module) in modules {
+        let package: Vec<Value> = module.package.iter().map(|part| Value::from(&**part)).collect();
+        let names = rules_of.entry(package.clone()).or_default();
+        for rule in &module.rules {
+            let mut path = package.clone();
+            for (at, part) in rule.head.path.iter().enumerate() {
+                match &part.kind {
+                    TermKind::Var(name) if at == 0 => {
+                        names.insert(name.clone());
+                        path.push(Value::from(&**name));
+                    }
+                    TermKind::String(text) => path.push(Value::from(&**text)),
+                    _ => break,
+                }
+            }
+            if let Some(args) = &rule.head.args {
+                shared.arities.insert(path.clone(), args.len());
+            }
+            shared.paths.insert(path);
+        }
+    }
+    (rules_of, shared)
+}
+
+/// The names that a module's imports bring.
+pub fn imports(module: &Module) -> HashMap<Arc<str>, (hir::Root, Vec<hir::Term>)> {
+    let mut imports = HashMap::new();
+    for import in &module.imports {
+        let Some((first, rest)) = import.path.split_first() else { continue };
+        let root = match &**first {
+            "data" => hir::Root::Data,
+            "input" => hir::Root::Input,
+            _ => continue,
+        };
+        let name = import.alias.as_ref().or(rest.last());
+        if let Some(name) = name {
+            let path = rest.iter().map(|part| hir::Term::Const(Value::from(&**part))).collect();
+            imports.insert(name.clone(), (root, path));
+        }
+    }
+    imports
+}
+
+/// Orders the bodies of a rule and finds what has no value in its head.
+fn order(rule: &mut hir::Rule) -> Vec<CompileError> {
+    let mut known = safety::Vars::new();
+    for arg in rule.args.iter().flatten() {
+        arg.open_vars(&mut |var| {
+            known.insert(var);
+        });
+    }
+    let mut errors = Vec::new();
+    let name = |vars: &[hir::VarInfo], found: safety::Unsafe| match vars.get(found.var as usize) {
+        Some(info) if !info.generated => format!("var {} is unsafe", info.name),
+        Some(info) if is_wildcard(&info.name) && info.name != "_" => "var _ is unsafe".to_owned(),
+        _ => "expression is unsafe".to_owned(),
+    };
+    for (at, clause) in rule.clauses.iter_mut().enumerate() {
+        match safety::reorder(std::mem::take(&mut clause.body), &known) {
+            Ok(body) => clause.body = body,
+            Err(found) => {
+                let mut messages: Vec<_> =
+                    found.into_iter().map(|found| (found.at, name(&rule.vars, found))).collect();
+                messages.dedup();
+                errors.extend(messages.into_iter().map(|(at, message)| CompileError {
+                    code: "rego_unsafe_var_error",
+                    file: rule.file.clone(),
+                    at,
+                    message,
+                }));
+                continue;
+            }
+        }
+        let mut bound = known.clone();
+        clause.body.iter().for_each(|expr| {
+            expr.terms(&mut |term| term.open_vars(&mut |var| {
+                bound.insert(var);
+            }));
+        });
+        let mut head = safety::Vars::new();
+        let mut add = |var| {
+            head.insert(var);
+        };
+        clause.value.open_vars(&mut add);
+        if at == 0 {
+            rule.tail.iter().for_each(|term| term.open_vars(&mut add));
+        }
+        for var in head.difference(&bound) {
+            errors.push(CompileError {
+                code: "rego_unsafe_var_error",
+                file: rule.file.clone(),
+                at: rule.at,
+                message: name(&rule.vars, safety::Unsafe { at: rule.at, var: *var }),
+            });
+        }
+    }
+    errors
+}
+
+/// Rules by group, as places among all rules.
+pub type Members = Vec<Vec<usize>>;
+
+/// Grows the tree and sorts the rules into groups.
+fn plant(rules: &[hir::Rule]) -> (Vec<Node>, Vec<Group>, Members) {
+    let mut nodes = vec![Node::default()];
+    let mut groups: Vec<Group> = Vec::new();
+    let mut members: Members = Vec::new();
+    for (at, rule) in rules.iter().enumerate() {
+        // A package exists even where its rules have dynamic names.
+        let mut node = ROOT;
+        for (depth, key) in rule.path.iter().enumerate() {
+            let known = nodes.get(node as usize).and_then(|node| node.children.get(key).copied());
+            node = known.unwrap_or_else(|| {
+                let next = NodeId::try_from(nodes.len()).unwrap_or(NodeId::MAX);
+                let path = rule.path.get(..=depth).unwrap_or_default().to_vec();
+                nodes.push(Node { path, ..Node::default() });
+                if let Some(parent) = nodes.get_mut(node as usize) {
+                    parent.children.insert(key.clone(), next);
+                }
+                next
+            });
+        }
+        let kind = match (rule.args.is_some(), rule.tail.is_empty(), rule.is_contains) {
+            (true, ..) => GroupKind::Function,
+            (_, false, _) => GroupKind::Object,
+            (_, true, true) => GroupKind::Set,
+            _ => GroupKind::Complete,
+        };
+        let Some(place) = nodes.get_mut(node as usize) else { continue };
+        let slot = if kind == GroupKind::Object { &mut place.dynamic } else { &mut place.group };
+        let group = *slot.get_or_insert_with(|| {
+            groups.push(Group {
+                path: rule.path.clone(),
+                kind,
+                rules: Vec::new(),
+                default: None,
+                index: Index::default(),
+                constant: None,
+                contains: rule.is_contains,
+                arity: rule.args.as_ref().map_or(0, |args| u32::try_from(args.len()).unwrap_or(u32::MAX)),
+            });
+            members.push(Vec::new());
+            GroupId::try_from(groups.len().saturating_sub(1)).unwrap_or(GroupId::MAX)
+        });
+        if let Some(list) = members.get_mut(group as usize) {
+            list.push(at);
+        }
+    }
+    (nodes, groups, members)
+}
+
+fn conflicts(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::Rule]) -> Vec<CompileError> {
+    let mut errors = Vec::new();
+    let mut refuse = |rule: &hir::Rule, message: String| {
+        errors.push(CompileError { code: "rego_type_error", file: rule.file.clone(), at: rule.at, message });
+    };
+    for node in nodes {
+        let of = |group: Option<GroupId>| -> Vec<&hir::Rule> {
+            let list = group.and_then(|group| members.get(group as usize));
+            list.into_iter().flatten().filter_map(|&at| rules.get(at)).collect()
+        };
+        let (here, dynamic) = (of(node.group), of(node.dynamic));
+        let Some(first) = here.first().or(dynamic.first()) else { continue };
+        let name = data_path(&node.path);
+        let kinds: HashSet<_> = here
+            .iter()
+            .map(|rule| (rule.is_contains, rule.args.as_ref().map(Vec::len)))
+            .chain(dynamic.iter().map(|_| (true, Some(usize::MAX))))
+            .collect();
+        if kinds.len() > 1 {
+            refuse(first, format!("conflicting rules {name} found"));
+            continue;
+        }
+        let shapes: HashSet<bool> = dynamic.iter().map(|rule| rule.is_contains).collect();
+        if shapes.len() > 1 {
+            refuse(first, format!("conflicting rules {name} found"));
+        }
+        let defaults: Vec<_> = here.iter().filter(|rule| rule.is_default).collect();
+        if let [first, second, ..] = defaults.as_slice() {
+            let place = |rule: &hir::Rule| format!("{}:{}", rule.file, rule.at.row);
+            let message =
+                format!("multiple default rules {name} found at {}, {}", place(first), place(second));
+            refuse(first, message);
+        }
+        let below = inside(nodes, node, groups);
+        if !here.is_empty() && !below.is_empty() {
+            let listed: Vec<String> = below.iter().map(|path| data_path(path)).collect();
+            refuse(first, format!("rule {name} conflicts with [{}]", listed.join(" ")));
+        }
+        let functions = |path: &Vec<Value>| {
+            groups.iter().any(|group| group.path == *path && group.kind == GroupKind::Function)
+        };
+        if !dynamic.is_empty() && below.iter().any(functions) {
+            refuse(first, format!("rule {name} conflicts with functions inside it"));
+        }
+    }
+    errors
+}
+
+/// The paths of rules below a node.
+fn inside(nodes: &[Node], node: &Node, groups: &[Group]) -> Vec<Vec<Value>> {
+    let mut found = Vec::new();
+    let mut open: Vec<&Node> = node.children.values().filter_map(|&id| nodes.get(id as usize)).collect();
+    while let Some(node) = open.pop() {
+        if let Some(group) = node.group.or(node.dynamic).and_then(|id| groups.get(id as usize)) {
+            found.push(group.path.clone());
+        }
+        open.extend(node.children.values().filter_map(|&id| nodes.get(id as usize)));
+    }
+    found.sort();
+    found
+}
+
+fn data_conflicts(groups: &[Group], members: &Members, rules: &[hir::Rule], data: &Value) -> Vec<CompileError> {
+    let mut errors = Vec::new();
+    for (group, members) in groups.iter().zip(members) {
+        let Some(rule) = members.first().and_then(|&at| rules.get(at)) else { continue };
+        if group.kind == GroupKind::Object {
+            continue;
+        }
+        // A scalar on the way hides the rule as well.
+        let mut here = Some(data);
+        for key in &group.path {
+            here = match here {
+                Some(value @ Value::Object(_)) => value.get(key),
+                other => other,
+            };
+        }
+        if here.is_some() {
+            let path: Vec<String> =
+                group.path.iter().map(|key| key.as_str().map_or_else(|| key.to_string(), str::to_owned)).collect();
+            errors.push(CompileError {
+                code: "rego_compile_error",
+                file: rule.file.clone(),
+                at: rule.at,
+                message: format!("conflicting rule for data path {} found", path.join("/")),
+            });
+        }
+    }
+    errors
+}
+

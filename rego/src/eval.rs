@@ -1,0 +1,321 @@
+//! Running compiled code: one evaluation of a policy over an input.
+//!
+//! Values are pointed at, never copied: those of the policy, the data and the input where they are, those that are made on
+//! the way in an arena that ends with the evaluation.
+
+mod documents;
+mod exec;
+mod groups;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use typed_arena::Arena;
+
+use crate::builtins::Context;
+use crate::compile::CompiledQuery;
+use crate::host::Host;
+use crate::policy::{GroupId, Mock, NodeId, Policy, Src};
+use crate::syntax::Location;
+use crate::value::{Text, Value};
+
+/// Steps between two looks at the clock.
+const STEPS_PER_LOOK: u64 = 256;
+/// The deepest nesting of rules, functions and loops.
+const MAX_DEPTH: u32 = 400;
+
+/// The bounds of one evaluation.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Operations, and items that loops and built-in functions touch.
+    pub steps: u64,
+    /// Bytes of the values that are made on the way, roughly.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { steps: 100_000_000, bytes: 256 << 20 }
+    }
+}
+
+/// How an evaluation treats errors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EvalOptions {
+    pub limits: Limits,
+    /// Errors of built-in functions end the evaluation instead of being undefined.
+    pub strict_builtin_errors: bool,
+}
+
+/// Why an evaluation has no result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvalError {
+    pub kind: ErrorKind,
+    pub message: String,
+    /// File, row and column, when there is a place.
+    pub at: Option<(std::sync::Arc<str>, Location)>,
+}
+
+/// OPA's codes, and our own bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    Conflict,
+    Type,
+    Builtin,
+    WithMerge,
+    /// Over a bound: time, steps, memory or depth.
+    Budget,
+    Internal,
+}
+
+impl ErrorKind {
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Conflict => "eval_conflict_error",
+            Self::Type => "eval_type_error",
+            Self::Builtin => "eval_builtin_error",
+            Self::WithMerge => "eval_with_merge_error",
+            Self::Budget => "eval_cancel_error",
+            Self::Internal => "eval_internal_error",
+        }
+    }
+}
+
+impl EvalError {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), at: None }
+    }
+
+    pub fn budget(what: &str) -> Self {
+        Self::new(ErrorKind::Budget, format!("over budget: {what}"))
+    }
+}
+
+impl fmt::Display for EvalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.at {
+            Some((file, at)) => write!(f, "{file}:{}: {}: {}", at.row, self.kind.code(), self.message),
+            None => write!(f, "{}: {}", self.kind.code(), self.message),
+        }
+    }
+}
+
+impl std::error::Error for EvalError {}
+
+/// Whether a search goes on after a solution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Stop,
+}
+
+/// What is done with every solution of a body.
+type Sink<'s, 'a> = &'s mut dyn FnMut(&mut Evaluator<'a>) -> Result<Flow, EvalError>;
+
+#[derive(Clone, Copy)]
+enum Memo<'a> {
+    Unknown,
+    Known(Option<&'a Value>),
+}
+
+/// A replaced function.
+#[derive(Clone)]
+struct Mocked<'a> {
+    mock: &'a Mock,
+    value: Option<&'a Value>,
+}
+
+/// The documents and functions, as `with` has changed them, and what was found out under them.
+struct World<'a> {
+    input: Option<&'a Value>,
+    data: &'a Value,
+    /// Paths under `data` whose rules are replaced.
+    replaced: Vec<&'a [Value]>,
+    mocks: Vec<Mocked<'a>>,
+    memo: Vec<Memo<'a>>,
+    keyed: HashMap<(GroupId, &'a Value), Option<&'a Value>, ahash::RandomState>,
+    documents: HashMap<NodeId, Option<&'a Value>, ahash::RandomState>,
+}
+
+impl<'a> World<'a> {
+    fn new(policy: &Policy, input: Option<&'a Value>, data: &'a Value) -> Self {
+        Self {
+            input,
+            data,
+            replaced: Vec::new(),
+            mocks: Vec::new(),
+            memo: vec![Memo::Unknown; policy.groups.len()],
+            keyed: HashMap::default(),
+            documents: HashMap::default(),
+        }
+    }
+}
+
+struct Evaluator<'a> {
+    policy: &'a Policy,
+    arena: &'a Arena<Value>,
+    regs: Vec<Option<&'a Value>>,
+    /// Where the present frame begins.
+    base: usize,
+    world: World<'a>,
+    context: Context<'a>,
+    depth: u32,
+    bytes: usize,
+}
+
+/// One row of a query's answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Row {
+    pub bindings: Vec<(Text, Value)>,
+    /// The value of each statement.
+    pub values: Vec<Value>,
+}
+
+impl Policy {
+    /// The document at `path` under `data`; nothing when it is undefined.
+    pub fn eval(
+        &self,
+        path: &[Value],
+        input: Option<&Value>,
+        options: &EvalOptions,
+        host: &dyn Host,
+    ) -> Result<Option<Value>, EvalError> {
+        let arena = Arena::new();
+        let mut evaluator = Evaluator::new(self, &arena, input, options, host);
+        let mut node = crate::policy::ROOT;
+        let mut rest = path;
+        let found = loop {
+            let Some(here) = self.nodes.get(node as usize) else { break None };
+            if here.group.is_some() || here.dynamic.is_some() || rest.is_empty() {
+                break evaluator.document(node)?;
+            }
+            match rest.split_first().and_then(|(key, after)| Some((here.children.get(key)?, after))) {
+                Some((&child, after)) => {
+                    node = child;
+                    rest = after;
+                }
+                None => {
+                    rest = path;
+                    break Some(&self.data);
+                }
+            }
+        };
+        Ok(rest.iter().try_fold(found, |value, key| Some(value?.get(key))).flatten().cloned())
+    }
+
+    /// All rows of a query's answer.
+    pub fn query(
+        &self,
+        query: &CompiledQuery,
+        input: Option<&Value>,
+        options: &EvalOptions,
+        host: &dyn Host,
+    ) -> Result<Vec<Row>, EvalError> {
+        let arena = Arena::new();
+        let mut evaluator = Evaluator::new(self, &arena, input, options, host);
+        evaluator.regs.resize(query.frame as usize, None);
+        let mut rows = Vec::new();
+        evaluator.exec(&query.ops, &mut |evaluator| {
+            let bindings = query
+                .shown
+                .iter()
+                .map(|(name, src)| (name.clone(), evaluator.get(src).cloned().unwrap_or_default()))
+                .collect();
+            let values = query.values.iter().map(|src| evaluator.get(src).cloned().unwrap_or_default()).collect();
+            rows.push(Row { bindings, values });
+            Ok(Flow::Continue)
+        })?;
+        Ok(rows)
+    }
+}
+
+impl<'a> Evaluator<'a> {
+    fn new(
+        policy: &'a Policy,
+        arena: &'a Arena<Value>,
+        input: Option<&'a Value>,
+        options: &EvalOptions,
+        host: &'a dyn Host,
+    ) -> Self {
+        Self {
+            policy,
+            arena,
+            regs: Vec::with_capacity(64),
+            base: 0,
+            world: World::new(policy, input, &policy.data),
+            context: Context::new(host, options),
+            depth: 0,
+            bytes: options.limits.bytes,
+        }
+    }
+
+    /// The value at `src`; nothing when it is undefined, or is the input and there is none.
+    #[inline]
+    fn get(&self, src: &'a Src) -> Option<&'a Value> {
+        match src {
+            Src::Reg(reg) => self.regs.get(self.base.wrapping_add(*reg as usize)).copied().flatten(),
+            Src::Const(value) => Some(value),
+            Src::Input => self.world.input,
+            Src::Data => Some(self.world.data),
+        }
+    }
+
+    #[inline]
+    fn set(&mut self, reg: u32, value: &'a Value) {
+        if let Some(slot) = self.regs.get_mut(self.base.wrapping_add(reg as usize)) {
+            *slot = Some(value);
+        }
+    }
+
+    /// Keeps a value that was made on the way.
+    fn keep(&mut self, value: Value) -> Result<&'a Value, EvalError> {
+        match &value {
+            Value::Bool(true) => return Ok(&crate::value::TRUE),
+            Value::Bool(false) => return Ok(&crate::value::FALSE),
+            Value::Null => return Ok(&crate::value::NULL),
+            _ => {}
+        }
+        let size = match &value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.len().saturating_mul(16),
+            Value::Object(object) => object.len().saturating_mul(32),
+            Value::Set(set) => set.len().saturating_mul(16),
+            _ => 0,
+        };
+        self.spend(size.saturating_add(32))?;
+        Ok(self.arena.alloc(value))
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<(), EvalError> {
+        self.bytes = self.bytes.checked_sub(bytes).ok_or_else(|| EvalError::budget("memory"))?;
+        Ok(())
+    }
+
+    /// Runs `run` in a frame of its own.
+    fn in_frame<T>(
+        &mut self,
+        size: u32,
+        args: &[&'a Value],
+        run: impl FnOnce(&mut Self) -> Result<T, EvalError>,
+    ) -> Result<T, EvalError> {
+        if self.depth >= MAX_DEPTH {
+            return Err(EvalError::budget("rules are nested too deeply"));
+        }
+        self.depth = self.depth.saturating_add(1);
+        let outer = self.base;
+        let start = self.regs.len();
+        self.base = start;
+        self.regs.extend(args.iter().map(|arg| Some(*arg)));
+        self.regs.resize(start.saturating_add((size as usize).max(args.len())), None);
+        let result = run(self);
+        self.regs.truncate(start);
+        self.base = outer;
+        self.depth = self.depth.saturating_sub(1);
+        result
+    }
+}
+
+/// Names for [`STEPS_PER_LOOK`] outside.
+pub(crate) const fn steps_per_look() -> u64 {
+    STEPS_PER_LOOK
+}

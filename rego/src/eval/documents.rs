@@ -1,0 +1,182 @@
+//! Packages as documents, and references whose variables range over packages.
+
+use super::{EvalError, Evaluator, Flow, Sink};
+use crate::policy::{GroupKind, Node, NodeId, Operand};
+use crate::value::Value;
+
+impl<'a> Evaluator<'a> {
+    /// Everything at a place of the tree: rules over base data.
+    pub(super) fn document(&mut self, id: NodeId) -> Result<Option<&'a Value>, EvalError> {
+        if let Some(known) = self.world.documents.get(&id) {
+            return Ok(*known);
+        }
+        let Some(node) = self.policy.nodes.get(id as usize) else { return Ok(None) };
+        let value = self.gathered(node)?;
+        self.world.documents.insert(id, value);
+        Ok(value)
+    }
+
+    fn gathered(&mut self, node: &'a Node) -> Result<Option<&'a Value>, EvalError> {
+        if let Some(replaced) = self.replaced(&node.path) {
+            return Ok(replaced);
+        }
+        if let Some(group) = node.group {
+            return self.rule(group);
+        }
+        let base = self.base_at(node);
+        let mut members: Vec<(Value, Value)> = match base {
+            Some(Value::Object(object)) => object.to_vec(),
+            _ => Vec::new(),
+        };
+        self.spend(members.len().saturating_mul(32))?;
+        if let Some(group) = node.dynamic
+            && let Some(Value::Object(object)) = self.rule(group)?
+        {
+            merge(&mut members, object.to_vec());
+        }
+        let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
+        children.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (key, id) in children {
+            if let Some(value) = self.document(id)? {
+                merge(&mut members, vec![(key.clone(), value.clone())]);
+            }
+        }
+        if members.is_empty() && self.holds_only_functions(node) && node.group.is_none() && !node.children.is_empty() {
+            return self.keep(Value::empty_object()).map(Some);
+        }
+        self.keep(Value::object(members)).map(Some)
+    }
+
+    fn holds_only_functions(&self, node: &Node) -> bool {
+        node.children.values().all(|&id| {
+            self.policy
+                .nodes
+                .get(id as usize)
+                .and_then(|child| child.group)
+                .and_then(|group| self.policy.groups.get(group as usize))
+                .is_some_and(|group| group.kind == GroupKind::Function)
+        })
+    }
+
+    fn base_at(&self, node: &Node) -> Option<&'a Value> {
+        node.path.iter().try_fold(self.world.data, |at, key| at.get(key))
+    }
+
+    /// Resolves a reference with variables where packages are; `sink` gets every solution.
+    pub(super) fn dynamic(
+        &mut self,
+        id: NodeId,
+        operands: &'a [Operand],
+        to: u32,
+        sink: Sink<'_, 'a>,
+    ) -> Result<Flow, EvalError> {
+        let Some(node) = self.policy.nodes.get(id as usize) else { return Ok(Flow::Continue) };
+        let ends = node.group.is_some() || node.dynamic.is_some() || self.replaced(&node.path).is_some();
+        let Some((first, rest)) = operands.split_first().filter(|_| !ends) else {
+            let Some(value) = self.document(id)? else { return Ok(Flow::Continue) };
+            return self.members_of(value, operands, to, sink);
+        };
+        let base = self.base_at(node);
+        match first {
+            Operand::Bound(src) => {
+                let Some(key) = self.get(src) else { return Ok(Flow::Continue) };
+                match (node.children.get(key), base.and_then(|base| base.get(key))) {
+                    (Some(&child), _) => self.dynamic(child, rest, to, sink),
+                    (None, Some(value)) => self.members_of(value, rest, to, sink),
+                    (None, None) => Ok(Flow::Continue),
+                }
+            }
+            Operand::Free(reg) => {
+                let mut children: Vec<(&'a Value, NodeId)> =
+                    node.children.iter().map(|(key, id)| (key, *id)).collect();
+                children.sort_by(|(a, _), (b, _)| a.cmp(b));
+                for (key, child) in children {
+                    self.set(*reg, key);
+                    if self.dynamic(child, rest, to, sink)? == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
+                }
+                let Some(Value::Object(object)) = base else { return Ok(Flow::Continue) };
+                for (key, value) in object.iter().filter(|(key, _)| !node.children.contains_key(*key)) {
+                    self.set(*reg, key);
+                    if self.members_of(value, rest, to, sink)? == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
+                }
+                Ok(Flow::Continue)
+            }
+        }
+    }
+
+    /// The rest of a reference, inside a value.
+    fn members_of(
+        &mut self,
+        value: &'a Value,
+        operands: &'a [Operand],
+        to: u32,
+        sink: Sink<'_, 'a>,
+    ) -> Result<Flow, EvalError> {
+        let Some((first, rest)) = operands.split_first() else {
+            self.set(to, value);
+            return sink(self);
+        };
+        match first {
+            Operand::Bound(src) => match self.get(src).and_then(|key| value.get(key)) {
+                Some(inner) => self.members_of(inner, rest, to, sink),
+                None => Ok(Flow::Continue),
+            },
+            Operand::Free(reg) => {
+                let mut each = |evaluator: &mut Self, key: &'a Value, inner: &'a Value| {
+                    evaluator.context.step()?;
+                    evaluator.set(*reg, key);
+                    evaluator.members_of(inner, rest, to, sink)
+                };
+                match value {
+                    Value::Array(items) => {
+                        for (at, inner) in items.iter().enumerate() {
+                            let at = self.keep(Value::from(at))?;
+                            if each(self, at, inner)? == Flow::Stop {
+                                return Ok(Flow::Stop);
+                            }
+                        }
+                    }
+                    Value::Object(object) => {
+                        for (key, inner) in object.iter() {
+                            if each(self, key, inner)? == Flow::Stop {
+                                return Ok(Flow::Stop);
+                            }
+                        }
+                    }
+                    Value::Set(set) => {
+                        for inner in set.iter() {
+                            if each(self, inner, inner)? == Flow::Stop {
+                                return Ok(Flow::Stop);
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+                Ok(Flow::Continue)
+            }
+        }
+    }
+}
+
+/// Sets members over those that are there; objects are merged.
+fn merge(members: &mut Vec<(Value, Value)>, more: Vec<(Value, Value)>) {
+    for (key, value) in more {
+        match members.binary_search_by(|(known, _)| known.cmp(&key)) {
+            Ok(at) => {
+                let Some((_, known)) = members.get_mut(at) else { continue };
+                if let (Value::Object(a), Value::Object(b)) = (&*known, &value) {
+                    let mut inner = a.to_vec();
+                    merge(&mut inner, b.to_vec());
+                    *known = Value::object(inner);
+                } else {
+                    *known = value;
+                }
+            }
+            Err(at) => members.insert(at, (key, value)),
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! The operations, one after the other.
+
+use super::{EvalError, Evaluator, Flow, Mocked, Sink, World};
+use crate::builtins::{Builtin, BuiltinError};
+use crate::compile::hir::Collection;
+use crate::eval::ErrorKind;
+use crate::policy::{Comparison, MockValue, Op, Override, Replacement, Src};
+use crate::syntax::Location;
+use crate::value::{FALSE, TRUE, Value};
+
+impl<'a> Evaluator<'a> {
+    /// Runs `ops`, calling `sink` with every solution.
+    pub(super) fn exec(&mut self, ops: &'a [Op], sink: Sink<'_, 'a>) -> Result<Flow, EvalError> {
+        let mut rest = ops;
+        while let Some((op, after)) = rest.split_first() {
+            rest = after;
+            self.context.step()?;
+            match op {
+                Op::Fail => return Ok(Flow::Continue),
+                Op::Get { from, key, to } => {
+                    let (Some(from), Some(key)) = (self.get(from), self.get(key)) else { return Ok(Flow::Continue) };
+                    let Some(value) = from.get(key) else { return Ok(Flow::Continue) };
+                    self.set(*to, value);
+                }
+                Op::Path { from, path, to } => {
+                    let found = self.get(from).and_then(|from| path.iter().try_fold(from, |at, key| at.get(key)));
+                    let Some(value) = found else { return Ok(Flow::Continue) };
+                    self.set(*to, value);
+                }
+                Op::Truth(src) => match self.get(src) {
+                    Some(value) if !value.is_false() => {}
+                    _ => return Ok(Flow::Continue),
+                },
+                Op::Compare(comparison, left, right) => {
+                    let (Some(left), Some(right)) = (self.get(left), self.get(right)) else {
+                        return Ok(Flow::Continue);
+                    };
+                    if !compare(*comparison, left, right) {
+                        return Ok(Flow::Continue);
+                    }
+                }
+                Op::ArrayLen(src, len) => match self.get(src) {
+                    Some(Value::Array(items)) if items.len() == *len => {}
+                    _ => return Ok(Flow::Continue),
+                },
+                Op::ObjectLen(src, len) => match self.get(src) {
+                    Some(Value::Object(object)) if object.len() == *len => {}
+                    _ => return Ok(Flow::Continue),
+                },
+                Op::Array(..) | Op::Set(..) | Op::Object(..) => {
+                    if !self.construct(op)? {
+                        return Ok(Flow::Continue);
+                    }
+                }
+                Op::Collect { kind, ops, key, value, to } => {
+                    let made = self.collect(*kind, ops, key.as_ref(), value)?;
+                    let made = self.keep(made)?;
+                    self.set(*to, made);
+                }
+                Op::Not(ops) => {
+                    if self.exists(ops)? {
+                        return Ok(Flow::Continue);
+                    }
+                }
+                Op::Every { over, key, value, ops } => {
+                    if !self.every(over, *key, *value, ops)? {
+                        return Ok(Flow::Continue);
+                    }
+                }
+                Op::Builtin { function, args, to, at } => {
+                    let Some(value) = self.builtin(function, args, *at)? else { return Ok(Flow::Continue) };
+                    self.set(*to, value);
+                }
+                Op::BuiltinTest { function, args, at } => match self.builtin(function, args, *at)? {
+                    Some(value) if !value.is_false() => {}
+                    _ => return Ok(Flow::Continue),
+                },
+                Op::Function { group, args, to, at } => {
+                    let Some(args) = self.args(args) else { return Ok(Flow::Continue) };
+                    let Some(value) = self.call(*group, &args, *at)? else { return Ok(Flow::Continue) };
+                    self.set(*to, value);
+                }
+                Op::Print { args, at } => self.print(args, *at),
+                Op::Rule { group, to } => {
+                    let Some(value) = self.rule(*group)? else { return Ok(Flow::Continue) };
+                    self.set(*to, value);
+                }
+                Op::Keyed { group, key, to } => {
+                    let Some(key) = self.get(key) else { return Ok(Flow::Continue) };
+                    let Some(value) = self.keyed(*group, key)? else { return Ok(Flow::Continue) };
+                    self.set(*to, value);
+                }
+                Op::Document { node, to } => {
+                    let Some(value) = self.document(*node)? else { return Ok(Flow::Continue) };
+                    self.set(*to, value);
+                }
+                Op::Scan { over, key, value } => {
+                    let Some(over) = self.get(over) else { return Ok(Flow::Continue) };
+                    return self.scan(over, *key, *value, rest, sink);
+                }
+                Op::Walk { over, path, value } => {
+                    let Some(over) = self.get(over) else { return Ok(Flow::Continue) };
+                    return self.walk(over, *path, *value, rest, sink);
+                }
+                Op::Dynamic { node, operands, to } => {
+                    return self.dynamic(*node, operands, *to, &mut |evaluator| evaluator.exec(rest, sink));
+                }
+                Op::With { overrides, ops, outs } => return self.with(overrides, ops, outs, rest, sink),
+            }
+        }
+        sink(self)
+    }
+
+    pub(super) fn exists(&mut self, ops: &'a [Op]) -> Result<bool, EvalError> {
+        let mut found = false;
+        self.exec(ops, &mut |_| {
+            found = true;
+            Ok(Flow::Stop)
+        })?;
+        Ok(found)
+    }
+
+    fn args(&self, args: &'a [Src]) -> Option<Vec<&'a Value>> {
+        args.iter().map(|src| self.get(src)).collect()
+    }
+
+    fn construct(&mut self, op: &'a Op) -> Result<bool, EvalError> {
+        let (value, to) = match op {
+            Op::Array(items, to) => {
+                let Some(items) = self.values(items) else { return Ok(false) };
+                (Value::array(items), *to)
+            }
+            Op::Set(items, to) => {
+                let Some(items) = self.values(items) else { return Ok(false) };
+                (Value::set(items), *to)
+            }
+            Op::Object(members, to) => {
+                let mut pairs: Vec<(Value, Value)> = Vec::with_capacity(members.len());
+                for (key, value) in members {
+                    let (Some(key), Some(value)) = (self.get(key), self.get(value)) else { return Ok(false) };
+                    pairs.push((key.clone(), value.clone()));
+                }
+                (Value::object(pairs), *to)
+            }
+            _ => return Ok(true),
+        };
+        let value = self.keep(value)?;
+        self.set(to, value);
+        Ok(true)
+    }
+
+    fn values(&self, items: &'a [Src]) -> Option<Vec<Value>> {
+        items.iter().map(|src| self.get(src).cloned()).collect()
+    }
+
+    fn collect(
+        &mut self,
+        kind: Collection,
+        ops: &'a [Op],
+        key: Option<&'a Src>,
+        value: &'a Src,
+    ) -> Result<Value, EvalError> {
+        if kind == Collection::Object {
+            let mut members: Vec<(Value, Value)> = Vec::new();
+            self.exec(ops, &mut |evaluator| {
+                let key = key.and_then(|key| evaluator.get(key));
+                if let (Some(key), Some(value)) = (key, evaluator.get(value)) {
+                    evaluator.spend(32)?;
+                    members.push((key.clone(), value.clone()));
+                }
+                Ok(Flow::Continue)
+            })?;
+            return unique(members);
+        }
+        let mut items: Vec<Value> = Vec::new();
+        self.exec(ops, &mut |evaluator| {
+            if let Some(value) = evaluator.get(value) {
+                evaluator.spend(16)?;
+                items.push(value.clone());
+            }
+            Ok(Flow::Continue)
+        })?;
+        Ok(if kind == Collection::Set { Value::set(items) } else { Value::array(items) })
+    }
+
+    fn every(&mut self, over: &'a Src, key: u32, value: u32, ops: &'a [Op]) -> Result<bool, EvalError> {
+        let mut holds = true;
+        let mut check = |evaluator: &mut Self, item_key: &'a Value, item: &'a Value| {
+            evaluator.context.step()?;
+            evaluator.set(key, item_key);
+            evaluator.set(value, item);
+            holds = evaluator.exists(ops)?;
+            Ok::<bool, EvalError>(holds)
+        };
+        match self.get(over) {
+            Some(Value::Array(items)) => {
+                for (at, item) in items.iter().enumerate() {
+                    let at = self.keep(Value::from(at))?;
+                    if !check(self, at, item)? {
+                        break;
+                    }
+                }
+            }
+            Some(Value::Object(object)) => {
+                for (item_key, item) in object.iter() {
+                    if !check(self, item_key, item)? {
+                        break;
+                    }
+                }
+            }
+            Some(Value::Set(set)) => {
+                for item in set.iter() {
+                    if !check(self, item, item)? {
+                        break;
+                    }
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(holds)
+    }
+
+    pub(super) fn scan(
+        &mut self,
+        over: &'a Value,
+        key: u32,
+        value: u32,
+        rest: &'a [Op],
+        sink: Sink<'_, 'a>,
+    ) -> Result<Flow, EvalError> {
+        match over {
+            Value::Array(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    let at = self.keep(Value::from(at))?;
+                    self.set(key, at);
+                    self.set(value, item);
+                    if self.exec(rest, sink)? == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
+                }
+            }
+            Value::Object(object) => {
+                for (member, item) in object.iter() {
+                    self.set(key, member);
+                    self.set(value, item);
+                    if self.exec(rest, sink)? == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
+                }
+            }
+            Value::Set(set) => {
+                for item in set.iter() {
+                    self.set(key, item);
+                    self.set(value, item);
+                    if self.exec(rest, sink)? == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn walk(
+        &mut self,
+        over: &'a Value,
+        path: Option<u32>,
+        value: u32,
+        rest: &'a [Op],
+        sink: Sink<'_, 'a>,
+    ) -> Result<Flow, EvalError> {
+        // A stack of what is still to be visited, last first, so that the order is that of the document.
+        let mut open: Vec<(Vec<Value>, &'a Value)> = vec![(Vec::new(), over)];
+        while let Some((here, found)) = open.pop() {
+            self.context.step()?;
+            if let Some(reg) = path {
+                let made = self.keep(Value::array(here.clone()))?;
+                self.set(reg, made);
+            }
+            self.set(value, found);
+            if self.exec(rest, sink)? == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+            let mut inner: Vec<(Vec<Value>, &'a Value)> = Vec::new();
+            let mut add = |key: Value, item: &'a Value| {
+                let mut below = if path.is_some() { here.clone() } else { Vec::new() };
+                if path.is_some() {
+                    below.push(key);
+                }
+                inner.push((below, item));
+            };
+            match found {
+                Value::Array(items) => items.iter().enumerate().for_each(|(at, item)| add(Value::from(at), item)),
+                Value::Object(object) => object.iter().for_each(|(key, item)| add(key.clone(), item)),
+                Value::Set(set) => set.iter().for_each(|item| add(item.clone(), item)),
+                _ => {}
+            }
+            self.spend(inner.len().saturating_mul(if path.is_some() { 32 } else { 0 }))?;
+            open.extend(inner.into_iter().rev());
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn builtin(
+        &mut self,
+        function: &'static Builtin,
+        args: &'a [Src],
+        at: Location,
+    ) -> Result<Option<&'a Value>, EvalError> {
+        let mut inline: [&'a Value; 4] = [&crate::value::NULL; 4];
+        let few = args.len() <= inline.len();
+        if few {
+            for (slot, src) in inline.iter_mut().zip(args) {
+                match self.get(src) {
+                    Some(value) => *slot = value,
+                    None => return Ok(None),
+                }
+            }
+        }
+        let many = if few { Vec::new() } else { self.args(args).unwrap_or_default() };
+        let given = if few { inline.get(..args.len()).unwrap_or_default() } else { many.as_slice() };
+        if given.len() != args.len() {
+            return Ok(None);
+        }
+        if !self.world.mocks.is_empty()
+            && let Some(result) = self.mocked(Mocking::Builtin(function), given, at)?
+        {
+            return Ok(result);
+        }
+        self.native(function, given, at)
+    }
+
+    fn native(
+        &mut self,
+        function: &'static Builtin,
+        args: &[&'a Value],
+        _at: Location,
+    ) -> Result<Option<&'a Value>, EvalError> {
+        match (function.run)(&mut self.context, args) {
+            Ok(Value::Bool(true)) => Ok(Some(&TRUE)),
+            Ok(Value::Bool(false)) => Ok(Some(&FALSE)),
+            Ok(value) => self.keep(value).map(Some),
+            Err(BuiltinError::Undefined) => Ok(None),
+            Err(BuiltinError::Halt(error)) => Err(error),
+            Err(_) if !self.context.strict => Ok(None),
+            Err(BuiltinError::Operand(message)) => {
+                Err(EvalError::new(ErrorKind::Type, format!("{}: {message}", function.name)))
+            }
+            Err(BuiltinError::Failed(message)) => {
+                Err(EvalError::new(ErrorKind::Builtin, format!("{}: {message}", function.name)))
+            }
+        }
+    }
+
+    /// What a replaced function gives; nothing when it is not replaced.
+    pub(super) fn mocked(
+        &mut self,
+        function: Mocking,
+        args: &[&'a Value],
+        at: Location,
+    ) -> Result<Option<Option<&'a Value>>, EvalError> {
+        let found = self.world.mocks.iter().rposition(|it| match (it.mock.of, function) {
+            (Replacement::Builtin(a), Mocking::Builtin(b)) => a.name == b.name,
+            (Replacement::Rule(a), Mocking::Rule(b)) => a == b,
+            _ => false,
+        });
+        let Some(mocked) = found.and_then(|found| self.world.mocks.get(found)).cloned() else { return Ok(None) };
+        let MockValue::Function(by) = &mocked.mock.by else { return Ok(Some(mocked.value)) };
+        // Inside the replacement the function is itself again.
+        let mocks = self.world.mocks.clone();
+        self.world.mocks.retain(|it| !std::ptr::eq(it.mock, mocked.mock));
+        let result = match by {
+            Replacement::Builtin(builtin) => self.native(builtin, args, at),
+            Replacement::Rule(group) => self.call(*group, args, at),
+        };
+        self.world.mocks = mocks;
+        result.map(Some)
+    }
+
+    fn print(&mut self, args: &'a [Src], at: Location) {
+        let mut lines = vec![String::new()];
+        for (position, src) in args.iter().enumerate() {
+            let Some(Value::Set(values)) = self.get(src) else { continue };
+            let shown: Vec<String> = match values.len() {
+                0 => vec!["<undefined>".to_owned()],
+                _ => values
+                    .iter()
+                    .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                    .collect(),
+            };
+            let space = if position > 0 { " " } else { "" };
+            lines = lines
+                .iter()
+                .flat_map(|line| shown.iter().map(move |text| format!("{line}{space}{text}")))
+                .take(1_000)
+                .collect();
+        }
+        let _ = at;
+        for line in lines {
+            self.context.host.print(&line);
+        }
+    }
+
+    fn with(
+        &mut self,
+        overrides: &'a [Override],
+        ops: &'a [Op],
+        outs: &'a [u32],
+        rest: &'a [Op],
+        sink: Sink<'_, 'a>,
+    ) -> Result<Flow, EvalError> {
+        let mut input = self.world.input;
+        let mut data = self.world.data;
+        let mut replaced = self.world.replaced.clone();
+        let mut mocks = self.world.mocks.clone();
+        for change in overrides {
+            match change {
+                Override::Input(path, src) => {
+                    let Some(value) = self.get(src) else { return Ok(Flow::Continue) };
+                    input = Some(self.changed(input, path, value)?);
+                }
+                Override::Data(path, src) => {
+                    let Some(value) = self.get(src) else { return Ok(Flow::Continue) };
+                    data = self.changed(Some(data), path, value)?;
+                    replaced.push(path);
+                }
+                Override::Mock(mock) => {
+                    let value = match &mock.by {
+                        MockValue::Value(src) => match self.get(src) {
+                            Some(value) => Some(value),
+                            None => return Ok(Flow::Continue),
+                        },
+                        MockValue::Function(_) => None,
+                    };
+                    mocks.push(Mocked { mock, value });
+                }
+            }
+        }
+        let inner = World { replaced, mocks, ..World::new(self.policy, input, data) };
+        let outer = std::mem::replace(&mut self.world, inner);
+        let mut rows: Vec<Vec<Option<&'a Value>>> = Vec::new();
+        let result = self.exec(ops, &mut |evaluator| {
+            evaluator.spend(outs.len().saturating_mul(8).saturating_add(24))?;
+            let at = |reg: &u32| evaluator.regs.get(evaluator.base.wrapping_add(*reg as usize)).copied().flatten();
+            rows.push(outs.iter().map(at).collect());
+            Ok(if outs.is_empty() { Flow::Stop } else { Flow::Continue })
+        });
+        self.world = outer;
+        result?;
+        for row in rows {
+            for (reg, value) in outs.iter().zip(row) {
+                if let Some(value) = value {
+                    self.set(*reg, value);
+                }
+            }
+            if self.exec(rest, sink)? == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// The document with the value at `path` replaced; objects on the way are made where they are missing.
+    fn changed(
+        &mut self,
+        document: Option<&'a Value>,
+        path: &[Value],
+        value: &'a Value,
+    ) -> Result<&'a Value, EvalError> {
+        let Some((key, below)) = path.split_first() else { return Ok(value) };
+        let inner = self.changed(document.and_then(|document| document.get(key)), below, value)?;
+        let made = match document {
+            Some(Value::Object(object)) => Value::Object(object.with(key.clone(), inner.clone()).into()),
+            _ => Value::object(vec![(key.clone(), inner.clone())]),
+        };
+        self.keep(made)
+    }
+}
+
+/// A function that may be replaced.
+#[derive(Clone, Copy)]
+pub(super) enum Mocking {
+    Builtin(&'static Builtin),
+    Rule(u32),
+}
+
+fn compare(comparison: Comparison, left: &Value, right: &Value) -> bool {
+    match comparison {
+        Comparison::Equal => left == right,
+        Comparison::NotEqual => left != right,
+        Comparison::Less => left < right,
+        Comparison::LessOrEqual => left <= right,
+        Comparison::Greater => left > right,
+        Comparison::GreaterOrEqual => left >= right,
+    }
+}
+
+/// An object of members whose keys must not have different values.
+pub(super) fn unique(mut members: Vec<(Value, Value)>) -> Result<Value, EvalError> {
+    members.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let conflict = members.windows(2).any(|pair| match pair {
+        [(a, x), (b, y)] => a == b && x != y,
+        _ => false,
+    });
+    if conflict {
+        return Err(EvalError::new(ErrorKind::Conflict, "object keys must be unique"));
+    }
+    members.dedup_by(|(a, _), (b, _)| a == b);
+    Ok(Value::object(members))
+}

@@ -1,0 +1,114 @@
+//! A compiled policy: immutable, shared by all threads.
+
+mod index;
+mod ops;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use self::index::{Condition, Index, KeyPath};
+pub use self::ops::{Code, Comparison, Mock, MockValue, Op, Operand, Override, Reg, Replacement, Src};
+use crate::syntax::Location;
+use crate::value::Value;
+
+/// A rule, by its place among the groups of a policy.
+pub type GroupId = u32;
+/// A place in the tree of packages and rules.
+pub type NodeId = u32;
+
+/// The place of the tree's root, `data`.
+pub const ROOT: NodeId = 0;
+
+/// Rules and data, ready to be asked.
+#[derive(Debug)]
+pub struct Policy {
+    pub(crate) groups: Vec<Group>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) data: Value,
+    pub(crate) names: NameTable,
+    pub(crate) shared: crate::compile::Shared,
+}
+
+/// For compiling queries later: the rules of each package, and the imports of its modules.
+#[derive(Debug, Default)]
+pub struct NameTable {
+    pub rules: HashMap<Vec<Value>, std::collections::HashSet<Arc<str>>>,
+}
+
+/// A place in the tree of `data`.
+#[derive(Debug, Default)]
+pub struct Node {
+    /// From `data` to here.
+    pub path: Vec<Value>,
+    pub children: HashMap<Value, NodeId>,
+    /// The rule here.
+    pub group: Option<GroupId>,
+    /// The rules whose heads go on from here with variables.
+    pub dynamic: Option<GroupId>,
+}
+
+/// What the definitions of one rule add up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupKind {
+    Complete,
+    Function,
+    /// `contains`.
+    Set,
+    /// Heads with variables: an object, nested as deep as the heads are long.
+    Object,
+}
+
+/// All definitions of one rule.
+#[derive(Debug)]
+pub struct Group {
+    pub path: Vec<Value>,
+    pub kind: GroupKind,
+    pub rules: Vec<RuleCode>,
+    pub default: Option<RuleCode>,
+    pub index: Index,
+    /// All definitions give this one value, so the first that succeeds decides.
+    pub constant: Option<Value>,
+    pub arity: u32,
+    /// The heads are `contains`.
+    pub contains: bool,
+}
+
+/// One definition.
+#[derive(Debug)]
+pub struct RuleCode {
+    pub at: Location,
+    pub file: Arc<str>,
+    /// The body and value, and those of each `else`.
+    pub clauses: Vec<Code>,
+    /// The first clause with the key of the member that is asked for in register 0.
+    pub keyed: Option<Code>,
+}
+
+impl Policy {
+    /// The base document.
+    pub fn data(&self) -> &Value {
+        &self.data
+    }
+
+    /// The group of the rule at `path` under `data`.
+    pub fn group_at(&self, path: &[Value]) -> Option<GroupId> {
+        self.nodes.get(self.node_at(path)? as usize)?.group
+    }
+
+    /// The place at `path` under `data`.
+    pub fn node_at(&self, path: &[Value]) -> Option<NodeId> {
+        path.iter().try_fold(ROOT, |node, key| self.nodes.get(node as usize)?.children.get(key).copied())
+    }
+
+    /// The paths of all rules.
+    pub fn rule_paths(&self) -> impl Iterator<Item = (&[Value], GroupKind)> {
+        self.groups.iter().map(|group| (group.path.as_slice(), group.kind))
+    }
+
+    /// Where the first definition of the rule at `path` stands.
+    pub fn rule_location(&self, path: &[Value]) -> Option<(Arc<str>, Location)> {
+        let group = self.groups.get(self.group_at(path)? as usize)?;
+        let rule = group.rules.first().or(group.default.as_ref())?;
+        Some((rule.file.clone(), rule.at))
+    }
+}

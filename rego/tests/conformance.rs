@@ -1,0 +1,2 @@
+#[path = "../../tests/it/rego.rs"]
+mod rego;
