@@ -66,7 +66,8 @@ pub struct Options {
 pub enum DataConflicts {
     #[default]
     Refuse,
-    RulesWin,
+    /// Both are merged; where they meet, the data counts.
+    Merge,
 }
 
 /// Compiles `sources` over `data`, or says everything that is wrong with them.

@@ -159,6 +159,8 @@ struct Evaluator<'a> {
     base: usize,
     world: World<'a>,
     context: Context<'a>,
+    /// The file of the rule that runs.
+    file: Option<&'a std::sync::Arc<str>>,
     depth: u32,
     bytes: usize,
 }
@@ -244,6 +246,7 @@ impl<'a> Evaluator<'a> {
             base: 0,
             world: World::new(policy, input, &policy.data),
             context: Context::new(host, options),
+            file: None,
             depth: 0,
             bytes: options.limits.bytes,
         }

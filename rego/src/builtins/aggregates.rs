@@ -130,9 +130,16 @@ fn to_number(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
         Value::Null => Ok(Value::from(0)),
         Value::Bool(it) => Ok(Value::from(i32::from(*it))),
         number @ Value::Number(_) => Ok(number.clone()),
+        Value::String(text) if is_not_finite(text) => {
+            Err(BuiltinError::Operand("operand 1 must be valid number string but got string".to_owned()))
+        }
         Value::String(text) => parse_number(text).map(Value::Number).ok_or_else(|| super::failed("invalid syntax")),
         other => Err(wrong_type(1, other, &["null", "boolean", "number", "string"])),
     }
+}
+
+fn is_not_finite(text: &str) -> bool {
+    matches!(text.trim_start_matches(['+', '-']).to_ascii_lowercase().as_str(), "inf" | "infinity" | "nan")
 }
 
 /// Text that Go reads as a number and JSON spells alike.

@@ -45,7 +45,8 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
     for rule in &mut rules {
         errors.extend(order(rule));
     }
-    let (nodes, mut groups, by_group) = plant(&rules);
+    let packages = rules_of.keys().cloned().collect();
+    let (nodes, mut groups, by_group) = plant(packages, &rules);
     errors.extend(conflicts(&nodes, &groups, &by_group, &rules));
     if options.data_conflicts == DataConflicts::Refuse {
         errors.extend(data_conflicts(&groups, &by_group, &rules, &data));
@@ -194,25 +195,16 @@ fn order(rule: &mut hir::Rule) -> Vec<CompileError> {
 pub type Members = Vec<Vec<usize>>;
 
 /// Grows the tree and sorts the rules into groups.
-fn plant(rules: &[hir::Rule]) -> (Vec<Node>, Vec<Group>, Members) {
+fn plant(mut packages: Vec<Vec<Value>>, rules: &[hir::Rule]) -> (Vec<Node>, Vec<Group>, Members) {
     let mut nodes = vec![Node::default()];
+    packages.sort();
+    for package in &packages {
+        grow(&mut nodes, package);
+    }
     let mut groups: Vec<Group> = Vec::new();
     let mut members: Members = Vec::new();
     for (at, rule) in rules.iter().enumerate() {
-        // A package exists even where its rules have dynamic names.
-        let mut node = ROOT;
-        for (depth, key) in rule.path.iter().enumerate() {
-            let known = nodes.get(node as usize).and_then(|node| node.children.get(key).copied());
-            node = known.unwrap_or_else(|| {
-                let next = NodeId::try_from(nodes.len()).unwrap_or(NodeId::MAX);
-                let path = rule.path.get(..=depth).unwrap_or_default().to_vec();
-                nodes.push(Node { path, ..Node::default() });
-                if let Some(parent) = nodes.get_mut(node as usize) {
-                    parent.children.insert(key.clone(), next);
-                }
-                next
-            });
-        }
+        let node = grow(&mut nodes, &rule.path);
         let kind = match (rule.args.is_some(), rule.tail.is_empty(), rule.is_contains) {
             (true, ..) => GroupKind::Function,
             (_, false, _) => GroupKind::Object,
@@ -240,6 +232,23 @@ fn plant(rules: &[hir::Rule]) -> (Vec<Node>, Vec<Group>, Members) {
         }
     }
     (nodes, groups, members)
+}
+
+/// The place at `path`, made where it is missing.
+fn grow(nodes: &mut Vec<Node>, path: &[Value]) -> NodeId {
+    let mut node = ROOT;
+    for (depth, key) in path.iter().enumerate() {
+        let known = nodes.get(node as usize).and_then(|node| node.children.get(key).copied());
+        node = known.unwrap_or_else(|| {
+            let next = NodeId::try_from(nodes.len()).unwrap_or(NodeId::MAX);
+            nodes.push(Node { path: path.get(..=depth).unwrap_or_default().to_vec(), ..Node::default() });
+            if let Some(parent) = nodes.get_mut(node as usize) {
+                parent.children.insert(key.clone(), next);
+            }
+            next
+        });
+    }
+    node
 }
 
 fn conflicts(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::Rule]) -> Vec<CompileError> {

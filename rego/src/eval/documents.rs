@@ -1,7 +1,7 @@
 //! Packages as documents, and references whose variables range over packages.
 
 use super::{EvalError, Evaluator, Flow, Sink};
-use crate::policy::{GroupKind, Node, NodeId, Operand};
+use crate::policy::{Node, NodeId, Operand};
 use crate::value::Value;
 
 impl<'a> Evaluator<'a> {
@@ -29,10 +29,11 @@ impl<'a> Evaluator<'a> {
             _ => Vec::new(),
         };
         self.spend(members.len().saturating_mul(32))?;
-        if let Some(group) = node.dynamic
-            && let Some(Value::Object(object)) = self.rule(group)?
-        {
-            merge(&mut members, object.to_vec());
+        if node.dynamic.is_some() {
+            if let Value::Object(object) = self.extent(node)? {
+                merge(&mut members, object.to_vec());
+            }
+            return self.keep(Value::object(members)).map(Some);
         }
         let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
         children.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -41,21 +42,7 @@ impl<'a> Evaluator<'a> {
                 merge(&mut members, vec![(key.clone(), value.clone())]);
             }
         }
-        if members.is_empty() && self.holds_only_functions(node) && node.group.is_none() && !node.children.is_empty() {
-            return self.keep(Value::empty_object()).map(Some);
-        }
         self.keep(Value::object(members)).map(Some)
-    }
-
-    fn holds_only_functions(&self, node: &Node) -> bool {
-        node.children.values().all(|&id| {
-            self.policy
-                .nodes
-                .get(id as usize)
-                .and_then(|child| child.group)
-                .and_then(|group| self.policy.groups.get(group as usize))
-                .is_some_and(|group| group.kind == GroupKind::Function)
-        })
     }
 
     fn base_at(&self, node: &Node) -> Option<&'a Value> {
@@ -162,7 +149,7 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// Sets members over those that are there; objects are merged.
+/// Adds members to those that are there; objects are merged, and of other values the first stays.
 fn merge(members: &mut Vec<(Value, Value)>, more: Vec<(Value, Value)>) {
     for (key, value) in more {
         match members.binary_search_by(|(known, _)| known.cmp(&key)) {
@@ -172,8 +159,6 @@ fn merge(members: &mut Vec<(Value, Value)>, more: Vec<(Value, Value)>) {
                     let mut inner = a.to_vec();
                     merge(&mut inner, b.to_vec());
                     *known = Value::object(inner);
-                } else {
-                    *known = value;
                 }
             }
             Err(at) => members.insert(at, (key, value)),

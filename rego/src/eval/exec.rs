@@ -23,7 +23,9 @@ impl<'a> Evaluator<'a> {
                     self.set(*to, value);
                 }
                 Op::Path { from, path, to } => {
-                    let found = self.get(from).and_then(|from| path.iter().try_fold(from, |at, key| at.get(key)));
+                    let step: fn(&'a Value, &Value) -> Option<&'a Value> =
+                        if *from == Src::Data { base_member } else { |at, key| at.get(key) };
+                    let found = self.get(from).and_then(|from| path.iter().try_fold(from, step));
                     let Some(value) = found else { return Ok(Flow::Continue) };
                     self.set(*to, value);
                 }
@@ -335,20 +337,24 @@ impl<'a> Evaluator<'a> {
         &mut self,
         function: &'static Builtin,
         args: &[&'a Value],
-        _at: Location,
+        at: Location,
     ) -> Result<Option<&'a Value>, EvalError> {
+        let place = |error: EvalError| EvalError {
+            at: error.at.clone().or_else(|| self.file.map(|file| (std::sync::Arc::clone(file), at))),
+            ..error
+        };
         match (function.run)(&mut self.context, args) {
             Ok(Value::Bool(true)) => Ok(Some(&TRUE)),
             Ok(Value::Bool(false)) => Ok(Some(&FALSE)),
             Ok(value) => self.keep(value).map(Some),
             Err(BuiltinError::Undefined) => Ok(None),
-            Err(BuiltinError::Halt(error)) => Err(error),
+            Err(BuiltinError::Halt(error)) => Err(place(error)),
             Err(_) if !self.context.strict => Ok(None),
             Err(BuiltinError::Operand(message)) => {
-                Err(EvalError::new(ErrorKind::Type, format!("{}: {message}", function.name)))
+                Err(place(EvalError::new(ErrorKind::Type, format!("{}: {message}", function.name))))
             }
             Err(BuiltinError::Failed(message)) => {
-                Err(EvalError::new(ErrorKind::Builtin, format!("{}: {message}", function.name)))
+                Err(place(EvalError::new(ErrorKind::Builtin, format!("{}: {message}", function.name))))
             }
         }
     }
@@ -367,14 +373,16 @@ impl<'a> Evaluator<'a> {
         });
         let Some(mocked) = found.and_then(|found| self.world.mocks.get(found)).cloned() else { return Ok(None) };
         let MockValue::Function(by) = &mocked.mock.by else { return Ok(Some(mocked.value)) };
-        // Inside the replacement the function is itself again.
-        let mocks = self.world.mocks.clone();
-        self.world.mocks.retain(|it| !std::ptr::eq(it.mock, mocked.mock));
-        let result = match by {
-            Replacement::Builtin(builtin) => self.native(builtin, args, at),
-            Replacement::Rule(group) => self.call(*group, args, at),
+        let group = match by {
+            Replacement::Builtin(builtin) => return self.native(builtin, args, at).map(Some),
+            Replacement::Rule(group) => *group,
         };
-        self.world.mocks = mocks;
+        // Inside the replacement every function is itself again.
+        let replaced = self.world.replaced.clone();
+        let inner = World { replaced, ..World::new(self.policy, self.world.input, self.world.data) };
+        let outer = std::mem::replace(&mut self.world, inner);
+        let result = self.call(group, args, at);
+        self.world = outer;
         result.map(Some)
     }
 
@@ -483,6 +491,14 @@ impl<'a> Evaluator<'a> {
 pub(super) enum Mocking {
     Builtin(&'static Builtin),
     Rule(u32),
+}
+
+/// A member of base data: OPA's store finds a string key by the number that it spells.
+fn base_member<'v>(at: &'v Value, key: &Value) -> Option<&'v Value> {
+    at.get(key).or_else(|| match (at, key) {
+        (Value::Object(object), Value::Number(number)) => object.get_str(&number.to_string()),
+        _ => None,
+    })
 }
 
 fn compare(comparison: Comparison, left: &Value, right: &Value) -> bool {

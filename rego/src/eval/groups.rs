@@ -4,15 +4,24 @@ use std::collections::BTreeMap;
 
 use super::exec::Mocking;
 use super::{ErrorKind, EvalError, Evaluator, Flow, Memo};
-use crate::policy::{Code, Group, GroupId, GroupKind, KeyPath, RuleCode};
+use crate::policy::{Code, Group, GroupId, GroupKind, KeyPath, Node, NodeId, RuleCode};
 use crate::syntax::Location;
 use crate::value::Value;
 
 /// A nested object in the making.
 enum Tree<'a> {
+    Empty,
     Leaf(&'a Value),
     Members(BTreeMap<&'a Value, Tree<'a>>),
     Set(Vec<Value>),
+}
+
+/// What a definition puts at a place.
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    Value(&'a Value),
+    /// A member of a set.
+    Member(&'a Value),
 }
 
 impl<'a> Evaluator<'a> {
@@ -31,10 +40,10 @@ impl<'a> Evaluator<'a> {
                     let items = self.members(group)?;
                     Some(self.keep(Value::set(items))?)
                 }
-                GroupKind::Object => {
-                    let tree = self.extent(group)?;
-                    Some(self.keep(tree)?)
-                }
+                GroupKind::Object => match self.policy.node_at(&group.path) {
+                    Some(node) => self.document(node)?,
+                    None => None,
+                },
                 GroupKind::Function => None,
             }
         };
@@ -115,7 +124,7 @@ impl<'a> Evaluator<'a> {
         for code in &rule.clauses {
             let mut found: Option<&'a Value> = None;
             let constant = matches!(code.value, Some(crate::policy::Src::Const(_)));
-            self.in_frame(code.frame, args, |evaluator| {
+            self.within(rule, code, args, |evaluator| {
                 evaluator.exec(&code.ops, &mut |evaluator| {
                     let Some(value) = code.value.as_ref().and_then(|src| evaluator.get(src)) else {
                         return Ok(Flow::Continue);
@@ -134,6 +143,20 @@ impl<'a> Evaluator<'a> {
         Ok(None)
     }
 
+    /// Runs a body of `rule` in a frame of its own.
+    fn within<T>(
+        &mut self,
+        rule: &'a RuleCode,
+        code: &'a Code,
+        args: &[&'a Value],
+        run: impl FnOnce(&mut Self) -> Result<T, EvalError>,
+    ) -> Result<T, EvalError> {
+        let outer = self.file.replace(&rule.file);
+        let result = self.in_frame(code.frame, args, run);
+        self.file = outer;
+        result
+    }
+
     fn candidates(&self, group: &'a Group) -> Vec<u32> {
         let mut candidates = Vec::new();
         group.index.candidates(&mut |path| self.value_at(path, &[]), &mut candidates);
@@ -144,9 +167,9 @@ impl<'a> Evaluator<'a> {
     fn members(&mut self, group: &'a Group) -> Result<Vec<Value>, EvalError> {
         let mut items = Vec::new();
         for at in self.candidates(group) {
-            let code = group.rules.get(at as usize).and_then(|rule| rule.clauses.first());
-            let Some(code) = code else { continue };
-            self.in_frame(code.frame, &[], |evaluator| {
+            let Some(rule) = group.rules.get(at as usize) else { continue };
+            let Some(code) = rule.clauses.first() else { continue };
+            self.within(rule, code, &[], |evaluator| {
                 evaluator.exec(&code.ops, &mut |evaluator| {
                     if let Some(value) = code.value.as_ref().and_then(|src| evaluator.get(src)) {
                         evaluator.spend(16)?;
@@ -159,20 +182,54 @@ impl<'a> Evaluator<'a> {
         Ok(items)
     }
 
-    /// The whole object that rules with variables in their heads define.
-    pub(super) fn extent(&mut self, group: &'a Group) -> Result<Value, EvalError> {
+    /// The whole object that rules with variables in their heads define at a place, with the rules below it.
+    pub(super) fn extent(&mut self, node: &'a Node) -> Result<Value, EvalError> {
         let mut tree = Tree::Members(BTreeMap::new());
-        for at in self.candidates(group) {
-            let Some(rule) = group.rules.get(at as usize) else { continue };
-            let Some(code) = rule.clauses.first() else { continue };
-            self.in_frame(code.frame, &[], |evaluator| {
-                evaluator.exec(&code.ops, &mut |evaluator| {
-                    evaluator.add(&mut tree, code, 0, group)?;
-                    Ok(Flow::Continue)
-                })
-            })?;
-        }
+        self.extend(&mut tree, node, &mut Vec::new())?;
         Ok(grown(tree))
+    }
+
+    fn extend(
+        &mut self,
+        tree: &mut Tree<'a>,
+        node: &'a Node,
+        prefix: &mut Vec<&'a Value>,
+    ) -> Result<(), EvalError> {
+        if let Some(group) = node.dynamic.and_then(|id| self.policy.groups.get(id as usize)) {
+            for at in self.candidates(group) {
+                let Some(rule) = group.rules.get(at as usize) else { continue };
+                let Some(code) = rule.clauses.first() else { continue };
+                self.within(rule, code, &[], |evaluator| {
+                    evaluator.exec(&code.ops, &mut |evaluator| {
+                        evaluator.add(tree, code, prefix, 0, group)?;
+                        Ok(Flow::Continue)
+                    })
+                })?;
+            }
+        }
+        if let (Some(id), false) = (node.group, prefix.is_empty()) {
+            let Some(group) = self.policy.groups.get(id as usize) else { return Ok(()) };
+            match (group.kind, self.rule(id)?) {
+                (GroupKind::Set, Some(Value::Set(set))) => {
+                    for item in set.iter() {
+                        place(tree, prefix, Part::Member(item)).ok_or_else(|| unique_keys(group))?;
+                    }
+                }
+                (GroupKind::Complete, Some(value)) => {
+                    place(tree, prefix, Part::Value(value)).ok_or_else(|| unique_keys(group))?;
+                }
+                _ => {}
+            }
+        }
+        let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
+        children.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (key, id) in children {
+            let Some(child) = self.policy.nodes.get(id as usize) else { continue };
+            prefix.push(key);
+            self.extend(tree, child, prefix)?;
+            prefix.pop();
+        }
+        Ok(())
     }
 
     /// Puts the present solution where its keys say, beginning with the key at `skip`.
@@ -180,30 +237,18 @@ impl<'a> Evaluator<'a> {
         &mut self,
         tree: &mut Tree<'a>,
         code: &'a Code,
+        prefix: &[&'a Value],
         skip: usize,
         group: &'a Group,
     ) -> Result<(), EvalError> {
         let Some(value) = code.value.as_ref().and_then(|src| self.get(src)) else { return Ok(()) };
         self.spend(64)?;
-        let mut here = tree;
-        for src in code.tail.get(skip..).unwrap_or_default() {
-            let Some(key) = self.get(src) else { return Ok(()) };
-            if let Tree::Set(items) = here
-                && items.is_empty()
-            {
-                *here = Tree::Members(BTreeMap::new());
-            }
-            let Tree::Members(members) = here else { return Err(unique_keys(group)) };
-            here = members.entry(key).or_insert_with(|| Tree::Set(Vec::new()));
-        }
-        let contains = group.contains;
-        match here {
-            Tree::Set(items) if contains => items.push(value.clone()),
-            Tree::Set(items) if items.is_empty() => *here = Tree::Leaf(value),
-            Tree::Leaf(known) if !contains && *known == value => {}
-            _ => return Err(unique_keys(group)),
-        }
-        Ok(())
+        let tail = code.tail.get(skip..).unwrap_or_default().iter().map(|src| self.get(src));
+        let Some(keys) = prefix.iter().copied().map(Some).chain(tail).collect::<Option<Vec<_>>>() else {
+            return Ok(());
+        };
+        let part = if group.contains { Part::Member(value) } else { Part::Value(value) };
+        place(tree, &keys, part).ok_or_else(|| unique_keys(group))
     }
 
     /// One member of a set or object that rules define.
@@ -229,9 +274,9 @@ impl<'a> Evaluator<'a> {
 
     fn has(&mut self, group: &'a Group, key: &'a Value) -> Result<bool, EvalError> {
         for at in self.candidates(group) {
-            let code = group.rules.get(at as usize).and_then(|rule| rule.keyed.as_ref());
-            let Some(code) = code else { continue };
-            if self.in_frame(code.frame, &[key], |evaluator| evaluator.exists(&code.ops))? {
+            let Some(rule) = group.rules.get(at as usize) else { continue };
+            let Some(code) = &rule.keyed else { continue };
+            if self.within(rule, code, &[key], |evaluator| evaluator.exists(&code.ops))? {
                 return Ok(true);
             }
         }
@@ -239,29 +284,48 @@ impl<'a> Evaluator<'a> {
     }
 
     fn member(&mut self, group: &'a Group, key: &'a Value) -> Result<Option<&'a Value>, EvalError> {
-        let mut tree = Tree::Set(Vec::new());
-        let mut any = false;
+        let mut tree = Tree::Empty;
         for at in self.candidates(group) {
             let Some(rule) = group.rules.get(at as usize) else { continue };
             let Some(code) = &rule.keyed else { continue };
-            self.in_frame(code.frame, &[key], |evaluator| {
+            self.within(rule, code, &[key], |evaluator| {
                 evaluator.exec(&code.ops, &mut |evaluator| {
-                    any = true;
-                    evaluator.add(&mut tree, code, 1, group)?;
+                    evaluator.add(&mut tree, code, &[], 1, group)?;
                     Ok(Flow::Continue)
                 })
             })?;
         }
         match tree {
             Tree::Leaf(value) => Ok(Some(value)),
-            _ if !any => Ok(None),
+            Tree::Empty => Ok(None),
             tree => self.keep(grown(tree)).map(Some),
         }
     }
 }
 
+/// Nothing where something else is already.
+fn place<'a>(tree: &mut Tree<'a>, keys: &[&'a Value], part: Part<'a>) -> Option<()> {
+    let mut here = tree;
+    for &key in keys {
+        if let Tree::Empty = here {
+            *here = Tree::Members(BTreeMap::new());
+        }
+        let Tree::Members(members) = here else { return None };
+        here = members.entry(key).or_insert(Tree::Empty);
+    }
+    match (&mut *here, part) {
+        (Tree::Empty, Part::Value(value)) => *here = Tree::Leaf(value),
+        (Tree::Empty, Part::Member(value)) => *here = Tree::Set(vec![value.clone()]),
+        (Tree::Set(items), Part::Member(value)) => items.push(value.clone()),
+        (Tree::Leaf(known), Part::Value(value)) if *known == value => {}
+        _ => return None,
+    }
+    Some(())
+}
+
 fn grown(tree: Tree<'_>) -> Value {
     match tree {
+        Tree::Empty => Value::empty_object(),
         Tree::Leaf(value) => value.clone(),
         Tree::Set(items) => Value::set(items),
         Tree::Members(members) => {

@@ -157,8 +157,7 @@ impl Parser {
     fn name(&self) -> Option<Arc<str>> {
         match &self.token().lexeme {
             Lexeme::Name(name)
-                if !self.is_keyword_name(name)
-                    || (self.starts_reference() && !matches!(&**name, "true" | "false" | "null")) =>
+                if !self.is_keyword_name(name) || self.starts_reference() =>
             {
                 Some(name.clone())
             }

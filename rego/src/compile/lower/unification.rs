@@ -39,7 +39,11 @@ impl Lowerer<'_> {
                     continue;
                 }
                 let src = self.eval(other);
-                self.bind(*id, src);
+                match self.places.get(id).cloned() {
+                    // The other side has given it a value: `x = list[x]`.
+                    Some(bound) => self.ops.push(Op::Compare(Comparison::Equal, bound, src)),
+                    None => self.bind(*id, src),
+                }
                 return Step::Done;
             }
         }
