@@ -6,7 +6,12 @@
 mod aggregates;
 mod arithmetic;
 mod collections;
+mod encoding;
+mod net;
+mod patterns;
 mod strings;
+mod time;
+mod units;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -139,7 +144,18 @@ const KNOWN: &[Builtin] = &[
 ];
 
 static TABLES: &[&[Builtin]] =
-    &[KNOWN, aggregates::TABLE, arithmetic::TABLE, collections::TABLE, strings::TABLE];
+    &[
+        KNOWN,
+        aggregates::TABLE,
+        arithmetic::TABLE,
+        collections::TABLE,
+        encoding::TABLE,
+        net::TABLE,
+        patterns::TABLE,
+        strings::TABLE,
+        time::TABLE,
+        units::TABLE,
+    ];
 
 static BY_NAME: LazyLock<HashMap<&'static str, &'static Builtin>> =
     LazyLock::new(|| all().map(|builtin| (builtin.name, builtin)).collect());
