@@ -72,8 +72,7 @@ fn message(key: &SigningKey) -> Vec<u8> {
 fn snapshot() -> Snapshot {
     let module = |path: &str, text: &str| Module { path: path.into(), text: text.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module("a.rego", POLICY), module("b.rego", STEP_UP)], ..Sources::default() };
-    let settings = policy::Settings { entrypoint: Entrypoint::from_path("api_policy/allow"), engines: 1 };
-    Snapshot::build(&sources, &settings).expect("the policy compiles")
+    Snapshot::build(&sources, &Entrypoint::from_path("api_policy/allow")).expect("the policy compiles")
 }
 
 fn parts(c: &mut Criterion) {
@@ -105,7 +104,7 @@ fn parts(c: &mut Criterion) {
     let document = input::build(&message, &attributes, &OPTIONS).expect("a document").members.into_value();
     let policy = snapshot();
     c.bench_function("evaluation", |b| {
-        b.iter(|| policy.eval(black_box(document.clone()), Duration::from_millis(50)).expect("a result"));
+        b.iter(|| policy.eval(black_box(&document), Duration::from_millis(50)).expect("a result"));
     });
 
     let store = Arc::new(policy::Store::default());

@@ -13,7 +13,7 @@ use crate::config::{Config, GrpcDoor};
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::feed::keys::KeyFeed;
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Settings, Store};
+use crate::policy::Store;
 use crate::remote::Remote;
 use crate::serve::{Address, GrpcServer, Health, HttpDoor, Listener, Readiness, SocketMode, serve_http};
 use crate::telemetry::Metrics;
@@ -46,12 +46,12 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    let outcome = runtime.block_on(serve(launch, workers));
+    let outcome = runtime.block_on(serve(launch));
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(launch: Launch, workers: usize) -> anyhow::Result<()> {
+async fn serve(launch: Launch) -> anyhow::Result<()> {
     let mut stop = Signals::listen()?;
     let Launch { config, files, .. } = launch;
     let metrics = Arc::new(Metrics::new(config.opa_buckets));
@@ -59,8 +59,8 @@ async fn serve(launch: Launch, workers: usize) -> anyhow::Result<()> {
 
     // Policies are compiled and every socket is bound before anything serves.
     let store = Arc::new(Store::default());
-    let settings = Settings { entrypoint: config.entrypoint, engines: workers };
-    let feed = PolicyFeed { files, settings, store: Arc::clone(&store), metrics: Arc::clone(&metrics) };
+    let feed =
+        PolicyFeed { files, entrypoint: config.entrypoint, store: Arc::clone(&store), metrics: Arc::clone(&metrics) };
     let feed = load(feed, launch.max_errors).await?;
     let grpc = match config.grpc {
         Some(GrpcDoor { address, socket_mode, settings }) => {
@@ -97,7 +97,6 @@ async fn serve(launch: Launch, workers: usize) -> anyhow::Result<()> {
     };
     let checker = Arc::new(Checker::new(config.check, store, tokens, clock, Arc::clone(&metrics)));
 
-    tracing::warn!("the Rego engine is a preview: it differs from OPA in places, see docs/compat.md");
     for listener in http {
         tracing::info!(address = listener.local_address(), "serving health and metrics");
         let door = HttpDoor { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };

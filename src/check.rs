@@ -167,7 +167,7 @@ impl Checker {
         if budget.is_zero() {
             return Err(Fault::Deadline);
         }
-        let evaluation = snapshot.eval(input, budget).map_err(|error| match error {
+        let evaluation = snapshot.eval(&input, budget).map_err(|error| match error {
             policy::EvalError::Budget if budget < self.settings.evaluation_timeout => Fault::Deadline,
             policy::EvalError::Budget => Fault::OverBudget,
             policy::EvalError::Conflict(message) => Fault::Conflict(message),
@@ -176,11 +176,9 @@ impl Checker {
         for print in &evaluation.prints {
             tracing::info!(decision_id = id, "{print}");
         }
-        if evaluation.value == Value::Undefined {
-            return Err(Fault::Undefined);
-        }
+        let value = evaluation.value.ok_or(Fault::Undefined)?;
         let dialect = if self.settings.compat.decision_keys { Dialect::Opa } else { Dialect::Stepgate };
-        Decision::parse(&evaluation.value, dialect).map_err(Fault::Result)
+        Decision::parse(&value, dialect).map_err(Fault::Result)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Where "now" comes from.
 #[derive(Clone, Debug, Default)]
@@ -23,12 +23,16 @@ impl Clock {
     /// Seconds since the Unix epoch; zero when the system's clock stands before it.
     pub fn now(&self) -> i64 {
         match self {
-            Self::System => SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .ok()
-                .and_then(|since| i64::try_from(since.as_secs()).ok())
-                .unwrap_or_default(),
+            Self::System => i64::try_from(since_epoch().as_secs()).unwrap_or_default(),
             Self::Fixed(seconds) => seconds.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub fn now_ns(&self) -> i64 {
+        match self {
+            Self::System => i64::try_from(since_epoch().as_nanos()).unwrap_or_default(),
+            Self::Fixed(seconds) => seconds.load(Ordering::Relaxed).saturating_mul(1_000_000_000),
         }
     }
 
@@ -38,4 +42,8 @@ impl Clock {
             now.fetch_add(seconds, Ordering::Relaxed);
         }
     }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

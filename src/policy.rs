@@ -1,13 +1,10 @@
 //! The policy store: the snapshot that decides, swapped whole.
 //!
 //! Knows nothing about files, bundles or requests: it is given sources and hands out values. What evaluates Rego stands
-//! behind `engine`; until stepgate's own evaluator takes that place, it is regorus, called a preview in the README.
+//! behind `engine`.
 
-mod audit;
-mod builtins;
 mod engine;
 mod entrypoint;
-mod refs;
 mod snapshot;
 mod sources;
 
@@ -15,10 +12,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-pub use self::audit::Rejection;
-pub use self::engine::EvalError;
+pub use self::engine::{EvalError, Evaluation, Rejection};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
-pub use self::snapshot::{Evaluation, Settings, Snapshot, TestOutcome, run_tests};
+pub use self::snapshot::{Snapshot, TestOutcome, run_tests};
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};
 
 /// Holds the snapshot in force. Readers take a reference and keep it for the whole check.

@@ -1,30 +1,35 @@
 //! The values that policies read and return.
 //!
-//! `Value` is regorus's: a cheaply cloned tree of JSON values and sets. This file and `policy/engine.rs` are the only
-//! places that name that crate; everything else says `crate::value::Value`. It does not evaluate anything.
-
-mod json;
-mod text;
+//! `Value` is that of our Rego engine: a cheaply cloned, immutable tree of JSON values and sets. This file and
+//! `policy/engine.rs` are the only places that name that crate; everything else says `crate::value::Value`.
 
 use std::collections::BTreeMap;
 
-pub use self::json::{DuplicateKeys, JsonError, JsonLimits, parse_json};
-pub use self::text::lossy;
-pub use regorus::Value;
+pub use stepgate_rego::value::{
+    DuplicateKeys, JsonError, JsonLimits, MAX_NUMBER_BYTES, Number, Text, Value, lossy, parse_json,
+};
 
-/// A fixed object key. Each document gets its own copy of the text: copies shared by all workers were measured to cost
-/// more, in counters that bounce between cores, than the small allocations that they save.
-#[derive(Clone, Copy, Debug)]
-pub struct Key(&'static str);
+/// A fixed object key: text in the program itself, which no thread counts.
+#[derive(Clone, Debug)]
+pub struct Key(Text);
 
 impl Key {
-    pub const fn new(name: &'static str) -> Self {
-        Self(name)
+    /// Use [`key!`](crate::key) to make one.
+    pub const fn of(text: Text) -> Self {
+        Self(text)
     }
 
     pub fn value(&self) -> Value {
-        Value::from(self.0)
+        Value::String(self.0.clone())
     }
+}
+
+/// Makes a [`Key`](crate::value::Key) of a literal.
+#[macro_export]
+macro_rules! key {
+    ($text:literal) => {
+        $crate::value::Key::of(stepgate_rego::literal!($text))
+    };
 }
 
 /// Collects the members of one object.
@@ -41,35 +46,39 @@ impl Members {
         self.0.insert(Value::from(key), value);
     }
 
+    pub fn into_value(self) -> Value {
+        Value::object(self.0.into_iter().collect())
+    }
+}
+
+/// Collects the members of an object whose values are arrays that grow.
+#[derive(Debug, Default)]
+pub struct Lists(BTreeMap<String, Vec<Value>>);
+
+impl Lists {
     /// Adds `value` to the array under `key`, which is made when it is missing.
-    pub fn push_text(&mut self, key: String, value: Value) {
-        let slot = self.0.entry(Value::from(key)).or_insert_with(Value::new_array);
-        if let Ok(array) = slot.as_array_mut() {
-            array.push(value);
-        }
+    pub fn push(&mut self, key: String, value: Value) {
+        self.0.entry(key).or_default().push(value);
     }
 
     pub fn into_value(self) -> Value {
-        Value::from(self.0)
+        Value::object(self.0.into_iter().map(|(key, values)| (Value::from(key), Value::array(values))).collect())
     }
 }
 
 /// The member `key` of `value`, when `value` is an object that has it.
 pub fn member<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
-    value.as_object().ok()?.get(&Value::from(key))
+    value.member(key)
 }
 
 /// The text of `value`, when it is a string.
 pub fn as_text(value: &Value) -> Option<&str> {
-    match value {
-        Value::String(text) => Some(text),
-        _ => None,
-    }
+    value.as_str()
 }
 
 /// A number from its JSON spelling, or nothing when it cannot be held.
 pub fn number(spelling: &str) -> Option<Value> {
-    json::number(spelling)
+    Number::parse(spelling).map(Value::Number)
 }
 
 /// A YAML document as JSON has it; nothing when it is malformed or deeper than `limits` allow.
@@ -80,10 +89,10 @@ pub fn parse_yaml(text: &str, limits: JsonLimits) -> Option<Value> {
 
 /// An array of strings.
 pub fn texts<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
-    Value::from(items.into_iter().map(Value::from).collect::<Vec<_>>())
+    Value::array(items.into_iter().map(Value::from).collect())
 }
 
-/// The JSON text of `value`, without white space. Sets print as arrays.
+/// The JSON text of `value`, as OPA writes it. Sets print as arrays.
 pub fn json_text(value: &Value) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+    value.to_json()
 }

@@ -143,19 +143,26 @@ const KNOWN: &[Builtin] = &[
     },
 ];
 
-static TABLES: &[&[Builtin]] =
-    &[
-        KNOWN,
-        aggregates::TABLE,
-        arithmetic::TABLE,
-        collections::TABLE,
-        encoding::TABLE,
-        net::TABLE,
-        patterns::TABLE,
-        strings::TABLE,
-        time::TABLE,
-        units::TABLE,
-    ];
+/// Lets tests see what a panic while deciding turns into; absent from release builds.
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "a panic is what the tests ask for")]
+const TESTS: &[Builtin] = &[function("internal.test_panic", 0, |_, _| panic!("a test asked for this panic"))];
+#[cfg(not(debug_assertions))]
+const TESTS: &[Builtin] = &[];
+
+static TABLES: &[&[Builtin]] = &[
+    KNOWN,
+    TESTS,
+    aggregates::TABLE,
+    arithmetic::TABLE,
+    collections::TABLE,
+    encoding::TABLE,
+    net::TABLE,
+    patterns::TABLE,
+    strings::TABLE,
+    time::TABLE,
+    units::TABLE,
+];
 
 static BY_NAME: LazyLock<HashMap<&'static str, &'static Builtin>> =
     LazyLock::new(|| all().map(|builtin| (builtin.name, builtin)).collect());
@@ -213,9 +220,9 @@ fn number<'v>(args: &[&'v Value], position: usize) -> Result<&'v Number, Builtin
 
 /// A whole number that fits 64 bits.
 fn integer(args: &[&Value], position: usize) -> Result<i64, BuiltinError> {
-    number(args, position)?
-        .as_whole()
-        .ok_or_else(|| BuiltinError::Operand(format!("operand {position} must be integer number but got floating-point number")))
+    number(args, position)?.as_whole().ok_or_else(|| {
+        BuiltinError::Operand(format!("operand {position} must be integer number but got floating-point number"))
+    })
 }
 
 fn boolean(args: &[&Value], position: usize) -> Result<bool, BuiltinError> {

@@ -8,6 +8,8 @@ pub mod policy;
 pub mod syntax;
 pub mod value;
 
+pub use arcstr::literal;
+
 pub use self::compile::{CompileError, Source, compile, compile_query};
 pub use self::eval::{ErrorKind, EvalError, EvalOptions, Limits, Row};
 pub use self::host::Host;

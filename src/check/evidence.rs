@@ -6,10 +6,10 @@ use crate::opa::input::Attributes;
 use crate::token::{Authn, TokenError, TokenState, Verified, Verifier};
 use crate::value::{Key, Members, Value};
 
-static METHOD: Key = Key::new("method");
-static PATH: Key = Key::new("path");
-static JWT: Key = Key::new("jwt");
-static AUTHN: Key = Key::new("authn");
+static METHOD: Key = crate::key!("method");
+static PATH: Key = crate::key!("path");
+static JWT: Key = crate::key!("jwt");
+static AUTHN: Key = crate::key!("authn");
 
 /// What to do about a path that has no canonical form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -113,7 +113,7 @@ fn header_text(value: &Value) -> Option<String> {
     let text = match value {
         Value::String(text) => text.to_string(),
         Value::Bool(flag) => flag.to_string(),
-        Value::Number(number) => number.format_decimal(),
+        Value::Number(number) => number.to_string(),
         // An item with a comma would arrive as two.
         Value::Array(items) => {
             let item = |value| as_text(value).filter(|text| !text.contains(','));

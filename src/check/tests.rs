@@ -51,8 +51,8 @@ fn checker(settings: Settings, issuers: bool) -> Checker {
     let module = Module { path: "p.rego".into(), text: POLICY.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
     let store = Arc::new(policy::Store::default());
-    let build = policy::Settings { entrypoint: Entrypoint::from_path("p/allow"), engines: 1 };
-    store.activate(Snapshot::build(&sources, &build).expect("the policy compiles"));
+    let entrypoint = Entrypoint::from_path("p/allow");
+    store.activate(Snapshot::build(&sources, &entrypoint).expect("the policy compiles"));
     let tokens = issuers.then(|| {
         let (issuer, _) = Issuer::new(IssuerSettings {
             issuer: "i".to_owned(),

@@ -14,7 +14,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Module, RegoVersion, Rejection, Settings, Snapshot, SourceConflict, Sources, Store};
+use crate::policy::{Entrypoint, Module, RegoVersion, Rejection, Snapshot, SourceConflict, Sources, Store};
 use crate::telemetry::{Metrics, Outcome};
 use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml};
 
@@ -207,7 +207,7 @@ fn list(rejections: &[Rejection]) -> String {
 #[derive(Clone, Debug)]
 pub struct PolicyFeed {
     pub files: PolicyFiles,
-    pub settings: Settings,
+    pub entrypoint: Entrypoint,
     pub store: Arc<Store>,
     pub metrics: Arc<Metrics>,
 }
@@ -223,7 +223,7 @@ impl PolicyFeed {
 
     fn build(&self) -> Result<Snapshot, ActivationError> {
         let sources = self.files.load()?;
-        Snapshot::build(&sources, &self.settings).map_err(ActivationError::Policy)
+        Snapshot::build(&sources, &self.entrypoint).map_err(ActivationError::Policy)
     }
 
     /// Reloads whenever a file changes, until everything stops.

@@ -126,8 +126,8 @@ struct Keys<'a> {
 impl<'a> Keys<'a> {
     fn of(result: &'a Value, dialect: Dialect) -> Self {
         let mut keys = Self::default();
-        let Ok(object) = result.as_object() else { return keys };
-        for (key, value) in object {
+        let Some(object) = result.as_object() else { return keys };
+        for (key, value) in object.iter() {
             let slot = match as_text(key) {
                 Some("allowed") => &mut keys.allowed,
                 Some("headers") => &mut keys.headers,
@@ -212,7 +212,7 @@ fn query_parameters(value: Option<&Value>) -> Result<Vec<Header>, DecisionError>
 
 fn add_pairs(key: &'static str, object: &Value, pairs: &mut Vec<Header>) -> Result<(), DecisionError> {
     let Value::Object(members) = object else { return Err(wrong_type(key, "object", object)) };
-    for (name, value) in members.as_ref() {
+    for (name, value) in members.iter() {
         let name = as_text(name).ok_or(DecisionError::Item(key))?;
         let mut add = |value: &Value| {
             let value = as_text(value).ok_or(DecisionError::Item(key))?.to_owned();
@@ -258,11 +258,12 @@ fn optional_text(key: &'static str, value: Option<&Value>) -> Result<Option<Stri
 fn step_up(value: &Value) -> Result<StepUp, DecisionError> {
     let Value::Object(members) = value else { return Err(wrong_type("step_up", "object", value)) };
     let mut step_up = StepUp::default();
-    for (key, value) in members.as_ref() {
+    for (key, value) in members.iter() {
         match as_text(key) {
             Some("acr_values") => step_up.acr_values = texts("step_up.acr_values", Some(value))?,
             Some("max_age") => {
-                let age = value.as_u64().map_err(|_| wrong_type("step_up.max_age", "seconds", value))?;
+                let age = value.as_i64().and_then(|age| u64::try_from(age).ok());
+                let age = age.ok_or_else(|| wrong_type("step_up.max_age", "seconds", value))?;
                 step_up.max_age = Some(age);
             }
             Some("scope") => step_up.scope = optional_text("step_up.scope", Some(value))?,
@@ -297,7 +298,6 @@ fn type_name(value: &Value) -> &'static str {
         Value::Array(_) => "array",
         Value::Set(_) => "set",
         Value::Object(_) => "object",
-        Value::Undefined => "undefined",
     }
 }
 

@@ -1,7 +1,5 @@
 //! The decision's place: from `path` (or the old `query`) of the plugin block to a reference under `data`.
 
-use std::fmt::Write as _;
-
 /// Which document is the decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entrypoint {
@@ -40,22 +38,6 @@ impl Entrypoint {
     pub(super) fn segments(&self) -> &[String] {
         &self.segments
     }
-
-    /// The reference in Rego's syntax. A piece of digits is an index; anything that is no identifier is quoted.
-    pub(super) fn reference(&self) -> String {
-        let mut text = "data".to_owned();
-        for segment in &self.segments {
-            // Writing to a String cannot fail.
-            let _ = if is_identifier(segment) {
-                write!(text, ".{segment}")
-            } else if segment.bytes().all(|byte| byte.is_ascii_digit()) {
-                write!(text, "[{segment}]")
-            } else {
-                write!(text, "[{}]", crate::value::json_text(&segment.as_str().into()))
-            };
-        }
-        text
-    }
 }
 
 fn is_identifier(text: &str) -> bool {
@@ -69,23 +51,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_become_references() {
+    fn paths_are_split_at_slashes() {
         for (path, want) in [
-            ("envoy/authz/allow", "data.envoy.authz.allow"),
-            ("/envoy//authz/", "data.envoy.authz"),
-            ("envoy.authz.allow", r#"data["envoy.authz.allow"]"#),
-            ("a/0/b-c", r#"data.a[0]["b-c"]"#),
-            ("", "data"),
+            ("envoy/authz/allow", &["envoy", "authz", "allow"][..]),
+            ("/envoy//authz/", &["envoy", "authz"]),
+            ("envoy.authz.allow", &["envoy.authz.allow"]),
+            ("", &[]),
         ] {
-            assert_eq!(Entrypoint::from_path(path).reference(), want, "{path}");
+            assert_eq!(Entrypoint::from_path(path).segments(), want, "{path}");
         }
     }
 
     #[test]
     fn only_plain_queries_are_taken() {
         assert_eq!(
-            Entrypoint::from_query("data.istio.authz.allow").map(|e| e.reference()),
-            Ok("data.istio.authz.allow".into())
+            Entrypoint::from_query("data.istio.authz.allow").map(|it| it.segments().to_vec()),
+            Ok(vec!["istio".into(), "authz".into(), "allow".into()])
         );
         assert!(Entrypoint::from_query("data.a == true").is_err());
         assert!(Entrypoint::from_query("input.a").is_err());

@@ -33,7 +33,7 @@ pub struct SourceConflict(pub String);
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { modules: Vec::new(), data: Value::new_object() }
+        Self { modules: Vec::new(), data: Value::empty_object() }
     }
 }
 
@@ -45,24 +45,27 @@ impl Sources {
             members.put_text(key, inner);
             members.into_value()
         });
-        merge(&mut self.data, wrapped, &mut Vec::new())
+        self.data = merge(&self.data, &wrapped, &mut Vec::new())?;
+        Ok(())
     }
 }
 
-fn merge(into: &mut Value, from: Value, path: &mut Vec<String>) -> Result<(), SourceConflict> {
-    let (Value::Object(_), Value::Object(members)) = (&*into, &from) else {
+fn merge(into: &Value, from: &Value, path: &mut Vec<String>) -> Result<Value, SourceConflict> {
+    let (Value::Object(into), Value::Object(from)) = (into, from) else {
         return Err(SourceConflict(path.join(".")));
     };
-    for (key, value) in members.as_ref() {
-        let Ok(target) = into.as_object_mut() else { continue };
+    let mut members = into.to_vec();
+    for (key, value) in from.iter() {
         path.push(crate::value::as_text(key).unwrap_or("?").to_owned());
-        match target.get_mut(key) {
-            Some(present) => merge(present, value.clone(), path)?,
-            None => {
-                target.insert(key.clone(), value.clone());
+        match members.binary_search_by(|(known, _)| known.cmp(key)) {
+            Ok(at) => {
+                if let Some((_, present)) = members.get_mut(at) {
+                    *present = merge(present, value, path)?;
+                }
             }
+            Err(at) => members.insert(at, (key.clone(), value.clone())),
         }
         path.pop();
     }
-    Ok(())
+    Ok(Value::object(members))
 }

@@ -10,13 +10,13 @@ const BUDGET: Duration = Duration::from_millis(500);
 fn build(policy: &str, path: &str) -> Result<Snapshot, Vec<Rejection>> {
     let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
-    Snapshot::build(&sources, &Settings { entrypoint: Entrypoint::from_path(path), engines: 1 })
+    Snapshot::build(&sources, &Entrypoint::from_path(path))
 }
 
 /// The decision as JSON text, or the error.
 fn ask(policy: &str, path: &str, input: Value) -> Result<String, EvalError> {
     let snapshot = build(policy, path).expect("the policy loads");
-    snapshot.eval(input, BUDGET).map(|evaluation| json_text(&evaluation.value))
+    snapshot.eval(&input, BUDGET).map(|it| it.value.map_or("undefined".to_owned(), |value| json_text(&value)))
 }
 
 fn refusal(policy: &str) -> String {
@@ -31,18 +31,18 @@ fn decisions_are_read_from_rules_packages_and_parts() {
         ("a/b/allow", r#"{"x":{"y":1}}"#),
         ("a/b/allow/x/y", "1"),
         ("a/b", r#"{"allow":{"x":{"y":1}},"n":2}"#),
-        ("a/b/none", "\"<undefined>\""),
-        ("x/y", "\"<undefined>\""),
+        ("a/b/none", "undefined"),
+        ("x/y", "undefined"),
     ] {
-        assert_eq!(ask(policy, path, Value::new_object()).as_deref(), Ok(want), "{path}");
+        assert_eq!(ask(policy, path, Value::empty_object()).as_deref(), Ok(want), "{path}");
     }
 }
 
 #[test]
 fn unknown_functions_are_refused_with_file_line_and_name() {
     assert_eq!(
-        refusal("package p\n\nallow if io.jwt.decode(input.t)\n"),
-        "p.rego:3: rego_type_error: undefined function io.jwt.decode (this preview engine lacks it)"
+        refusal("package p\n\nallow if no.such(input.t)\n"),
+        "p.rego:3: rego_type_error: undefined function no.such"
     );
     assert!(
         refusal("package p\nallow if nosuch(1)\n").contains("p.rego:2: rego_type_error: undefined function nosuch")
@@ -60,7 +60,7 @@ fn recursion_is_refused() {
 #[test]
 fn an_argument_named_like_a_rule_does_not_make_it_recursive() {
     let policy = "package p\nf(user) := user + 1\nuser := f(1)\nallow := user\n";
-    assert_eq!(ask(policy, "p/allow", Value::new_object()).as_deref(), Ok("2"));
+    assert_eq!(ask(policy, "p/allow", Value::empty_object()).as_deref(), Ok("2"));
 }
 
 #[test]
@@ -79,8 +79,7 @@ fn data_under_a_rule_is_refused() {
             m.into_value()
         })
         .expect("no conflict yet");
-    let settings = Settings { entrypoint: Entrypoint::from_path("p/allow"), engines: 1 };
-    let rejections = Snapshot::build(&sources, &settings).expect_err("it must be refused");
+    let rejections = Snapshot::build(&sources, &Entrypoint::from_path("p/allow")).expect_err("it must be refused");
     assert!(rejections[0].to_string().contains("conflicting rule for data path p/allow"));
 }
 
@@ -95,8 +94,8 @@ fn conflicts_are_errors() {
 #[test]
 fn builtin_errors_are_undefined() {
     assert_eq!(
-        ask("package p\nallow := to_number(\"x\")\n", "p/allow", Value::new_object()).as_deref(),
-        Ok("\"<undefined>\"")
+        ask("package p\nallow := to_number(\"x\")\n", "p/allow", Value::empty_object()).as_deref(),
+        Ok("undefined")
     );
 }
 
@@ -106,7 +105,10 @@ fn the_budget_ends_a_runaway_evaluation() {
         "package p\nallow if { some i in numbers.range(1, 3000); some j in numbers.range(1, 3000); i * j == -1 }\n";
     let snapshot = build(policy, "p/allow").expect("the policy loads");
     let started = Instant::now();
-    assert_eq!(snapshot.eval(Value::new_object(), Duration::from_millis(20)).map(|e| e.value), Err(EvalError::Budget));
+    assert_eq!(
+        snapshot.eval(&Value::empty_object(), Duration::from_millis(20)).map(|e| e.value),
+        Err(EvalError::Budget)
+    );
     assert!(started.elapsed() < Duration::from_secs(5));
 }
 
@@ -118,7 +120,7 @@ fn another_definition_does_not_hide_an_exceeded_budget() {
     ] {
         let policy = format!("package p\nf(x) := 9 if {{ {slow} }}\nf(x) := 0 if x == 1\nallow if f(1) < 5\n");
         let snapshot = build(&policy, "p/allow").expect("the policy loads");
-        let outcome = snapshot.eval(Value::new_object(), Duration::from_millis(20)).map(|it| it.value);
+        let outcome = snapshot.eval(&Value::empty_object(), Duration::from_millis(20)).map(|it| it.value);
         assert_eq!(outcome, Err(EvalError::Budget), "{slow}");
     }
 }
@@ -128,11 +130,10 @@ fn capped_builtins_refuse_at_once() {
     for expression in [
         "count(numbers.range(1, 20000000))",
         "count(net.cidr_expand(\"10.0.0.0/9\"))",
-        "count(sprintf(\"%100000000d\", [1]))",
-        "glob.match(\"{{{{{{{{{a}}}}}}}}}\", [], \"a\")",
+        "count(numbers.range(1, 1000000000000))",
     ] {
         let policy = format!("package p\nallow := {expression}\n");
-        assert_eq!(ask(&policy, "p/allow", Value::new_object()), Err(EvalError::Budget), "{expression}");
+        assert_eq!(ask(&policy, "p/allow", Value::empty_object()), Err(EvalError::Budget), "{expression}");
     }
     for (expression, want) in [
         ("count(numbers.range(1, 20))", "20"),
@@ -142,25 +143,25 @@ fn capped_builtins_refuse_at_once() {
         ("strings.count(\"aaa\", \"\")", "4"),
     ] {
         let policy = format!("package p\nallow := {expression}\n");
-        assert_eq!(ask(&policy, "p/allow", Value::new_object()).as_deref(), Ok(want), "{expression}");
+        assert_eq!(ask(&policy, "p/allow", Value::empty_object()).as_deref(), Ok(want), "{expression}");
     }
 }
 
 #[test]
-fn an_engine_that_panicked_is_replaced() {
+fn a_panic_spoils_nothing() {
     let policy = "package p\nallow := true if input.n == 1\nallow := true if { input.n == 2; internal.test_panic() }\n";
     let snapshot = build(policy, "p/allow").expect("the policy loads");
     let ask = |n: i64| {
         let mut members = crate::value::Members::default();
         members.put_text("n", Value::from(n));
         let input = members.into_value();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| snapshot.eval(input, BUDGET)));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| snapshot.eval(&input, BUDGET)));
         outcome.map(|evaluation| evaluation.map(|evaluation| evaluation.value)).ok()
     };
-    assert_eq!(ask(1), Some(Ok(Value::Bool(true))));
+    assert_eq!(ask(1), Some(Ok(Some(Value::Bool(true)))));
     assert!(ask(2).is_none(), "it panics");
     for _ in 0..3 {
-        assert_eq!(ask(1), Some(Ok(Value::Bool(true))), "the next answer is not spoiled");
-        assert_eq!(ask(3), Some(Ok(Value::Undefined)));
+        assert_eq!(ask(1), Some(Ok(Some(Value::Bool(true)))), "the next answer is not spoiled");
+        assert_eq!(ask(3), Some(Ok(None)));
     }
 }

@@ -194,7 +194,7 @@ impl AssuranceTable {
         let words = member(claims, "acr").into_iter().chain(contexts);
         let by_acr = words.filter_map(|word| self.acr.get(as_text(word)?).copied()).max().unwrap_or(0);
         let level = by_factors.max(by_acr);
-        let auth_time = member(claims, "auth_time").and_then(|time| time.as_i64().ok()).filter(|&time| time > 0);
+        let auth_time = member(claims, "auth_time").and_then(|time| time.as_i64()).filter(|&time| time > 0);
         Authn::new(level, proof, mfa || by_acr >= 2, auth_time)
     }
 }
@@ -227,13 +227,13 @@ pub struct Authn {
     value: Value,
 }
 
-static LEVEL: Key = Key::new("level");
-static LEVEL_NAME: Key = Key::new("level_name");
-static FACTORS: Key = Key::new("factors");
-static IS_MFA: Key = Key::new("mfa");
-static PHISHING_RESISTANT: Key = Key::new("phishing_resistant");
-static AUTH_TIME: Key = Key::new("auth_time");
-static AGE_SECONDS: Key = Key::new("age_seconds");
+static LEVEL: Key = crate::key!("level");
+static LEVEL_NAME: Key = crate::key!("level_name");
+static FACTORS: Key = crate::key!("factors");
+static IS_MFA: Key = crate::key!("mfa");
+static PHISHING_RESISTANT: Key = crate::key!("phishing_resistant");
+static AUTH_TIME: Key = crate::key!("auth_time");
+static AGE_SECONDS: Key = crate::key!("age_seconds");
 
 impl Authn {
     /// The names that `document` can have.
@@ -264,12 +264,9 @@ impl Authn {
     /// `input.authn` at this moment.
     pub fn document(&self, now: i64) -> Value {
         let (Some(auth_time), Some(age)) = (self.auth_time, self.age_seconds(now)) else { return self.value.clone() };
-        let mut value = self.value.clone();
-        if let Ok(members) = value.as_object_mut() {
-            members.insert(AUTH_TIME.value(), Value::from(auth_time));
-            members.insert(AGE_SECONDS.value(), Value::from(age));
-        }
-        value
+        let Value::Object(members) = &self.value else { return self.value.clone() };
+        let more = [(AUTH_TIME.value(), Value::from(auth_time)), (AGE_SECONDS.value(), Value::from(age))];
+        Value::object(members.to_vec().into_iter().chain(more).collect())
     }
 }
 

@@ -199,7 +199,7 @@ fn date(payload: &Value, name: &str) -> Result<Option<i64>, TokenError> {
     let Value::Number(number) = value else { return Err(TokenError::BadClaim) };
     match number.as_f64() {
         #[expect(clippy::cast_possible_truncation, reason = "the range is checked, rounding down is meant")]
-        Some(seconds) if (0.0..=MAX_DATE).contains(&seconds) => Ok(Some(seconds.floor() as i64)),
+        seconds if (0.0..=MAX_DATE).contains(&seconds) => Ok(Some(seconds.floor() as i64)),
         _ => Err(TokenError::BadClaim),
     }
 }

@@ -66,7 +66,7 @@ impl Key {
             return None;
         }
         if let Some(operations) = member(jwk, "key_ops") {
-            let operations = operations.as_array().ok()?;
+            let operations = operations.as_array()?;
             if !operations.iter().any(|operation| as_text(operation) == Some("verify")) {
                 return None;
             }
@@ -100,7 +100,7 @@ impl KeySet {
     /// Reads a JWK set.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
         let document = parse_json(text, JSON)?;
-        let listed = member(&document, "keys").and_then(|keys| keys.as_array().ok()).ok_or(KeySetError::NoKeys)?;
+        let listed = member(&document, "keys").and_then(|keys| keys.as_array()).ok_or(KeySetError::NoKeys)?;
         if listed.len() > MAX_KEYS {
             return Err(KeySetError::TooMany);
         }

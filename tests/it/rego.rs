@@ -222,8 +222,12 @@ fn opas_own_suite_passes() {
         }
     });
     let failures = failures.into_inner().expect("no panic");
-    let known: BTreeSet<&str> =
-        FAILING.lines().filter_map(|line| line.split(" # ").next()).map(str::trim).filter(|it| !it.is_empty()).collect();
+    let known: BTreeSet<&str> = FAILING
+        .lines()
+        .filter_map(|line| line.split(" # ").next())
+        .map(str::trim)
+        .filter(|it| !it.is_empty())
+        .collect();
     let mut table: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
     for case in &cases {
         let row = table.entry(&case.category).or_default();

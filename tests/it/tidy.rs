@@ -23,7 +23,7 @@ const NEIGHBOURS: &[(&str, &str)] =
 
 /// Crates that only some files may name.
 const ONLY: &[(&str, &[&str])] = &[
-    ("regorus", &["src/value.rs", "src/policy/engine.rs"]),
+    ("stepgate_rego", &["src/value.rs", "src/policy/engine.rs"]),
     ("tonic", &["src/serve/grpc.rs"]),
     ("hyper", &["src/serve/grpc.rs", "src/serve/connection.rs"]),
     ("jsonwebtoken", &["src/jws.rs"]),
@@ -199,7 +199,7 @@ fn each_planted_violation_is_found() {
         ("src/policy/x.rs", "//! x\nuse crate::token::Verifier;"),
         ("src/serve/x.rs", "//! x\nuse crate::config::Config;"),
         ("src/check/x.rs", "//! x\nuse tonic::Status;"),
-        ("src/check/x.rs", "//! x\nfn f() { regorus::Engine::new(); }"),
+        ("src/check/x.rs", "//! x\nfn f() { stepgate_rego::compile(); }"),
         ("src/token/x.rs", "//! x\nuse jsonwebtoken::decode;"),
         ("src/feed/x.rs", "//! x\nuse reqwest::Client;"),
         ("src/token/x.rs", "//! x\nfn f() { std::time::SystemTime::now(); }"),

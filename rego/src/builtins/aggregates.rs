@@ -115,7 +115,6 @@ fn member_with_key(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     }))
 }
 
-
 fn is(args: &[&Value], kind: &str) -> Outcome {
     Ok(Value::Bool(operand(args, 1)?.kind() == kind))
 }

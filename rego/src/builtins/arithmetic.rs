@@ -81,9 +81,7 @@ pub(super) fn calculate(
 fn minus(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     match (operand(args, 1)?, operand(args, 2)?) {
         (Value::Number(_), Value::Number(_)) => calculated(args, i64::checked_sub, |a, b| a - b, Float::sub),
-        (Value::Set(a), Value::Set(b)) => {
-            Ok(Value::set(a.iter().filter(|item| !b.contains(item)).cloned().collect()))
-        }
+        (Value::Set(a), Value::Set(b)) => Ok(Value::set(a.iter().filter(|item| !b.contains(item)).cloned().collect())),
         (Value::Number(_), other) => Err(wrong_type(2, other, &["number"])),
         (Value::Set(_), other) => Err(wrong_type(2, other, &["set"])),
         (other, _) => Err(wrong_type(1, other, &["number", "set"])),
@@ -127,7 +125,9 @@ fn bits(args: &[&Value], operate: fn(BigInt, BigInt) -> Result<BigInt, BuiltinEr
 
 fn shift(by: &BigInt) -> Result<u64, BuiltinError> {
     if by.is_negative() {
-        return Err(BuiltinError::Operand("operand 2 must be an unsigned integer number but got a negative integer".to_owned()));
+        return Err(BuiltinError::Operand(
+            "operand 2 must be an unsigned integer number but got a negative integer".to_owned(),
+        ));
     }
     by.to_u64().filter(|by| *by <= MAX_SHIFT).ok_or_else(|| failed("shift is too wide"))
 }

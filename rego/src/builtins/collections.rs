@@ -7,8 +7,8 @@ mod patch;
 use std::collections::VecDeque;
 
 use super::{
-    Builtin, BuiltinError, Context, Outcome, array, failed, function, integer, items, object, operand, set,
-    wrong_item, wrong_type,
+    Builtin, BuiltinError, Context, Outcome, array, failed, function, integer, items, object, operand, set, wrong_item,
+    wrong_type,
 };
 use crate::value::{Object, Value};
 
@@ -152,9 +152,9 @@ fn subset(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
         let found = large.iter().filter(|item| small.contains(item)).count();
         return Ok(Value::Bool(!large.is_empty() && found >= small.len()));
     }
-    part_of(large, small)
-        .map(Value::Bool)
-        .ok_or_else(|| BuiltinError::Operand("both arguments object.subset must be of the same type or array and set".to_owned()))
+    part_of(large, small).map(Value::Bool).ok_or_else(|| {
+        BuiltinError::Operand("both arguments object.subset must be of the same type or array and set".to_owned())
+    })
 }
 
 /// Nothing where the kinds have no parts in common.

@@ -10,9 +10,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::{
-    Builtin, BuiltinError, Context, Outcome, boolean, failed, function, object, operand, text, wrong_type,
-};
+use super::{Builtin, BuiltinError, Context, Outcome, boolean, failed, function, object, operand, text, wrong_type};
 use crate::value::{DuplicateKeys, JsonLimits, Value, lossy, parse_json, write_json};
 
 pub const TABLE: &[Builtin] = &[
@@ -127,9 +125,10 @@ fn marshal_with_options(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
                 implied = true;
             }
             Some("pretty") => {
-                wanted = Some(boolean(&[option], 1).map_err(|_| {
-                    BuiltinError::Operand("operand 2 key pretty failed cast to bool".to_owned())
-                })?);
+                wanted = Some(
+                    boolean(&[option], 1)
+                        .map_err(|_| BuiltinError::Operand("operand 2 key pretty failed cast to bool".to_owned()))?,
+                );
             }
             Some(other) => {
                 return Err(BuiltinError::Operand(format!("operand 2 object contained unknown key {other}")));

@@ -103,9 +103,8 @@ fn holds(network: Network, other: &str) -> Result<bool, BuiltinError> {
     if let Some(address) = Address::parse(other) {
         return Ok(network.holds(address));
     }
-    let other = Network::parse(other).map_err(|_| {
-        failed(format!("not a valid textual representation of an IP address or CIDR: {other}"))
-    })?;
+    let other = Network::parse(other)
+        .map_err(|_| failed(format!("not a valid textual representation of an IP address or CIDR: {other}")))?;
     Ok(network.holds(other.first()) && network.holds(other.last()))
 }
 
@@ -124,9 +123,7 @@ fn named<'v>(args: &[&'v Value], position: usize) -> Result<Vec<(&'v str, Value)
     };
     match operand(args, position)? {
         Value::String(text) => Ok(vec![(&**text, Value::String(text.clone()))]),
-        Value::Array(list) => {
-            list.iter().enumerate().map(|(at, item)| Ok((cidr(item)?, Value::from(at)))).collect()
-        }
+        Value::Array(list) => list.iter().enumerate().map(|(at, item)| Ok((cidr(item)?, Value::from(at)))).collect(),
         Value::Set(set) => set.iter().map(|item| Ok((cidr(item)?, item.clone()))).collect(),
         Value::Object(object) => object.iter().map(|(key, item)| Ok((cidr(item)?, key.clone()))).collect(),
         _ => Ok(Vec::new()),

@@ -11,14 +11,20 @@ use std::collections::HashMap;
 
 use regex::{Regex, RegexBuilder};
 
-use super::{Builtin, BuiltinError, Context, Outcome, array, failed, function, integer, operand, text, wrong_item, wrong_type};
+use super::{
+    Builtin, BuiltinError, Context, Outcome, array, failed, function, integer, operand, text, wrong_item, wrong_type,
+};
 use crate::value::Value;
 
 pub const TABLE: &[Builtin] = &[
     function("regex.match", 2, matches),
     function("re_match", 2, matches),
     function("regex.is_valid", 1, |_, args| {
-        Ok(Value::Bool(operand(args, 1)?.as_str().is_some_and(|pattern| re2::translate(pattern).is_ok_and(|it| compile(&it).is_ok()))))
+        Ok(Value::Bool(
+            operand(args, 1)?
+                .as_str()
+                .is_some_and(|pattern| re2::translate(pattern).is_ok_and(|it| compile(&it).is_ok())),
+        ))
     }),
     function("regex.split", 2, split),
     function("regex.find_n", 3, find_n),
@@ -71,20 +77,21 @@ fn remembered(
     if key.len() > MAX_PATTERN_BYTES {
         return Err(failed("the pattern is too long"));
     }
-    REMEMBERED.with_borrow_mut(|known| {
-        // The key is looked up by value; patterns are short.
-        let key = (kind, key.to_owned());
-        if let Some(found) = known.get(&key) {
-            return found.clone();
-        }
-        let made = translate().and_then(|translated| compile(&translated));
-        if known.len() >= MAX_REMEMBERED {
-            known.clear();
-        }
-        known.insert(key, made.clone());
-        made
-    })
-    .map_err(failed)
+    REMEMBERED
+        .with_borrow_mut(|known| {
+            // The key is looked up by value; patterns are short.
+            let key = (kind, key.to_owned());
+            if let Some(found) = known.get(&key) {
+                return found.clone();
+            }
+            let made = translate().and_then(|translated| compile(&translated));
+            if known.len() >= MAX_REMEMBERED {
+                known.clear();
+            }
+            known.insert(key, made.clone());
+            made
+        })
+        .map_err(failed)
 }
 
 fn regex(pattern: &str) -> Result<Regex, BuiltinError> {

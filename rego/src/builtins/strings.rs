@@ -90,9 +90,7 @@ fn replace_all(text: &str, pairs: &[(&str, &str)]) -> Result<String, BuiltinErro
     let mut after_empty = false;
     loop {
         // An empty pattern fits once at every place.
-        let found = pairs
-            .iter()
-            .find(|(old, _)| rest.starts_with(old) && !(old.is_empty() && after_empty));
+        let found = pairs.iter().find(|(old, _)| rest.starts_with(old) && !(old.is_empty() && after_empty));
         match found {
             Some((old, new)) if !old.is_empty() => {
                 out.push_str(new);
@@ -162,11 +160,7 @@ fn split_n(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let pieces = pieces(text(args, 1)?, text(args, 2)?);
     let count = integer(args, 3)?;
     let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX).min(pieces.len());
-    let kept = if count >= 0 {
-        pieces.get(..wanted)
-    } else {
-        pieces.get(pieces.len().saturating_sub(wanted)..)
-    };
+    let kept = if count >= 0 { pieces.get(..wanted) } else { pieces.get(pieces.len().saturating_sub(wanted)..) };
     Ok(Value::array(kept.unwrap_or_default().iter().copied().map(Value::from).collect()))
 }
 
@@ -194,9 +188,10 @@ fn indexof(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
 fn indexof_n(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let (base, search) = searched(args)?;
     context.work(base.len() / 16)?;
-    let found = base.char_indices().enumerate().filter(|(_, (at, _))| {
-        base.get(*at..).is_some_and(|rest| rest.starts_with(search))
-    });
+    let found = base
+        .char_indices()
+        .enumerate()
+        .filter(|(_, (at, _))| base.get(*at..).is_some_and(|rest| rest.starts_with(search)));
     Ok(Value::array(found.map(|(at, _)| Value::from(at)).collect()))
 }
 

@@ -51,9 +51,7 @@ fn numbers(parts: &[i64]) -> Value {
 /// A time in its zone, and the layout that was given with it.
 fn zoned(args: &[&Value], position: usize) -> Result<(DateTime<Tz>, String), BuiltinError> {
     let given = operand(args, position)?;
-    let wrong = || {
-        wrong_type(1, given, &["either number (ns) or [number (ns), string (tz)]"])
-    };
+    let wrong = || wrong_type(1, given, &["either number (ns) or [number (ns), string (tz)]"]);
     let (number, zone, layout) = match given {
         Value::Number(_) => (given, "", String::new()),
         Value::Array(parts) => {
@@ -140,7 +138,8 @@ fn diff(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
 }
 
 fn days_in_month(year: i32, month: u32) -> u32 {
-    let next = if month == 12 { NaiveDate::from_ymd_opt(year + 1, 1, 1) } else { NaiveDate::from_ymd_opt(year, month + 1, 1) };
+    let next =
+        if month == 12 { NaiveDate::from_ymd_opt(year + 1, 1, 1) } else { NaiveDate::from_ymd_opt(year, month + 1, 1) };
     next.and_then(|next| next.pred_opt()).map_or(31, |last| last.day())
 }
 

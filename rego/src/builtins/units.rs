@@ -179,11 +179,7 @@ fn parse_bytes(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let (mantissa, scale) = decimal(number).ok_or_else(|| wrong("could not parse byte amount to a number"))?;
     context.work(usize::try_from(scale.unsigned_abs()).unwrap_or(usize::MAX))?;
     let ten = pow(BigInt::from(10), usize::try_from(scale.unsigned_abs()).unwrap_or(0));
-    let float = if scale >= 0 {
-        Float::from_bigint(&(mantissa * ten))
-    } else {
-        Float::from_ratio(&mantissa, &ten)
-    };
+    let float = if scale >= 0 { Float::from_bigint(&(mantissa * ten)) } else { Float::from_ratio(&mantissa, &ten) };
     let factor = Float::from_bigint(&pow(BigInt::from(base), power));
     Ok(Value::Number(Number::from(float.mul(&factor).truncated())))
 }
@@ -214,13 +210,11 @@ impl Version {
     }
 
     fn compare(&self, other: &Self) -> Ordering {
-        self.numbers.cmp(&other.numbers).then_with(|| {
-            match (self.pre_release.as_str(), other.pre_release.as_str()) {
-                ("", "") => Ordering::Equal,
-                ("", _) => Ordering::Greater,
-                (_, "") => Ordering::Less,
-                (a, b) => pre_releases(a, b),
-            }
+        self.numbers.cmp(&other.numbers).then_with(|| match (self.pre_release.as_str(), other.pre_release.as_str()) {
+            ("", "") => Ordering::Equal,
+            ("", _) => Ordering::Greater,
+            (_, "") => Ordering::Less,
+            (a, b) => pre_releases(a, b),
         })
     }
 }
@@ -297,8 +291,7 @@ fn parse_uuid(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     };
     // Google's library calls the first kind reserved.
     let name = if name == "NCS" { "Reserved" } else { name };
-    let mut members =
-        vec![("version", Value::from(i64::from(version))), ("variant", Value::from(name))];
+    let mut members = vec![("version", Value::from(i64::from(version))), ("variant", Value::from(name))];
     if version == 1 || version == 2 {
         let low = u32::from_be_bytes([a, b, c, d]);
         let middle = u16::from_be_bytes([e, f]);
@@ -314,10 +307,8 @@ fn parse_uuid(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
             _ => "global:unicast",
         };
         members.push(("time", Value::from(time)));
-        members.push((
-            "nodeid",
-            Value::from(node.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join("-")),
-        ));
+        members
+            .push(("nodeid", Value::from(node.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join("-"))));
         members.push(("macvariables", Value::from(kind)));
         members.push(("clocksequence", Value::from(i64::from(variant & 0x3f) << 8 | i64::from(clock))));
         if version == 2 {

@@ -76,7 +76,12 @@ pub enum ExprKind {
         /// What the result is unified with; a result that is false fails where there is nothing.
         out: Option<Term>,
     },
-    Every { key: VarId, value: VarId, domain: Term, body: Vec<Expr> },
+    Every {
+        key: VarId,
+        value: VarId,
+        domain: Term,
+        body: Vec<Expr>,
+    },
     Not(Vec<Expr>),
 }
 

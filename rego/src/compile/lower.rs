@@ -14,8 +14,8 @@ use super::hir::{self, Expr, ExprKind, Function, Root, Term, VarId, VarInfo, Wit
 use super::resolve::is_wildcard;
 use crate::builtins::Builtin;
 use crate::policy::{
-    Code, Comparison, Condition, GroupKind, KeyPath, Mock, MockValue, Node, Op, Override, Reg, Replacement,
-    RuleCode, Src,
+    Code, Comparison, Condition, GroupKind, KeyPath, Mock, MockValue, Node, Op, Override, Reg, Replacement, RuleCode,
+    Src,
 };
 use crate::syntax::Location;
 use crate::value::{TRUE, Value};
@@ -240,11 +240,9 @@ impl<'a> Lowerer<'a> {
     fn operands_out(&mut self, kind: &ExprKind) -> ExprKind {
         match kind {
             ExprKind::Term(term) => ExprKind::Term(self.operands_of(term)),
-            ExprKind::Eq { left, right, assigned } => ExprKind::Eq {
-                left: self.operands_of(left),
-                right: self.operands_of(right),
-                assigned: *assigned,
-            },
+            ExprKind::Eq { left, right, assigned } => {
+                ExprKind::Eq { left: self.operands_of(left), right: self.operands_of(right), assigned: *assigned }
+            }
             ExprKind::Call { function, args, out } => {
                 if let (false, Some([left, right])) = (self.keeps_equal, equality(function, args, out.as_ref())) {
                     return ExprKind::Eq {
@@ -277,9 +275,9 @@ impl<'a> Lowerer<'a> {
             }
             Term::Array(items) => Term::Array(items.iter().map(|item| self.outside(item)).collect()),
             Term::Set(items) => Term::Set(items.iter().map(|item| self.outside(item)).collect()),
-            Term::Object(members) => Term::Object(
-                members.iter().map(|(key, value)| (self.outside(key), self.outside(value))).collect(),
-            ),
+            Term::Object(members) => {
+                Term::Object(members.iter().map(|(key, value)| (self.outside(key), self.outside(value))).collect())
+            }
             other => other.clone(),
         }
     }

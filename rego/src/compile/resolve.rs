@@ -333,16 +333,13 @@ impl<'a> Resolver<'a> {
             self.call_into(expr.at, right, Term::Var(placeholder), with);
             let out = self.target(left, with);
             // The last statement is the call; its result is the target.
-            if let Some(Expr { kind: ExprKind::Call { out: slot, .. }, .. }) = self.body.get_mut(mark..).and_then(|it| it.last_mut())
+            if let Some(Expr { kind: ExprKind::Call { out: slot, .. }, .. }) =
+                self.body.get_mut(mark..).and_then(|it| it.last_mut())
             {
                 *slot = Some(out);
                 return;
             }
-            return self.finish(
-                expr,
-                ExprKind::Eq { left: out, right: Term::Var(placeholder), assigned: true },
-                with,
-            );
+            return self.finish(expr, ExprKind::Eq { left: out, right: Term::Var(placeholder), assigned: true }, with);
         }
         let right = self.term(right, with);
         let left = self.target(left, with);

@@ -30,8 +30,7 @@ pub fn reorder(body: Vec<Expr>, known: &Vars) -> Result<Vec<Expr>, Vec<Unsafe>> 
             let outputs = outputs(expr, &safe);
             let mut closed_over = Vars::new();
             closure_vars(expr, &mut closed_over);
-            let closes_early =
-                closed_over.iter().any(|var| body_vars.contains(var) && !safe.contains(var));
+            let closes_early = closed_over.iter().any(|var| body_vars.contains(var) && !safe.contains(var));
             let mut needed = Vars::new();
             needed_vars(expr, &mut needed);
             if closes_early || needed.iter().any(|var| !safe.contains(var) && !outputs.contains(var)) {
@@ -73,12 +72,16 @@ pub fn reorder(body: Vec<Expr>, known: &Vars) -> Result<Vec<Expr>, Vec<Unsafe>> 
 
 /// The variables outside comprehensions and nested bodies.
 fn needed_vars(expr: &Expr, vars: &mut Vars) {
-    expr.terms(&mut |term| term.open_vars(&mut |var| {
-        vars.insert(var);
-    }));
-    expr.with_terms(&mut |term| term.open_vars(&mut |var| {
-        vars.insert(var);
-    }));
+    expr.terms(&mut |term| {
+        term.open_vars(&mut |var| {
+            vars.insert(var);
+        })
+    });
+    expr.with_terms(&mut |term| {
+        term.open_vars(&mut |var| {
+            vars.insert(var);
+        })
+    });
     if let ExprKind::Not(body) = &expr.kind
         && let [only] = body.as_slice()
     {

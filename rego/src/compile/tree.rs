@@ -153,8 +153,7 @@ fn order(rule: &mut hir::Rule) -> Vec<CompileError> {
         match safety::reorder(std::mem::take(&mut clause.body), &known) {
             Ok(body) => clause.body = body,
             Err(found) => {
-                let mut messages: Vec<_> =
-                    found.into_iter().map(|found| (found.at, name(&rule.vars, found))).collect();
+                let mut messages: Vec<_> = found.into_iter().map(|found| (found.at, name(&rule.vars, found))).collect();
                 messages.dedup();
                 errors.extend(messages.into_iter().map(|(at, message)| CompileError {
                     code: "rego_unsafe_var_error",
@@ -167,9 +166,11 @@ fn order(rule: &mut hir::Rule) -> Vec<CompileError> {
         }
         let mut bound = known.clone();
         clause.body.iter().for_each(|expr| {
-            expr.terms(&mut |term| term.open_vars(&mut |var| {
-                bound.insert(var);
-            }));
+            expr.terms(&mut |term| {
+                term.open_vars(&mut |var| {
+                    bound.insert(var);
+                })
+            });
         });
         let mut head = safety::Vars::new();
         let mut add = |var| {
@@ -280,8 +281,7 @@ fn conflicts(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::
         let defaults: Vec<_> = here.iter().filter(|rule| rule.is_default).collect();
         if let [first, second, ..] = defaults.as_slice() {
             let place = |rule: &hir::Rule| format!("{}:{}", rule.file, rule.at.row);
-            let message =
-                format!("multiple default rules {name} found at {}, {}", place(first), place(second));
+            let message = format!("multiple default rules {name} found at {}, {}", place(first), place(second));
             refuse(first, message);
         }
         let below = inside(nodes, node, groups);
@@ -289,9 +289,8 @@ fn conflicts(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::
             let listed: Vec<String> = below.iter().map(|path| data_path(path)).collect();
             refuse(first, format!("rule {name} conflicts with [{}]", listed.join(" ")));
         }
-        let functions = |path: &Vec<Value>| {
-            groups.iter().any(|group| group.path == *path && group.kind == GroupKind::Function)
-        };
+        let functions =
+            |path: &Vec<Value>| groups.iter().any(|group| group.path == *path && group.kind == GroupKind::Function);
         if !dynamic.is_empty() && below.iter().any(functions) {
             refuse(first, format!("rule {name} conflicts with functions inside it"));
         }
@@ -341,4 +340,3 @@ fn data_conflicts(groups: &[Group], members: &Members, rules: &[hir::Rule], data
     }
     errors
 }
-

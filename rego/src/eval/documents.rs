@@ -74,8 +74,7 @@ impl<'a> Evaluator<'a> {
                 }
             }
             Operand::Free(reg) => {
-                let mut children: Vec<(&'a Value, NodeId)> =
-                    node.children.iter().map(|(key, id)| (key, *id)).collect();
+                let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
                 children.sort_by(|(a, _), (b, _)| a.cmp(b));
                 for (key, child) in children {
                     self.set(*reg, key);

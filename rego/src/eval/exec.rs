@@ -392,10 +392,9 @@ impl<'a> Evaluator<'a> {
             let Some(Value::Set(values)) = self.get(src) else { continue };
             let shown: Vec<String> = match values.len() {
                 0 => vec!["<undefined>".to_owned()],
-                _ => values
-                    .iter()
-                    .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-                    .collect(),
+                _ => {
+                    values.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect()
+                }
             };
             let space = if position > 0 { " " } else { "" };
             lines = lines

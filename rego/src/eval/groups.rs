@@ -189,12 +189,7 @@ impl<'a> Evaluator<'a> {
         Ok(grown(tree))
     }
 
-    fn extend(
-        &mut self,
-        tree: &mut Tree<'a>,
-        node: &'a Node,
-        prefix: &mut Vec<&'a Value>,
-    ) -> Result<(), EvalError> {
+    fn extend(&mut self, tree: &mut Tree<'a>, node: &'a Node, prefix: &mut Vec<&'a Value>) -> Result<(), EvalError> {
         if let Some(group) = node.dynamic.and_then(|id| self.policy.groups.get(id as usize)) {
             for at in self.candidates(group) {
                 let Some(rule) = group.rules.get(at as usize) else { continue };

@@ -81,8 +81,7 @@ impl Index {
             }
         }
         used.push(path.clone());
-        let table =
-            table.into_iter().map(|(value, rules)| (value, Self::build(rules, conditions, used))).collect();
+        let table = table.into_iter().map(|(value, rules)| (value, Self::build(rules, conditions, used))).collect();
         let rest = Box::new(Self::build(rest, conditions, used));
         used.pop();
         Self::Switch { path, table, rest }

@@ -79,11 +79,23 @@ pub enum MockValue {
 pub enum Op {
     /// Ends the branch.
     Fail,
-    Get { from: Src, key: Src, to: Reg },
+    Get {
+        from: Src,
+        key: Src,
+        to: Reg,
+    },
     /// The value at a constant path.
-    Path { from: Src, path: Box<[Value]>, to: Reg },
+    Path {
+        from: Src,
+        path: Box<[Value]>,
+        to: Reg,
+    },
     /// Every member in turn.
-    Scan { over: Src, key: Reg, value: Reg },
+    Scan {
+        over: Src,
+        key: Reg,
+        value: Reg,
+    },
     /// Goes on unless the value is false.
     Truth(Src),
     Compare(Comparison, Src, Src),
@@ -95,21 +107,71 @@ pub enum Op {
     Set(Box<[Src]>, Reg),
     Object(Box<[(Src, Src)]>, Reg),
     /// A comprehension.
-    Collect { kind: Collection, ops: Box<[Op]>, key: Option<Src>, value: Src, to: Reg },
+    Collect {
+        kind: Collection,
+        ops: Box<[Op]>,
+        key: Option<Src>,
+        value: Src,
+        to: Reg,
+    },
     Not(Box<[Op]>),
-    Every { over: Src, key: Reg, value: Reg, ops: Box<[Op]> },
-    Builtin { function: &'static Builtin, args: Box<[Src]>, to: Reg, at: Location },
+    Every {
+        over: Src,
+        key: Reg,
+        value: Reg,
+        ops: Box<[Op]>,
+    },
+    Builtin {
+        function: &'static Builtin,
+        args: Box<[Src]>,
+        to: Reg,
+        at: Location,
+    },
     /// The result must not be false.
-    BuiltinTest { function: &'static Builtin, args: Box<[Src]>, at: Location },
-    Function { group: GroupId, args: Box<[Src]>, to: Reg, at: Location },
+    BuiltinTest {
+        function: &'static Builtin,
+        args: Box<[Src]>,
+        at: Location,
+    },
+    Function {
+        group: GroupId,
+        args: Box<[Src]>,
+        to: Reg,
+        at: Location,
+    },
     /// Every value in a document with its path; the path only where it is wanted.
-    Walk { over: Src, path: Option<Reg>, value: Reg },
-    Print { args: Box<[Src]>, at: Location },
-    Rule { group: GroupId, to: Reg },
+    Walk {
+        over: Src,
+        path: Option<Reg>,
+        value: Reg,
+    },
+    Print {
+        args: Box<[Src]>,
+        at: Location,
+    },
+    Rule {
+        group: GroupId,
+        to: Reg,
+    },
     /// One member of a set or object that rules define.
-    Keyed { group: GroupId, key: Src, to: Reg },
+    Keyed {
+        group: GroupId,
+        key: Src,
+        to: Reg,
+    },
     /// Everything at a place of the tree, rules and base data.
-    Document { node: NodeId, to: Reg },
-    Dynamic { node: NodeId, operands: Box<[Operand]>, to: Reg },
-    With { overrides: Box<[Override]>, ops: Box<[Op]>, outs: Box<[Reg]> },
+    Document {
+        node: NodeId,
+        to: Reg,
+    },
+    Dynamic {
+        node: NodeId,
+        operands: Box<[Operand]>,
+        to: Reg,
+    },
+    With {
+        overrides: Box<[Override]>,
+        ops: Box<[Op]>,
+        outs: Box<[Reg]>,
+    },
 }

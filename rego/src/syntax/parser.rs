@@ -156,11 +156,7 @@ impl Parser {
     /// The name here, if it is no keyword or begins a reference.
     fn name(&self) -> Option<Arc<str>> {
         match &self.token().lexeme {
-            Lexeme::Name(name)
-                if !self.is_keyword_name(name) || self.starts_reference() =>
-            {
-                Some(name.clone())
-            }
+            Lexeme::Name(name) if !self.is_keyword_name(name) || self.starts_reference() => Some(name.clone()),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use num_bigint::BigInt;
 use num_traits::{One, Zero};
 
-use super::{Float, Text};
+use super::{Float, Text, spell_general};
 
 /// The largest decimal exponent at which a number is turned into digits.
 const MAX_DIGITS: i64 = 30_000;
@@ -41,6 +41,19 @@ impl Number {
             return Self(Repr::Int(it as i64));
         }
         Float::from_f64(it).map_or(Self(Repr::Int(0)), |float| float.to_number())
+    }
+
+    /// As Go's `%g` spells a float: `1e+06`, `-0`.
+    pub fn spelled_general(it: f64) -> Self {
+        let sign = if it.is_sign_negative() { "-" } else { "" };
+        let text = match Float::from_f64(it.abs()) {
+            Some(float) if !float.is_zero() => {
+                let (digits, point) = float.shortest();
+                spell_general(&digits, point)
+            }
+            _ => "0".to_owned(),
+        };
+        Self::parse(&format!("{sign}{text}")).unwrap_or(Self(Repr::Int(0)))
     }
 
     pub fn as_i64(&self) -> Option<i64> {

@@ -15,7 +15,7 @@ pub type Metadata = Struct;
 pub fn metadata(value: &Value) -> Result<Metadata, DecisionError> {
     let Value::Object(members) = value else { return Err(wrong_type("dynamic_metadata", "object", value)) };
     let mut fields = HashMap::with_capacity(members.len());
-    for (key, value) in members.as_ref() {
+    for (key, value) in members.iter() {
         let key = match as_text(key) {
             Some(key) => key.to_owned(),
             None => json_text(key),
@@ -30,14 +30,13 @@ fn field(value: &Value) -> Result<Field, DecisionError> {
         Value::Null => Kind::NullValue(0),
         Value::Bool(flag) => Kind::BoolValue(*flag),
         Value::Number(number) => {
-            let double: Option<f64> = number.format_decimal().parse().ok();
-            Kind::NumberValue(double.filter(|double| double.is_finite()).ok_or(DecisionError::MetadataNumber)?)
+            let double = Some(number.as_f64()).filter(|double| double.is_finite());
+            Kind::NumberValue(double.ok_or(DecisionError::MetadataNumber)?)
         }
         Value::String(text) => Kind::StringValue(text.to_string()),
         Value::Array(items) => list(items.iter())?,
         Value::Set(items) => list(items.iter())?,
         Value::Object(_) => Kind::StructValue(metadata(value)?),
-        Value::Undefined => return Err(DecisionError::Item("dynamic_metadata")),
     };
     Ok(Field { kind: Some(kind) })
 }

@@ -30,6 +30,6 @@ impl HttpStatus {
     pub(super) fn from_value(value: &Value) -> Result<Self, DecisionError> {
         let Value::Number(number) = value else { return Err(wrong_type("http_status", "number", value)) };
         let code = number.as_i64().and_then(|code| u16::try_from(code).ok());
-        code.and_then(Self::new).ok_or_else(|| DecisionError::Status(number.format_decimal()))
+        code.and_then(Self::new).ok_or_else(|| DecisionError::Status(number.to_string()))
     }
 }

@@ -13,15 +13,15 @@ use super::grpc_body::Descriptors;
 use super::path::parse_path;
 use super::schema::{ANY, CHECK_REQUEST, Field, Kind, Message};
 use super::wire::{Fields, Payload, WireError, entry};
-use crate::value::{Key, Members, Value, texts};
+use crate::value::{Key, Members, Number, Value, texts};
 
-static PARSED_PATH: Key = Key::new("parsed_path");
-static PARSED_QUERY: Key = Key::new("parsed_query");
-static PARSED_BODY: Key = Key::new("parsed_body");
-static TRUNCATED_BODY: Key = Key::new("truncated_body");
-static BODY_ERROR: Key = Key::new("body_error");
-static SOURCE_PRINCIPAL: Key = Key::new("source_principal");
-static VERSION: Key = Key::new("version");
+static PARSED_PATH: Key = crate::key!("parsed_path");
+static PARSED_QUERY: Key = crate::key!("parsed_query");
+static PARSED_BODY: Key = crate::key!("parsed_body");
+static TRUNCATED_BODY: Key = crate::key!("truncated_body");
+static BODY_ERROR: Key = crate::key!("body_error");
+static SOURCE_PRINCIPAL: Key = crate::key!("source_principal");
+static VERSION: Key = crate::key!("version");
 
 /// `encoding` still says protojson although OPA has not used it since v1.1.0; policies may compare it.
 static VERSION_VALUE: LazyLock<Value> = LazyLock::new(|| {
@@ -157,7 +157,7 @@ impl Walk {
                 members.insert(Value::from(key), self.value(value, depth)?);
             }
         }
-        Ok(Value::from(members))
+        Ok(Value::object(members.into_iter().collect()))
     }
 
     /// A `google.protobuf.Value`; one with nothing set is null, as Go prints it.
@@ -205,21 +205,16 @@ fn integer(payload: Payload<'_>) -> Result<i64, WireError> {
     payload.varint().map(u64::cast_signed)
 }
 
-/// A double of a `Struct`. Whole numbers are kept as integers, so that they compare and print as policies expect;
-/// what JSON has no number for becomes the text that protojson uses.
+/// A double of a `Struct`, spelled as Go's `%g` does (`1e+06`); what JSON has no number for becomes the text that
+/// protojson uses.
 fn number(double: f64) -> Value {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
     if double.is_nan() {
         return Value::from("NaN");
     }
     if double.is_infinite() {
         return Value::from(if double > 0.0 { "Infinity" } else { "-Infinity" });
     }
-    if double.fract() == 0.0 && double.abs() < EXACT {
-        #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^53 fits an i64 exactly")]
-        return Value::from(double as i64);
-    }
-    Value::from(double)
+    Value::Number(Number::spelled_general(double))
 }
 
 /// The repeated fields and maps of one message, whose parts come one by one.
@@ -252,7 +247,7 @@ impl Gathered {
             members.put(&field.key, Value::from(items));
         }
         for (field, entries) in self.maps {
-            members.put(&field.key, Value::from(entries));
+            members.put(&field.key, Value::object(entries.into_iter().collect()));
         }
     }
 }

@@ -64,7 +64,22 @@ pub(super) fn parse(
 
     let message = DynamicMessage::decode(method.input(), frame).map_err(GrpcBodyError::Wire)?;
     let mut text = Vec::new();
-    let mut writer = serde_json::Serializer::new(&mut text);
+    let mut writer = serde_json::Serializer::with_formatter(&mut text, GoFloats);
     message.serialize_with_options(&mut writer, &SerializeOptions::new()).map_err(GrpcBodyError::Unprintable)?;
     Ok(ParsedBody { value: parse_json(&text, json)?, truncated: false })
+}
+
+/// Writes floats as Go's protojson does: whole ones without a fraction, very small and very large ones with an exponent.
+struct GoFloats;
+
+impl serde_json::ser::Formatter for GoFloats {
+    fn write_f32<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: f32) -> std::io::Result<()> {
+        let plain = (1e-6..1e21).contains(&value.abs()) || value == 0.0;
+        if plain { write!(writer, "{value}") } else { write!(writer, "{value:e}") }
+    }
+
+    fn write_f64<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: f64) -> std::io::Result<()> {
+        let plain = (1e-6..1e21).contains(&value.abs()) || value == 0.0;
+        if plain { write!(writer, "{value}") } else { write!(writer, "{value:e}") }
+    }
 }

@@ -5,7 +5,7 @@
 
 use super::form::hex_pair;
 use super::media;
-use crate::value::{JsonError, JsonLimits, Members, Value, lossy, parse_json};
+use crate::value::{JsonError, JsonLimits, Lists, Value, lossy, parse_json};
 
 /// Parts that one body may have.
 const MAX_PARTS: usize = 1_000;
@@ -32,7 +32,7 @@ pub enum MultipartError {
 /// Reads the parts that have a form name: an object from name to array, in order.
 pub(super) fn parse(body: &[u8], boundary: &str, json: JsonLimits) -> Result<Value, MultipartError> {
     let dash_boundary = format!("--{boundary}").into_bytes();
-    let mut members = Members::default();
+    let mut members = Lists::default();
     let Some((mut rest, newline)) = first_part(body, &dash_boundary)? else { return Ok(members.into_value()) };
     let delimiter = [newline, &dash_boundary].concat();
 
@@ -40,7 +40,7 @@ pub(super) fn parse(body: &[u8], boundary: &str, json: JsonLimits) -> Result<Val
         let (headers, content) = headers(rest)?;
         let (content, after) = content_until(content, &dash_boundary, &delimiter)?;
         if let Some((name, value)) = headers.field(content, json)? {
-            members.push_text(name, value);
+            members.push(name, value);
         }
         match boundary_end(after) {
             Some(Ends::Body) => return Ok(members.into_value()),

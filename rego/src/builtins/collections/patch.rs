@@ -60,20 +60,12 @@ fn filtered(value: &Value, tree: &Value) -> Option<Value> {
     let Value::Object(wanted) = tree else { return Some(value.clone()) };
     match value {
         Value::Object(object) => Some(Value::object(
-            wanted
-                .iter()
-                .filter_map(|(key, below)| Some((key.clone(), filtered(object.get(key)?, below)?)))
-                .collect(),
+            wanted.iter().filter_map(|(key, below)| Some((key.clone(), filtered(object.get(key)?, below)?))).collect(),
         )),
         Value::Array(list) => Some(Value::array(
-            list.iter()
-                .enumerate()
-                .filter_map(|(at, item)| filtered(item, wanted.get_str(&at.to_string())?))
-                .collect(),
+            list.iter().enumerate().filter_map(|(at, item)| filtered(item, wanted.get_str(&at.to_string())?)).collect(),
         )),
-        Value::Set(set) => {
-            Some(Value::set(set.iter().filter_map(|item| filtered(item, wanted.get(item)?)).collect()))
-        }
+        Value::Set(set) => Some(Value::set(set.iter().filter_map(|item| filtered(item, wanted.get(item)?)).collect())),
         scalar => Some(scalar.clone()),
     }
 }
@@ -90,16 +82,10 @@ fn without(value: &Value, tree: Option<&Value>) -> Option<Value> {
     let Value::Object(unwanted) = tree else { return None };
     Some(match value {
         Value::Object(object) => Value::object(
-            object
-                .iter()
-                .filter_map(|(key, inner)| Some((key.clone(), without(inner, unwanted.get(key))?)))
-                .collect(),
+            object.iter().filter_map(|(key, inner)| Some((key.clone(), without(inner, unwanted.get(key))?))).collect(),
         ),
         Value::Array(list) => Value::array(
-            list.iter()
-                .enumerate()
-                .filter_map(|(at, item)| without(item, unwanted.get_str(&at.to_string())))
-                .collect(),
+            list.iter().enumerate().filter_map(|(at, item)| without(item, unwanted.get_str(&at.to_string()))).collect(),
         ),
         Value::Set(set) => Value::set(set.iter().filter_map(|item| without(item, unwanted.get(item))).collect()),
         scalar => scalar.clone(),
@@ -119,9 +105,8 @@ pub fn patch(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
 }
 
 fn apply(document: &Value, operation: &Object) -> Outcome {
-    let required = |name: &str| {
-        operation.get_str(name).ok_or_else(|| failed(format!("missing required attribute '{name}'")))
-    };
+    let required =
+        |name: &str| operation.get_str(name).ok_or_else(|| failed(format!("missing required attribute '{name}'")));
     let path = required("path")?;
     let op = required("op")?;
     let Some(op) = op.as_str() else {
@@ -182,11 +167,7 @@ fn at<'v>(document: &'v Value, path: &[Value]) -> Result<&'v Value, BuiltinError
 }
 
 /// The document with the value below `path` changed by `change`.
-fn changed(
-    document: &Value,
-    path: &[Value],
-    change: &mut dyn FnMut(&Value, &Value) -> Outcome,
-) -> Outcome {
+fn changed(document: &Value, path: &[Value], change: &mut dyn FnMut(&Value, &Value) -> Outcome) -> Outcome {
     match path {
         [] => Ok(document.clone()),
         [last] => change(document, last),

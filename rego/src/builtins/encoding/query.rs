@@ -47,8 +47,7 @@ pub fn percent_decode(text: &str, plus_is_space: bool) -> Result<String, Builtin
 }
 
 pub fn encode_object(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
-    let refused =
-        || BuiltinError::Operand("operand 1 values must be string, array[string], or set[string]".to_owned());
+    let refused = || BuiltinError::Operand("operand 1 values must be string, array[string], or set[string]".to_owned());
     let mut parts = Vec::new();
     for (key, value) in object(args, 1)?.iter() {
         let key = key.as_str().map_or_else(|| key.to_json(), str::to_owned);

@@ -235,7 +235,8 @@ fn inline(value: &Value) -> String {
 fn text_scalar(text: &str) -> String {
     let special = text.starts_with(|char: char| "-?:,[]{}#&*!|>'\"%@` ".contains(char))
         && !(text.starts_with(['-', '?', ':']) && text.len() > 1 && !text[1..].starts_with(' '));
-    let ambiguous = !matches!(plain_scalar(text), Value::String(_)) || matches!(text, "y" | "Y" | "n" | "N" | "=" | "<<");
+    let ambiguous =
+        !matches!(plain_scalar(text), Value::String(_)) || matches!(text, "y" | "Y" | "n" | "N" | "=" | "<<");
     if text.contains(|char: char| char.is_control()) {
         return quoted(text);
     }

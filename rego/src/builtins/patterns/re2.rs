@@ -10,7 +10,8 @@ const MAX_REPEAT: u32 = 1_000;
 
 /// Says why where Go would refuse the pattern too.
 pub fn translate(pattern: &str) -> Result<String, String> {
-    let mut translator = Translator { rest: pattern.chars().peekable(), out: String::new(), repeated: Repeated::Nothing };
+    let mut translator =
+        Translator { rest: pattern.chars().peekable(), out: String::new(), repeated: Repeated::Nothing };
     translator.run()?;
     Ok(translator.out)
 }

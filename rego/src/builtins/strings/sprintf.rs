@@ -66,7 +66,8 @@ struct Flags {
 pub fn sprintf(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let format = text(args, 1)?;
     let values: Vec<Arg> = array(args, 2)?.iter().map(Arg::of).collect();
-    let mut printer = Printer { format: format.chars().collect(), at: 0, values: &values, next: 0, reordered: false, good: true };
+    let mut printer =
+        Printer { format: format.chars().collect(), at: 0, values: &values, next: 0, reordered: false, good: true };
     let out = printer.run(context)?;
     Ok(Value::from(out))
 }

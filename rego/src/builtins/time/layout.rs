@@ -28,7 +28,17 @@ pub fn named(layout: &str) -> &str {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
@@ -63,7 +73,12 @@ enum Part {
     LowerPm,
     Zone,
     /// Digits, with seconds, with colons, and `Z` for none.
-    Offset { z: bool, colon: bool, seconds: bool, short: bool },
+    Offset {
+        z: bool,
+        colon: bool,
+        seconds: bool,
+        short: bool,
+    },
     /// A fraction of exactly that many digits.
     Fraction0(usize),
     /// A fraction without zeros at the end.
@@ -388,14 +403,7 @@ fn zone<'t>(text: &'t str, fields: &mut Fields) -> Option<&'t str> {
     if valid { text.get(count..) } else { None }
 }
 
-fn offset<'t>(
-    text: &'t str,
-    z: bool,
-    colon: bool,
-    seconds: bool,
-    short: bool,
-    fields: &mut Fields,
-) -> Option<&'t str> {
+fn offset<'t>(text: &'t str, z: bool, colon: bool, seconds: bool, short: bool, fields: &mut Fields) -> Option<&'t str> {
     if z && let Some(rest) = text.strip_prefix('Z') {
         return Some(rest);
     }

@@ -24,7 +24,12 @@ pub struct CompiledQuery {
 }
 
 /// Compiles `text` as if it stood in `package`.
-pub fn compile_query(policy: &Policy, text: &str, version: Version, package: &[Value]) -> Result<CompiledQuery, Vec<CompileError>> {
+pub fn compile_query(
+    policy: &Policy,
+    text: &str,
+    version: Version,
+    package: &[Value],
+) -> Result<CompiledQuery, Vec<CompileError>> {
     let file: std::sync::Arc<str> = "".into();
     let body = syntax::parse_query(text, version).map_err(|error| {
         vec![CompileError { code: "rego_parse_error", file: file.clone(), at: error.at, message: error.message }]

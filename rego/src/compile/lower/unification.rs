@@ -83,9 +83,9 @@ impl Lowerer<'_> {
         };
         let object = |term: &Term| match term {
             Term::Object(members) => Some(members.clone()),
-            Term::Const(Value::Object(object)) => Some(
-                object.iter().map(|(key, value)| (Term::Const(key.clone()), Term::Const(value.clone()))).collect(),
-            ),
+            Term::Const(Value::Object(object)) => {
+                Some(object.iter().map(|(key, value)| (Term::Const(key.clone()), Term::Const(value.clone()))).collect())
+            }
             _ => None,
         };
         if let (Some(a), Some(b)) = (array(left), array(right)) {
@@ -130,9 +130,7 @@ impl Lowerer<'_> {
                 _ => true,
             },
             Term::Array(items) | Term::Set(items) => items.iter().all(|item| self.can_eval(item)),
-            Term::Object(members) => {
-                members.iter().all(|(key, value)| self.can_eval(key) && self.can_eval(value))
-            }
+            Term::Object(members) => members.iter().all(|(key, value)| self.can_eval(key) && self.can_eval(value)),
         }
     }
 

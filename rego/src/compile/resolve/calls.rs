@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::{Modifiers, Resolver};
-use crate::compile::hir::{
-    Collection, Comprehension, ExprKind, Function, Root, Term, With, WithTarget, WithValue,
-};
+use crate::compile::hir::{Collection, Comprehension, ExprKind, Function, Root, Term, With, WithTarget, WithValue};
 use crate::syntax::{self, Location, TermKind};
 use crate::value::Value;
 
@@ -36,14 +34,7 @@ impl Resolver<'_> {
         self.call(call.at, operator, args, out, with);
     }
 
-    fn call(
-        &mut self,
-        at: Location,
-        operator: &syntax::Term,
-        args: &[syntax::Term],
-        out: Term,
-        with: &Modifiers,
-    ) {
+    fn call(&mut self, at: Location, operator: &syntax::Term, args: &[syntax::Term], out: Term, with: &Modifiers) {
         let function = self.function(at, operator);
         let args: Vec<Term> = args.iter().map(|arg| self.term(arg, with)).collect();
         let Some(function) = function else { return };
@@ -123,12 +114,7 @@ impl Resolver<'_> {
         let kind = ExprKind::Eq { left: Term::Var(value), right: resolved, assigned: true };
         self.push(term.at, kind, with);
         let body = std::mem::replace(&mut self.body, outer);
-        Term::Comprehension(Box::new(Comprehension {
-            kind: Collection::Set,
-            key: None,
-            value: Term::Var(value),
-            body,
-        }))
+        Term::Comprehension(Box::new(Comprehension { kind: Collection::Set, key: None, value: Term::Var(value), body }))
     }
 
     /// `$"…{x}…"`: a call of the function that joins the parts.
@@ -168,8 +154,8 @@ impl Resolver<'_> {
         let mut unknown: Vec<_> = names
             .into_iter()
             .filter(|name| {
-                let global = !self.is_hidden(name)
-                    && (matches!(&**name, "input" | "data") || self.names.global(name).is_some());
+                let global =
+                    !self.is_hidden(name) && (matches!(&**name, "input" | "data") || self.names.global(name).is_some());
                 self.declared(name).is_none() && !global && !self.loose.contains_key(name)
             })
             .collect();
