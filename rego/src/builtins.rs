@@ -6,11 +6,13 @@
 mod aggregates;
 mod arithmetic;
 mod collections;
+mod crypto;
 mod encoding;
 mod net;
 mod patterns;
 mod strings;
 mod time;
+mod tokens;
 mod units;
 
 use std::collections::HashMap;
@@ -156,11 +158,13 @@ static TABLES: &[&[Builtin]] = &[
     aggregates::TABLE,
     arithmetic::TABLE,
     collections::TABLE,
+    crypto::TABLE,
     encoding::TABLE,
     net::TABLE,
     patterns::TABLE,
     strings::TABLE,
     time::TABLE,
+    tokens::TABLE,
     units::TABLE,
 ];
 

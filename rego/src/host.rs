@@ -18,6 +18,14 @@ pub trait Host {
     /// Random bytes, for `rand.intn` and `uuid.rfc4122`.
     fn random(&self, bytes: &mut [u8]);
 
+    /// What an earlier verification of a signature gave. `key` covers token, key material and algorithm.
+    fn known_signature(&self, _key: &[u8; 32]) -> Option<bool> {
+        None
+    }
+
+    /// Remembers what a verification gave.
+    fn remember_signature(&self, _key: [u8; 32], _valid: bool) {}
+
     /// What `opa.runtime()` gives.
     fn runtime(&self) -> Value {
         Value::empty_object()

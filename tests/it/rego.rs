@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,6 +36,11 @@ impl Host for World {
 
     fn random(&self, bytes: &mut [u8]) {
         bytes.fill(7);
+    }
+
+    fn lookup_ip_addr(&self, name: &str) -> Result<Vec<String>, String> {
+        let found = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
+        Ok(found.map(|address| address.ip().to_string()).collect())
     }
 }
 

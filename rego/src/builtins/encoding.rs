@@ -44,7 +44,11 @@ pub const TABLE: &[Builtin] = &[
         Ok(Value::from(text(args, 1)?.bytes().map(|byte| format!("{byte:02x}")).collect::<String>()))
     }),
     function("hex.decode", 1, |_, args| {
-        let bytes = unhex(text(args, 1)?).ok_or_else(|| failed("encoding/hex: invalid byte"))?;
+        let given = text(args, 1)?;
+        let bytes = unhex(given).ok_or_else(|| match given.chars().find(|char| !char.is_ascii_hexdigit()) {
+            Some(char) => failed(format!("encoding/hex: invalid byte: U+{:04X} '{char}'", u32::from(char))),
+            None => failed("encoding/hex: odd length hex string"),
+        })?;
         Ok(Value::from(lossy(&bytes)))
     }),
     function("urlquery.encode", 1, |_, args| Ok(Value::from(query::escape(text(args, 1)?)))),
@@ -131,7 +135,7 @@ fn marshal_with_options(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
                 );
             }
             Some(other) => {
-                return Err(BuiltinError::Operand(format!("operand 2 object contained unknown key {other}")));
+                return Err(BuiltinError::Operand(format!("operand 2 object contained unknown key {}", crate::value::quoted(other))));
             }
             None => return Err(wrong_type(2, key, &["string"])),
         }

@@ -122,7 +122,7 @@ fn diff(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let [y2, m2, d2, h2, n2, s2] = fields(&to);
     let (mut year, mut month, mut day) = (y2 - y1, m2 - m1, d2 - d1);
     let (mut hour, mut minute, mut second) = (h2 - h1, n2 - n1, s2 - s1);
-    let mut carry = |low: &mut i64, size: i64, high: &mut i64| {
+    let carry = |low: &mut i64, size: i64, high: &mut i64| {
         if *low < 0 {
             *low += size;
             *high -= 1;

@@ -398,7 +398,7 @@ impl<'a> Lowerer<'a> {
     }
 
     fn with(&mut self, expr: &Expr) {
-        let overrides = expr.with.iter().filter_map(|with| self.replacement(with)).collect();
+        let overrides = expr.with.iter().flat_map(|with| self.replacements(with)).collect();
         let places = self.places.clone();
         let ops = std::mem::take(&mut self.ops);
         self.bare(&Expr { with: [].into(), ..expr.clone() });
@@ -426,6 +426,15 @@ impl<'a> Lowerer<'a> {
         let mut outs: Vec<Reg> = outs.into_iter().collect();
         outs.sort_unstable();
         self.ops.push(Op::With { overrides, ops: inner.into(), outs: outs.into() });
+    }
+
+    fn replacements(&mut self, with: &hir::With) -> Vec<Override> {
+        let mut found: Vec<Override> = self.replacement(with).into_iter().collect();
+        // A function that is replaced by a value shows that value in its package, too.
+        if let (WithTarget::Function(Function::Rule(path)), WithValue::Term(term)) = (&with.target, &with.value) {
+            found.push(Override::Data(path.to_vec(), self.eval(term)));
+        }
+        found
     }
 
     fn replacement(&mut self, with: &hir::With) -> Option<Override> {

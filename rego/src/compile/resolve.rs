@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::hir::{Collection, Comprehension, Expr, ExprKind, Function, Root, Term, VarId, VarInfo};
 use super::{CompileError, Names};
 use crate::syntax::{self, Location, TermKind};
-use crate::value::{Number, Text, Value};
+use crate::value::{Number, Value};
 
 mod calls;
 mod rules;
@@ -40,6 +40,8 @@ pub struct Resolver<'a> {
     errors: Vec<CompileError>,
     /// Where statements for nested calls go.
     body: Vec<Expr>,
+    /// While arguments are resolved: what their templates mention gets values in the body.
+    in_arguments: bool,
     /// The annotations of the rule, for `rego.metadata.*`.
     metadata: (Value, Value),
 }
@@ -56,6 +58,7 @@ impl<'a> Resolver<'a> {
             loose: HashMap::new(),
             errors: Vec::new(),
             body: Vec::new(),
+            in_arguments: false,
             metadata: (Value::Null, Value::Null),
         }
     }
@@ -526,9 +529,4 @@ fn pattern_vars(term: &syntax::Term, vars: &mut Vec<(Arc<str>, Location)>) {
         TermKind::Object(members) => members.iter().for_each(|(_, value)| pattern_vars(value, vars)),
         _ => {}
     }
-}
-
-/// Text to a key.
-pub fn key(text: &str) -> Value {
-    Value::String(Text::from(text))
 }

@@ -72,6 +72,7 @@ fn tokens(pattern: &str) -> Result<Vec<Token>, BuiltinError> {
     let mut tokens: Vec<Token> = Vec::new();
     let mut chars = pattern.chars();
     while let Some(char) = chars.next() {
+        let at = pattern.chars().count().saturating_sub(chars.clone().count());
         let set = match char {
             '*' | '+' => {
                 let last = tokens.last_mut().filter(|last| last.repeat == Repeat::Once);
@@ -113,7 +114,9 @@ fn tokens(pattern: &str) -> Result<Vec<Token>, BuiltinError> {
                 }
                 Some(ranges)
             }
-            ']' => return Err(bad("set is not open")),
+            ']' => {
+                return Err(bad(&format!("input:{pattern}, pos:{at}, set-close ']' with no preceding '['")));
+            }
             char => Some(vec![(char, char)]),
         };
         tokens.push(Token { chars: set, repeat: Repeat::Once });

@@ -247,7 +247,8 @@ impl Translator<'_> {
     }
 
     fn class(&mut self) -> Result<(), String> {
-        let missing = || "missing closing ]".to_owned();
+        let rest: String = self.rest.clone().collect();
+        let missing = || format!("missing closing ]: `[{rest}`");
         self.out.push('[');
         if self.rest.next_if_eq(&'^').is_some() {
             self.out.push('^');

@@ -268,7 +268,8 @@ pub fn parse(layout: &str, value: &str) -> Result<i64, String> {
     if !rest.is_empty() {
         return Err(format!("parsing time {}: extra text: {}", quoted(value), quoted(rest)));
     }
-    instant(&fields).ok_or_else(|| format!("parsing time {}: out of range", quoted(value)))
+    let instant = instant(&fields).ok_or_else(|| format!("parsing time {}: out of range", quoted(value)))?;
+    instant.timestamp_nanos_opt().ok_or_else(|| "time outside of valid range".to_owned())
 }
 
 /// Takes literal text; spaces may be many.
@@ -410,7 +411,7 @@ fn offset<'t>(text: &'t str, z: bool, colon: bool, seconds: bool, short: bool, f
     let rest = text.strip_prefix(['+', '-'])?;
     let (hours, mut rest) = digits(rest, 2, 2)?;
     let (mut minute, mut second) = (0, 0);
-    let mut more = |rest: &'t str, value: &mut u32| -> Option<&'t str> {
+    let more = |rest: &'t str, value: &mut u32| -> Option<&'t str> {
         let rest = if colon { rest.strip_prefix(':')? } else { rest };
         let (found, rest) = digits(rest, 2, 2)?;
         *value = found;
@@ -430,7 +431,7 @@ fn offset<'t>(text: &'t str, z: bool, colon: bool, seconds: bool, short: bool, f
     Some(rest)
 }
 
-fn instant(fields: &Fields) -> Option<i64> {
+fn instant(fields: &Fields) -> Option<DateTime<chrono::Utc>> {
     let mut hour = fields.hour;
     match fields.pm {
         Some(true) if hour < 12 => hour += 12,
@@ -448,5 +449,5 @@ fn instant(fields: &Fields) -> Option<i64> {
     };
     let local = date.and_hms_nano_opt(hour, fields.minute, fields.second, fields.nano)?;
     let utc = local.checked_sub_signed(chrono::TimeDelta::seconds(i64::from(fields.offset)))?;
-    utc.and_utc().timestamp_nanos_opt()
+    Some(utc.and_utc())
 }

@@ -131,7 +131,7 @@ impl Resolver<'_> {
                     terms.push(term);
                 }
                 _ => {
-                    if self.check_template_vars(term) {
+                    if self.in_arguments || self.check_template_vars(term) {
                         let own = self.modifiers(&part.with);
                         let own = if own.is_empty() { with.clone() } else { own };
                         let captured = self.captured(term, &own);

@@ -65,8 +65,10 @@ impl Resolver<'_> {
             }
         }
         self.hidden.push(hidden);
+        self.in_arguments = true;
         let args: Option<Vec<Term>> =
             rule.head.args.as_ref().map(|args| args.iter().map(|arg| self.argument(arg)).collect());
+        self.in_arguments = false;
         let arg_support = std::mem::take(&mut self.body);
         let arg_scope = self.scopes.first().cloned().unwrap_or_default();
 

@@ -1,0 +1,55 @@
+//! Digests and message authentication codes; keys and certificates are in `crypto/`.
+//!
+//! Mirrors: OPA `v1/topdown/crypto.go`, v1.19.0.
+
+pub(super) mod keys;
+
+use aws_lc_rs::{constant_time, digest, hmac};
+use ::hmac::Mac as _;
+use md5::Digest as _;
+
+use super::{Builtin, Context, Outcome, function, text};
+use crate::value::Value;
+
+pub const TABLE: &[Builtin] = &[
+    function("crypto.md5", 1, |context, args| {
+        let text = charged(context, text(args, 1)?)?;
+        Ok(hex(&md5::Md5::digest(text)))
+    }),
+    function("crypto.sha1", 1, |context, args| digested(context, args, &digest::SHA1_FOR_LEGACY_USE_ONLY)),
+    function("crypto.sha256", 1, |context, args| digested(context, args, &digest::SHA256)),
+    function("crypto.hmac.md5", 2, |context, args| {
+        let (message, key) = (charged(context, text(args, 1)?)?, text(args, 2)?);
+        // A key of any length is good for this code.
+        let Ok(mut mac) = ::hmac::Hmac::<md5::Md5>::new_from_slice(key.as_bytes()) else {
+            return Err(super::failed("invalid key length"));
+        };
+        mac.update(message);
+        Ok(hex(&mac.finalize().into_bytes()))
+    }),
+    function("crypto.hmac.sha1", 2, |context, args| coded(context, args, hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY)),
+    function("crypto.hmac.sha256", 2, |context, args| coded(context, args, hmac::HMAC_SHA256)),
+    function("crypto.hmac.sha512", 2, |context, args| coded(context, args, hmac::HMAC_SHA512)),
+    function("crypto.hmac.equal", 2, |_, args| {
+        let (a, b) = (text(args, 1)?.as_bytes(), text(args, 2)?.as_bytes());
+        Ok(Value::Bool(constant_time::verify_slices_are_equal(a, b).is_ok()))
+    }),
+];
+
+fn charged<'v>(context: &mut Context<'_>, text: &'v str) -> Result<&'v [u8], super::BuiltinError> {
+    context.work(text.len() / 64)?;
+    Ok(text.as_bytes())
+}
+
+fn hex(bytes: &[u8]) -> Value {
+    Value::from(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+fn digested(context: &mut Context<'_>, args: &[&Value], algorithm: &'static digest::Algorithm) -> Outcome {
+    Ok(hex(digest::digest(algorithm, charged(context, text(args, 1)?)?).as_ref()))
+}
+
+fn coded(context: &mut Context<'_>, args: &[&Value], algorithm: hmac::Algorithm) -> Outcome {
+    let (message, key) = (charged(context, text(args, 1)?)?, text(args, 2)?);
+    Ok(hex(hmac::sign(&hmac::Key::new(algorithm, key.as_bytes()), message).as_ref()))
+}
