@@ -1,7 +1,12 @@
 //! The command line, in OPA's words.
 
+mod check;
+mod eval;
 mod run;
+mod test;
 mod token;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -18,6 +23,12 @@ enum Command {
     /// Serve ext_authz with the given policies and data
     #[command(args_override_self = true)]
     Run(Box<run::Run>),
+    /// Evaluate a query
+    Eval(eval::Eval),
+    /// Run Rego tests
+    Test(test::Test),
+    /// Compile policies and say everything that is wrong with them
+    Check(check::Check),
     /// Make keys and tokens for development and tests
     #[command(subcommand)]
     Token(token::Token),
@@ -30,17 +41,20 @@ enum Command {
 
 impl Cli {
     /// Carries the command out.
-    pub fn execute(self) -> anyhow::Result<()> {
+    pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Run(run) => run.execute(),
-            Command::Token(token) => token.execute(),
+            Command::Run(run) => run.execute().map(|()| ExitCode::SUCCESS),
+            Command::Eval(eval) => eval.execute(),
+            Command::Test(test) => test.execute(),
+            Command::Check(check) => check.execute(),
+            Command::Token(token) => token.execute().map(|()| ExitCode::SUCCESS),
             Command::Version => {
                 println!("Version: {}", env!("CARGO_PKG_VERSION"));
-                Ok(())
+                Ok(ExitCode::SUCCESS)
             }
             Command::ConfigReference => {
                 print!("{}", crate::config::reference());
-                Ok(())
+                Ok(ExitCode::SUCCESS)
             }
         }
     }

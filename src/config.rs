@@ -11,6 +11,7 @@ mod reference;
 mod resolve;
 
 pub use self::document::{Document, DocumentError};
+pub use self::duration::parse as parse_duration;
 pub use self::problem::{Problem, Problems};
 pub use self::reference::reference;
 pub use self::resolve::{Config, GrpcDoor, resolve};

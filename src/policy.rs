@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-pub use self::engine::{EvalError, Evaluation, Rejection};
+pub use self::engine::{EvalError, Evaluation, Rejection, World, compile_sources};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
 pub use self::snapshot::{Snapshot, TestOutcome, run_tests};
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};

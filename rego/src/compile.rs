@@ -146,7 +146,11 @@ impl Names<'_> {
     pub fn arity(&self, function: &Function) -> Option<usize> {
         match function {
             Function::Builtin(builtin) => Some(builtin.arity),
-            Function::Rule(path) => self.shared.arities.get(&**path).copied(),
+            Function::Rule(path) => {
+                let arity = self.shared.arities.get(&**path).copied();
+                // A rule can be called without arguments.
+                arity.or_else(|| self.shared.paths.contains(&**path).then_some(0))
+            }
         }
     }
 

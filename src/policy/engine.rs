@@ -20,6 +20,7 @@ use crate::value::Value;
 pub struct Rejection {
     pub file: String,
     pub line: u32,
+    pub column: u32,
     /// OPA's code, such as `rego_type_error`.
     pub code: &'static str,
     pub message: String,
@@ -61,28 +62,7 @@ pub struct Engine {
 impl Engine {
     /// Compiles `sources`, or says everything that is wrong with them.
     pub fn load(sources: &Sources, entrypoint: &Entrypoint) -> Result<Self, Vec<Rejection>> {
-        let modules: Vec<Source> = sources
-            .modules
-            .iter()
-            .map(|module| Source {
-                path: module.path.as_str().into(),
-                text: module.text.clone(),
-                version: match module.version {
-                    RegoVersion::V0 => Version::V0,
-                    RegoVersion::V1 => Version::V1,
-                },
-            })
-            .collect();
-        let options = Options { capabilities: capabilities(), ..Options::default() };
-        let policy = compile(&modules, sources.data.clone(), &options).map_err(|errors| {
-            let rejection = |error: stepgate_rego::CompileError| Rejection {
-                file: error.file.to_string(),
-                line: error.at.row,
-                code: error.code,
-                message: error.message,
-            };
-            errors.into_iter().map(rejection).collect::<Vec<_>>()
-        })?;
+        let policy = compile_sources(sources)?;
         let key = |segment: &String| match segment.parse::<u32>() {
             Ok(index) => Value::from(index),
             Err(_) => Value::from(segment),
@@ -96,9 +76,9 @@ impl Engine {
     }
 
     fn eval_at(&self, path: &[Value], input: Option<&Value>, budget: Duration) -> Result<Evaluation, EvalError> {
-        let world = World { end: Instant::now() + budget, prints: RefCell::default() };
+        let world = World::lasting(budget);
         let result = self.policy.eval(path, input, &EvalOptions::default(), &world);
-        let prints = world.prints.into_inner();
+        let prints = world.into_prints();
         result.map(|value| Evaluation { value, prints }).map_err(|error| match error.kind {
             ErrorKind::Budget => EvalError::Budget,
             ErrorKind::Conflict => EvalError::Conflict(error.to_string()),
@@ -118,6 +98,33 @@ impl Engine {
     }
 }
 
+/// Compiles `sources`, or says everything that is wrong with them.
+pub fn compile_sources(sources: &Sources) -> Result<Policy, Vec<Rejection>> {
+    let modules: Vec<Source> = sources
+        .modules
+        .iter()
+        .map(|module| Source {
+            path: module.path.as_str().into(),
+            text: module.text.clone(),
+            version: match module.version {
+                RegoVersion::V0 => Version::V0,
+                RegoVersion::V1 => Version::V1,
+            },
+        })
+        .collect();
+    let options = Options { capabilities: capabilities(), ..Options::default() };
+    compile(&modules, sources.data.clone(), &options).map_err(|errors| {
+        let rejection = |error: stepgate_rego::CompileError| Rejection {
+            file: error.file.to_string(),
+            line: error.at.row,
+            column: error.at.col,
+            code: error.code,
+            message: error.message,
+        };
+        errors.into_iter().map(rejection).collect::<Vec<_>>()
+    })
+}
+
 /// Functions that reach out of the process are refused when a policy calls them.
 fn capabilities() -> Capabilities {
     let denied = ["http.send", "net.lookup_ip_addr"];
@@ -126,9 +133,22 @@ fn capabilities() -> Capabilities {
 }
 
 /// What one evaluation sees of the world.
-struct World {
+#[derive(Debug)]
+pub struct World {
     end: Instant,
     prints: RefCell<Vec<String>>,
+}
+
+impl World {
+    /// A world that ends after `budget`.
+    pub fn lasting(budget: Duration) -> Self {
+        Self { end: Instant::now() + budget, prints: RefCell::default() }
+    }
+
+    /// What `print` said, in order.
+    pub fn into_prints(self) -> Vec<String> {
+        self.prints.into_inner()
+    }
 }
 
 impl Host for World {

@@ -2,4 +2,5 @@
 
 mod keys;
 mod policies;
+mod rego;
 mod tidy;

@@ -79,8 +79,8 @@ fn cases(root: &Path) -> Vec<Case> {
             let document: Yaml = yaml_serde::from_str(&text).expect("YAML");
             let category = file.strip_prefix(&base).ok().and_then(|path| path.iter().next());
             let category = category.map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
-            for body in document["cases"].as_sequence().into_iter().flatten() {
-                let note = body["note"].as_str().unwrap_or_default();
+            for body in document.get("cases").and_then(Yaml::as_sequence).into_iter().flatten() {
+                let note = body.get("note").and_then(Yaml::as_str).unwrap_or_default();
                 let name = format!("{folder}/{note}");
                 cases.push(Case { name, category: category.clone(), version, body: body.clone() });
             }

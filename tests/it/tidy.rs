@@ -23,7 +23,7 @@ const NEIGHBOURS: &[(&str, &str)] =
 
 /// Crates that only some files may name.
 const ONLY: &[(&str, &[&str])] = &[
-    ("stepgate_rego", &["src/value.rs", "src/policy/engine.rs"]),
+    ("stepgate_rego", &["src/value.rs", "src/policy/engine.rs", "src/cli/eval.rs", "src/cli/test.rs"]),
     ("tonic", &["src/serve/grpc.rs"]),
     ("hyper", &["src/serve/grpc.rs", "src/serve/connection.rs"]),
     ("jsonwebtoken", &["src/jws.rs"]),

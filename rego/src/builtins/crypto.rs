@@ -4,8 +4,8 @@
 
 pub(super) mod keys;
 
-use aws_lc_rs::{constant_time, digest, hmac};
 use ::hmac::Mac as _;
+use aws_lc_rs::{constant_time, digest, hmac};
 use md5::Digest as _;
 
 use super::{Builtin, Context, Outcome, function, text};

@@ -80,7 +80,7 @@ pub(super) fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
 
 fn decoded(engine: &GeneralPurpose, text: &str) -> Outcome {
     let plain: String = text.chars().filter(|char| !matches!(char, '\r' | '\n')).collect();
-    let bytes = engine.decode(plain).map_err(|error| failed(format!("illegal base64 data: {error}")))?;
+    let bytes = engine.decode(plain).map_err(|error| failed(base64_error(&error)))?;
     Ok(Value::from(lossy(&bytes)))
 }
 
@@ -97,7 +97,7 @@ pub(super) fn decode_base64url(given: &str) -> Result<Vec<u8>, BuiltinError> {
         (_, 3) => "=",
         _ => return Err(failed(format!("illegal base64url string: {given}"))),
     };
-    URL.decode(format!("{given}{padding}")).map_err(|error| failed(format!("illegal base64 data: {error}")))
+    URL.decode(format!("{given}{padding}")).map_err(|error| failed(base64_error(&error)))
 }
 
 pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -135,7 +135,10 @@ fn marshal_with_options(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
                 );
             }
             Some(other) => {
-                return Err(BuiltinError::Operand(format!("operand 2 object contained unknown key {}", crate::value::quoted(other))));
+                return Err(BuiltinError::Operand(format!(
+                    "operand 2 object contained unknown key {}",
+                    crate::value::quoted(other)
+                )));
             }
             None => return Err(wrong_type(2, key, &["string"])),
         }
@@ -180,4 +183,14 @@ fn pretty(value: &Value, prefix: &str, indent: &str, depth: usize, out: &mut Str
     }
     out.push_str(&line(depth));
     out.push(']');
+}
+
+/// Go's words for text that is no base64.
+fn base64_error(error: &base64::DecodeError) -> String {
+    let at = match error {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
+        base64::DecodeError::InvalidLength(len) => *len,
+        base64::DecodeError::InvalidPadding => 0,
+    };
+    format!("illegal base64 data at input byte {at}")
 }

@@ -95,9 +95,7 @@ fn remembered(
 }
 
 fn regex(pattern: &str) -> Result<Regex, BuiltinError> {
-    remembered(Kind::Regex, pattern, || {
-        re2::translate(pattern).map_err(|why| format!("error parsing regexp: {why}"))
-    })
+    remembered(Kind::Regex, pattern, || re2::translate(pattern).map_err(|why| format!("error parsing regexp: {why}")))
 }
 
 /// Charges for looking at a text: matching is linear in it.

@@ -309,8 +309,7 @@ impl Constraints {
 fn decode_verify(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let mut given = text(args, 1)?.to_owned();
     let constraints = Constraints::parse(context, args)?;
-    let unverified =
-        || Value::array(vec![Value::Bool(false), Value::empty_object(), Value::empty_object()]);
+    let unverified = || Value::array(vec![Value::Bool(false), Value::empty_object(), Value::empty_object()]);
     for _ in 0..MAX_NESTING {
         let token = Token::parse(&given)?;
         let header_value = token.header(context)?;
@@ -340,11 +339,18 @@ fn encode_sign(context: &mut Context<'_>, header: &str, payload: &str, key: &str
     let document = unmarshal(context, key)?;
     let keys = jwks(&document);
     let key = keys.first().copied().ok_or_else(|| failed("no keys found in JWK set"))?;
-    let parsed = unmarshal(context, header)?;
-    let alg = parsed
-        .member("alg")
-        .and_then(Value::as_str)
-        .ok_or_else(|| failed("missing or invalid 'alg' header: field \"alg\" not found"))?;
+    let bad_header = |why: &str| failed(format!("missing or invalid 'alg' header: {why}"));
+    if header.is_empty() {
+        return Err(bad_header("cannot parse JSON: cannot parse empty string"));
+    }
+    let parsed = match unmarshal(context, header) {
+        Ok(parsed) => parsed,
+        // A lone word is no header, but not for want of closing brackets.
+        Err(_) if !header.starts_with(['{', '[', '"']) => Value::Null,
+        Err(error) => return Err(bad_header(&format!("cannot parse JSON: {}", reason(&error)))),
+    };
+    let alg =
+        parsed.member("alg").and_then(Value::as_str).ok_or_else(|| bad_header("jwsbb: header \"alg\" not found"))?;
     let algorithm = Algorithm::named(alg).ok_or_else(|| failed(format!("unknown JWS algorithm: {alg}")))?;
     let typ = parsed.member("typ").and_then(Value::as_str);
     if matches!(typ, None | Some("JWT")) && unmarshal(context, payload).is_err() {

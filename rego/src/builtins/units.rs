@@ -17,8 +17,9 @@ pub const TABLE: &[Builtin] = &[
     function("semver.compare", 2, |_, args| {
         let version = |position: usize| {
             let given = text(args, position)?;
-            Version::parse(given)
-                .ok_or_else(|| failed(format!("operand {position}: string {} is not a valid SemVer", crate::value::quoted(given))))
+            Version::parse(given).ok_or_else(|| {
+                failed(format!("operand {position}: string {} is not a valid SemVer", crate::value::quoted(given)))
+            })
         };
         Ok(Value::from(match version(1)?.compare(&version(2)?) {
             Ordering::Less => -1,
@@ -52,21 +53,40 @@ pub const TABLE: &[Builtin] = &[
 
 /// What a request of `http.send` may say.
 const REQUEST_KEYS: [&str; 28] = [
-    "method", "url", "body", "enable_redirect", "force_json_decode", "force_yaml_decode", "headers", "raw_body",
-    "tls_use_system_certs", "tls_ca_cert", "tls_ca_cert_file", "tls_ca_cert_env_variable", "tls_client_cert",
-    "tls_client_cert_file", "tls_client_cert_env_variable", "tls_client_key", "tls_client_key_file",
-    "tls_client_key_env_variable", "tls_insecure_skip_verify", "tls_server_name", "timeout", "cache", "force_cache",
-    "force_cache_duration_seconds", "raise_error", "caching_mode", "max_retry_attempts",
+    "method",
+    "url",
+    "body",
+    "enable_redirect",
+    "force_json_decode",
+    "force_yaml_decode",
+    "headers",
+    "raw_body",
+    "tls_use_system_certs",
+    "tls_ca_cert",
+    "tls_ca_cert_file",
+    "tls_ca_cert_env_variable",
+    "tls_client_cert",
+    "tls_client_cert_file",
+    "tls_client_cert_env_variable",
+    "tls_client_key",
+    "tls_client_key_file",
+    "tls_client_key_env_variable",
+    "tls_insecure_skip_verify",
+    "tls_server_name",
+    "timeout",
+    "cache",
+    "force_cache",
+    "force_cache_duration_seconds",
+    "raise_error",
+    "caching_mode",
+    "max_retry_attempts",
     "cache_ignored_headers",
 ];
 
 fn check_request(request: &crate::value::Object) -> Result<(), BuiltinError> {
     let named = |names: Vec<Value>| Value::set(names).to_string();
-    let unknown: Vec<Value> = request
-        .keys()
-        .filter(|key| key.as_str().is_none_or(|key| !REQUEST_KEYS.contains(&key)))
-        .cloned()
-        .collect();
+    let unknown: Vec<Value> =
+        request.keys().filter(|key| key.as_str().is_none_or(|key| !REQUEST_KEYS.contains(&key))).cloned().collect();
     if !unknown.is_empty() {
         return Err(BuiltinError::Operand(format!("operand 1 invalid request parameters(s): {}", named(unknown))));
     }

@@ -387,7 +387,8 @@ impl<'a> Resolver<'a> {
         }
         for (name, at) in new {
             let known = self.scopes.last().is_some_and(|scope| scope.contains_key(&name));
-            if !used.contains(&name) && !(known && is_wildcard(&name)) {
+            let stays = used.contains(&name) || (known && is_wildcard(&name));
+            if !stays {
                 self.declare(&name, Occurrence::Declared, at);
             }
         }
@@ -520,10 +521,8 @@ fn syntax_vars(term: &syntax::Term, names: &mut Hidden) {
 /// The variables that a pattern binds: alone, in arrays and in the values of objects.
 fn pattern_vars(term: &syntax::Term, vars: &mut Vec<(Arc<str>, Location)>) {
     match &term.kind {
-        TermKind::Var(name) => {
-            if !vars.iter().any(|(known, _)| known == name) {
-                vars.push((name.clone(), term.at));
-            }
+        TermKind::Var(name) if !vars.iter().any(|(known, _)| known == name) => {
+            vars.push((name.clone(), term.at));
         }
         TermKind::Array(items) => items.iter().for_each(|term| pattern_vars(term, vars)),
         TermKind::Object(members) => members.iter().for_each(|(_, value)| pattern_vars(value, vars)),

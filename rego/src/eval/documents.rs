@@ -36,7 +36,7 @@ impl<'a> Evaluator<'a> {
             return self.keep(Value::object(members)).map(Some);
         }
         let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
-        children.sort_by(|(a, _), (b, _)| a.cmp(b));
+        children.sort_by_key(|(key, _)| *key);
         for (key, id) in children {
             if let Some(value) = self.document(id)? {
                 merge(&mut members, vec![(key.clone(), value.clone())]);
@@ -75,7 +75,7 @@ impl<'a> Evaluator<'a> {
             }
             Operand::Free(reg) => {
                 let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
-                children.sort_by(|(a, _), (b, _)| a.cmp(b));
+                children.sort_by_key(|(key, _)| *key);
                 for (key, child) in children {
                     self.set(*reg, key);
                     if self.dynamic(child, rest, to, sink)? == Flow::Stop {

@@ -217,7 +217,7 @@ impl<'a> Evaluator<'a> {
             }
         }
         let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
-        children.sort_by(|(a, _), (b, _)| a.cmp(b));
+        children.sort_by_key(|(key, _)| *key);
         for (key, id) in children {
             let Some(child) = self.policy.nodes.get(id as usize) else { continue };
             prefix.push(key);

@@ -456,7 +456,8 @@ impl Parser {
         let at = self.here();
         let term = self.head_reference()?;
         let (operator, args) = match term.kind {
-            TermKind::Call(operator, args) => (*operator, Some(args)),
+            // Without arguments it is a rule like any other.
+            TermKind::Call(operator, args) => (*operator, Some(args).filter(|args| !args.is_empty())),
             _ => (term, None),
         };
         let path = match operator.kind {

@@ -297,15 +297,14 @@ pub fn sign(jwk: &Value, algorithm: Algorithm, message: &[u8]) -> Result<Vec<u8>
                 _ => return Err("the curve does not fit the algorithm".to_owned()),
             };
             let private = padded(&part(jwk, "d")?, curve.bytes());
-            let pair =
-                signature::EcdsaKeyPair::from_private_key_and_public_key(scheme, &private, &point(jwk, curve)?)
-                    .map_err(|error| error.to_string())?;
+            let pair = signature::EcdsaKeyPair::from_private_key_and_public_key(scheme, &private, &point(jwk, curve)?)
+                .map_err(|error| error.to_string())?;
             let made = pair.sign(&random, message).map_err(|_| "the EC key cannot sign".to_owned())?;
             Ok(made.as_ref().to_vec())
         }
         ("OKP", Algorithm::EdDsa) => {
-            let pair = signature::Ed25519KeyPair::from_seed_unchecked(&part(jwk, "d")?)
-                .map_err(|error| error.to_string())?;
+            let pair =
+                signature::Ed25519KeyPair::from_seed_unchecked(&part(jwk, "d")?).map_err(|error| error.to_string())?;
             Ok(pair.sign(message).as_ref().to_vec())
         }
         _ => Err(format!("invalid key type {kty:?} for the algorithm")),

@@ -19,8 +19,8 @@ pub struct CompiledQuery {
     pub shown: BTreeMap<Text, Src>,
     /// The value of each statement, in the order in which they were written.
     pub values: Vec<Src>,
-    /// The statements as they were written.
-    pub texts: Vec<String>,
+    /// Row and column of each statement.
+    pub places: Vec<(u32, u32)>,
 }
 
 /// Compiles `text` as if it stood in `package`.
@@ -86,8 +86,9 @@ pub fn compile_query(
         .iter()
         .filter_map(|(name, var)| Some((name.clone(), lowerer.places.get(var)?.clone())))
         .collect();
+    let places = body.iter().map(|expr| (expr.at.row, expr.at.col)).collect();
     let values = resolved.places.iter().filter_map(|&place| values.get(place).cloned()).collect();
-    Ok(CompiledQuery { ops: lowerer.ops.into(), frame: lowerer.most, shown, values, texts: Vec::new() })
+    Ok(CompiledQuery { ops: lowerer.ops.into(), frame: lowerer.most, shown, values, places })
 }
 
 fn shows_result(function: &crate::compile::hir::Function) -> bool {

@@ -73,8 +73,7 @@ impl Lowerer<'_> {
     fn data(&mut self, path: &[Term]) -> Src {
         let mut node = ROOT;
         let mut at = 0usize;
-        loop {
-            let Some(here) = self.tree.nodes.get(node as usize) else { break };
+        while let Some(here) = self.tree.nodes.get(node as usize) {
             let rest = path.get(at..).unwrap_or_default();
             if let Some(group) = here.group {
                 return self.group(group, rest);

@@ -81,12 +81,16 @@ impl Lowerer<'_> {
             Term::Const(Value::Array(items)) => Some(items.iter().cloned().map(Term::Const).collect()),
             _ => None,
         };
-        let object = |term: &Term| match term {
-            Term::Object(members) => Some(members.clone()),
-            Term::Const(Value::Object(object)) => {
-                Some(object.iter().map(|(key, value)| (Term::Const(key.clone()), Term::Const(value.clone()))).collect())
+        let object = |term: &Term| -> Option<Members> {
+            match term {
+                Term::Object(members) => Some(members.clone()),
+                Term::Const(Value::Object(object)) => {
+                    let member =
+                        |(key, value): (&Value, &Value)| (Term::Const(key.clone()), Term::Const(value.clone()));
+                    Some(object.iter().map(member).collect())
+                }
+                _ => None,
             }
-            _ => None,
         };
         if let (Some(a), Some(b)) = (array(left), array(right)) {
             if a.len() != b.len() {
@@ -95,10 +99,7 @@ impl Lowerer<'_> {
             }
             return Some(Step::Split(a.into_iter().zip(b).collect()));
         }
-        let (Some(a), Some(b)): (Option<Vec<(Term, Term)>>, Option<Vec<(Term, Term)>>) = (object(left), object(right))
-        else {
-            return None;
-        };
+        let (Some(a), Some(b)) = (object(left), object(right)) else { return None };
         let constant = |members: &[(Term, Term)]| members.iter().all(|(key, _)| key.as_const().is_some());
         if !constant(&a) || !constant(&b) {
             return None;
@@ -162,6 +163,8 @@ impl Lowerer<'_> {
         }
     }
 }
+
+type Members = Vec<(Term, Term)>;
 
 enum Step {
     Done,

@@ -1,2 +1,0 @@
-#[path = "../../tests/it/rego.rs"]
-mod rego;

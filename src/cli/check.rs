@@ -1,0 +1,70 @@
+//! `stepgate check`: compiles policies and reports every error at once.
+//!
+//! Mirrors: OPA `cmd/check.go`, v1.9.0.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
+use crate::policy::{RegoVersion, Rejection, Sources, compile_sources};
+
+/// What commands over policies on disk have in common.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    /// Leave out files and folders with such names, for example `.*`
+    #[arg(long, value_delimiter = ',')]
+    ignore: Vec<String>,
+    /// Read policies as Rego v0
+    #[arg(long)]
+    v0_compatible: bool,
+    /// Read policies as Rego v1 (the default)
+    #[arg(long, conflicts_with = "v0_compatible")]
+    v1_compatible: bool,
+}
+
+impl PolicyArgs {
+    pub fn version(&self) -> RegoVersion {
+        if self.v0_compatible { RegoVersion::V0 } else { RegoVersion::V1 }
+    }
+
+    pub fn load(&self, paths: &[String]) -> anyhow::Result<Sources> {
+        let files = PolicyFiles {
+            paths: paths.iter().map(|path| PathSpec::parse(path)).collect(),
+            ignore: self.ignore.iter().filter_map(|pattern| ignore_pattern(pattern)).collect(),
+            version: self.version(),
+        };
+        files.load().map_err(|error| anyhow::anyhow!("{}", crate::telemetry::chain(&error)))
+    }
+}
+
+/// OPA's listing of errors.
+pub fn listed(rejections: &[Rejection]) -> String {
+    let lines: Vec<String> = rejections.iter().map(ToString::to_string).collect();
+    match lines.as_slice() {
+        [one] => format!("1 error occurred: {one}"),
+        several => format!("{} errors occurred:\n{}", several.len(), several.join("\n")),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Policies and data: files or folders
+    #[arg(required = true)]
+    paths: Vec<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+impl Check {
+    pub fn execute(self) -> anyhow::Result<ExitCode> {
+        let sources = self.policy.load(&self.paths)?;
+        match compile_sources(&sources) {
+            Ok(_) => Ok(ExitCode::SUCCESS),
+            Err(rejections) => {
+                eprintln!("{}", listed(&rejections));
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! `stepgate test`: runs the rules whose names begin with `test_`.
+//!
+//! Mirrors: OPA `cmd/test.go` and `v1/tester`, v1.9.0, as far as the flags below go. `todo_test_` rules are skipped.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use serde_json::{Value as Json, json};
+use stepgate_rego::{EvalOptions, Policy};
+
+use super::check::{PolicyArgs, listed};
+use crate::policy::{World, compile_sources};
+use crate::value::Value;
+
+const RULE: &str = "--------------------------------------------------------------------------------";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Pretty,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Policies, tests and data: files or folders
+    #[arg(required = true)]
+    paths: Vec<String>,
+    /// Only tests whose path (`data.app_test.test_x`) matches this regular expression
+    #[arg(short, long)]
+    run: Option<String>,
+    /// List the tests that pass, too
+    #[arg(short, long)]
+    verbose: bool,
+    /// How the report is written
+    #[arg(short, long, value_enum, default_value_t = Format::Pretty)]
+    format: Format,
+    /// The longest that one test may take
+    #[arg(short, long, default_value = "5s")]
+    timeout: String,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Outcome {
+    Pass,
+    Fail,
+    Skipped,
+    Error(String),
+}
+
+struct Report {
+    file: String,
+    row: u32,
+    package: String,
+    name: String,
+    outcome: Outcome,
+    took: Duration,
+    prints: Vec<String>,
+}
+
+impl Test {
+    pub fn execute(self) -> anyhow::Result<ExitCode> {
+        let only = self.run.as_deref().map(globless).transpose()?;
+        let budget =
+            crate::config::parse_duration(&self.timeout).context("--timeout: expected a duration such as `5s`")?;
+        let sources = self.policy.load(&self.paths)?;
+        let policy = match compile_sources(&sources) {
+            Ok(policy) => policy,
+            Err(rejections) => {
+                eprintln!("{}", listed(&rejections));
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        let mut reports: Vec<Report> = tests(&policy)
+            .filter(|path| only.as_ref().is_none_or(|only| only.is_match(&shown(path))))
+            .map(|path| report(&policy, path, budget))
+            .collect();
+        reports.sort_by(|a, b| (&a.file, a.row).cmp(&(&b.file, b.row)));
+        match self.format {
+            Format::Json => println!("{:#}", Json::Array(reports.iter().map(as_json).collect())),
+            Format::Pretty => print!("{}", self.pretty(&reports)),
+        }
+        let failed = reports.iter().any(|it| matches!(it.outcome, Outcome::Fail | Outcome::Error(_)));
+        Ok(if failed { ExitCode::from(2) } else { ExitCode::SUCCESS })
+    }
+
+    fn pretty(&self, reports: &[Report]) -> String {
+        let mut out = String::new();
+        let mut by_file: BTreeMap<&str, Vec<&Report>> = BTreeMap::new();
+        for report in reports.iter().filter(|it| self.verbose || it.outcome != Outcome::Pass) {
+            by_file.entry(&report.file).or_default().push(report);
+        }
+        for (file, reports) in &by_file {
+            out.push_str(&format!("{file}:\n"));
+            for report in reports {
+                let word = match &report.outcome {
+                    Outcome::Pass => "PASS",
+                    Outcome::Fail => "FAIL",
+                    Outcome::Skipped => "SKIPPED",
+                    Outcome::Error(_) => "ERROR",
+                };
+                out.push_str(&format!("{}.{}: {word} ({:?})\n", report.package, report.name, report.took));
+                if let Outcome::Error(error) = &report.outcome {
+                    out.push_str(&format!("  {error}\n"));
+                }
+                if !report.prints.is_empty() {
+                    out.push_str(&format!("\n  {}\n\n", report.prints.join("\n  ")));
+                }
+            }
+        }
+        if !by_file.is_empty() {
+            out.push_str(&format!("{RULE}\n"));
+        }
+        let all = reports.len();
+        for (word, wanted) in [("PASS", 0), ("FAIL", 1), ("SKIPPED", 2), ("ERROR", 3)] {
+            let count = reports
+                .iter()
+                .filter(|it| {
+                    let kind = match it.outcome {
+                        Outcome::Pass => 0,
+                        Outcome::Fail => 1,
+                        Outcome::Skipped => 2,
+                        Outcome::Error(_) => 3,
+                    };
+                    kind == wanted
+                })
+                .count();
+            if count > 0 {
+                out.push_str(&format!("{word}: {count}/{all}\n"));
+            }
+        }
+        out
+    }
+}
+
+/// The regular expression of `--run`.
+fn globless(pattern: &str) -> anyhow::Result<regex::Regex> {
+    regex::Regex::new(pattern).context("--run: not a regular expression")
+}
+
+fn tests(policy: &Policy) -> impl Iterator<Item = Vec<Value>> {
+    let is_test = |path: &&[Value]| {
+        let name = path.last().and_then(Value::as_str).unwrap_or("");
+        name.starts_with("test_") || name.starts_with("todo_test_")
+    };
+    policy.rule_paths().map(|(path, _)| path).filter(is_test).map(<[Value]>::to_vec)
+}
+
+fn shown(path: &[Value]) -> String {
+    let names: Vec<&str> = path.iter().filter_map(Value::as_str).collect();
+    format!("data.{}", names.join("."))
+}
+
+fn report(policy: &Policy, path: Vec<Value>, budget: Duration) -> Report {
+    let (file, at) = policy.rule_location(&path).map_or((String::new(), 0), |(file, at)| (file.to_string(), at.row));
+    let (name, package) = path.split_last().map_or((String::new(), String::new()), |(name, package)| {
+        (name.as_str().unwrap_or("").to_owned(), shown(package))
+    });
+    let world = World::lasting(budget);
+    let started = Instant::now();
+    let outcome = if name.starts_with("todo_") {
+        Outcome::Skipped
+    } else {
+        match policy.eval(&path, None, &EvalOptions::default(), &world) {
+            Ok(Some(Value::Bool(true))) => Outcome::Pass,
+            Ok(_) => Outcome::Fail,
+            Err(error) => Outcome::Error(error.to_string()),
+        }
+    };
+    Report { file, row: at, package, name, outcome, took: started.elapsed(), prints: world.into_prints() }
+}
+
+fn as_json(report: &Report) -> Json {
+    let mut json = json!({
+        "location": {"file": report.file, "row": report.row, "col": 1},
+        "package": report.package,
+        "name": report.name,
+        "duration": u64::try_from(report.took.as_nanos()).unwrap_or(u64::MAX),
+    });
+    if let Some(members) = json.as_object_mut() {
+        match &report.outcome {
+            Outcome::Pass => {}
+            Outcome::Fail => {
+                members.insert("fail".to_owned(), Json::Bool(true));
+            }
+            Outcome::Skipped => {
+                members.insert("skip".to_owned(), Json::Bool(true));
+            }
+            Outcome::Error(error) => {
+                members.insert("error".to_owned(), json!({ "message": error }));
+            }
+        }
+    }
+    json
+}
