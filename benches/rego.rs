@@ -79,17 +79,26 @@ allow if {
     let roles: Vec<String> = (0..100)
         .map(|role| {
             let grants: Vec<String> = (0..8)
-                .map(|at| format!(r#"{{"method":"GET","path":"{}"}}"#, if role == 17 && at == 7 { "people".into() } else { format!("p{role}x{at}") }))
+                .map(|at| {
+                    format!(
+                        r#"{{"method":"GET","path":"{}"}}"#,
+                        if role == 17 && at == 7 { "people".into() } else { format!("p{role}x{at}") }
+                    )
+                })
                 .collect();
             format!("\"role{role}\":[{}]", grants.join(","))
         })
         .collect();
     let mixed: String = (0..200)
         .map(|at| match at % 4 {
-            0 => format!("allow if {{ input.parsed_path = [\"svc{at}\", _]; input.attributes.request.http.method == \"GET\" }}\n"),
+            0 => format!(
+                "allow if {{ input.parsed_path = [\"svc{at}\", _]; input.attributes.request.http.method == \"GET\" }}\n"
+            ),
             1 => format!("allow if {{ glob.match(\"/svc{at}/*\", [\"/\"], input.attributes.request.http.path) }}\n"),
             2 => format!("allow if {{ some segment in input.parsed_path; segment == \"deep{at}\" }}\n"),
-            _ => format!("allow if {{ startswith(input.attributes.request.http.path, \"/svc{at}/\"); input.authn.level >= 2 }}\n"),
+            _ => format!(
+                "allow if {{ startswith(input.attributes.request.http.path, \"/svc{at}/\"); input.authn.level >= 2 }}\n"
+            ),
         })
         .collect();
     let indexed = |count: usize| -> String {

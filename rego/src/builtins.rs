@@ -22,6 +22,8 @@ use crate::eval::{EvalError, EvalOptions, steps_per_look};
 use crate::host::Host;
 use crate::value::{Number, Object, Set, Value};
 
+pub use self::patterns::{Prepared, glob_prefix};
+
 /// One function.
 #[derive(Debug)]
 pub struct Builtin {

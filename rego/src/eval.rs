@@ -9,6 +9,7 @@ mod groups;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::LazyLock;
 
 use typed_arena::Arena;
 
@@ -287,6 +288,15 @@ impl<'a> Evaluator<'a> {
         };
         self.spend(size.saturating_add(32))?;
         Ok(self.arena.alloc(value))
+    }
+
+    /// The place of an item of an array, as a value.
+    fn index(&mut self, at: usize) -> Result<&'a Value, EvalError> {
+        static SMALL: LazyLock<Vec<Value>> = LazyLock::new(|| (0..1_024usize).map(Value::from).collect());
+        match SMALL.get(at) {
+            Some(small) => Ok(small),
+            None => self.keep(Value::from(at)),
+        }
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), EvalError> {

@@ -6,8 +6,8 @@ mod ops;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use self::index::{Condition, Index, KeyPath};
-pub use self::ops::{Code, Comparison, Mock, MockValue, Op, Operand, Override, Reg, Replacement, Src};
+pub use self::index::{Condition, Facts, Index, KeyPath, Test};
+pub use self::ops::{Call, Code, Comparison, Mock, MockValue, Op, Operand, Override, Reg, Replacement, Src};
 use crate::syntax::Location;
 use crate::value::Value;
 

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use regex::{Regex, RegexBuilder};
 
 use super::{
-    Builtin, BuiltinError, Context, Outcome, array, failed, function, integer, operand, text, wrong_item, wrong_type,
+    Builtin, BuiltinError, Context, Outcome, failed, function, integer, operand, text, wrong_item, wrong_type,
 };
 use crate::value::Value;
 
@@ -97,6 +97,45 @@ fn remembered(
 fn regex(pattern: &str) -> Result<Regex, BuiltinError> {
     remembered(Kind::Regex, pattern, || re2::translate(pattern).map_err(|why| format!("error parsing regexp: {why}")))
 }
+
+/// A call whose pattern is constant.
+#[derive(Debug)]
+pub enum Prepared {
+    /// `regex.match(pattern, subject)`.
+    Regex(Regex),
+    /// `glob.match(pattern, delimiters, subject)`.
+    Glob(glob::Matcher),
+}
+
+impl Prepared {
+    /// Compiles the pattern of a call of `name`; nothing where there is none, or where it is wrong.
+    pub fn of(name: &str, args: &[Option<&Value>]) -> Option<Self> {
+        match (name, args) {
+            ("regex.match" | "re_match", [Some(Value::String(pattern)), _]) => Some(Self::Regex(regex(pattern).ok()?)),
+            ("glob.match", [Some(Value::String(pattern)), Some(delimiters), _]) => {
+                let delimiters = glob_delimiters(delimiters).ok()?;
+                Some(Self::Glob(glob::Matcher::new(pattern, &delimiters).ok()?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the subject, the last of `args`, matches; nothing where it is no string.
+    pub(crate) fn run(
+        &self,
+        context: &mut Context<'_>,
+        args: &[&Value],
+    ) -> Result<Option<bool>, crate::eval::EvalError> {
+        let Some(subject) = args.last().and_then(|subject| subject.as_str()) else { return Ok(None) };
+        context.work(subject.len() / 32)?;
+        Ok(Some(match self {
+            Self::Regex(regex) => regex.is_match(subject),
+            Self::Glob(glob) => glob.is_match(subject),
+        }))
+    }
+}
+
+pub use self::glob::literal_prefix as glob_prefix;
 
 /// Charges for looking at a text: matching is linear in it.
 fn charge(context: &mut Context<'_>, text: &str) -> Result<(), BuiltinError> {
@@ -219,10 +258,19 @@ fn template_pattern(template: &str, start: char, end: char) -> Result<String, St
 
 fn glob_match(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let pattern = text(args, 1)?;
-    let delimiters: Vec<char> = match operand(args, 2)? {
-        Value::Null => Vec::new(),
-        Value::Array(list) if list.is_empty() => vec!['.'],
-        given @ Value::Array(_) => array(args, 2)?
+    let delimiters = glob_delimiters(operand(args, 2)?)?;
+    let subject = text(args, 3)?;
+    charge(context, subject)?;
+    let key: String = delimiters.iter().chain(&['\0']).copied().chain(pattern.chars()).collect();
+    let regex = remembered(Kind::Glob, &key, || glob::translate(pattern, &delimiters))?;
+    Ok(Value::Bool(regex.is_match(subject)))
+}
+
+fn glob_delimiters(given: &Value) -> Result<Vec<char>, BuiltinError> {
+    match given {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(list) if list.is_empty() => Ok(vec!['.']),
+        Value::Array(list) => list
             .iter()
             .map(|item| {
                 let text = item.as_str().ok_or_else(|| wrong_item(2, given, item, &["string"]))?;
@@ -232,12 +280,7 @@ fn glob_match(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
                     _ => Err(wrong_item(2, given, item, &["rune"])),
                 }
             })
-            .collect::<Result<_, _>>()?,
-        other => return Err(wrong_type(2, other, &["array", "null"])),
-    };
-    let subject = text(args, 3)?;
-    charge(context, subject)?;
-    let key: String = delimiters.iter().chain(&['\0']).copied().chain(pattern.chars()).collect();
-    let regex = remembered(Kind::Glob, &key, || glob::translate(pattern, &delimiters))?;
-    Ok(Value::Bool(regex.is_match(subject)))
+            .collect(),
+        other => Err(wrong_type(2, other, &["array", "null"])),
+    }
 }

@@ -3,19 +3,20 @@
 //! At every point it is known which variables have values, so that a unification becomes an assignment, a comparison or a
 //! taking apart when it is compiled.
 
+mod conditions;
 mod queries;
 mod references;
 mod unification;
 
 use std::collections::{HashMap, HashSet};
 
+pub use self::conditions::conditions;
 pub use self::queries::{CompiledQuery, compile_query};
-use super::hir::{self, Expr, ExprKind, Function, Root, Term, VarId, VarInfo, WithTarget, WithValue};
+use super::hir::{self, Expr, ExprKind, Function, Term, VarId, VarInfo, WithTarget, WithValue};
 use super::resolve::is_wildcard;
-use crate::builtins::Builtin;
+use crate::builtins::{Builtin, Prepared};
 use crate::policy::{
-    Code, Comparison, Condition, GroupKind, KeyPath, Mock, MockValue, Node, Op, Override, Reg, Replacement, RuleCode,
-    Src,
+    Call, Code, Comparison, GroupKind, Mock, MockValue, Node, Op, Override, Reg, Replacement, RuleCode, Src,
 };
 use crate::syntax::Location;
 use crate::value::{TRUE, Value};
@@ -57,77 +58,6 @@ fn keyed(tree: &Tree<'_>, rule: &hir::Rule, clause: &hir::Clause, member: &Term)
     lowerer.bind(key, Src::Reg(0));
     let clause = hir::Clause { at: clause.at, value: clause.value.clone(), body };
     Some(lowerer.finish(&clause, &rule.tail))
-}
-
-/// What a definition asks of the input or its arguments, for the index.
-pub fn conditions(rule: &hir::Rule) -> Vec<Condition> {
-    let mut found = Vec::new();
-    // With `else`, a failing first body says nothing about the others.
-    let [clause] = rule.clauses.as_slice() else { return found };
-    let args: HashMap<VarId, u32> = rule
-        .args
-        .iter()
-        .flatten()
-        .zip(0..)
-        .filter_map(|(arg, at)| match arg {
-            Term::Var(var) => Some((*var, at)),
-            _ => None,
-        })
-        .collect();
-    for (arg, at) in rule.args.iter().flatten().zip(0..) {
-        add_condition(KeyPath { argument: Some(at), path: Box::default() }, arg, &mut found);
-    }
-    for expr in &clause.body {
-        if expr.negated || !expr.with.is_empty() {
-            continue;
-        }
-        let (left, right) = match &expr.kind {
-            ExprKind::Eq { left, right, .. } => (left, right),
-            ExprKind::Call { function: Function::Builtin(builtin), args, out: None } if builtin.name == "equal" => {
-                match args.as_slice() {
-                    [left, right] => (left, right),
-                    _ => continue,
-                }
-            }
-            _ => continue,
-        };
-        for (subject, value) in [(left, right), (right, left)] {
-            let (argument, path) = match subject {
-                Term::Var(var) => match args.get(var) {
-                    Some(&at) => (Some(at), &[][..]),
-                    None => continue,
-                },
-                Term::Ref(Root::Input, path) => (None, path.as_slice()),
-                Term::Ref(Root::Var(var), path) => match args.get(var) {
-                    Some(&at) => (Some(at), path.as_slice()),
-                    None => continue,
-                },
-                _ => continue,
-            };
-            let path: Option<Box<[Value]>> = path.iter().map(|term| term.as_const().cloned()).collect();
-            if let Some(path) = path {
-                add_condition(KeyPath { argument, path }, value, &mut found);
-            }
-        }
-    }
-    found
-}
-
-/// A constant asks for itself, an array for the constants in it.
-fn add_condition(path: KeyPath, value: &Term, found: &mut Vec<Condition>) {
-    match value {
-        Term::Const(value) => found.push(Condition { path, value: value.clone() }),
-        Term::Array(items) => {
-            for (item, at) in items.iter().zip(0i64..) {
-                if let Term::Const(value) = item {
-                    let inner = path.path.iter().cloned().chain([Value::from(at)]).collect();
-                    let path = KeyPath { argument: path.argument, path: inner };
-                    found.push(Condition { path, value: value.clone() });
-                }
-            }
-        }
-        _ => {}
-    }
 }
 
 /// Makes the code of one body.
@@ -348,10 +278,14 @@ impl<'a> Lowerer<'a> {
             (None, Some(comparison), [left, right]) => {
                 self.ops.push(Op::Compare(comparison, left.clone(), right.clone()));
             }
-            (None, ..) => self.ops.push(Op::BuiltinTest { function: builtin, args, at }),
+            (None, ..) => {
+                let prepared = prepare(builtin, &args);
+                self.ops.push(Op::BuiltinTest(Call { function: builtin, args, at, prepared }));
+            }
             (Some(_), ..) => {
                 let to = self.reg();
-                self.ops.push(Op::Builtin { function: builtin, args, to, at });
+                let prepared = prepare(builtin, &args);
+                self.ops.push(Op::Builtin { call: Call { function: builtin, args, at, prepared }, to });
                 self.result(out, to);
             }
         }
@@ -367,7 +301,7 @@ impl<'a> Lowerer<'a> {
         match out {
             Some(Term::Array(parts)) if parts.len() == 2 => {
                 let (path_term, value_term) = (parts.first(), parts.get(1));
-                let unused = path_term.is_some_and(|term| self.is_wildcard(term));
+                let unused = path_term.is_some_and(|term| self.is_unused(term));
                 let path = if unused { None } else { Some(self.reg()) };
                 self.ops.push(Op::Walk { over, path, value });
                 if let (Some(term), Some(path)) = (path_term, path) {
@@ -389,10 +323,13 @@ impl<'a> Lowerer<'a> {
         }
     }
 
-    /// Whether nothing looks at what the term stands for.
-    fn is_wildcard(&self, term: &Term) -> bool {
+    /// Whether nothing looks at what the term stands for: a wildcard, or the key that `some x in xs` has to have.
+    fn is_unused(&self, term: &Term) -> bool {
         match term {
-            Term::Var(var) => self.vars.get(*var as usize).is_some_and(|info| is_wildcard(&info.name)),
+            Term::Var(var) => {
+                let info = self.vars.get(*var as usize);
+                !self.places.contains_key(var) && info.is_some_and(|info| is_wildcard(&info.name))
+            }
             _ => false,
         }
     }
@@ -516,6 +453,18 @@ fn equality<'t>(function: &Function, args: &'t [Term], out: Option<&Term>) -> Op
         (Function::Builtin(builtin), [left, right], None) if builtin.name == "equal" => Some([left, right]),
         _ => None,
     }
+}
+
+/// The pattern of the call, compiled, where it is constant.
+fn prepare(builtin: &Builtin, args: &[Src]) -> Option<Box<Prepared>> {
+    let constants: Vec<Option<&Value>> = args
+        .iter()
+        .map(|src| match src {
+            Src::Const(value) => Some(value),
+            _ => None,
+        })
+        .collect();
+    Prepared::of(builtin.name, &constants).map(Box::new)
 }
 
 fn comparison(builtin: &Builtin) -> Option<Comparison> {

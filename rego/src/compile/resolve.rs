@@ -404,7 +404,8 @@ impl<'a> Resolver<'a> {
         };
         let key = match key {
             Some(key) => self.term(key, with),
-            None => Term::Var(self.generate()),
+            // Nothing can mention it.
+            None => Term::Var(self.make_var("_0", true)),
         };
         path.push(key);
         let left = self.term(value, with);

@@ -120,7 +120,7 @@ impl<'a> Evaluator<'a> {
                 match value {
                     Value::Array(items) => {
                         for (at, inner) in items.iter().enumerate() {
-                            let at = self.keep(Value::from(at))?;
+                            let at = self.index(at)?;
                             if each(self, at, inner)? == Flow::Stop {
                                 return Ok(Flow::Stop);
                             }

@@ -4,7 +4,7 @@ use super::{EvalError, Evaluator, Flow, Mocked, Sink, World};
 use crate::builtins::{Builtin, BuiltinError};
 use crate::compile::hir::Collection;
 use crate::eval::ErrorKind;
-use crate::policy::{Comparison, MockValue, Op, Override, Replacement, Src};
+use crate::policy::{Call, Comparison, MockValue, Op, Override, Replacement, Src};
 use crate::syntax::Location;
 use crate::value::{FALSE, TRUE, Value};
 
@@ -69,11 +69,11 @@ impl<'a> Evaluator<'a> {
                         return Ok(Flow::Continue);
                     }
                 }
-                Op::Builtin { function, args, to, at } => {
-                    let Some(value) = self.builtin(function, args, *at)? else { return Ok(Flow::Continue) };
+                Op::Builtin { call, to } => {
+                    let Some(value) = self.builtin(call)? else { return Ok(Flow::Continue) };
                     self.set(*to, value);
                 }
-                Op::BuiltinTest { function, args, at } => match self.builtin(function, args, *at)? {
+                Op::BuiltinTest(call) => match self.builtin(call)? {
                     Some(value) if !value.is_false() => {}
                     _ => return Ok(Flow::Continue),
                 },
@@ -197,7 +197,7 @@ impl<'a> Evaluator<'a> {
         match self.get(over) {
             Some(Value::Array(items)) => {
                 for (at, item) in items.iter().enumerate() {
-                    let at = self.keep(Value::from(at))?;
+                    let at = self.index(at)?;
                     if !check(self, at, item)? {
                         break;
                     }
@@ -225,7 +225,7 @@ impl<'a> Evaluator<'a> {
     pub(super) fn scan(
         &mut self,
         over: &'a Value,
-        key: u32,
+        key: Option<u32>,
         value: u32,
         rest: &'a [Op],
         sink: Sink<'_, 'a>,
@@ -233,8 +233,10 @@ impl<'a> Evaluator<'a> {
         match over {
             Value::Array(items) => {
                 for (at, item) in items.iter().enumerate() {
-                    let at = self.keep(Value::from(at))?;
-                    self.set(key, at);
+                    if let Some(key) = key {
+                        let at = self.index(at)?;
+                        self.set(key, at);
+                    }
                     self.set(value, item);
                     if self.exec(rest, sink)? == Flow::Stop {
                         return Ok(Flow::Stop);
@@ -243,7 +245,9 @@ impl<'a> Evaluator<'a> {
             }
             Value::Object(object) => {
                 for (member, item) in object.iter() {
-                    self.set(key, member);
+                    if let Some(key) = key {
+                        self.set(key, member);
+                    }
                     self.set(value, item);
                     if self.exec(rest, sink)? == Flow::Stop {
                         return Ok(Flow::Stop);
@@ -252,7 +256,9 @@ impl<'a> Evaluator<'a> {
             }
             Value::Set(set) => {
                 for item in set.iter() {
-                    self.set(key, item);
+                    if let Some(key) = key {
+                        self.set(key, item);
+                    }
                     self.set(value, item);
                     if self.exec(rest, sink)? == Flow::Stop {
                         return Ok(Flow::Stop);
@@ -304,12 +310,9 @@ impl<'a> Evaluator<'a> {
         Ok(Flow::Continue)
     }
 
-    fn builtin(
-        &mut self,
-        function: &'static Builtin,
-        args: &'a [Src],
-        at: Location,
-    ) -> Result<Option<&'a Value>, EvalError> {
+    fn builtin(&mut self, call: &'a Call) -> Result<Option<&'a Value>, EvalError> {
+        let Call { function, args, at, prepared } = call;
+        let at = *at;
         let mut inline: [&'a Value; 4] = [&crate::value::NULL; 4];
         let few = args.len() <= inline.len();
         if few {
@@ -329,6 +332,11 @@ impl<'a> Evaluator<'a> {
             && let Some(result) = self.mocked(Mocking::Builtin(function), given, at)?
         {
             return Ok(result);
+        }
+        if let Some(prepared) = prepared
+            && let Some(result) = prepared.run(&mut self.context, given)?
+        {
+            return Ok(Some(if result { &TRUE } else { &FALSE }));
         }
         self.native(function, given, at)
     }

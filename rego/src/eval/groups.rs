@@ -4,9 +4,29 @@ use std::collections::BTreeMap;
 
 use super::exec::Mocking;
 use super::{ErrorKind, EvalError, Evaluator, Flow, Memo};
-use crate::policy::{Code, Group, GroupId, GroupKind, KeyPath, Node, NodeId, RuleCode};
+use crate::policy::{Code, Facts, Group, GroupId, GroupKind, KeyPath, Node, NodeId, RuleCode};
 use crate::syntax::Location;
 use crate::value::Value;
+
+/// What an index sees.
+struct Seen<'e, 'a> {
+    evaluator: &'e Evaluator<'a>,
+    args: &'e [&'a Value],
+}
+
+impl<'a> Facts<'a> for Seen<'_, 'a> {
+    fn value_at(&self, path: &KeyPath) -> Option<&'a Value> {
+        let root = match path.argument {
+            Some(at) => *self.args.get(at as usize)?,
+            None => self.evaluator.world.input?,
+        };
+        path.path.iter().try_fold(root, |at, key| at.get(key))
+    }
+
+    fn prefixes_hold(&self) -> bool {
+        self.evaluator.world.mocks.is_empty()
+    }
+}
 
 /// A nested object in the making.
 enum Tree<'a> {
@@ -88,7 +108,7 @@ impl<'a> Evaluator<'a> {
     fn complete(&mut self, group: &'a Group, args: &[&'a Value]) -> Result<Option<&'a Value>, EvalError> {
         let mut found: Option<&'a Value> = None;
         let mut candidates = Vec::new();
-        group.index.candidates(&mut |path| self.value_at(path, args), &mut candidates);
+        group.index.candidates(&Seen { evaluator: self, args }, &mut candidates);
         for at in candidates {
             let Some(rule) = group.rules.get(at as usize) else { continue };
             let Some(value) = self.definition(group, rule, args)? else { continue };
@@ -104,14 +124,6 @@ impl<'a> Evaluator<'a> {
             (None, Some(default)) => self.definition(group, default, args),
             (found, _) => Ok(found),
         }
-    }
-
-    fn value_at(&self, path: &KeyPath, args: &[&'a Value]) -> Option<&'a Value> {
-        let root = match path.argument {
-            Some(at) => *args.get(at as usize)?,
-            None => self.world.input?,
-        };
-        path.path.iter().try_fold(root, |at, key| at.get(key))
     }
 
     /// The value of one definition: of the first of its bodies that succeeds.
@@ -159,7 +171,7 @@ impl<'a> Evaluator<'a> {
 
     fn candidates(&self, group: &'a Group) -> Vec<u32> {
         let mut candidates = Vec::new();
-        group.index.candidates(&mut |path| self.value_at(path, &[]), &mut candidates);
+        group.index.candidates(&Seen { evaluator: self, args: &[] }, &mut candidates);
         candidates
     }
 

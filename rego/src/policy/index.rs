@@ -1,17 +1,20 @@
-//! Which definitions of a rule can apply at all: those whose equalities with constants hold.
+//! Which definitions of a rule can apply at all: those whose conditions on the input or the arguments hold.
 //!
-//! A condition is `reference = constant` in the body, outside negation. One table for each reference leads from the value
-//! that it has now to the definitions that ask for that value; those that ask for nothing are always tried.
+//! A condition is `reference = constant` in the body, or a constant prefix that `startswith` or `glob.match` asks for,
+//! outside negation. Tables lead from the value that stands at a reference now to the definitions that ask for it; those
+//! that ask for nothing are always tried.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use crate::value::Value;
+use crate::value::{Text, Value};
 
 /// Below this many definitions a table costs more than it saves.
 const WORTHWHILE: usize = 3;
 
+type Table<K> = HashMap<K, Index, ahash::RandomState>;
+
 /// A constant path into the input or into an argument of a function.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyPath {
     /// The argument; nothing for the input.
     pub argument: Option<u32>,
@@ -22,7 +25,14 @@ pub struct KeyPath {
 #[derive(Clone, Debug)]
 pub struct Condition {
     pub path: KeyPath,
-    pub value: Value,
+    pub test: Test,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Test {
+    Equals(Value),
+    /// A string that begins so.
+    Begins(Text),
 }
 
 /// A decision tree over the definitions of one rule, by their places.
@@ -30,10 +40,16 @@ pub struct Condition {
 pub enum Index {
     /// These must be tried.
     All(Box<[u32]>),
-    Switch {
+    Equal {
         path: KeyPath,
-        table: HashMap<Value, Index, ahash::RandomState>,
+        table: Table<Value>,
         /// Those that do not look at the path.
+        rest: Box<Index>,
+    },
+    Prefix {
+        path: KeyPath,
+        /// By the length of the prefix.
+        tables: Vec<(usize, Table<Text>)>,
         rest: Box<Index>,
     },
 }
@@ -44,6 +60,14 @@ impl Default for Index {
     }
 }
 
+/// What the index may look at.
+pub trait Facts<'v> {
+    /// What stands at a path now.
+    fn value_at(&self, path: &KeyPath) -> Option<&'v Value>;
+    /// Whether `startswith` and `glob.match` are themselves, and not replaced.
+    fn prefixes_hold(&self) -> bool;
+}
+
 impl Index {
     /// Builds the index of definitions, each with its conditions.
     pub fn new(conditions: &[Vec<Condition>]) -> Self {
@@ -51,51 +75,82 @@ impl Index {
         Self::build(all, conditions, &mut Vec::new())
     }
 
-    fn build(rules: Vec<u32>, conditions: &[Vec<Condition>], used: &mut Vec<KeyPath>) -> Self {
+    fn build(rules: Vec<u32>, conditions: &[Vec<Condition>], used: &mut Vec<(KeyPath, bool)>) -> Self {
         let of = |rule: u32| conditions.get(rule as usize).map_or(&[][..], Vec::as_slice);
         if rules.len() < WORTHWHILE {
             return Self::All(rules.into());
         }
-        // The path with the most different values divides best.
-        let mut values: HashMap<&KeyPath, HashMap<&Value, usize>> = HashMap::new();
+        // The path with the most different values divides best; equality is cheaper than a prefix.
+        let mut values: BTreeMap<(&KeyPath, bool), HashMap<&Test, usize>> = BTreeMap::new();
         for &rule in &rules {
             for condition in of(rule) {
-                if !used.contains(&condition.path) {
-                    *values.entry(&condition.path).or_default().entry(&condition.value).or_default() += 1;
+                let equal = matches!(condition.test, Test::Equals(_));
+                if !used.contains(&(condition.path.clone(), equal)) {
+                    *values.entry((&condition.path, equal)).or_default().entry(&condition.test).or_default() += 1;
                 }
             }
         }
-        let best = values.iter().max_by(|(a, x), (b, y)| {
-            (x.len(), x.values().sum::<usize>())
-                .cmp(&(y.len(), y.values().sum::<usize>()))
-                .then_with(|| b.path.cmp(&a.path))
-        });
-        let Some((&path, _)) = best else { return Self::All(rules.into()) };
+        let best = values
+            .iter()
+            .filter(|(_, tests)| tests.values().sum::<usize>() >= 2)
+            .max_by_key(|((_, equal), tests)| (tests.len(), *equal, tests.values().sum::<usize>()));
+        let Some((&(path, equal), _)) = best else { return Self::All(rules.into()) };
         let path = path.clone();
-        let mut table: HashMap<Value, Vec<u32>, ahash::RandomState> = HashMap::default();
+        let mut sorted: HashMap<Test, Vec<u32>> = HashMap::new();
         let mut rest = Vec::new();
         for &rule in &rules {
-            match of(rule).iter().find(|condition| condition.path == path) {
-                Some(condition) => table.entry(condition.value.clone()).or_default().push(rule),
+            let asked = of(rule)
+                .iter()
+                .find(|condition| condition.path == path && matches!(condition.test, Test::Equals(_)) == equal);
+            match asked {
+                Some(condition) => sorted.entry(condition.test.clone()).or_default().push(rule),
                 None => rest.push(rule),
             }
         }
-        used.push(path.clone());
-        let table = table.into_iter().map(|(value, rules)| (value, Self::build(rules, conditions, used))).collect();
+        used.push((path.clone(), equal));
+        let mut table = Table::<Value>::default();
+        let mut tables: BTreeMap<usize, Table<Text>> = BTreeMap::new();
+        for (test, rules) in sorted {
+            let inner = Self::build(rules, conditions, used);
+            match test {
+                Test::Equals(value) => {
+                    table.insert(value, inner);
+                }
+                Test::Begins(prefix) => {
+                    tables.entry(prefix.len()).or_default().insert(prefix, inner);
+                }
+            }
+        }
         let rest = Box::new(Self::build(rest, conditions, used));
         used.pop();
-        Self::Switch { path, table, rest }
+        if equal {
+            Self::Equal { path, table, rest }
+        } else {
+            Self::Prefix { path, tables: tables.into_iter().collect(), rest }
+        }
     }
 
-    /// Adds the definitions that can apply; `value_at` gives what stands at a path now.
-    pub fn candidates<'v>(&self, value_at: &mut impl FnMut(&KeyPath) -> Option<&'v Value>, found: &mut Vec<u32>) {
+    /// Adds the definitions that can apply.
+    pub fn candidates<'v>(&self, facts: &impl Facts<'v>, found: &mut Vec<u32>) {
         match self {
             Self::All(rules) => found.extend_from_slice(rules),
-            Self::Switch { path, table, rest } => {
-                if let Some(next) = value_at(path).and_then(|value| table.get(value)) {
-                    next.candidates(value_at, found);
+            Self::Equal { path, table, rest } => {
+                if let Some(next) = facts.value_at(path).and_then(|value| table.get(value)) {
+                    next.candidates(facts, found);
                 }
-                rest.candidates(value_at, found);
+                rest.candidates(facts, found);
+            }
+            Self::Prefix { path, tables, rest } => {
+                if !facts.prefixes_hold() {
+                    tables.iter().flat_map(|(_, table)| table.values()).for_each(|it| it.candidates(facts, found));
+                } else if let Some(Value::String(text)) = facts.value_at(path) {
+                    for (len, table) in tables {
+                        if let Some(next) = text.get(..*len).and_then(|prefix| table.get(prefix)) {
+                            next.candidates(facts, found);
+                        }
+                    }
+                }
+                rest.candidates(facts, found);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The code of bodies: operations over registers, in order; one that has no result ends its branch.
 
 use super::{GroupId, NodeId};
-use crate::builtins::Builtin;
+use crate::builtins::{Builtin, Prepared};
 use crate::compile::hir::Collection;
 use crate::syntax::Location;
 use crate::value::Value;
@@ -75,6 +75,16 @@ pub enum MockValue {
     Function(Replacement),
 }
 
+/// A call of a built-in function.
+#[derive(Debug)]
+pub struct Call {
+    pub function: &'static Builtin,
+    pub args: Box<[Src]>,
+    pub at: Location,
+    /// A constant pattern, compiled when the policy was.
+    pub prepared: Option<Box<Prepared>>,
+}
+
 #[derive(Debug)]
 pub enum Op {
     /// Ends the branch.
@@ -93,7 +103,8 @@ pub enum Op {
     /// Every member in turn.
     Scan {
         over: Src,
-        key: Reg,
+        /// Only where it is wanted.
+        key: Option<Reg>,
         value: Reg,
     },
     /// Goes on unless the value is false.
@@ -122,17 +133,11 @@ pub enum Op {
         ops: Box<[Op]>,
     },
     Builtin {
-        function: &'static Builtin,
-        args: Box<[Src]>,
+        call: Call,
         to: Reg,
-        at: Location,
     },
     /// The result must not be false.
-    BuiltinTest {
-        function: &'static Builtin,
-        args: Box<[Src]>,
-        at: Location,
-    },
+    BuiltinTest(Call),
     Function {
         group: GroupId,
         args: Box<[Src]>,

@@ -6,6 +6,74 @@
 /// Levels of `{…}` and characters of the pattern.
 const MAX_DEPTH: usize = 20;
 
+use regex::Regex;
+
+/// A compiled glob.
+#[derive(Debug)]
+pub enum Matcher {
+    /// Pieces between delimiters, each with one star at most: the usual shape of paths.
+    Pieces {
+        delimiter: char,
+        pieces: Vec<Piece>,
+    },
+    Regex(Regex),
+}
+
+/// What stands between two delimiters.
+#[derive(Debug)]
+pub struct Piece {
+    before: String,
+    /// What follows the star, if there is one.
+    after: Option<String>,
+}
+
+impl Matcher {
+    pub fn new(pattern: &str, delimiters: &[char]) -> Result<Self, String> {
+        if let [delimiter] = delimiters
+            && !pattern.contains(['?', '[', '{', '\\'])
+            && !pattern.contains("**")
+        {
+            let pieces: Vec<Piece> = pattern
+                .split(*delimiter)
+                .map(|piece| match piece.split_once('*') {
+                    Some((before, after)) => Piece { before: before.to_owned(), after: Some(after.to_owned()) },
+                    None => Piece { before: piece.to_owned(), after: None },
+                })
+                .collect();
+            if pieces.iter().all(|piece| piece.after.as_ref().is_none_or(|after| !after.contains('*'))) {
+                return Ok(Self::Pieces { delimiter: *delimiter, pieces });
+            }
+        }
+        Ok(Self::Regex(super::compile(&translate(pattern, delimiters)?)?))
+    }
+
+    pub fn is_match(&self, subject: &str) -> bool {
+        match self {
+            Self::Regex(regex) => regex.is_match(subject),
+            Self::Pieces { delimiter, pieces } => {
+                let mut found = subject.split(*delimiter);
+                pieces.iter().all(|piece| found.next().is_some_and(|text| piece.is_match(text)))
+                    && found.next().is_none()
+            }
+        }
+    }
+}
+
+impl Piece {
+    fn is_match(&self, text: &str) -> bool {
+        match &self.after {
+            None => text == self.before,
+            Some(after) => text.strip_prefix(self.before.as_str()).is_some_and(|rest| rest.ends_with(after.as_str())),
+        }
+    }
+}
+
+/// The text that everything that the glob matches begins with.
+pub fn literal_prefix(pattern: &str) -> &str {
+    let end = pattern.find(['*', '?', '[', ']', '{', '}', ',', '\\']).unwrap_or(pattern.len());
+    pattern.get(..end).unwrap_or("")
+}
+
 pub fn translate(pattern: &str, delimiters: &[char]) -> Result<String, String> {
     let one = if delimiters.is_empty() {
         "(?s:.)".to_owned()

@@ -50,8 +50,12 @@ impl Lowerer<'_> {
             self.ops.push(Op::Get { from, key, to });
             return Src::Reg(to);
         }
+        if self.is_unused(key) {
+            self.ops.push(Op::Scan { over: from, key: None, value: to });
+            return Src::Reg(to);
+        }
         let key_reg = self.reg();
-        self.ops.push(Op::Scan { over: from, key: key_reg, value: to });
+        self.ops.push(Op::Scan { over: from, key: Some(key_reg), value: to });
         self.destructure(key, &Src::Reg(key_reg));
         Src::Reg(to)
     }
