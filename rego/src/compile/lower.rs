@@ -66,6 +66,8 @@ pub struct Lowerer<'a> {
     vars: &'a [VarInfo],
     /// Where variables that have values have them.
     places: HashMap<VarId, Src>,
+    /// Registers that hold what stands at a path of the input.
+    input_paths: HashMap<Vec<Value>, Reg>,
     next: Reg,
     most: Reg,
     ops: Vec<Op>,
@@ -80,6 +82,7 @@ impl<'a> Lowerer<'a> {
             tree,
             vars,
             places: HashMap::new(),
+            input_paths: HashMap::new(),
             next: 0,
             most: 0,
             ops: Vec::new(),
@@ -92,7 +95,7 @@ impl<'a> Lowerer<'a> {
         self.body(&clause.body);
         let tail = tail.iter().map(|term| self.eval(term)).collect();
         let value = self.eval(&clause.value);
-        Code { ops: self.ops.into(), frame: self.most, tail, value: Some(value) }
+        Code { ops: hoisted(self.ops), frame: self.most, tail, value: Some(value) }
     }
 
     fn reserve(&mut self, count: Reg) {
@@ -136,11 +139,13 @@ impl<'a> Lowerer<'a> {
     /// Code made apart, with variables that it gives values to forgotten afterwards.
     fn apart<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> (Box<[Op]>, T) {
         let places = self.places.clone();
+        let input_paths = self.input_paths.clone();
         let ops = std::mem::take(&mut self.ops);
         let made = make(self);
         let inner = std::mem::replace(&mut self.ops, ops);
         self.places = places;
-        (inner.into(), made)
+        self.input_paths = input_paths;
+        (hoisted(inner), made)
     }
 
     pub fn body(&mut self, body: &[Expr]) {
@@ -337,6 +342,7 @@ impl<'a> Lowerer<'a> {
     fn with(&mut self, expr: &Expr) {
         let overrides = expr.with.iter().flat_map(|with| self.replacements(with)).collect();
         let places = self.places.clone();
+        let input_paths = std::mem::take(&mut self.input_paths);
         let ops = std::mem::take(&mut self.ops);
         self.bare(&Expr { with: [].into(), ..expr.clone() });
         // What got a value in there keeps it in a register of its own.
@@ -359,6 +365,7 @@ impl<'a> Lowerer<'a> {
             self.bind(var, Src::Reg(to));
             outs.insert(to);
         }
+        self.input_paths = input_paths;
         let inner = std::mem::replace(&mut self.ops, ops);
         let mut outs: Vec<Reg> = outs.into_iter().collect();
         outs.sort_unstable();
@@ -445,6 +452,30 @@ impl<'a> Lowerer<'a> {
             }
         }
     }
+}
+
+/// Moves lookups in the input before the loops that do not change them. Only past operations that neither fail the
+/// evaluation nor run rules, so that nothing else is evaluated than before.
+fn hoisted(mut ops: Vec<Op>) -> Box<[Op]> {
+    for at in 1..ops.len() {
+        if !matches!(ops.get(at), Some(Op::Path { from: Src::Input, .. })) {
+            continue;
+        }
+        let mut target = at;
+        for before in (0..at).rev() {
+            match ops.get(before) {
+                Some(Op::Scan { .. }) => target = before,
+                Some(Op::Path { .. } | Op::Get { .. } | Op::Compare(..) | Op::Truth(_)) => {}
+                Some(Op::ArrayLen(..) | Op::ObjectLen(..)) => {}
+                _ => break,
+            }
+        }
+        if target < at {
+            let op = ops.remove(at);
+            ops.insert(target, op);
+        }
+    }
+    ops.into()
 }
 
 /// The sides of `left == right`, where nothing looks at the result.

@@ -25,6 +25,13 @@ impl Lowerer<'_> {
             let constants: Vec<Value> = rest.iter().map_while(|term| term.as_const().cloned()).collect();
             if !constants.is_empty() {
                 rest = rest.get(constants.len()..).unwrap_or_default();
+                if src == Src::Input {
+                    if let Some(reg) = self.input_paths.get(&constants) {
+                        src = Src::Reg(*reg);
+                        continue;
+                    }
+                    self.input_paths.insert(constants.clone(), self.next);
+                }
                 let to = self.reg();
                 self.ops.push(Op::Path { from: src, path: constants.into(), to });
                 src = Src::Reg(to);
