@@ -10,18 +10,21 @@ mod crypto;
 mod encoding;
 mod net;
 mod patterns;
+mod providers;
 mod strings;
 mod time;
 mod tokens;
 mod units;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::LazyLock;
 
 use crate::eval::{EvalError, EvalOptions, steps_per_look};
 use crate::host::Host;
 use crate::value::{Number, Object, Set, Value};
 
+pub use self::encoding::parse_yaml;
 pub use self::patterns::{Prepared, glob_prefix};
 
 /// One function.
@@ -51,6 +54,16 @@ pub enum BuiltinError {
     Halt(EvalError),
 }
 
+impl fmt::Display for BuiltinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Undefined => f.write_str("undefined"),
+            Self::Operand(message) | Self::Failed(message) => f.write_str(message),
+            Self::Halt(error) => error.fmt(f),
+        }
+    }
+}
+
 impl From<EvalError> for BuiltinError {
     fn from(error: EvalError) -> Self {
         Self::Halt(error)
@@ -71,8 +84,8 @@ pub struct Context<'a> {
     pub(crate) remembered: HashMap<(&'static str, Value), Value>,
 }
 
-impl std::fmt::Debug for Context<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").finish_non_exhaustive()
     }
 }
@@ -164,6 +177,7 @@ static TABLES: &[&[Builtin]] = &[
     encoding::TABLE,
     net::TABLE,
     patterns::TABLE,
+    providers::TABLE,
     strings::TABLE,
     time::TABLE,
     tokens::TABLE,

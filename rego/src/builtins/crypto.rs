@@ -2,7 +2,10 @@
 //!
 //! Mirrors: OPA `v1/topdown/crypto.go`, v1.19.0.
 
+mod certificates;
+mod chain;
 pub(super) mod keys;
+mod private;
 
 use ::hmac::Mac as _;
 use aws_lc_rs::{constant_time, digest, hmac};
@@ -12,6 +15,16 @@ use super::{Builtin, Context, Outcome, function, text};
 use crate::value::Value;
 
 pub const TABLE: &[Builtin] = &[
+    function("crypto.x509.parse_certificates", 1, |_, args| {
+        let chain = certificates::certificates(text(args, 1)?)?;
+        Ok(Value::array(chain.iter().map(|der| certificates::described(der, true)).collect::<Result<_, _>>()?))
+    }),
+    function("crypto.x509.parse_certificate_request", 1, |_, args| certificates::request(text(args, 1)?)),
+    super::changing("crypto.x509.parse_and_verify_certificates", 1, chain::verify),
+    super::changing("crypto.x509.parse_and_verify_certificates_with_options", 2, chain::verify_with_options),
+    function("crypto.x509.parse_keypair", 2, private::parse_keypair),
+    function("crypto.x509.parse_rsa_private_key", 1, private::parse_rsa_private_key),
+    function("crypto.parse_private_keys", 1, private::parse_private_keys),
     function("crypto.md5", 1, |context, args| {
         let text = charged(context, text(args, 1)?)?;
         Ok(hex(&md5::Md5::digest(text)))

@@ -3,7 +3,7 @@
 //! Mirrors: OPA `v1/topdown/encoding.go` and `uri.go`, v1.19.0.
 
 mod query;
-mod uri;
+pub(super) mod uri;
 mod yaml;
 
 use base64::Engine as _;
@@ -12,6 +12,11 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::{Builtin, BuiltinError, Context, Outcome, boolean, failed, function, object, operand, text, wrong_type};
 use crate::value::{DuplicateKeys, JsonLimits, Value, lossy, parse_json, write_json};
+
+/// The first document of some YAML.
+pub fn parse_yaml(text: &str) -> Result<Value, String> {
+    yaml::parse(text).map_err(|error| error.to_string())
+}
 
 pub const TABLE: &[Builtin] = &[
     function("json.marshal", 1, |context, args| {

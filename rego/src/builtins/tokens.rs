@@ -69,9 +69,9 @@ impl<'t> Token<'t> {
 
     fn header(&self, context: &mut Context<'_>) -> Outcome {
         let bytes = decode_base64url(self.header)
-            .map_err(|error| failed(format!("JWT header had invalid encoding: {}", reason(&error))))?;
-        let header = json_object(context, &lossy(&bytes))
-            .map_err(|error| failed(format!("bad JWT header: {}", reason(&error))))?;
+            .map_err(|error| failed(format!("JWT header had invalid encoding: {}", error)))?;
+        let header =
+            json_object(context, &lossy(&bytes)).map_err(|error| failed(format!("bad JWT header: {}", error)))?;
         if header.member("enc").is_some() {
             return Err(failed("JWT is a JWE object, which is not supported"));
         }
@@ -80,21 +80,13 @@ impl<'t> Token<'t> {
 
     fn payload(&self) -> Result<String, BuiltinError> {
         let bytes = decode_base64url(self.payload)
-            .map_err(|error| failed(format!("JWT payload had invalid encoding: {}", reason(&error))))?;
+            .map_err(|error| failed(format!("JWT payload had invalid encoding: {}", error)))?;
         Ok(lossy(&bytes))
     }
 }
 
-fn reason(error: &BuiltinError) -> String {
-    match error {
-        BuiltinError::Operand(message) | BuiltinError::Failed(message) => message.clone(),
-        BuiltinError::Undefined => "undefined".to_owned(),
-        BuiltinError::Halt(error) => error.to_string(),
-    }
-}
-
 fn json_object(context: &mut Context<'_>, text: &str) -> Outcome {
-    let value = unmarshal(context, text).map_err(|error| failed(format!("invalid JSON: {}", reason(&error))))?;
+    let value = unmarshal(context, text).map_err(|error| failed(format!("invalid JSON: {}", error)))?;
     match value {
         Value::Object(_) => Ok(value),
         _ => Err(failed("decoded JSON type was not an Object")),
@@ -112,9 +104,8 @@ fn decode(context: &mut Context<'_>, given: &str) -> Outcome {
             continue;
         }
         let payload = json_object(context, &payload)?;
-        let signature = token
-            .signature()
-            .map_err(|error| failed(format!("JWT signature had invalid encoding: {}", reason(&error))))?;
+        let signature =
+            token.signature().map_err(|error| failed(format!("JWT signature had invalid encoding: {}", error)))?;
         // Go keeps bytes in strings; what is not UTF-8 must not change on the way to hexadecimal.
         let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
         return Ok(Value::array(vec![header, payload, Value::from(signature)]));
@@ -347,7 +338,7 @@ fn encode_sign(context: &mut Context<'_>, header: &str, payload: &str, key: &str
         Ok(parsed) => parsed,
         // A lone word is no header, but not for want of closing brackets.
         Err(_) if !header.starts_with(['{', '[', '"']) => Value::Null,
-        Err(error) => return Err(bad_header(&format!("cannot parse JSON: {}", reason(&error)))),
+        Err(error) => return Err(bad_header(&format!("cannot parse JSON: {}", error))),
     };
     let alg =
         parsed.member("alg").and_then(Value::as_str).ok_or_else(|| bad_header("jwsbb: header \"alg\" not found"))?;

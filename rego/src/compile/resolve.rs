@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::annotations::OfRule;
 use super::hir::{Collection, Comprehension, Expr, ExprKind, Function, Root, Term, VarId, VarInfo};
 use super::{CompileError, Names};
 use crate::syntax::{self, Location, TermKind};
@@ -43,7 +44,7 @@ pub struct Resolver<'a> {
     /// While arguments are resolved: what their templates mention gets values in the body.
     in_arguments: bool,
     /// The annotations of the rule, for `rego.metadata.*`.
-    metadata: (Value, Value),
+    metadata: Option<OfRule<'a>>,
 }
 
 type Modifiers = Arc<[super::hir::With]>;
@@ -59,7 +60,7 @@ impl<'a> Resolver<'a> {
             errors: Vec::new(),
             body: Vec::new(),
             in_arguments: false,
-            metadata: (Value::Null, Value::Null),
+            metadata: None,
         }
     }
 

@@ -33,7 +33,7 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
             shared: &shared,
         };
         for rule in &module.rules {
-            match resolve_rule(&names, rule, annotations.of(at, rule)) {
+            match resolve_rule(&names, rule, annotations.of(at, module, rule)) {
                 Ok(rule) => rules.push(rule),
                 Err(more) => errors.extend(more),
             }

@@ -236,9 +236,10 @@ impl Parser {
         if !self.is_keyword("package") {
             return Err(self.error("package expected"));
         }
+        let at = self.token().at;
         let package = self.package()?;
         let mut module =
-            Module { package, imports: Vec::new(), rules: Vec::new(), comments: Vec::new(), version: self.version };
+            Module { at, package, imports: Vec::new(), rules: Vec::new(), comments: Vec::new(), version: self.version };
         while self.token().lexeme != Lexeme::End {
             if self.is_keyword("package") {
                 return Err(self.unexpected(""));

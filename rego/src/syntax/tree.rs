@@ -10,6 +10,8 @@ use super::parser::Version;
 /// One file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Module {
+    /// Where `package` stands.
+    pub at: Location,
     /// The package without `data`.
     pub package: Vec<Arc<str>>,
     pub imports: Vec<Import>,

@@ -70,7 +70,26 @@ impl Curve {
         }
     }
 
-    fn bytes(self) -> usize {
+    /// The name in JSON Web Keys (RFC 7518 section 6.2.1.1).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+            Self::P521 => "P-521",
+        }
+    }
+
+    /// By its object identifier.
+    pub fn of_identifier(dotted: &str) -> Option<Self> {
+        match dotted {
+            "1.2.840.10045.3.1.7" => Some(Self::P256),
+            "1.3.132.0.34" => Some(Self::P384),
+            "1.3.132.0.35" => Some(Self::P521),
+            _ => None,
+        }
+    }
+
+    pub fn bytes(self) -> usize {
         match self {
             Self::P256 => 32,
             Self::P384 => 48,
@@ -85,7 +104,7 @@ impl Curve {
 }
 
 /// A key that can verify.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VerifyingKey {
     Rsa { n: Vec<u8>, e: Vec<u8> },
     Ec { curve: Curve, point: Vec<u8> },
@@ -134,7 +153,7 @@ impl VerifyingKey {
     }
 
     /// From a `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7).
-    fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Option<Self> {
+    pub fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Option<Self> {
         match spki.parsed() {
             Ok(PublicKey::RSA(rsa)) => {
                 Some(Self::Rsa { n: unsigned(rsa.modulus).to_vec(), e: unsigned(rsa.exponent).to_vec() })
@@ -159,7 +178,7 @@ fn hmac_algorithm(bits: Bits) -> hmac::Algorithm {
 }
 
 /// Without zeros in front.
-fn unsigned(bytes: &[u8]) -> &[u8] {
+pub fn unsigned(bytes: &[u8]) -> &[u8] {
     let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
     bytes.get(zeros..).unwrap_or_default()
 }

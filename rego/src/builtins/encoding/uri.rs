@@ -94,3 +94,16 @@ fn host(given: &str, authority: &str, members: &mut Vec<(&str, String)>) -> Resu
     }
     Ok(())
 }
+
+/// A path as Go's `URL.EscapedPath` spells it: as given if that is a valid spelling, else escaped anew.
+pub fn escaped_path(given: &str) -> Result<String, BuiltinError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&byte);
+    if given.bytes().all(|byte| plain(byte) || b"!'()*[]%".contains(&byte)) {
+        return Ok(given.to_owned());
+    }
+    let mut out = String::new();
+    for byte in percent_decode(given, false)?.bytes() {
+        if plain(byte) { out.push(char::from(byte)) } else { out.push_str(&format!("%{byte:02X}")) }
+    }
+    Ok(out)
+}

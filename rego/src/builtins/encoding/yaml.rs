@@ -16,6 +16,11 @@ const MAX_DEPTH: usize = 200;
 
 pub fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
     context.work(text.len() / 4)?;
+    parse(text)
+}
+
+/// The first document of `text`.
+pub fn parse(text: &str) -> Outcome {
     let mut loader = Loader { open: Vec::new(), anchors: HashMap::new(), root: None, values: 0 };
     for event in Parser::new_from_str(text) {
         let (event, _) = event.map_err(|error| failed(format!("yaml: {error}")))?;

@@ -176,8 +176,8 @@ impl Resolver<'_> {
         let parts: Option<Vec<Arc<str>>> = std::iter::once(&**head).chain(path).map(name).collect();
         let parts = parts?;
         match parts.iter().map(|part| &**part).collect::<Vec<_>>().as_slice() {
-            ["rego", "metadata", "rule"] => Some(self.metadata.0.clone()),
-            ["rego", "metadata", "chain"] => Some(self.metadata.1.clone()),
+            ["rego", "metadata", "rule"] => self.metadata.map(|it| it.primary()),
+            ["rego", "metadata", "chain"] => self.metadata.map(|it| it.chain()),
             _ => None,
         }
     }

@@ -3,20 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::super::annotations::OfRule;
 use super::{Hidden, Modifiers, Occurrence, Resolver, declared_names, is_wildcard};
 use crate::compile::hir::{Clause, Expr, Rule, Term, VarId, VarInfo};
 use crate::compile::{CompileError, Names};
 use crate::syntax::{self, HeadKind, Location, TermKind};
 use crate::value::{Text, Value};
 
-/// Resolves one definition with its `else`s. `metadata` is what `rego.metadata.rule` and `.chain` give.
-pub fn resolve_rule(
-    names: &Names<'_>,
-    rule: &syntax::Rule,
-    metadata: (Value, Value),
-) -> Result<Rule, Vec<CompileError>> {
+/// Resolves one definition with its `else`s.
+pub fn resolve_rule(names: &Names<'_>, rule: &syntax::Rule, metadata: OfRule<'_>) -> Result<Rule, Vec<CompileError>> {
     let mut resolver = Resolver::new(names);
-    resolver.metadata = metadata;
+    resolver.metadata = Some(metadata);
     let resolved = resolver.rule(rule);
     if resolver.errors.is_empty() { Ok(resolved) } else { Err(resolver.errors) }
 }

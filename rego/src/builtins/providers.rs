@@ -1,0 +1,209 @@
+//! Requests signed for Amazon Web Services (Signature Version 4).
+//!
+//! Mirrors: OPA `v1/topdown/providers.go` and `internal/providers/aws/signing_v4.go`, v1.19.0.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::{digest, hmac};
+use chrono::{DateTime, Utc};
+
+use super::encoding::uri;
+use super::{Builtin, BuiltinError, Context, Outcome, function, number, object, wrong_type};
+use crate::value::{Object, Value};
+
+pub const TABLE: &[Builtin] = &[function("providers.aws.sign_req", 3, sign_request)];
+
+const REQUIRED_SETTINGS: &[&str] = &["aws_service", "aws_access_key", "aws_secret_access_key", "aws_region"];
+const REQUIRED_MEMBERS: &[&str] = &["method", "url"];
+
+/// The members that a request to `http.send` may have.
+const REQUEST_MEMBERS: &[&str] = &[
+    "method",
+    "url",
+    "body",
+    "enable_redirect",
+    "force_json_decode",
+    "force_yaml_decode",
+    "headers",
+    "raw_body",
+    "tls_use_system_certs",
+    "tls_ca_cert",
+    "tls_ca_cert_file",
+    "tls_ca_cert_env_variable",
+    "tls_client_cert",
+    "tls_client_cert_file",
+    "tls_client_cert_env_variable",
+    "tls_client_key",
+    "tls_client_key_file",
+    "tls_client_key_env_variable",
+    "tls_insecure_skip_verify",
+    "tls_server_name",
+    "timeout",
+    "cache",
+    "force_cache",
+    "force_cache_duration_seconds",
+    "raise_error",
+    "caching_mode",
+    "max_retry_attempts",
+    "cache_ignored_headers",
+];
+
+/// Headers that proxies change on the way.
+const NOT_SIGNED: &[&str] = &["authorization", "user-agent", "x-amzn-trace-id"];
+
+fn sign_request(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+    let (request, settings) = (object(args, 1)?, object(args, 2)?);
+    required(settings, REQUIRED_SETTINGS, 2, "AWS config parameters(s)")?;
+    let time = number(args, 3)?.as_i64();
+    let time = time.ok_or_else(|| refused(3, "could not convert time_ns value into a unix timestamp"))?;
+
+    let unknown = request.keys().filter(|key| !key.as_str().is_some_and(|key| REQUEST_MEMBERS.contains(&key)));
+    let unknown: Vec<Value> = unknown.cloned().collect();
+    if !unknown.is_empty() {
+        return Err(refused(1, &format!("invalid request parameters(s): {}", Value::set(unknown))));
+    }
+    required(request, REQUIRED_MEMBERS, 1, "request parameters(s)")?;
+
+    let no_headers = Object::default();
+    let headers = match request.get_str("headers") {
+        None => &no_headers,
+        Some(Value::Object(headers)) => headers,
+        Some(other) => return Err(wrong_type(0, other, &["object"])),
+    };
+    let body = match (request.get_str("raw_body"), request.get_str("body")) {
+        (Some(raw), _) => raw.as_str().unwrap_or_default().to_owned(),
+        (None, Some(body)) => body.to_json(),
+        (None, None) => String::new(),
+    };
+    context.work(body.len() / 16)?;
+    let payload = match settings.get_str("disable_payload_signing") {
+        Some(Value::Bool(true)) => "UNSIGNED-PAYLOAD".to_owned(),
+        None | Some(Value::Bool(false)) => sha256(body.as_bytes()),
+        Some(_) => return Err(refused(2, "invalid value for 'disable_payload_signing' in AWS config")),
+    };
+
+    let signing = Signing {
+        method: string(request, "method"),
+        url: Url::parse(string(request, "url"))?,
+        service: string(settings, "aws_service"),
+        access_key: string(settings, "aws_access_key"),
+        secret_key: string(settings, "aws_secret_access_key"),
+        region: string(settings, "aws_region"),
+        time: DateTime::<Utc>::from_timestamp_nanos(time).format("%Y%m%dT%H%M%SZ").to_string(),
+        payload,
+    };
+    let mut added = vec![("host", signing.url.host.clone()), ("x-amz-date", signing.time.clone())];
+    if ["s3", "glacier"].contains(&signing.service) {
+        added.push(("x-amz-content-sha256", signing.payload.clone()));
+    }
+    let session = string(settings, "aws_session_token");
+    if !session.is_empty() {
+        added.push(("x-amz-security-token", session.to_owned()));
+    }
+    let mut signed: BTreeMap<String, String> =
+        added.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let mut all: Vec<(Value, Value)> = Vec::new();
+    for (name, value) in headers.iter() {
+        let (name, value) = (name.as_str().unwrap_or_default(), value.as_str().unwrap_or_default());
+        all.push((Value::from(name), Value::from(value)));
+        let lower = name.to_lowercase();
+        if !NOT_SIGNED.contains(&lower.as_str()) {
+            signed.insert(lower, value.to_owned());
+        }
+    }
+    all.push((Value::from("Authorization"), Value::from(signing.authorization(&signed))));
+    all.extend(added.into_iter().map(|(name, value)| (Value::from(name), Value::from(value))));
+    Ok(Value::Object(request.with(Value::from("headers"), Value::object(all)).into()))
+}
+
+fn refused(position: usize, why: &str) -> BuiltinError {
+    BuiltinError::Operand(format!("operand {position} {why}"))
+}
+
+fn string<'o>(object: &'o Object, name: &str) -> &'o str {
+    object.get_str(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Every member of `names` is there, and a string.
+fn required(object: &Object, names: &[&str], position: usize, what: &str) -> Result<(), BuiltinError> {
+    let those = |bad: fn(Option<&Value>) -> bool| -> Vec<Value> {
+        names.iter().filter(|name| bad(object.get_str(name))).map(|name| Value::from(*name)).collect()
+    };
+    let missing = those(|member| member.is_none());
+    if !missing.is_empty() {
+        return Err(refused(position, &format!("missing required {what}: {}", Value::set(missing))));
+    }
+    let invalid = those(|member| member.is_some_and(|member| member.as_str().is_none()));
+    if !invalid.is_empty() {
+        return Err(refused(position, &format!("invalid values for required {what}: {}", Value::set(invalid))));
+    }
+    Ok(())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The parts of a URL that are signed.
+struct Url {
+    host: String,
+    path: String,
+    query: String,
+}
+
+impl Url {
+    fn parse(given: &str) -> Result<Self, BuiltinError> {
+        let parts = uri::parse(given)?;
+        let part = |name: &str| parts.member(name).and_then(Value::as_str).unwrap_or_default();
+        let name = match part("hostname") {
+            v6 if v6.contains(':') => format!("[{v6}]"),
+            name => name.to_owned(),
+        };
+        let host = match part("port") {
+            "" => name,
+            port => format!("{name}:{port}"),
+        };
+        Ok(Self { host, path: uri::escaped_path(part("raw_path"))?, query: part("raw_query").to_owned() })
+    }
+}
+
+struct Signing<'r> {
+    method: &'r str,
+    url: Url,
+    service: &'r str,
+    access_key: &'r str,
+    secret_key: &'r str,
+    region: &'r str,
+    /// ISO 8601, basic form.
+    time: String,
+    /// The digest of the body.
+    payload: String,
+}
+
+impl Signing<'_> {
+    /// The value of the header `Authorization`.
+    fn authorization(&self, headers: &BTreeMap<String, String>) -> String {
+        let date = self.time.get(..8).unwrap_or_default();
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+        let names = headers.keys().map(String::as_str).collect::<Vec<_>>().join(";");
+        let Url { path, query, .. } = &self.url;
+        let request = format!("{}\n{path}\n{query}\n{lines}\n{names}\n{}", self.method, self.payload);
+
+        let scope = format!("{date}/{}/{}/aws4_request", self.region, self.service);
+        let to_sign = format!("AWS4-HMAC-SHA256\n{}\n{scope}\n{}", self.time, sha256(request.as_bytes()));
+        let mut key = format!("AWS4{}", self.secret_key).into_bytes();
+        for part in [date, self.region, self.service, "aws4_request"] {
+            key = mac(&key, part);
+        }
+        let signature = hex(&mac(&key, &to_sign));
+        format!("AWS4-HMAC-SHA256 Credential={}/{scope},SignedHeaders={names},Signature={signature}", self.access_key)
+    }
+}
+
+fn mac(key: &[u8], message: &str) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message.as_bytes()).as_ref().to_vec()
+}
