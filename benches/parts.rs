@@ -15,7 +15,7 @@ use stepgate::check::{AmbiguousPath, ChallengeSettings, Checker, Compat, DryRun,
 use stepgate::clock::Clock;
 use stepgate::jws::{Alg, SigningKey};
 use stepgate::opa::input::{self, Attributes, Options};
-use stepgate::policy::{self, Entrypoint, Module, RegoVersion, Snapshot, Sources};
+use stepgate::policy::{self, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
 use stepgate::telemetry::Metrics;
 use stepgate::token::{AssuranceTable, Issuer, IssuerSettings, KeySet, KeySource, Location, Profile, Verifier};
 use tokio::time::Instant;
@@ -72,7 +72,8 @@ fn message(key: &SigningKey) -> Vec<u8> {
 fn snapshot() -> Snapshot {
     let module = |path: &str, text: &str| Module { path: path.into(), text: text.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module("a.rego", POLICY), module("b.rego", STEP_UP)], ..Sources::default() };
-    Snapshot::build(&sources, &Entrypoint::from_path("api_policy/allow")).expect("the policy compiles")
+    let surroundings = Arc::new(Surroundings::new(policy::BuiltinSettings::default()));
+    Snapshot::build(&sources, &Entrypoint::from_path("api_policy/allow"), &surroundings).expect("the policy compiles")
 }
 
 fn parts(c: &mut Criterion) {

@@ -13,7 +13,7 @@ use crate::config::{Config, GrpcDoor};
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::feed::keys::KeyFeed;
 use crate::lifecycle::Lifecycle;
-use crate::policy::Store;
+use crate::policy::{Store, Surroundings};
 use crate::remote::Remote;
 use crate::serve::{Address, GrpcServer, Health, HttpDoor, Listener, Readiness, SocketMode, serve_http};
 use crate::telemetry::Metrics;
@@ -59,8 +59,14 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
 
     // Policies are compiled and every socket is bound before anything serves.
     let store = Arc::new(Store::default());
-    let feed =
-        PolicyFeed { files, entrypoint: config.entrypoint, store: Arc::clone(&store), metrics: Arc::clone(&metrics) };
+    let surroundings = Arc::new(Surroundings::new(config.builtins));
+    let feed = PolicyFeed {
+        files,
+        entrypoint: config.entrypoint,
+        surroundings,
+        store: Arc::clone(&store),
+        metrics: Arc::clone(&metrics),
+    };
     let feed = load(feed, launch.max_errors).await?;
     let grpc = match config.grpc {
         Some(GrpcDoor { address, socket_mode, settings }) => {

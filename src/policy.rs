@@ -7,15 +7,17 @@ mod engine;
 mod entrypoint;
 mod snapshot;
 mod sources;
+mod world;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-pub use self::engine::{EvalError, Evaluation, Rejection, World, compile_sources};
+pub use self::engine::{EvalError, Evaluation, Rejection, compile_sources};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
-pub use self::snapshot::{Snapshot, TestOutcome, run_tests};
+pub use self::snapshot::Snapshot;
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};
+pub use self::world::{BuiltinSettings, Surroundings, World};
 
 /// Holds the snapshot in force. Readers take a reference and keep it for the whole check.
 #[derive(Debug, Default)]

@@ -18,12 +18,21 @@ use crate::compile::CompiledQuery;
 use crate::host::Host;
 use crate::policy::{GroupId, Mock, NodeId, Policy, Src};
 use crate::syntax::Location;
-use crate::value::{Text, Value};
+use crate::value::{Measure, Text, Value};
 
 /// Steps between two looks at the clock.
 const STEPS_PER_LOOK: u64 = 256;
-/// The deepest nesting of rules, functions and loops.
-const MAX_DEPTH: u32 = 400;
+/// The deepest nesting of rules, functions and loops. It takes less than 8 MiB of stack, even in a build for development.
+const MAX_DEPTH: u32 = 1_000;
+
+/// The largest value that an evaluation may make, by [`Value::weight`].
+const MAX_WEIGHT: usize = 1 << 25;
+
+/// The deepest value that an evaluation may make: values are compared, written and dropped level by level.
+const MAX_VALUE_DEPTH: u32 = 2_000;
+
+/// What one step may go through.
+const WEIGHT_PER_STEP: usize = 512;
 
 /// The bounds of one evaluation.
 #[derive(Clone, Copy, Debug)]
@@ -287,6 +296,11 @@ impl<'a> Evaluator<'a> {
             _ => 0,
         };
         self.spend(size.saturating_add(32))?;
+        let Measure { weight, depth } = value.measure();
+        if weight > MAX_WEIGHT || depth > MAX_VALUE_DEPTH {
+            return Err(EvalError::budget("a value grew too large"));
+        }
+        self.charge(weight)?;
         Ok(self.arena.alloc(value))
     }
 
@@ -299,9 +313,33 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// Counts what it takes to go through values of this weight. Most steps take less time than they are given.
+    #[inline]
+    fn charge(&mut self, weight: usize) -> Result<(), EvalError> {
+        match weight / WEIGHT_PER_STEP {
+            0 => Ok(()),
+            steps => self.context.work(steps),
+        }
+    }
+
     fn spend(&mut self, bytes: usize) -> Result<(), EvalError> {
         self.bytes = self.bytes.checked_sub(bytes).ok_or_else(|| EvalError::budget("memory"))?;
         Ok(())
+    }
+
+    /// Counts one level of nesting; an error ends the evaluation, so that nobody has to climb back from it.
+    #[inline]
+    fn descend(&mut self) -> Result<(), EvalError> {
+        if self.depth >= MAX_DEPTH {
+            return Err(EvalError::budget("rules, functions and loops are nested too deeply"));
+        }
+        self.depth = self.depth.saturating_add(1);
+        Ok(())
+    }
+
+    #[inline]
+    fn ascend(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
     }
 
     /// Runs `run` in a frame of its own.
@@ -311,10 +349,7 @@ impl<'a> Evaluator<'a> {
         args: &[&'a Value],
         run: impl FnOnce(&mut Self) -> Result<T, EvalError>,
     ) -> Result<T, EvalError> {
-        if self.depth >= MAX_DEPTH {
-            return Err(EvalError::budget("rules are nested too deeply"));
-        }
-        self.depth = self.depth.saturating_add(1);
+        self.descend()?;
         let outer = self.base;
         let start = self.regs.len();
         self.base = start;
@@ -323,7 +358,7 @@ impl<'a> Evaluator<'a> {
         let result = run(self);
         self.regs.truncate(start);
         self.base = outer;
-        self.depth = self.depth.saturating_sub(1);
+        self.ascend();
         result
     }
 }

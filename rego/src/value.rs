@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub use arcstr::ArcStr as Text;
 
-pub use self::collections::{Object, Set};
+pub use self::collections::{Array, Measure, Object, Set};
 pub use self::float::{Float, spell_general, spell_plain, spell_scientific};
 pub use self::json::{DuplicateKeys, JsonError, JsonLimits, MAX_NUMBER_BYTES, parse_json, write_json};
 pub use self::number::Number;
@@ -30,10 +30,13 @@ pub enum Value {
     Bool(bool),
     Number(Number),
     String(Text),
-    Array(Arc<Vec<Value>>),
+    Array(Arc<Array>),
     Object(Arc<Object>),
     Set(Arc<Set>),
 }
+
+/// Bytes of text that weigh as much as one small value.
+const BYTES_PER_WEIGHT: usize = 16;
 
 /// `true`, to point at.
 pub static TRUE: Value = Value::Bool(true);
@@ -44,7 +47,7 @@ pub static NULL: Value = Value::Null;
 
 impl Value {
     pub fn array(items: Vec<Value>) -> Self {
-        Self::Array(Arc::new(items))
+        Self::Array(Arc::new(Array::new(items)))
     }
 
     /// An object; of two equal keys the last wins.
@@ -155,16 +158,24 @@ impl Value {
         matches!(self, Self::Bool(false))
     }
 
-    /// How many values there are in the tree, counted up to `limit`.
-    pub fn size(&self, limit: usize) -> usize {
-        let add = |sum: usize, value: &Value| {
-            if sum >= limit { sum } else { sum.saturating_add(value.size(limit.saturating_sub(sum))) }
-        };
+    /// How many values there are in the tree below, long texts counting for several. Shared values count wherever they
+    /// stand: it is what writing, comparing or walking the value costs.
+    #[inline]
+    pub fn weight(&self) -> usize {
+        self.measure().weight
+    }
+
+    /// The weight and the levels of nesting, without looking at what is below.
+    #[inline]
+    pub fn measure(&self) -> Measure {
+        let scalar = |weight: usize| Measure { weight, depth: 0 };
         match self {
-            Self::Array(items) => items.iter().fold(1, add),
-            Self::Object(object) => object.iter().fold(1, |sum, (key, value)| add(add(sum, key), value)),
-            Self::Set(set) => set.iter().fold(1, add),
-            _ => 1,
+            Self::Null | Self::Bool(_) => scalar(1),
+            Self::Number(number) => scalar(number.weight()),
+            Self::String(text) => scalar(1 + text.len() / BYTES_PER_WEIGHT),
+            Self::Array(array) => array.measure(),
+            Self::Object(object) => object.measure(),
+            Self::Set(set) => set.measure(),
         }
     }
 
@@ -206,9 +217,9 @@ impl Ord for Value {
             (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
             (Self::Number(a), Self::Number(b)) => a.cmp(b),
             (Self::String(a), Self::String(b)) => a.as_bytes().cmp(b.as_bytes()),
-            (Self::Array(a), Self::Array(b)) => a.cmp(b),
-            (Self::Object(a), Self::Object(b)) => a.cmp(b),
-            (Self::Set(a), Self::Set(b)) => a.cmp(b),
+            (Self::Array(a), Self::Array(b)) if !Arc::ptr_eq(a, b) => a.cmp(b),
+            (Self::Object(a), Self::Object(b)) if !Arc::ptr_eq(a, b) => a.cmp(b),
+            (Self::Set(a), Self::Set(b)) if !Arc::ptr_eq(a, b) => a.cmp(b),
             _ => self.rank().cmp(&other.rank()),
         }
     }

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, 
 use prost::Message as _;
 
 use super::*;
-use crate::policy::{Entrypoint, Module, RegoVersion, Snapshot, Sources};
+use crate::policy::{BuiltinSettings, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
 use crate::token::{AssuranceTable, Issuer, IssuerSettings, KeySource, Location, Profile};
 
 const POLICY: &str = r#"package p
@@ -52,7 +52,10 @@ fn checker(settings: Settings, issuers: bool) -> Checker {
     let sources = Sources { modules: vec![module], ..Sources::default() };
     let store = Arc::new(policy::Store::default());
     let entrypoint = Entrypoint::from_path("p/allow");
-    store.activate(Snapshot::build(&sources, &entrypoint).expect("the policy compiles"));
+    store.activate(
+        Snapshot::build(&sources, &entrypoint, &Arc::new(Surroundings::new(BuiltinSettings::default())))
+            .expect("the policy compiles"),
+    );
     let tokens = issuers.then(|| {
         let (issuer, _) = Issuer::new(IssuerSettings {
             issuer: "i".to_owned(),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
-use crate::policy::{RegoVersion, Rejection, Sources, compile_sources};
+use crate::policy::{RegoVersion, Rejection, Sources, Surroundings, compile_sources};
 
 /// What commands over policies on disk have in common.
 #[derive(Debug, Args)]
@@ -59,7 +59,8 @@ pub struct Check {
 impl Check {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let sources = self.policy.load(&self.paths)?;
-        match compile_sources(&sources) {
+        let surroundings = Surroundings::local();
+        match compile_sources(&sources, &surroundings) {
             Ok(_) => Ok(ExitCode::SUCCESS),
             Err(rejections) => {
                 eprintln!("{}", listed(&rejections));

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use stepgate_rego::{EvalOptions, Policy, Row, Version, compile_query};
 
 use super::check::{PolicyArgs, listed};
-use crate::policy::{RegoVersion, World, compile_sources};
+use crate::policy::{RegoVersion, Surroundings, World, compile_sources};
 use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml};
 
 /// The longest that a query may take unless `--timeout` says otherwise.
@@ -70,7 +70,8 @@ pub struct Eval {
 impl Eval {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let sources = self.policy.load(&self.data)?;
-        let policy = match compile_sources(&sources) {
+        let surroundings = Surroundings::local();
+        let policy = match compile_sources(&sources, &surroundings) {
             Ok(policy) => policy,
             Err(rejections) => {
                 let errors: Vec<Json> = rejections
@@ -88,10 +89,10 @@ impl Eval {
             (None, true) => std::io::read_to_string(std::io::stdin())?,
             (None, false) => anyhow::bail!("a query is needed, such as `data.app.allow`"),
         };
-        self.answer(&policy, &query)
+        self.answer(&policy, &query, &surroundings)
     }
 
-    fn answer(&self, policy: &Policy, query: &str) -> anyhow::Result<ExitCode> {
+    fn answer(&self, policy: &Policy, query: &str, surroundings: &Surroundings) -> anyhow::Result<ExitCode> {
         let version = match self.policy.version() {
             RegoVersion::V0 => Version::V0,
             RegoVersion::V1 => Version::V1,
@@ -116,7 +117,7 @@ impl Eval {
             None => TIMEOUT,
             Some(text) => crate::config::parse_duration(text).context("--timeout: expected a duration such as `5s`")?,
         };
-        let world = World::lasting(budget);
+        let world = World::lasting(budget, surroundings);
         let options = EvalOptions { strict_builtin_errors: self.strict_builtin_errors, ..EvalOptions::default() };
         let result = policy.query(&compiled, self.input()?.as_ref(), &options, &world);
         for line in world.into_prints() {

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use stepgate_rego::{EvalOptions, Policy};
 
 use super::check::{PolicyArgs, listed};
-use crate::policy::{World, compile_sources};
+use crate::policy::{Surroundings, World, compile_sources};
 use crate::value::Value;
 
 const RULE: &str = "--------------------------------------------------------------------------------";
@@ -68,7 +68,8 @@ impl Test {
         let budget =
             crate::config::parse_duration(&self.timeout).context("--timeout: expected a duration such as `5s`")?;
         let sources = self.policy.load(&self.paths)?;
-        let policy = match compile_sources(&sources) {
+        let surroundings = Surroundings::local();
+        let policy = match compile_sources(&sources, &surroundings) {
             Ok(policy) => policy,
             Err(rejections) => {
                 eprintln!("{}", listed(&rejections));
@@ -77,7 +78,7 @@ impl Test {
         };
         let mut reports: Vec<Report> = tests(&policy)
             .filter(|path| only.as_ref().is_none_or(|only| only.is_match(&shown(path))))
-            .map(|path| report(&policy, path, budget))
+            .map(|path| report(&policy, path, budget, &surroundings))
             .collect();
         reports.sort_by(|a, b| (&a.file, a.row).cmp(&(&b.file, b.row)));
         match self.format {
@@ -155,12 +156,12 @@ fn shown(path: &[Value]) -> String {
     format!("data.{}", names.join("."))
 }
 
-fn report(policy: &Policy, path: Vec<Value>, budget: Duration) -> Report {
+fn report(policy: &Policy, path: Vec<Value>, budget: Duration, surroundings: &Surroundings) -> Report {
     let (file, at) = policy.rule_location(&path).map_or((String::new(), 0), |(file, at)| (file.to_string(), at.row));
     let (name, package) = path.split_last().map_or((String::new(), String::new()), |(name, package)| {
         (name.as_str().unwrap_or("").to_owned(), shown(package))
     });
-    let world = World::lasting(budget);
+    let world = World::lasting(budget, surroundings);
     let started = Instant::now();
     let outcome = if name.starts_with("todo_") {
         Outcome::Skipped

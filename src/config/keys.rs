@@ -205,6 +205,13 @@ pub const KEYS: &[Key] = &[
         "deny",
         "`expose`: hand the policy `parsed_body: null` and `body_error` instead of a 400.",
     ),
+    key("plugins.stepgate.builtins", Kind::Section, "", ""),
+    key(
+        "plugins.stepgate.builtins.opa_runtime",
+        Kind::Bool,
+        "false",
+        "Let policies call `opa.runtime`, which shows them all environment variables. On under `compat: strict`.",
+    ),
     key("plugins.stepgate.limits", Kind::Section, "", ""),
     key(
         "plugins.stepgate.limits.check_timeout",

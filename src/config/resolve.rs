@@ -11,7 +11,7 @@ use super::problem::Problems;
 use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
 use crate::jws::Alg;
 use crate::opa::input::{Descriptors, Options};
-use crate::policy::Entrypoint;
+use crate::policy::{BuiltinSettings, Entrypoint};
 use crate::serve::{Address, GrpcSettings, SocketMode};
 use crate::token::{self, AssuranceTable, IssuerSettings, KeySource, Location, Preset, Profile};
 
@@ -28,6 +28,7 @@ pub struct Config {
     /// Absent without a plugin block.
     pub grpc: Option<GrpcDoor>,
     pub entrypoint: Entrypoint,
+    pub builtins: BuiltinSettings,
     pub check: check::Settings,
     /// Absent without `issuers`.
     pub issuers: Option<Vec<IssuerSettings>>,
@@ -148,6 +149,7 @@ impl Resolver<'_> {
         Config {
             grpc: has_block.then(|| self.grpc(plugin, own, check_timeout)).flatten(),
             entrypoint: self.entrypoint(plugin),
+            builtins: BuiltinSettings { opa_runtime: own.section("builtins").flag("opa_runtime").unwrap_or(strict) },
             check,
             issuers: self.issuers(own),
             tokens: token::Settings {

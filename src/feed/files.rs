@@ -14,7 +14,9 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Entrypoint, Module, RegoVersion, Rejection, Snapshot, SourceConflict, Sources, Store};
+use crate::policy::{
+    Entrypoint, Module, RegoVersion, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings,
+};
 use crate::telemetry::{Metrics, Outcome};
 use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml};
 
@@ -208,6 +210,7 @@ fn list(rejections: &[Rejection]) -> String {
 pub struct PolicyFeed {
     pub files: PolicyFiles,
     pub entrypoint: Entrypoint,
+    pub surroundings: Arc<Surroundings>,
     pub store: Arc<Store>,
     pub metrics: Arc<Metrics>,
 }
@@ -223,7 +226,7 @@ impl PolicyFeed {
 
     fn build(&self) -> Result<Snapshot, ActivationError> {
         let sources = self.files.load()?;
-        Snapshot::build(&sources, &self.entrypoint).map_err(ActivationError::Policy)
+        Snapshot::build(&sources, &self.entrypoint, &self.surroundings).map_err(ActivationError::Policy)
     }
 
     /// Reloads whenever a file changes, until everything stops.

@@ -7,10 +7,14 @@ use crate::value::{Value, json_text};
 
 const BUDGET: Duration = Duration::from_millis(500);
 
+fn surroundings() -> Arc<Surroundings> {
+    Arc::new(Surroundings::new(BuiltinSettings::default()))
+}
+
 fn build(policy: &str, path: &str) -> Result<Snapshot, Vec<Rejection>> {
     let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
-    Snapshot::build(&sources, &Entrypoint::from_path(path))
+    Snapshot::build(&sources, &Entrypoint::from_path(path), &surroundings())
 }
 
 /// The decision as JSON text, or the error.
@@ -79,7 +83,8 @@ fn data_under_a_rule_is_refused() {
             m.into_value()
         })
         .expect("no conflict yet");
-    let rejections = Snapshot::build(&sources, &Entrypoint::from_path("p/allow")).expect_err("it must be refused");
+    let rejections =
+        Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &surroundings()).expect_err("it must be refused");
     assert!(rejections[0].to_string().contains("conflicting rule for data path p/allow"));
 }
 
@@ -164,4 +169,17 @@ fn a_panic_spoils_nothing() {
         assert_eq!(ask(1), Some(Ok(Some(Value::Bool(true)))), "the next answer is not spoiled");
         assert_eq!(ask(3), Some(Ok(None)));
     }
+}
+
+#[test]
+fn the_environment_is_shown_only_when_the_configuration_says_so() {
+    let policy = "package p\nallow := opa.runtime().env.PATH";
+    assert!(refusal(policy).contains("p.rego:2: rego_type_error"), "{}", refusal(policy));
+    assert!(refusal(policy).contains("plugins.stepgate.builtins.opa_runtime: true"), "{}", refusal(policy));
+    let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
+    let sources = Sources { modules: vec![module], ..Sources::default() };
+    let open = Arc::new(Surroundings::new(BuiltinSettings { opa_runtime: true }));
+    let snapshot = Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &open).expect("the policy loads");
+    let value = snapshot.eval(&Value::Null, BUDGET).expect("it evaluates").value;
+    assert_eq!(value.as_ref().and_then(Value::as_str), std::env::var("PATH").ok().as_deref());
 }

@@ -1,20 +1,17 @@
-//! Runs every `_test.rego` of the policy library.
+//! Runs every `_test.rego` of the policy library, as its users do.
 
-use std::path::Path;
+use std::process::Command;
 
-use stepgate::feed::files::{PathSpec, PolicyFiles};
-use stepgate::policy::{RegoVersion, run_tests};
+use serde_json::Value;
 
 #[test]
 fn the_policy_library_passes_its_own_tests() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
-    let files = PolicyFiles {
-        paths: vec![PathSpec::parse(&folder.display().to_string())],
-        ignore: Vec::new(),
-        version: RegoVersion::V1,
-    };
-    let outcomes = run_tests(&files.load().expect("the policies are read")).expect("the policies compile");
-    let failed: Vec<_> = outcomes.iter().filter(|outcome| !outcome.passed).collect();
-    assert!(failed.is_empty(), "{failed:#?}");
-    assert!(outcomes.len() >= 18, "only {} tests were found", outcomes.len());
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/policies");
+    let output = Command::new(env!("CARGO_BIN_EXE_stepgate"))
+        .args(["test", "--format", "json", folder])
+        .output()
+        .expect("stepgate starts");
+    let reports: Vec<Value> = serde_json::from_slice(&output.stdout).expect("the report is JSON");
+    assert!(output.status.success(), "{reports:#?} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(reports.len() >= 18, "only {} tests were found", reports.len());
 }

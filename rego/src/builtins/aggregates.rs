@@ -8,8 +8,8 @@ use crate::value::{Float, Number, Value};
 
 pub const TABLE: &[Builtin] = &[
     function("count", 1, count),
-    function("sum", 1, |_, args| fold(args, 0, i64::checked_add, |a, b| a + b, Float::add)),
-    function("product", 1, |_, args| fold(args, 1, i64::checked_mul, |a, b| a * b, Float::mul)),
+    function("sum", 1, |context, args| fold(context, args, 0, i64::checked_add, |a, b| a + b, Float::add)),
+    function("product", 1, |context, args| fold(context, args, 1, i64::checked_mul, |a, b| a * b, Float::mul)),
     function("max", 1, |_, args| extreme(args, |it| it.max())),
     function("min", 1, |_, args| extreme(args, |it| it.min())),
     function("sort", 1, sort),
@@ -54,6 +54,7 @@ fn count(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
 }
 
 fn fold(
+    context: &mut Context<'_>,
     args: &[&Value],
     start: i64,
     small: fn(i64, i64) -> Option<i64>,
@@ -65,7 +66,7 @@ fn fold(
     let mut total = Number::from(start);
     for item in items {
         let number = item.as_number().ok_or_else(|| wrong_item(1, value, item, &["number"]))?;
-        total = calculate(&total, number, small, big, float);
+        total = calculate(context, &total, number, small, big, float)?;
     }
     Ok(Value::Number(total))
 }

@@ -6,6 +6,7 @@ use num_bigint::BigInt;
 use num_traits::{Signed, ToPrimitive, Zero};
 
 use super::{Builtin, BuiltinError, Context, Outcome, changing, failed, function, number, operand, text, wrong_type};
+use crate::eval::EvalError;
 use crate::value::{Float, Number, Value};
 
 pub const TABLE: &[Builtin] = &[
@@ -16,8 +17,8 @@ pub const TABLE: &[Builtin] = &[
     function("lte", 2, |_, args| compared(args, |a, b| a <= b)),
     function("gt", 2, |_, args| compared(args, |a, b| a > b)),
     function("gte", 2, |_, args| compared(args, |a, b| a >= b)),
-    function("plus", 2, |_, args| calculated(args, i64::checked_add, |a, b| a + b, Float::add)),
-    function("mul", 2, |_, args| calculated(args, i64::checked_mul, |a, b| a * b, Float::mul)),
+    function("plus", 2, |context, args| calculated(context, args, i64::checked_add, |a, b| a + b, Float::add)),
+    function("mul", 2, |context, args| calculated(context, args, i64::checked_mul, |a, b| a * b, Float::mul)),
     function("minus", 2, minus),
     function("div", 2, div),
     function("rem", 2, rem),
@@ -42,6 +43,8 @@ pub const TABLE: &[Builtin] = &[
     changing("rand.intn", 2, rand_intn),
 ];
 
+/// The longest sum or product of integers.
+const MAX_BITS: u64 = 200_000;
 /// The widest shift.
 const MAX_SHIFT: u64 = 100_000;
 
@@ -50,37 +53,48 @@ fn compared(args: &[&Value], compare: fn(&Value, &Value) -> bool) -> Outcome {
 }
 
 fn calculated(
+    context: &mut Context<'_>,
     args: &[&Value],
     small: fn(i64, i64) -> Option<i64>,
     big: fn(BigInt, BigInt) -> BigInt,
     float: fn(&Float, &Float) -> Float,
 ) -> Outcome {
     let (a, b) = (number(args, 1)?, number(args, 2)?);
-    Ok(Value::Number(calculate(a, b, small, big, float)))
+    Ok(Value::Number(calculate(context, a, b, small, big, float)?))
 }
 
 /// Exact for integers, with 64 bits of mantissa for others.
 pub(super) fn calculate(
+    context: &mut Context<'_>,
     a: &Number,
     b: &Number,
     small: fn(i64, i64) -> Option<i64>,
     big: fn(BigInt, BigInt) -> BigInt,
     float: fn(&Float, &Float) -> Float,
-) -> Number {
+) -> Result<Number, BuiltinError> {
     if let (Some(a), Some(b)) = (a.as_i64(), b.as_i64())
         && let Some(result) = small(a, b)
     {
-        return Number::from(result);
+        return Ok(Number::from(result));
     }
     match (a.to_bigint(), b.to_bigint()) {
-        (Some(a), Some(b)) => Number::from(big(a, b)),
-        _ => float(&a.to_float(), &b.to_float()).to_number(),
+        (Some(a), Some(b)) => {
+            let bits = a.bits().saturating_add(b.bits());
+            if bits > MAX_BITS {
+                return Err(EvalError::budget("a number grew too long").into());
+            }
+            // Numbers are kept as text, which takes the square of their length to write.
+            let words = usize::try_from(bits / 64).unwrap_or(usize::MAX);
+            context.work(words.saturating_mul(words))?;
+            Ok(Number::from(big(a, b)))
+        }
+        _ => Ok(float(&a.to_float(), &b.to_float()).to_number()),
     }
 }
 
-fn minus(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn minus(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     match (operand(args, 1)?, operand(args, 2)?) {
-        (Value::Number(_), Value::Number(_)) => calculated(args, i64::checked_sub, |a, b| a - b, Float::sub),
+        (Value::Number(_), Value::Number(_)) => calculated(context, args, i64::checked_sub, |a, b| a - b, Float::sub),
         (Value::Set(a), Value::Set(b)) => Ok(Value::set(a.iter().filter(|item| !b.contains(item)).cloned().collect())),
         (Value::Number(_), other) => Err(wrong_type(2, other, &["number"])),
         (Value::Set(_), other) => Err(wrong_type(2, other, &["set"])),

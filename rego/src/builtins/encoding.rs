@@ -21,7 +21,7 @@ pub fn parse_yaml(text: &str) -> Result<Value, String> {
 pub const TABLE: &[Builtin] = &[
     function("json.marshal", 1, |context, args| {
         let value = operand(args, 1)?;
-        context.work(value.size(1 << 20))?;
+        context.work(value.weight())?;
         Ok(Value::from(value.to_json()))
     }),
     function("json.marshal_with_options", 2, marshal_with_options),

@@ -8,6 +8,9 @@ use super::tree::Members;
 use crate::policy::{Group, GroupId, Node, NodeId, ROOT};
 use crate::value::Value;
 
+/// Rules of one cycle that its error names.
+const MAX_SHOWN: usize = 32;
+
 /// Every rule that reaches itself.
 pub fn check(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::Rule]) -> Vec<CompileError> {
     let graph: Vec<Vec<GroupId>> = members
@@ -31,6 +34,7 @@ pub fn check(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::
     }
     let mut colours = vec![Colour::New; graph.len()];
     let mut errors = Vec::new();
+    let mut reported = HashSet::new();
     for start in 0..graph.len() {
         let mut stack = vec![(start, 0usize)];
         while let Some((at, next)) = stack.pop() {
@@ -48,24 +52,41 @@ pub fn check(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::
             stack.push((at, next.saturating_add(1)));
             match colours.get(target as usize) {
                 Some(Colour::Open) => {
-                    let name = groups.get(target as usize).map(|group| data_path(&group.path)).unwrap_or_default();
-                    let first = members.get(target as usize).and_then(|list| list.first());
-                    if let Some(rule) = first.and_then(|&at| rules.get(at)) {
-                        errors.push(CompileError {
-                            code: "rego_recursion_error",
-                            file: rule.file.clone(),
-                            at: rule.at,
-                            message: format!("rule {name} is recursive: {name} -> {name}"),
-                        });
-                    }
+                    let from = stack.iter().position(|(at, _)| *at == target as usize).unwrap_or(0);
+                    let cycle: Vec<usize> = stack.iter().skip(from).map(|(at, _)| *at).collect();
+                    errors.extend(reports(&cycle, &mut reported, groups, members, rules));
                 }
                 Some(Colour::New) => stack.push((target as usize, 0)),
                 _ => {}
             }
         }
     }
-    errors.dedup();
     errors
+}
+
+/// One error for every rule on a cycle that has none yet.
+fn reports<'a>(
+    cycle: &'a [usize],
+    reported: &'a mut HashSet<usize>,
+    groups: &'a [Group],
+    members: &'a Members,
+    rules: &'a [hir::Rule],
+) -> impl Iterator<Item = CompileError> + 'a {
+    let name = |at: usize| groups.get(at).map(|group| data_path(&group.path)).unwrap_or_default();
+    cycle.iter().enumerate().filter_map(move |(turn, &at)| {
+        let rule = members.get(at).and_then(|list| list.first()).and_then(|&at| rules.get(at))?;
+        if !reported.insert(at) {
+            return None;
+        }
+        let path = cycle.iter().cycle().skip(turn).take(cycle.len().saturating_add(1).min(MAX_SHOWN));
+        let path: Vec<String> = path.map(|&at| name(at)).collect();
+        Some(CompileError {
+            code: "rego_recursion_error",
+            file: rule.file.clone(),
+            at: rule.at,
+            message: format!("rule {} is recursive: {}", name(at), path.join(" -> ")),
+        })
+    })
 }
 
 struct Found<'a> {

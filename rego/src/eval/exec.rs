@@ -11,6 +11,14 @@ use crate::value::{FALSE, TRUE, Value};
 impl<'a> Evaluator<'a> {
     /// Runs `ops`, calling `sink` with every solution.
     pub(super) fn exec(&mut self, ops: &'a [Op], sink: Sink<'_, 'a>) -> Result<Flow, EvalError> {
+        self.descend()?;
+        let flow = self.run(ops, sink)?;
+        self.ascend();
+        Ok(flow)
+    }
+
+    #[inline]
+    fn run(&mut self, ops: &'a [Op], sink: Sink<'_, 'a>) -> Result<Flow, EvalError> {
         let mut rest = ops;
         while let Some((op, after)) = rest.split_first() {
             rest = after;
@@ -37,6 +45,7 @@ impl<'a> Evaluator<'a> {
                     let (Some(left), Some(right)) = (self.get(left), self.get(right)) else {
                         return Ok(Flow::Continue);
                     };
+                    self.charge(left.weight().min(right.weight()))?;
                     if !compare(*comparison, left, right) {
                         return Ok(Flow::Continue);
                     }
@@ -347,6 +356,7 @@ impl<'a> Evaluator<'a> {
         args: &[&'a Value],
         at: Location,
     ) -> Result<Option<&'a Value>, EvalError> {
+        self.charge(args.iter().fold(0, |sum: usize, arg| sum.saturating_add(arg.weight())))?;
         let place = |error: EvalError| EvalError {
             at: error.at.clone().or_else(|| self.file.map(|file| (std::sync::Arc::clone(file), at))),
             ..error

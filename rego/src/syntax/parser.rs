@@ -12,6 +12,8 @@ use super::tree::{Body, Else, Expr, ExprKind, Head, HeadKind, Import, Module, Ru
 
 /// The deepest nesting of terms, brackets and bodies.
 const MAX_DEPTH: u32 = 200;
+/// The deepest tree; operators in a row count, since each is the operand of the next.
+const MAX_HEIGHT: u32 = 1_000;
 /// Tokens that may be looked at, as a multiple of the tokens that there are: speculation must not run away.
 const MAX_VISITS_PER_TOKEN: usize = 200;
 
@@ -57,6 +59,8 @@ struct Parser {
     tokens: Vec<Token>,
     at: usize,
     depth: u32,
+    /// Levels of the tree below the place where the parser is: what it has read, at its deepest.
+    height: u32,
     visits: usize,
     wildcards: u32,
     version: Version,
@@ -71,7 +75,7 @@ impl Parser {
     fn new(tokens: Vec<Token>, version: Version) -> Self {
         let on = version == Version::V1;
         let keywords = Keywords { contains: on, every: on, r#if: on, r#in: on };
-        Self { tokens, at: 0, depth: 0, visits: 0, wildcards: 0, version, keywords, not_bodies: false }
+        Self { tokens, at: 0, depth: 0, height: 0, visits: 0, wildcards: 0, version, keywords, not_bodies: false }
     }
 
     // The tokens
@@ -186,7 +190,9 @@ impl Parser {
             return Err(self.error(&format!("nesting is deeper than {MAX_DEPTH}")));
         }
         self.depth = self.depth.saturating_add(1);
+        let outer = std::mem::take(&mut self.height);
         let parsed = parse(self);
+        self.height = outer.max(self.height.saturating_add(1));
         self.depth = self.depth.saturating_sub(1);
         parsed
     }
@@ -391,7 +397,7 @@ impl Parser {
         let (mut head, has_value) = self.head()?;
         if is_default {
             check_default(at, &head, has_value)?;
-            return Ok(vec![Rule { at, is_default, head, body: Vec::new(), otherwise: None }]);
+            return Ok(vec![Rule { at, is_default, head, body: Vec::new(), otherwise: Vec::new() }]);
         }
         let has_if = self.is_keyword("if");
         let contains = matches!(head.kind, HeadKind::Contains(_));
@@ -406,7 +412,7 @@ impl Parser {
             }
             self.braced_body()?
         } else if contains {
-            return Ok(vec![Rule { at, is_default, head, body: Vec::new(), otherwise: None }]);
+            return Ok(vec![Rule { at, is_default, head, body: Vec::new(), otherwise: Vec::new() }]);
         } else {
             return Err(self.unexpected(""));
         };
@@ -414,8 +420,8 @@ impl Parser {
             return Err(SyntaxError::new(at, "`contains` keyword is required for partial set rules"));
         }
 
-        let mut rule = Rule { at, is_default, head, body, otherwise: None };
-        if self.is_keyword("else") {
+        let mut rule = Rule { at, is_default, head, body, otherwise: Vec::new() };
+        while self.is_keyword("else") {
             let ground = rule.head.path.iter().skip(1).all(is_constant);
             if !ground {
                 return Err(self.error("else keyword cannot be used on rules with variables in head"));
@@ -423,17 +429,21 @@ impl Parser {
             if matches!(rule.head.kind, HeadKind::Contains(_)) {
                 return Err(self.error("else keyword cannot be used on multi-value rules"));
             }
-            rule.otherwise = Some(Box::new(self.otherwise()?));
+            let (next, ends) = self.otherwise()?;
+            rule.otherwise.push(next);
+            if ends {
+                break;
+            }
         }
         let mut rules = vec![rule];
         while self.is_sign("{") {
             let Some(first) = rules.first() else { break };
-            if first.otherwise.is_some() {
+            if !first.otherwise.is_empty() {
                 return Err(self.error("expected else keyword"));
             }
             let (at, head) = (self.here(), first.head.clone());
             let body = self.braced_body()?;
-            rules.push(Rule { at, is_default, head, body, otherwise: None });
+            rules.push(Rule { at, is_default, head, body, otherwise: Vec::new() });
         }
         Ok(rules)
     }
@@ -509,7 +519,8 @@ impl Parser {
         }
     }
 
-    fn otherwise(&mut self) -> Parsed<Else> {
+    /// One `else`, and whether no other may follow it: it has no body.
+    fn otherwise(&mut self) -> Parsed<(Else, bool)> {
         let at = self.here();
         self.step()?;
         let value = if self.take_sign("=")? || self.take_sign(":=")? {
@@ -527,10 +538,9 @@ impl Parser {
             }
             self.braced_body()?
         } else {
-            return Ok(Else { at, value, body: Vec::new(), otherwise: None });
+            return Ok((Else { at, value, body: Vec::new() }, true));
         };
-        let otherwise = if self.is_keyword("else") { Some(Box::new(self.otherwise()?)) } else { None };
-        Ok(Else { at, value, body, otherwise })
+        Ok((Else { at, value, body }, false))
     }
 
     /// `p := 1`, `p[x]`, `f(x) = y`: a statement that defines.
@@ -564,7 +574,7 @@ impl Parser {
         } else if !has_value && head.args.is_none() {
             return Err(SyntaxError::new(at, "var cannot be used for rule name"));
         }
-        Ok(Rule { at, is_default: false, head, body: Vec::new(), otherwise: None })
+        Ok(Rule { at, is_default: false, head, body: Vec::new(), otherwise: Vec::new() })
     }
 }
 

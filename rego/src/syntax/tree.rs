@@ -45,7 +45,8 @@ pub struct Rule {
     pub head: Head,
     /// Empty where the definition has no body.
     pub body: Body,
-    pub otherwise: Option<Box<Else>>,
+    /// Its `else`s in order.
+    pub otherwise: Vec<Else>,
 }
 
 /// What a rule defines: `path(args)`, and its value or member.
@@ -74,7 +75,6 @@ pub struct Else {
     pub at: Location,
     pub value: Term,
     pub body: Body,
-    pub otherwise: Option<Box<Else>>,
 }
 
 pub type Body = Vec<Expr>;

@@ -1,7 +1,10 @@
-//! Objects and sets: sorted members, and a hash table of their places once there are many.
+//! Arrays, objects and sets: members, sorted where order means nothing, and a hash table of their places once there are many.
+//!
+//! Each knows its measure. Values are shared, so that a small one can stand for a tree that no memory would hold.
 
 use std::cmp::Ordering;
 use std::hash::Hash;
+use std::ops::Deref;
 use std::sync::LazyLock;
 
 use ahash::RandomState;
@@ -15,10 +18,18 @@ const INDEXED_FROM: usize = 16;
 /// Keyed at random: members may come from a hostile client.
 static HASHING: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
+/// The items of an array.
+#[derive(Clone, Debug, Default)]
+pub struct Array {
+    items: Vec<Value>,
+    measure: Measure,
+}
+
 /// The members of an object, sorted by key, each key once.
 #[derive(Clone, Debug, Default)]
 pub struct Object {
     members: Box<[(Value, Value)]>,
+    measure: Measure,
     places: Option<Box<HashTable<u32>>>,
 }
 
@@ -26,6 +37,7 @@ pub struct Object {
 #[derive(Clone, Debug, Default)]
 pub struct Set {
     items: Box<[Value]>,
+    measure: Measure,
     places: Option<Box<HashTable<u32>>>,
 }
 
@@ -46,6 +58,75 @@ fn places<'a>(keys: impl ExactSizeIterator<Item = &'a Value>) -> Option<Box<Hash
     Some(Box::new(table))
 }
 
+/// How much there is below a value.
+#[derive(Clone, Copy, Debug)]
+pub struct Measure {
+    /// See [`Value::weight`].
+    pub weight: usize,
+    /// Levels of nesting.
+    pub depth: u32,
+}
+
+impl Default for Measure {
+    fn default() -> Self {
+        Self { weight: 1, depth: 1 }
+    }
+}
+
+impl Measure {
+    /// Of a collection of `values`.
+    fn of<'a>(values: impl Iterator<Item = &'a Value>) -> Self {
+        let (weight, depth) = values.fold((1usize, 0), |(weight, depth), value| {
+            let below = value.measure();
+            (weight.saturating_add(below.weight), depth.max(below.depth))
+        });
+        Self { weight, depth: depth.saturating_add(1) }
+    }
+}
+
+impl Array {
+    pub fn new(items: Vec<Value>) -> Self {
+        let measure = Measure::of(items.iter());
+        Self { items, measure }
+    }
+
+    pub fn measure(&self) -> Measure {
+        self.measure
+    }
+
+    pub fn as_slice(&self) -> &[Value] {
+        &self.items
+    }
+}
+
+impl Deref for Array {
+    type Target = [Value];
+
+    fn deref(&self) -> &[Value] {
+        &self.items
+    }
+}
+
+impl PartialEq for Array {
+    fn eq(&self, other: &Self) -> bool {
+        self.items == other.items
+    }
+}
+
+impl Eq for Array {}
+
+impl Ord for Array {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.items.cmp(&other.items)
+    }
+}
+
+impl PartialOrd for Array {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl Object {
     /// Sorts the members; of two equal keys the last wins.
     pub fn new(mut members: Vec<(Value, Value)>) -> Self {
@@ -57,7 +138,12 @@ impl Object {
         }
         let members = members.into_boxed_slice();
         let places = places(members.iter().map(|(key, _)| key));
-        Self { members, places }
+        let measure = Measure::of(members.iter().flat_map(|(key, value)| [key, value]));
+        Self { members, measure, places }
+    }
+
+    pub fn measure(&self) -> Measure {
+        self.measure
     }
 
     pub fn len(&self) -> usize {
@@ -163,7 +249,12 @@ impl Set {
         }
         let items = items.into_boxed_slice();
         let places = places(items.iter());
-        Self { items, places }
+        let measure = Measure::of(items.iter());
+        Self { items, measure, places }
+    }
+
+    pub fn measure(&self) -> Measure {
+        self.measure
     }
 
     pub fn len(&self) -> usize {

@@ -56,6 +56,14 @@ impl Number {
         Self::parse(&format!("{sign}{text}")).unwrap_or(Self(Repr::Int(0)))
     }
 
+    /// See [`Value::weight`](super::Value::weight).
+    pub fn weight(&self) -> usize {
+        match &self.0 {
+            Repr::Int(_) => 1,
+            Repr::Text(text) => 1 + text.len() / super::BYTES_PER_WEIGHT,
+        }
+    }
+
     pub fn as_i64(&self) -> Option<i64> {
         match &self.0 {
             Repr::Int(int) => Some(*int),

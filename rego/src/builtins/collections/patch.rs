@@ -95,7 +95,7 @@ fn without(value: &Value, tree: Option<&Value>) -> Option<Value> {
 pub fn patch(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let mut document = operand(args, 1)?.clone();
     for operation in array(args, 2)? {
-        context.work(document.size(10_000))?;
+        context.work(document.weight().min(10_000))?;
         let Value::Object(operation) = operation else {
             return Err(failed("must be an array of JSON-Patch objects, but at least one element is not an object"));
         };

@@ -76,7 +76,7 @@ impl Loader {
     }
 
     fn put(&mut self, value: Value, anchor: usize) -> Result<(), BuiltinError> {
-        self.values = self.values.saturating_add(value.size(MAX_VALUES));
+        self.values = self.values.saturating_add(value.weight());
         if self.values > MAX_VALUES {
             return Err(EvalError::budget("a YAML document has too many values").into());
         }

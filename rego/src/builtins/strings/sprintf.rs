@@ -233,8 +233,14 @@ impl Printer<'_> {
         let mut found = None;
         while let Some(digit) = self.peek().and_then(|char| char.to_digit(10)) {
             let value: usize = found.unwrap_or(0);
-            let value = value.saturating_mul(10).saturating_add(digit as usize);
-            found = Some(value.min(MAX_WIDTH));
+            if value > MAX_WIDTH {
+                // Go gives up on the whole format.
+                while self.peek().is_some() {
+                    self.step();
+                }
+                return None;
+            }
+            found = Some(value.saturating_mul(10).saturating_add(digit as usize));
             self.step();
         }
         found

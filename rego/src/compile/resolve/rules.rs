@@ -95,13 +95,11 @@ impl Resolver<'_> {
             tail = tail_terms.iter().map(|term| resolver.head_term(term, &(Arc::new([]) as Modifiers))).collect();
         });
         clauses.push(clause);
-        let mut otherwise = &rule.otherwise;
-        while let Some(next) = otherwise {
+        for next in &rule.otherwise {
             self.scopes = vec![arg_scope.clone()];
             self.loose.clear();
             let clause = self.clause(next.at, &next.value, &next.body, &arg_support, |_| {});
             clauses.push(clause);
-            otherwise = &next.otherwise;
         }
         Rule {
             at: rule.at,

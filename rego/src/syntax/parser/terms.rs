@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Body, Lexeme, Location, Parsed, Parser, SyntaxError, Term, TermKind};
+use super::{Body, Lexeme, Location, MAX_HEIGHT, Parsed, Parser, SyntaxError, Term, TermKind};
 
 /// Operators by how tightly they bind, loosest first, and the functions that they stand for.
 const LEVELS: [&[(&str, &str)]; 5] = [
@@ -35,7 +35,7 @@ impl Parser {
                     if !parser.take_keyword("in")? {
                         return Err(parser.unexpected(""));
                     }
-                    Ok((middle, parser.level(0)?))
+                    Ok((middle, parser.right(|parser| parser.level(0))?))
                 });
                 if let Ok((middle, right)) = pair {
                     left = call(left.at, "internal.member_3", vec![left, middle, right]);
@@ -45,7 +45,7 @@ impl Parser {
             if !self.take_keyword("in")? {
                 return Ok(left);
             }
-            let right = self.level(0)?;
+            let right = self.right(|parser| parser.level(0))?;
             left = call(left.at, "internal.member_2", vec![left, right]);
         }
     }
@@ -63,7 +63,7 @@ impl Parser {
         while let Some(function) = self.operator(level) {
             let place = self.here();
             self.step()?;
-            let right = self.level(level.saturating_add(1))?;
+            let right = self.right(|parser| parser.level(level.saturating_add(1)))?;
             let mut term = call(left.at, function, vec![left, right]);
             if let TermKind::Call(operator, _) = &mut term.kind {
                 operator.at = place;
@@ -71,6 +71,17 @@ impl Parser {
             left = term;
         }
         Ok(left)
+    }
+
+    /// The right operand of an operator whose left one was just read.
+    fn right(&mut self, parse: impl FnOnce(&mut Self) -> Parsed<Term>) -> Parsed<Term> {
+        let left = std::mem::take(&mut self.height);
+        let right = parse(self)?;
+        self.height = left.max(self.height).saturating_add(1);
+        if self.height > MAX_HEIGHT {
+            return Err(self.error(&format!("more than {MAX_HEIGHT} operators depend on each other")));
+        }
+        Ok(right)
     }
 
     /// Goes on with operators of every level and with `in` after a term that was parsed alone.
