@@ -72,7 +72,7 @@ fn message(key: &SigningKey) -> Vec<u8> {
 fn snapshot() -> Snapshot {
     let module = |path: &str, text: &str| Module { path: path.into(), text: text.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module("a.rego", POLICY), module("b.rego", STEP_UP)], ..Sources::default() };
-    let surroundings = Arc::new(Surroundings::new(policy::BuiltinSettings::default()));
+    let surroundings = Arc::new(Surroundings::new(&policy::BuiltinSettings::default()));
     Snapshot::build(&sources, &Entrypoint::from_path("api_policy/allow"), &surroundings).expect("the policy compiles")
 }
 
@@ -104,8 +104,9 @@ fn parts(c: &mut Criterion) {
 
     let document = input::build(&message, &attributes, &OPTIONS).expect("a document").members.into_value();
     let policy = snapshot();
+    let budget = Duration::from_millis(50);
     c.bench_function("evaluation", |b| {
-        b.iter(|| policy.eval(black_box(&document), Duration::from_millis(50)).expect("a result"));
+        b.iter(|| policy.eval(black_box(&document), budget, far().into_std()).expect("a result"));
     });
 
     let store = Arc::new(policy::Store::default());

@@ -59,7 +59,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
 
     // Policies are compiled and every socket is bound before anything serves.
     let store = Arc::new(Store::default());
-    let surroundings = Arc::new(Surroundings::new(config.builtins));
+    let surroundings = Arc::new(Surroundings::new(&config.builtins));
     let feed = PolicyFeed {
         files,
         entrypoint: config.entrypoint,

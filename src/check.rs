@@ -1,6 +1,7 @@
 //! The request plane: from the bytes of a `CheckRequest` to an answer.
 //!
-//! Touches memory only. The one wait is for keys that a token needs and that are not here yet; it is short and bounded.
+//! Touches memory only, with two waits that are short and bounded: for keys that a token needs and that are not here yet, and
+//! for other servers where the policy calls `http.send`, on threads aside.
 //! Knows nothing about gRPC servers or where policies, keys and settings come from.
 
 mod canonical;
@@ -14,6 +15,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -33,6 +35,9 @@ pub use self::evidence::AmbiguousPath;
 pub use self::fault::Fault;
 pub use self::identity::{IdentityHeader, IdentitySource};
 pub use self::respond::{Answer, GrpcCode};
+
+/// Evaluations that may wait for other servers at the same time; further ones queue until their deadline.
+const MAX_ASIDE: usize = 256;
 
 /// What `dry-run` turns into an allow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +85,8 @@ pub struct Checker {
     tokens: Option<Arc<Verifier>>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    /// Places for evaluations that may wait for other servers.
+    aside: Arc<Semaphore>,
 }
 
 impl Checker {
@@ -90,7 +97,8 @@ impl Checker {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { settings, policy, tokens, clock, metrics }
+        let aside = Arc::new(Semaphore::new(MAX_ASIDE));
+        Self { settings, policy, tokens, clock, metrics, aside }
     }
 
     /// Answers one check before `deadline`.
@@ -140,7 +148,7 @@ impl Checker {
         if self.settings.extras {
             evidence.add_to(&mut members, attributes, path.as_deref(), self.clock.now());
         }
-        let decision = self.evaluate(members.into_value(), deadline, id)?;
+        let decision = self.evaluate(members.into_value(), deadline, id).await?;
         Ok(Verdict { decision, evidence, now: self.clock.now() })
     }
 
@@ -160,15 +168,22 @@ impl Checker {
         }
     }
 
-    fn evaluate(&self, input: Value, deadline: Instant, id: &str) -> Result<Decision, Fault> {
+    async fn evaluate(&self, input: Value, deadline: Instant, id: &str) -> Result<Decision, Fault> {
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
         let left = deadline.saturating_duration_since(Instant::now());
         let budget = self.settings.evaluation_timeout.min(left);
         if budget.is_zero() {
             return Err(Fault::Deadline);
         }
-        let evaluation = snapshot.eval(&input, budget).map_err(|error| match error {
-            policy::EvalError::Budget if budget < self.settings.evaluation_timeout => Fault::Deadline,
+        let evaluation = if snapshot.waits() {
+            self.evaluate_aside(snapshot, input, budget, deadline).await?
+        } else {
+            snapshot.eval(&input, budget, deadline.into_std())
+        };
+        let evaluation = evaluation.map_err(|error| match error {
+            policy::EvalError::Budget if budget < self.settings.evaluation_timeout || Instant::now() >= deadline => {
+                Fault::Deadline
+            }
             policy::EvalError::Budget => Fault::OverBudget,
             policy::EvalError::Conflict(message) => Fault::Conflict(message),
             policy::EvalError::Failed(message) => Fault::Evaluation(message),
@@ -179,6 +194,23 @@ impl Checker {
         let value = evaluation.value.ok_or(Fault::Undefined)?;
         let dialect = if self.settings.compat.decision_keys { Dialect::Opa } else { Dialect::Stepgate };
         Decision::parse(&value, dialect).map_err(Fault::Result)
+    }
+
+    /// Evaluates on a thread that may block: the policy may wait for another server.
+    async fn evaluate_aside(
+        &self,
+        snapshot: Arc<policy::Snapshot>,
+        input: Value,
+        budget: Duration,
+        deadline: Instant,
+    ) -> Result<Result<policy::Evaluation, policy::EvalError>, Fault> {
+        let permit = tokio::time::timeout_at(deadline, Arc::clone(&self.aside).acquire_owned()).await;
+        let permit = permit.map_err(|_| Fault::Deadline)?.map_err(|_| Fault::Deadline)?;
+        let evaluation = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            snapshot.eval(&input, budget, deadline.into_std())
+        });
+        evaluation.await.map_err(|_| Fault::Panic)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod engine;
 mod entrypoint;
+mod outbound;
 mod snapshot;
 mod sources;
 mod world;
@@ -15,6 +16,7 @@ use arc_swap::ArcSwapOption;
 
 pub use self::engine::{EvalError, Evaluation, Rejection, compile_sources};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
+pub use self::outbound::OutboundSettings;
 pub use self::snapshot::Snapshot;
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};
 pub use self::world::{BuiltinSettings, Surroundings, World};

@@ -1,7 +1,9 @@
-//! Fetching documents over HTTP, for the control plane. The only file that names the HTTP client.
+//! Fetching documents over HTTP, for the control plane. With `send.rs`, the only file that names the HTTP client.
 //!
 //! No redirects are followed. A URL that an operator wrote may lead anywhere; one that was learned from a document may
 //! not lead to a private address, so that an identity provider's metadata cannot make stepgate knock on inner doors.
+
+pub mod send;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};

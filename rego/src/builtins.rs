@@ -8,6 +8,7 @@ mod arithmetic;
 mod collections;
 mod crypto;
 mod encoding;
+mod http;
 mod net;
 mod patterns;
 mod providers;
@@ -25,6 +26,7 @@ use crate::host::Host;
 use crate::value::{Number, Object, Set, Value};
 
 pub use self::encoding::parse_yaml;
+pub use self::http::is_cacheable;
 pub use self::patterns::{Prepared, glob_prefix};
 
 /// One function.
@@ -36,6 +38,8 @@ pub struct Builtin {
     pub relation: bool,
     /// The same arguments may give another result.
     pub nondeterministic: bool,
+    /// May wait for something outside of the process.
+    pub waits: bool,
     pub(crate) run: Run,
 }
 
@@ -140,12 +144,17 @@ impl<'a> Context<'a> {
 }
 
 const fn function(name: &'static str, arity: usize, run: Run) -> Builtin {
-    Builtin { name, arity, relation: false, nondeterministic: false, run }
+    Builtin { name, arity, relation: false, nondeterministic: false, waits: false, run }
 }
 
 /// A function whose result is not decided by its arguments.
 const fn changing(name: &'static str, arity: usize, run: Run) -> Builtin {
-    Builtin { name, arity, relation: false, nondeterministic: true, run }
+    Builtin { name, arity, relation: false, nondeterministic: true, waits: false, run }
+}
+
+/// A function that may wait for something outside of the process.
+const fn waiting(name: &'static str, arity: usize, run: Run) -> Builtin {
+    Builtin { name, arity, relation: false, nondeterministic: true, waits: true, run }
 }
 
 /// Functions that the evaluator knows by itself.
@@ -156,6 +165,7 @@ const KNOWN: &[Builtin] = &[
         arity: 1,
         relation: true,
         nondeterministic: false,
+        waits: false,
         run: |_, _| Err(BuiltinError::Undefined),
     },
 ];
@@ -175,6 +185,7 @@ static TABLES: &[&[Builtin]] = &[
     collections::TABLE,
     crypto::TABLE,
     encoding::TABLE,
+    http::TABLE,
     net::TABLE,
     patterns::TABLE,
     providers::TABLE,

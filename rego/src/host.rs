@@ -1,5 +1,7 @@
 //! The world as a policy may see it: everything that is neither policy, data nor input.
 
+use std::time::Duration;
+
 use crate::value::Value;
 
 /// What evaluation asks of the program around it.
@@ -31,13 +33,91 @@ pub trait Host {
         Value::empty_object()
     }
 
-    /// `http.send`: the response object, or why there is none.
-    fn http_send(&self, _request: &Value) -> Result<Value, String> {
-        Err("http.send is not enabled".to_owned())
+    /// Sends a request of `http.send`, or answers it from what was kept. Must end with the evaluation.
+    fn http_send(&self, _request: &HttpRequest) -> Result<HttpResponse, HttpError> {
+        Err(HttpError::Internal("http.send is not enabled".to_owned()))
     }
 
     /// `net.lookup_ip_addr`: the addresses of a name.
     fn lookup_ip_addr(&self, _name: &str) -> Result<Vec<String>, String> {
         Err("net.lookup_ip_addr is not enabled".to_owned())
     }
+}
+
+/// A request of `http.send`.
+#[derive(Clone, Debug)]
+pub struct HttpRequest {
+    /// What responses are kept under.
+    pub key: Value,
+    pub caching: Caching,
+    /// In capitals.
+    pub method: String,
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// For one attempt.
+    pub timeout: Duration,
+    pub follow_redirects: bool,
+    /// Attempts after the first, when there is no response at all.
+    pub retries: u32,
+    pub tls: TlsOptions,
+}
+
+/// How long a response may be used by later evaluations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    Off,
+    /// As the response's own headers say (RFC 9111).
+    ByHeaders,
+    /// This many seconds, whatever the headers say.
+    Forced(u32),
+}
+
+/// How a request is protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TlsOptions {
+    /// The system's roots besides `roots`; without any `roots` they count anyway.
+    pub system_roots: bool,
+    pub roots: Vec<Pem>,
+    pub client_certificate: Vec<Pem>,
+    pub client_key: Vec<Pem>,
+    pub skip_verification: bool,
+    pub server_name: Option<String>,
+}
+
+/// Where a certificate or key is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Pem {
+    Text(String),
+    File(String),
+    /// An environment variable.
+    Variable(String),
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct HttpResponse {
+    pub status: u16,
+    pub reason: String,
+    /// Names in small letters.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl HttpResponse {
+    /// The first header `name`, which is in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Why there is no response.
+#[derive(Clone, Debug)]
+pub enum HttpError {
+    /// The other side could not be reached or did not answer.
+    Network(String),
+    /// The request could not be made.
+    Internal(String),
+    /// The evaluation's time is over.
+    OutOfTime,
 }

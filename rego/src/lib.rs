@@ -12,7 +12,7 @@ pub use arcstr::literal;
 
 pub use self::compile::{CompileError, Source, compile, compile_query};
 pub use self::eval::{ErrorKind, EvalError, EvalOptions, Limits, Row};
-pub use self::host::Host;
+pub use self::host::{Caching, Host, HttpError, HttpRequest, HttpResponse, Pem, TlsOptions};
 pub use self::policy::Policy;
 pub use self::syntax::Version;
 pub use self::value::Value;

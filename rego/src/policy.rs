@@ -25,6 +25,7 @@ pub struct Policy {
     pub(crate) groups: Vec<Group>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) data: Value,
+    pub(crate) waits: bool,
     pub(crate) names: NameTable,
     pub(crate) shared: crate::compile::Shared,
 }
@@ -88,6 +89,11 @@ impl Policy {
     /// The base document.
     pub fn data(&self) -> &Value {
         &self.data
+    }
+
+    /// Whether a rule may wait for something outside of the process, such as `http.send`.
+    pub fn waits(&self) -> bool {
+        self.waits
     }
 
     /// The group of the rule at `path` under `data`.

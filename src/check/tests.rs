@@ -53,7 +53,7 @@ fn checker(settings: Settings, issuers: bool) -> Checker {
     let store = Arc::new(policy::Store::default());
     let entrypoint = Entrypoint::from_path("p/allow");
     store.activate(
-        Snapshot::build(&sources, &entrypoint, &Arc::new(Surroundings::new(BuiltinSettings::default())))
+        Snapshot::build(&sources, &entrypoint, &Arc::new(Surroundings::new(&BuiltinSettings::default())))
             .expect("the policy compiles"),
     );
     let tokens = issuers.then(|| {

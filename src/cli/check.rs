@@ -59,7 +59,7 @@ pub struct Check {
 impl Check {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let sources = self.policy.load(&self.paths)?;
-        let surroundings = Surroundings::local();
+        let surroundings = Surroundings::local()?;
         match compile_sources(&sources, &surroundings) {
             Ok(_) => Ok(ExitCode::SUCCESS),
             Err(rejections) => {

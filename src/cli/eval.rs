@@ -70,7 +70,7 @@ pub struct Eval {
 impl Eval {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let sources = self.policy.load(&self.data)?;
-        let surroundings = Surroundings::local();
+        let surroundings = Surroundings::local()?;
         let policy = match compile_sources(&sources, &surroundings) {
             Ok(policy) => policy,
             Err(rejections) => {

@@ -68,7 +68,7 @@ impl Test {
         let budget =
             crate::config::parse_duration(&self.timeout).context("--timeout: expected a duration such as `5s`")?;
         let sources = self.policy.load(&self.paths)?;
-        let surroundings = Surroundings::local();
+        let surroundings = Surroundings::local()?;
         let policy = match compile_sources(&sources, &surroundings) {
             Ok(policy) => policy,
             Err(rejections) => {

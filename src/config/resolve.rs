@@ -11,7 +11,7 @@ use super::problem::Problems;
 use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
 use crate::jws::Alg;
 use crate::opa::input::{Descriptors, Options};
-use crate::policy::{BuiltinSettings, Entrypoint};
+use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
 use crate::serve::{Address, GrpcSettings, SocketMode};
 use crate::token::{self, AssuranceTable, IssuerSettings, KeySource, Location, Preset, Profile};
 
@@ -105,6 +105,25 @@ impl<'a> Section<'a> {
     }
 }
 
+/// The longest that a check takes which waits for nothing; Envoy's own default is 200 ms.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(180);
+
+/// What policies may reach. `strict` allows what OPA allows.
+fn builtins(document: &Value, own: Section<'_>, strict: bool) -> BuiltinSettings {
+    let cache = Section(document.get("caching")).section("inter_query_builtin_cache");
+    let outbound = OutboundSettings {
+        hosts: own.at("http_send_hosts").map(|_| own.texts("http_send_hosts").into_iter().map(str::to_owned).collect()),
+        cache_bytes: match cache.count("max_size_bytes", 0) {
+            0 => OutboundSettings::default().cache_bytes,
+            bytes => bytes,
+        },
+    };
+    BuiltinSettings {
+        opa_runtime: own.flag("opa_runtime").unwrap_or(strict),
+        http_send: own.flag("http_send").unwrap_or(strict).then_some(outbound),
+    }
+}
+
 impl Resolver<'_> {
     fn config(&mut self, document: &Value, memory_limit: Option<u64>) -> Config {
         let plugins = Section(document.get("plugins"));
@@ -119,7 +138,10 @@ impl Resolver<'_> {
             body_errors: compat("body_errors"),
             decision_keys: compat("decision_keys"),
         };
-        let check_timeout = limits.duration("check_timeout", Duration::from_millis(180));
+        let builtins = builtins(document, own.section("builtins"), strict);
+        // Whoever lets policies wait for other servers has told Envoy to wait, too; its own timeout still counts.
+        let check_timeout = if builtins.http_send.is_some() { Duration::from_secs(10) } else { CHECK_TIMEOUT };
+        let check_timeout = limits.duration("check_timeout", check_timeout);
         let evaluation_timeout = limits.duration("evaluation_timeout", Duration::from_millis(50));
         if evaluation_timeout > check_timeout {
             let message = "longer than check_timeout; the check would always end first";
@@ -149,7 +171,7 @@ impl Resolver<'_> {
         Config {
             grpc: has_block.then(|| self.grpc(plugin, own, check_timeout)).flatten(),
             entrypoint: self.entrypoint(plugin),
-            builtins: BuiltinSettings { opa_runtime: own.section("builtins").flag("opa_runtime").unwrap_or(strict) },
+            builtins,
             check,
             issuers: self.issuers(own),
             tokens: token::Settings {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stepgate_rego::compile::Options;
 use stepgate_rego::{ErrorKind, EvalOptions, Policy, Source, Version, compile};
@@ -76,9 +76,14 @@ impl Engine {
         Ok(Self { policy, entrypoint, surroundings: Arc::clone(surroundings) })
     }
 
-    /// Evaluates the decision.
-    pub fn eval(&self, input: &Value, budget: Duration) -> Result<Evaluation, EvalError> {
-        let world = World::lasting(budget, &self.surroundings);
+    /// Whether an evaluation may wait for another server.
+    pub fn waits(&self) -> bool {
+        self.policy.waits()
+    }
+
+    /// Evaluates the decision. `budget` is for the evaluation's own work, without what it waits for.
+    pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {
+        let world = World::until(deadline, budget, &self.surroundings);
         let result = self.policy.eval(&self.entrypoint, Some(input), &EvalOptions::default(), &world);
         let prints = world.into_prints();
         result.map(|value| Evaluation { value, prints }).map_err(|error| match error.kind {

@@ -1,7 +1,7 @@
 //! A policy and its data, compiled once and never changed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EvalError, Evaluation, Rejection};
 use super::entrypoint::Entrypoint;
@@ -25,8 +25,14 @@ impl Snapshot {
         Ok(Self { engine: Engine::load(sources, entrypoint, surroundings)? })
     }
 
-    /// Evaluates the decision for `input` within `budget`.
-    pub fn eval(&self, input: &Value, budget: Duration) -> Result<Evaluation, EvalError> {
-        self.engine.eval(input, budget)
+    /// Whether an evaluation may wait for another server.
+    pub fn waits(&self) -> bool {
+        self.engine.waits()
+    }
+
+    /// Evaluates the decision for `input` within `budget`, which does not count time spent waiting for others, and before
+    /// `deadline`, which does.
+    pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {
+        self.engine.eval(input, budget, deadline)
     }
 }

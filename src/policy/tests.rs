@@ -8,7 +8,7 @@ use crate::value::{Value, json_text};
 const BUDGET: Duration = Duration::from_millis(500);
 
 fn surroundings() -> Arc<Surroundings> {
-    Arc::new(Surroundings::new(BuiltinSettings::default()))
+    Arc::new(Surroundings::new(&BuiltinSettings::default()))
 }
 
 fn build(policy: &str, path: &str) -> Result<Snapshot, Vec<Rejection>> {
@@ -20,7 +20,9 @@ fn build(policy: &str, path: &str) -> Result<Snapshot, Vec<Rejection>> {
 /// The decision as JSON text, or the error.
 fn ask(policy: &str, path: &str, input: Value) -> Result<String, EvalError> {
     let snapshot = build(policy, path).expect("the policy loads");
-    snapshot.eval(&input, BUDGET).map(|it| it.value.map_or("undefined".to_owned(), |value| json_text(&value)))
+    snapshot
+        .eval(&input, BUDGET, Instant::now() + BUDGET)
+        .map(|it| it.value.map_or("undefined".to_owned(), |value| json_text(&value)))
 }
 
 fn refusal(policy: &str) -> String {
@@ -111,7 +113,7 @@ fn the_budget_ends_a_runaway_evaluation() {
     let snapshot = build(policy, "p/allow").expect("the policy loads");
     let started = Instant::now();
     assert_eq!(
-        snapshot.eval(&Value::empty_object(), Duration::from_millis(20)).map(|e| e.value),
+        snapshot.eval(&Value::empty_object(), Duration::from_millis(20), Instant::now() + BUDGET).map(|e| e.value),
         Err(EvalError::Budget)
     );
     assert!(started.elapsed() < Duration::from_secs(5));
@@ -125,7 +127,9 @@ fn another_definition_does_not_hide_an_exceeded_budget() {
     ] {
         let policy = format!("package p\nf(x) := 9 if {{ {slow} }}\nf(x) := 0 if x == 1\nallow if f(1) < 5\n");
         let snapshot = build(&policy, "p/allow").expect("the policy loads");
-        let outcome = snapshot.eval(&Value::empty_object(), Duration::from_millis(20)).map(|it| it.value);
+        let outcome = snapshot
+            .eval(&Value::empty_object(), Duration::from_millis(20), Instant::now() + BUDGET)
+            .map(|it| it.value);
         assert_eq!(outcome, Err(EvalError::Budget), "{slow}");
     }
 }
@@ -160,7 +164,9 @@ fn a_panic_spoils_nothing() {
         let mut members = crate::value::Members::default();
         members.put_text("n", Value::from(n));
         let input = members.into_value();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| snapshot.eval(&input, BUDGET)));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            snapshot.eval(&input, BUDGET, Instant::now() + BUDGET)
+        }));
         outcome.map(|evaluation| evaluation.map(|evaluation| evaluation.value)).ok()
     };
     assert_eq!(ask(1), Some(Ok(Some(Value::Bool(true)))));
@@ -178,8 +184,8 @@ fn the_environment_is_shown_only_when_the_configuration_says_so() {
     assert!(refusal(policy).contains("plugins.stepgate.builtins.opa_runtime: true"), "{}", refusal(policy));
     let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
-    let open = Arc::new(Surroundings::new(BuiltinSettings { opa_runtime: true }));
+    let open = Arc::new(Surroundings::new(&BuiltinSettings { opa_runtime: true, http_send: None }));
     let snapshot = Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &open).expect("the policy loads");
-    let value = snapshot.eval(&Value::Null, BUDGET).expect("it evaluates").value;
+    let value = snapshot.eval(&Value::Null, BUDGET, Instant::now() + BUDGET).expect("it evaluates").value;
     assert_eq!(value.as_ref().and_then(Value::as_str), std::env::var("PATH").ok().as_deref());
 }

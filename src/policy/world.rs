@@ -1,12 +1,13 @@
 //! What policies see of the world around them: the clock, randomness, the process, and signatures already verified.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
-use stepgate_rego::Host;
 use stepgate_rego::compile::Capabilities;
+use stepgate_rego::{Host, HttpError, HttpRequest, HttpResponse};
 
+use super::outbound::{Outbound, OutboundSettings};
 use crate::clock::Clock;
 use crate::value::Value;
 
@@ -16,8 +17,9 @@ const MAX_SIGNATURES: u64 = 50_000;
 const OPA_VERSION: &str = "1.19.0";
 
 /// Which built-in functions that reach outside a policy may call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuiltinSettings {
+    pub http_send: Option<OutboundSettings>,
     /// `opa.runtime`, which shows a policy the environment of the process with all its secrets.
     pub opa_runtime: bool,
 }
@@ -25,29 +27,40 @@ pub struct BuiltinSettings {
 /// What all policies share.
 #[derive(Debug)]
 pub struct Surroundings {
-    settings: BuiltinSettings,
-    runtime: Value,
+    /// The environment of the process, where policies may see it.
+    runtime: Option<Value>,
+    outbound: Option<Outbound>,
     /// Whether a signature is right, by the hash of token, key material and algorithm. That never changes, so nothing
     /// ends an entry but lack of room.
     signatures: Cache<[u8; 32], bool>,
 }
 
 impl Surroundings {
-    pub fn new(settings: BuiltinSettings) -> Self {
-        let runtime = if settings.opa_runtime { runtime() } else { Value::empty_object() };
-        Self { settings, runtime, signatures: Cache::new(MAX_SIGNATURES) }
+    /// For a server. With `http_send` this must be called on its runtime.
+    pub fn new(settings: &BuiltinSettings) -> Self {
+        let outbound = settings.http_send.as_ref().map(Outbound::on_this_runtime);
+        Self::with(settings.opa_runtime, outbound)
     }
 
-    /// For the tools of the command line: whoever types a command sees the environment anyway.
-    pub fn local() -> Self {
-        Self::new(BuiltinSettings { opa_runtime: true })
+    /// For the tools of the command line: whoever types a command sees the environment and reaches the network anyway.
+    pub fn local() -> std::io::Result<Self> {
+        Ok(Self::with(true, Some(Outbound::alone(&OutboundSettings::default())?)))
+    }
+
+    fn with(opa_runtime: bool, outbound: Option<Outbound>) -> Self {
+        Self { runtime: opa_runtime.then(runtime), outbound, signatures: Cache::new(MAX_SIGNATURES) }
     }
 
     /// The functions that are refused when a policy calls them.
     pub fn capabilities(&self) -> Capabilities {
-        let leaves = "it would leave the process while a request waits, and this version has no switch to allow it";
-        let mut denied = vec![("http.send", leaves), ("net.lookup_ip_addr", leaves)];
-        if !self.settings.opa_runtime {
+        let mut denied =
+            vec![("net.lookup_ip_addr", "names are not looked up while a request waits; use addresses from the data")];
+        if self.outbound.is_none() {
+            let off = "requests would wait for another server; to allow it, set \
+                       plugins.stepgate.builtins.http_send: true, and the hosts in http_send_hosts";
+            denied.push(("http.send", off));
+        }
+        if self.runtime.is_none() {
             let off = "it shows the policy all environment variables; to allow it, set \
                        plugins.stepgate.builtins.opa_runtime: true";
             denied.push(("opa.runtime", off));
@@ -55,6 +68,11 @@ impl Surroundings {
         let denied = denied.into_iter().map(|(name, why)| (name.to_owned(), why.to_owned())).collect();
         Capabilities { denied, allowed: None }
     }
+}
+
+/// An environment variable that a policy names.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// The environment of the process, as `opa.runtime` gives it.
@@ -69,7 +87,10 @@ fn runtime() -> Value {
 /// What one evaluation sees of the world.
 #[derive(Debug)]
 pub struct World<'a> {
-    end: Instant,
+    /// When its own work must end; waiting for others moves it.
+    end: Cell<Instant>,
+    /// When everything must end.
+    deadline: Instant,
     prints: RefCell<Vec<String>>,
     surroundings: &'a Surroundings,
 }
@@ -77,7 +98,13 @@ pub struct World<'a> {
 impl<'a> World<'a> {
     /// A world that ends after `budget`.
     pub fn lasting(budget: Duration, surroundings: &'a Surroundings) -> Self {
-        Self { end: Instant::now() + budget, prints: RefCell::default(), surroundings }
+        Self::until(Instant::now() + budget, budget, surroundings)
+    }
+
+    /// A world with a `budget` for its own work, that ends at `deadline` whatever it waits for.
+    pub fn until(deadline: Instant, budget: Duration, surroundings: &'a Surroundings) -> Self {
+        let end = Cell::new(deadline.min(Instant::now() + budget));
+        Self { end, deadline, prints: RefCell::default(), surroundings }
     }
 
     /// What `print` said, in order.
@@ -92,7 +119,7 @@ impl Host for World<'_> {
     }
 
     fn is_expired(&self) -> bool {
-        Instant::now() >= self.end
+        Instant::now() >= self.end.get()
     }
 
     fn print(&self, line: &str) {
@@ -114,7 +141,19 @@ impl Host for World<'_> {
         self.surroundings.signatures.insert(key, valid);
     }
 
+    fn http_send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
+        match &self.surroundings.outbound {
+            Some(outbound) => {
+                let began = Instant::now();
+                let answer = outbound.send(request, self.now_ns(), self.deadline);
+                self.end.set(self.deadline.min(self.end.get() + began.elapsed()));
+                answer
+            }
+            None => Err(HttpError::Internal("http.send is not enabled".to_owned())),
+        }
+    }
+
     fn runtime(&self) -> Value {
-        self.surroundings.runtime.clone()
+        self.surroundings.runtime.clone().unwrap_or_else(Value::empty_object)
     }
 }

@@ -281,7 +281,9 @@ fn summary(table: &BTreeMap<&str, [usize; 2]>) -> String {
         let _ = writeln!(out, "| {name} | {passed} | {failed} | {note} |");
     }
     out.push_str("\n## Stock cases that fail, by category\n\n| category | passed | failed |\n| --- | ---: | ---: |\n");
-    for (name, [passed, failed]) in table.iter().filter(|(name, [_, failed])| *failed > 0 && !later(name) && !opt_in(name)) {
+    for (name, [passed, failed]) in
+        table.iter().filter(|(name, [_, failed])| *failed > 0 && !later(name) && !opt_in(name))
+    {
         let _ = writeln!(out, "| {name} | {passed} | {failed} |");
     }
     out

@@ -25,18 +25,25 @@ const NEIGHBOURS: &[(&str, &str)] =
 const ONLY: &[(&str, &[&str])] = &[
     (
         "stepgate_rego",
-        &["src/value.rs", "src/policy/engine.rs", "src/policy/world.rs", "src/cli/eval.rs", "src/cli/test.rs"],
+        &[
+            "src/value.rs",
+            "src/policy/engine.rs",
+            "src/policy/world.rs",
+            "src/policy/outbound.rs",
+            "src/cli/eval.rs",
+            "src/cli/test.rs",
+        ],
     ),
     ("tonic", &["src/serve/grpc.rs"]),
     ("hyper", &["src/serve/grpc.rs", "src/serve/connection.rs"]),
     ("jsonwebtoken", &["src/jws.rs"]),
-    ("reqwest", &["src/remote.rs"]),
+    ("reqwest", &["src/remote.rs", "src/remote/send.rs"]),
 ];
 
 /// Paths that only some files may name: ambient time, environment and tasks.
 const ONLY_PATHS: &[(&str, &[&str])] = &[
     ("SystemTime::now", &["src/clock.rs"]),
-    ("env::var", &["src/cli/run.rs"]),
+    ("env::var", &["src/cli/run.rs", "src/policy/world.rs"]),
     ("env::vars", &["src/cli/run.rs"]),
     ("env::vars_os", &["src/cli/run.rs", "src/policy/world.rs"]),
     ("tokio::spawn", &["src/lifecycle.rs"]),

@@ -8,61 +8,32 @@ use aws_lc_rs::{digest, hmac};
 use chrono::{DateTime, Utc};
 
 use super::encoding::uri;
+use super::http::check_members;
 use super::{Builtin, BuiltinError, Context, Outcome, function, number, object, wrong_type};
 use crate::value::{Object, Value};
 
 pub const TABLE: &[Builtin] = &[function("providers.aws.sign_req", 3, sign_request)];
 
 const REQUIRED_SETTINGS: &[&str] = &["aws_service", "aws_access_key", "aws_secret_access_key", "aws_region"];
-const REQUIRED_MEMBERS: &[&str] = &["method", "url"];
-
-/// The members that a request to `http.send` may have.
-const REQUEST_MEMBERS: &[&str] = &[
-    "method",
-    "url",
-    "body",
-    "enable_redirect",
-    "force_json_decode",
-    "force_yaml_decode",
-    "headers",
-    "raw_body",
-    "tls_use_system_certs",
-    "tls_ca_cert",
-    "tls_ca_cert_file",
-    "tls_ca_cert_env_variable",
-    "tls_client_cert",
-    "tls_client_cert_file",
-    "tls_client_cert_env_variable",
-    "tls_client_key",
-    "tls_client_key_file",
-    "tls_client_key_env_variable",
-    "tls_insecure_skip_verify",
-    "tls_server_name",
-    "timeout",
-    "cache",
-    "force_cache",
-    "force_cache_duration_seconds",
-    "raise_error",
-    "caching_mode",
-    "max_retry_attempts",
-    "cache_ignored_headers",
-];
-
 /// Headers that proxies change on the way.
 const NOT_SIGNED: &[&str] = &["authorization", "user-agent", "x-amzn-trace-id"];
 
 fn sign_request(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let (request, settings) = (object(args, 1)?, object(args, 2)?);
-    required(settings, REQUIRED_SETTINGS, 2, "AWS config parameters(s)")?;
+    required(settings)?;
     let time = number(args, 3)?.as_i64();
     let time = time.ok_or_else(|| refused(3, "could not convert time_ns value into a unix timestamp"))?;
 
-    let unknown = request.keys().filter(|key| !key.as_str().is_some_and(|key| REQUEST_MEMBERS.contains(&key)));
-    let unknown: Vec<Value> = unknown.cloned().collect();
-    if !unknown.is_empty() {
-        return Err(refused(1, &format!("invalid request parameters(s): {}", Value::set(unknown))));
+    check_members(request)?;
+    let invalid: Vec<Value> = ["method", "url"]
+        .into_iter()
+        .filter(|name| request.get_str(name).is_none_or(|it| it.as_str().is_none()))
+        .map(Value::from)
+        .collect();
+    if !invalid.is_empty() {
+        let named = Value::set(invalid);
+        return Err(refused(1, &format!("invalid values for required request parameters(s): {named}")));
     }
-    required(request, REQUIRED_MEMBERS, 1, "request parameters(s)")?;
 
     let no_headers = Object::default();
     let headers = match request.get_str("headers") {
@@ -124,18 +95,21 @@ fn string<'o>(object: &'o Object, name: &str) -> &'o str {
     object.get_str(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Every member of `names` is there, and a string.
-fn required(object: &Object, names: &[&str], position: usize, what: &str) -> Result<(), BuiltinError> {
+/// Every setting that is required is there, and a string.
+fn required(settings: &Object) -> Result<(), BuiltinError> {
     let those = |bad: fn(Option<&Value>) -> bool| -> Vec<Value> {
-        names.iter().filter(|name| bad(object.get_str(name))).map(|name| Value::from(*name)).collect()
+        REQUIRED_SETTINGS.iter().filter(|name| bad(settings.get_str(name))).map(|name| Value::from(*name)).collect()
     };
-    let missing = those(|member| member.is_none());
+    let missing = those(|setting| setting.is_none());
     if !missing.is_empty() {
-        return Err(refused(position, &format!("missing required {what}: {}", Value::set(missing))));
+        return Err(refused(2, &format!("missing required AWS config parameters(s): {}", Value::set(missing))));
     }
-    let invalid = those(|member| member.is_some_and(|member| member.as_str().is_none()));
+    let invalid = those(|setting| setting.is_some_and(|setting| setting.as_str().is_none()));
     if !invalid.is_empty() {
-        return Err(refused(position, &format!("invalid values for required {what}: {}", Value::set(invalid))));
+        return Err(refused(
+            2,
+            &format!("invalid values for required AWS config parameters(s): {}", Value::set(invalid)),
+        ));
     }
     Ok(())
 }

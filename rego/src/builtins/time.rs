@@ -144,7 +144,7 @@ fn days_in_month(year: i32, month: u32) -> u32 {
 }
 
 /// Go's durations, and days, weeks and years of 365 days.
-fn duration(given: &str) -> Result<i64, BuiltinError> {
+pub(super) fn duration(given: &str) -> Result<i64, BuiltinError> {
     let invalid = || failed(format!("time: invalid duration {}", quoted(given)));
     let (negative, mut rest) = match given.strip_prefix('-') {
         Some(rest) => (true, rest),

@@ -34,72 +34,11 @@ pub const TABLE: &[Builtin] = &[
     function("uuid.parse", 1, parse_uuid),
     changing("opa.runtime", 0, |context, _| Ok(context.host.runtime())),
     function("trace", 1, |_, args| text(args, 1).map(|_| Value::Bool(true))),
-    changing("net.lookup_ip_addr", 1, |context, args| {
+    super::waiting("net.lookup_ip_addr", 1, |context, args| {
         let addresses = context.host.lookup_ip_addr(text(args, 1)?).map_err(failed)?;
         Ok(Value::set(addresses.into_iter().map(Value::from).collect()))
     }),
-    changing("http.send", 1, |context, args| {
-        let request = operand(args, 1)?;
-        check_request(super::object(args, 1)?)?;
-        let key = ("http.send", request.clone());
-        if let Some(known) = context.remembered.get(&key) {
-            return Ok(known.clone());
-        }
-        let response = context.host.http_send(request).map_err(failed)?;
-        context.remembered.insert(key, response.clone());
-        Ok(response)
-    }),
 ];
-
-/// What a request of `http.send` may say.
-const REQUEST_KEYS: [&str; 28] = [
-    "method",
-    "url",
-    "body",
-    "enable_redirect",
-    "force_json_decode",
-    "force_yaml_decode",
-    "headers",
-    "raw_body",
-    "tls_use_system_certs",
-    "tls_ca_cert",
-    "tls_ca_cert_file",
-    "tls_ca_cert_env_variable",
-    "tls_client_cert",
-    "tls_client_cert_file",
-    "tls_client_cert_env_variable",
-    "tls_client_key",
-    "tls_client_key_file",
-    "tls_client_key_env_variable",
-    "tls_insecure_skip_verify",
-    "tls_server_name",
-    "timeout",
-    "cache",
-    "force_cache",
-    "force_cache_duration_seconds",
-    "raise_error",
-    "caching_mode",
-    "max_retry_attempts",
-    "cache_ignored_headers",
-];
-
-fn check_request(request: &crate::value::Object) -> Result<(), BuiltinError> {
-    let named = |names: Vec<Value>| Value::set(names).to_string();
-    let unknown: Vec<Value> =
-        request.keys().filter(|key| key.as_str().is_none_or(|key| !REQUEST_KEYS.contains(&key))).cloned().collect();
-    if !unknown.is_empty() {
-        return Err(BuiltinError::Operand(format!("operand 1 invalid request parameters(s): {}", named(unknown))));
-    }
-    let missing: Vec<Value> =
-        ["method", "url"].into_iter().filter(|key| request.get_str(key).is_none()).map(Value::from).collect();
-    if !missing.is_empty() {
-        return Err(BuiltinError::Operand(format!(
-            "operand 1 missing required request parameters(s): {}",
-            named(missing)
-        )));
-    }
-    Ok(())
-}
 
 /// Digits of an exponent.
 const MAX_EXPONENT_DIGITS: usize = 6;

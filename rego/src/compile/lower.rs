@@ -8,6 +8,7 @@ mod queries;
 mod references;
 mod unification;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 pub use self::conditions::conditions;
@@ -26,6 +27,8 @@ use crate::value::{TRUE, Value};
 pub struct Tree<'a> {
     pub nodes: &'a [Node],
     pub kinds: Vec<GroupKind>,
+    /// Whether the code made so far calls a function that may wait.
+    pub waits: Cell<bool>,
 }
 
 /// The code of one definition.
@@ -278,6 +281,7 @@ impl<'a> Lowerer<'a> {
     }
 
     fn builtin(&mut self, builtin: &'static Builtin, args: &[Term], out: Option<&Term>, at: Location) {
+        self.tree.waits.set(self.tree.waits.get() || builtin.waits);
         let args: Box<[Src]> = args.iter().map(|arg| self.eval(arg)).collect();
         match (out, comparison(builtin), &*args) {
             (None, Some(comparison), [left, right]) => {
@@ -399,7 +403,10 @@ impl<'a> Lowerer<'a> {
 
     fn function(&self, function: &Function) -> Option<Replacement> {
         match function {
-            Function::Builtin(builtin) => Some(Replacement::Builtin(builtin)),
+            Function::Builtin(builtin) => {
+                self.tree.waits.set(self.tree.waits.get() || builtin.waits);
+                Some(Replacement::Builtin(builtin))
+            }
             Function::Rule(path) => {
                 let node = path.iter().try_fold(crate::policy::ROOT, |node, key| {
                     self.tree.nodes.get(node as usize)?.children.get(key).copied()

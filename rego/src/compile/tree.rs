@@ -3,6 +3,7 @@
 //! Mirrors: the stages `SetRuleTree`, `CheckRuleConflicts`, `CheckRecursion` and `BuildRuleIndices` of OPA
 //! `v1/ast/compile.go`, v1.19.0.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -58,7 +59,8 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
         return Err(errors);
     }
 
-    let tree = Tree { nodes: &nodes, kinds: groups.iter().map(|group| group.kind).collect() };
+    let kinds = groups.iter().map(|group| group.kind).collect();
+    let tree = Tree { nodes: &nodes, kinds, waits: Cell::default() };
     for (group, members) in groups.iter_mut().zip(&by_group) {
         let mut conditions = Vec::new();
         let mut constants = HashSet::new();
@@ -83,7 +85,8 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
         group.index = Index::new(&conditions);
         group.constant = if varies || constants.len() != 1 { None } else { constants.into_iter().next() };
     }
-    Ok(Policy { groups, nodes, data, names: NameTable { rules: rules_of }, shared })
+    let waits = tree.waits.get();
+    Ok(Policy { groups, nodes, data, waits, names: NameTable { rules: rules_of }, shared })
 }
 
 type RuleNames = HashMap<Vec<Value>, HashSet<Arc<str>>>;

@@ -1,5 +1,6 @@
 //! Queries: bodies that stand alone and show their variables.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use super::{Lowerer, Tree};
@@ -57,7 +58,8 @@ pub fn compile_query(
         };
         found.into_iter().map(error).collect::<Vec<_>>()
     })?;
-    let tree = Tree { nodes: &policy.nodes, kinds: policy.groups.iter().map(|group| group.kind).collect() };
+    let kinds = policy.groups.iter().map(|group| group.kind).collect();
+    let tree = Tree { nodes: &policy.nodes, kinds, waits: Cell::default() };
     let mut lowerer = Lowerer::new(&tree, &resolved.vars);
     lowerer.keeps_equal = true;
     let mut values = vec![Src::Const(Value::Bool(true)); count];
