@@ -3,5 +3,6 @@
 mod hostile;
 mod keys;
 mod policies;
+mod random;
 mod rego;
 mod tidy;
