@@ -188,5 +188,50 @@ fn engines(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, engines);
+/// How often `work` runs in a while on this many threads.
+fn rounds(threads: usize, work: &(dyn Fn() + Sync)) -> u64 {
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(500);
+    let count = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut own = 0;
+                while std::time::Instant::now() < end {
+                    for _ in 0..100 {
+                        work();
+                    }
+                    own += 100;
+                }
+                count.fetch_add(own, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+    });
+    count.into_inner()
+}
+
+/// What a second thread brings: one policy for both, against a loop that shares nothing.
+fn threads(_: &mut Criterion) {
+    let speed_up = |work: &(dyn Fn() + Sync)| {
+        let mut all: Vec<f64> = (0..9).map(|_| rounds(2, work) as f64 / rounds(1, work) as f64).collect();
+        all.sort_by(f64::total_cmp);
+        all[4]
+    };
+    let path = [Value::from("app"), Value::from("allow")];
+    for subject in subjects().iter().take(2) {
+        let (policy, document) = (ours(subject), json(&subject.input));
+        let pure = speed_up(&|| {
+            black_box((0..2_000u64).fold(1, |sum: u64, at| black_box(sum.wrapping_mul(31).wrapping_add(at))));
+        });
+        let evaluation = speed_up(&|| {
+            black_box(policy.eval(&path, Some(&document), &EvalOptions::default(), &World).expect("a result"));
+        });
+        println!(
+            "{}: two threads are {evaluation:.2} times one, a pure loop {pure:.2}; ratio {:.2}",
+            subject.name,
+            evaluation / pure
+        );
+    }
+}
+
+criterion_group!(benches, engines, threads);
 criterion_main!(benches);
