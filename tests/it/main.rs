@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one file per concern.
 
+mod differences;
 mod hostile;
 mod keys;
 mod policies;
