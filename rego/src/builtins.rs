@@ -251,7 +251,7 @@ fn number<'v>(args: &[&'v Value], position: usize) -> Result<&'v Number, Builtin
 
 /// A whole number that fits 64 bits.
 fn integer(args: &[&Value], position: usize) -> Result<i64, BuiltinError> {
-    number(args, position)?.as_whole().ok_or_else(|| {
+    number(args, position)?.as_i64().ok_or_else(|| {
         BuiltinError::Operand(format!("operand {position} must be integer number but got floating-point number"))
     })
 }

@@ -91,10 +91,27 @@ pub fn compile(sources: &[Source], data: Value, options: &Options) -> Result<Pol
     tree::build(&modules, data, options)
 }
 
+/// Functions that version 0 still has.
+const DEPRECATED: &[&str] = &[
+    "all",
+    "any",
+    "cast_array",
+    "cast_boolean",
+    "cast_null",
+    "cast_object",
+    "cast_set",
+    "cast_string",
+    "net.cidr_overlap",
+    "re_match",
+    "set_diff",
+];
+
 /// What names mean in one module.
 #[derive(Debug)]
 pub struct Names<'a> {
     pub file: Arc<str>,
+    /// The checks of version 1: nothing shadows `input` or `data`, and deprecated functions are gone.
+    pub strict: bool,
     pub package: Vec<Value>,
     /// First names of the rules of the package, in all its files.
     pub rules: &'a HashSet<Arc<str>>,
@@ -127,7 +144,8 @@ impl Names<'_> {
     pub fn builtin(&self, name: &str) -> Option<&'static Builtin> {
         let capabilities = &self.shared.capabilities;
         let internal = name.starts_with("internal.");
-        if capabilities.denied.contains_key(name)
+        if (self.strict && DEPRECATED.contains(&name))
+            || capabilities.denied.contains_key(name)
             || capabilities.allowed.as_ref().is_some_and(|allowed| !internal && !allowed.contains(name))
         {
             return None;
@@ -139,6 +157,9 @@ impl Names<'_> {
     pub fn refusal(&self, name: &str) -> String {
         match self.shared.capabilities.denied.get(name) {
             Some(why) => format!("unsafe built-in function calls in expression: {name}: {why}"),
+            None if self.strict && DEPRECATED.contains(&name) => {
+                format!("deprecated built-in function calls in expression: {name}")
+            }
             None => format!("undefined function {name}"),
         }
     }

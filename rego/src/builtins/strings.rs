@@ -209,6 +209,10 @@ fn substring(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
 fn mapped<I: Iterator<Item = char>>(text: &str, map: fn(char) -> I) -> String {
     text.chars()
         .map(|char| {
+            // Go maps rune to rune; this one has a single partner only there.
+            if char == '\u{130}' && map('A').next() == Some('a') {
+                return 'i';
+            }
             let mut mapped = map(char);
             match (mapped.next(), mapped.next()) {
                 (Some(one), None) => one,

@@ -85,6 +85,10 @@ impl<'a> Resolver<'a> {
     }
 
     fn declare(&mut self, name: &Arc<str>, how: Occurrence, at: Location) -> VarId {
+        if self.names.strict && how != Occurrence::Argument && is_root(name) {
+            let message = format!("variables must not shadow {name} (use a different variable name)");
+            self.fail("rego_compile_error", at, message);
+        }
         let before = self.scopes.last().and_then(|scope| scope.get(name)).map(|(_, occurrence)| *occurrence);
         if let Some(before) = before {
             let message = match before {
@@ -482,6 +486,11 @@ pub fn constant(term: Term) -> Term {
 /// The names that a body declares with `some` and `:=`, nested comprehensions apart.
 ///
 /// Mirrors: `declaredVars`.
+/// Whether a name is one of the two documents.
+fn is_root(name: &str) -> bool {
+    matches!(name, "input" | "data")
+}
+
 fn declared_names(body: &[syntax::Expr]) -> Hidden {
     let mut names = Hidden::new();
     for expr in body {

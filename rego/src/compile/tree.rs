@@ -12,7 +12,7 @@ use super::lower::{self, Tree};
 use super::resolve::{is_wildcard, resolve_rule};
 use super::{CompileError, DataConflicts, Names, Options, Shared, annotations, recursion, safety};
 use crate::policy::{Group, GroupId, GroupKind, Index, NameTable, Node, NodeId, Policy, ROOT};
-use crate::syntax::{Module, TermKind};
+use crate::syntax::{Module, TermKind, Version};
 use crate::value::Value;
 
 type Named = (Arc<str>, Module);
@@ -28,11 +28,15 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
         let Some(own) = rules_of.get(&package) else { continue };
         let names = Names {
             file: file.clone(),
+            strict: module.version == Version::V1,
             imports: imports(module),
             rules: own,
             package: package.clone(),
             shared: &shared,
         };
+        if names.strict {
+            errors.extend(repeated_imports(file, module));
+        }
         for rule in &module.rules {
             match resolve_rule(&names, rule, annotations.of(at, module, rule)) {
                 Ok(rule) => rules.push(rule),
@@ -117,6 +121,24 @@ fn survey(modules: &[Named], options: &Options) -> (RuleNames, Shared) {
         }
     }
     (rules_of, shared)
+}
+
+/// Imports that bring a name which another has brought.
+fn repeated_imports(file: &Arc<str>, module: &Module) -> Vec<CompileError> {
+    let mut seen: HashMap<&str, String> = HashMap::new();
+    let mut errors = Vec::new();
+    for import in &module.imports {
+        if !import.path.first().is_some_and(|first| matches!(&**first, "data" | "input")) {
+            continue;
+        }
+        let Some(name) = import.alias.as_ref().or(import.path.last()) else { continue };
+        if let Some(before) = seen.get(&**name) {
+            let message = format!("import must not shadow import {before}");
+            errors.push(CompileError { code: "rego_compile_error", file: file.clone(), at: import.at, message });
+        }
+        seen.insert(name, import.path.join("."));
+    }
+    errors
 }
 
 /// The names that a module's imports bring.

@@ -135,7 +135,8 @@ impl<'a> Evaluator<'a> {
     ) -> Result<Option<&'a Value>, EvalError> {
         for code in &rule.clauses {
             let mut found: Option<&'a Value> = None;
-            let constant = matches!(code.value, Some(crate::policy::Src::Const(_)));
+            // As in OPA, further solutions are looked at, for their errors, unless all definitions agree on the value.
+            let constant = group.constant.is_some();
             self.within(rule, code, args, |evaluator| {
                 evaluator.exec(&code.ops, &mut |evaluator| {
                     let Some(value) = code.value.as_ref().and_then(|src| evaluator.get(src)) else {

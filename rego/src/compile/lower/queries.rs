@@ -38,6 +38,7 @@ pub fn compile_query(
     let none = std::collections::HashSet::new();
     let names = Names {
         file: file.clone(),
+        strict: false,
         package: package.to_vec(),
         rules: policy.names.rules.get(package).unwrap_or(&none),
         imports: std::collections::HashMap::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::annotations::OfRule;
-use super::{Hidden, Modifiers, Occurrence, Resolver, declared_names, is_wildcard};
+use super::{Hidden, Modifiers, Occurrence, Resolver, declared_names, is_root, is_wildcard};
 use crate::compile::hir::{Clause, Expr, Rule, Term, VarId, VarInfo};
 use crate::compile::{CompileError, Names};
 use crate::syntax::{self, HeadKind, Location, TermKind};
@@ -51,6 +51,13 @@ pub fn resolve_query(names: &Names<'_>, body: &[syntax::Expr]) -> Result<Resolve
 impl Resolver<'_> {
     fn rule(&mut self, rule: &syntax::Rule) -> Rule {
         let none: Modifiers = Arc::new([]);
+        if self.names.strict
+            && let Some(TermKind::Var(name)) = rule.head.path.first().map(|part| &part.kind)
+            && is_root(name)
+        {
+            let message = format!("rules must not shadow {name} (use a different rule name)");
+            self.fail("rego_compile_error", rule.at, message);
+        }
         let mut hidden = Hidden::new();
         for arg in rule.head.args.iter().flatten() {
             super::syntax_vars(arg, &mut hidden);
