@@ -134,11 +134,12 @@ fn merged(a: &Object, b: &Object) -> Value {
     Value::object(members)
 }
 
-fn union_n(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn union_n(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let list = array(args, 1)?;
     let mut result = Object::default();
     for item in list {
         let Value::Object(next) = item else { return Err(wrong_item(1, operand(args, 1)?, item, &["object"])) };
+        context.work(result.len().saturating_add(next.len()))?;
         if let Value::Object(object) = merged(&result, next) {
             result = (*object).clone();
         }

@@ -135,6 +135,7 @@ fn contains_matches(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     context.work(networks.len().saturating_mul(others.len()))?;
     let mut found = Vec::new();
     for (cidr, first) in &networks {
+        context.work(others.len().saturating_mul(4))?;
         for (other, second) in &others {
             if holds(Network::parse(cidr)?, other)? {
                 found.push(Value::array(vec![first.clone(), second.clone()]));

@@ -125,7 +125,7 @@ fn replace(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     Ok(Value::from(replace_all(text, &[(old, new)])?))
 }
 
-fn replace_n(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn replace_n(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let patterns = object(args, 1)?;
     let text = text(args, 2)?;
     let mut pairs = Vec::new();
@@ -133,6 +133,7 @@ fn replace_n(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
         let bad = |what: &str| BuiltinError::Operand(format!("operand 1 non-string {what} found in pattern object"));
         pairs.push((key.as_str().ok_or_else(|| bad("key"))?, value.as_str().ok_or_else(|| bad("value"))?));
     }
+    context.work(text.len().saturating_mul(pairs.len()))?;
     Ok(Value::from(replace_all(text, &pairs)?))
 }
 

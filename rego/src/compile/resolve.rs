@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::annotations::OfRule;
-use super::hir::{Collection, Comprehension, Expr, ExprKind, Function, Root, Term, VarId, VarInfo};
+use super::hir::{Collection, Comprehension, Expr, ExprKind, Function, Root, Term, VarId, VarInfo, data_path};
 use super::{CompileError, Names};
 use crate::syntax::{self, Location, TermKind};
 use crate::value::{Number, Value};
@@ -161,7 +161,10 @@ impl<'a> Resolver<'a> {
             TermKind::String(text) => Term::Const(Value::from(&**text)),
             TermKind::Var(name) => match self.root(name) {
                 (Root::Var(id), path) if path.is_empty() => Term::Var(id),
-                (root, path) => Term::Ref(root, path),
+                (root, path) => {
+                    self.refuse_function(root, &path, term.at);
+                    Term::Ref(root, path)
+                }
             },
             TermKind::Ref(head, path) => self.reference(head, path, with),
             TermKind::Call(function, args) => self.nested_call(term.at, function, args, with),
@@ -207,7 +210,22 @@ impl<'a> Resolver<'a> {
             let part = self.term(part, with);
             terms.push(part);
         }
+        self.refuse_function(root, &terms, head.at);
         Term::Ref(root, terms)
+    }
+
+    /// A function has no value of its own. `not f`, where `not f(x)` was meant, must not be true.
+    fn refuse_function(&mut self, root: Root, path: &[Term], at: Location) {
+        if root != Root::Data {
+            return;
+        }
+        let constants: Vec<Value> = path.iter().map_while(|part| part.as_const().cloned()).collect();
+        if let Some(function) =
+            (1..=constants.len()).filter_map(|len| constants.get(..len)).find(|path| self.names.is_function(path))
+        {
+            let message = format!("function {} used as reference, not called", data_path(function));
+            self.fail("rego_type_error", at, message);
+        }
     }
 
     fn push(&mut self, at: Location, kind: ExprKind, with: &Modifiers) {

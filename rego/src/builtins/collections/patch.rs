@@ -25,13 +25,14 @@ fn parse_path(value: &Value) -> Result<Path, BuiltinError> {
 }
 
 /// The paths as one tree; `null` ends a path.
-fn paths(args: &[&Value]) -> Result<Value, BuiltinError> {
+fn paths(context: &mut Context<'_>, args: &[&Value]) -> Result<Value, BuiltinError> {
     let listed = operand(args, 2)?;
     let items = items(listed).ok_or_else(|| wrong_type(2, listed, &["set", "array"]))?;
     let mut tree = Value::empty_object();
     for item in items {
         let path = parse_path(item)?;
         if !path.is_empty() {
+            context.work(tree.weight())?;
             tree = planted(&tree, &path);
         }
     }
@@ -50,9 +51,9 @@ fn planted(tree: &Value, path: &[Value]) -> Value {
     }
 }
 
-pub fn filter(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub fn filter(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     object(args, 1)?;
-    let tree = paths(args)?;
+    let tree = paths(context, args)?;
     Ok(filtered(operand(args, 1)?, &tree).unwrap_or_else(Value::empty_object))
 }
 
@@ -70,9 +71,9 @@ fn filtered(value: &Value, tree: &Value) -> Option<Value> {
     }
 }
 
-pub fn remove(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub fn remove(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     object(args, 1)?;
-    let tree = paths(args)?;
+    let tree = paths(context, args)?;
     Ok(without(operand(args, 1)?, Some(&tree)).unwrap_or_else(Value::empty_object))
 }
 
@@ -95,7 +96,7 @@ fn without(value: &Value, tree: Option<&Value>) -> Option<Value> {
 pub fn patch(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let mut document = operand(args, 1)?.clone();
     for operation in array(args, 2)? {
-        context.work(document.weight().min(10_000))?;
+        context.work(document.weight())?;
         let Value::Object(operation) = operation else {
             return Err(failed("must be an array of JSON-Patch objects, but at least one element is not an object"));
         };

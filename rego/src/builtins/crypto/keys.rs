@@ -191,18 +191,26 @@ pub struct NamedKey {
     pub kid: Option<String>,
 }
 
-/// The first PEM block: its label, its bytes, and the text after it.
+/// The first PEM block: its label, its bytes, and the text after its last line. As in Go, its boundaries are whole lines.
 pub fn pem_block(text: &str) -> Option<(&str, Vec<u8>, &str)> {
-    let (_, after) = text.split_once("-----BEGIN ")?;
-    let (label, rest) = after.split_once("-----")?;
-    let (body, rest) = rest.split_once(&format!("-----END {label}-----"))?;
+    let begin = "-----BEGIN ";
+    let start = if text.starts_with(begin) { 0 } else { text.find(&format!("\n{begin}"))?.saturating_add(1) };
+    let (first, rest) = text.get(start..)?.split_once('\n')?;
+    let label = first.trim_end().strip_prefix(begin)?.strip_suffix("-----")?;
+    let end = format!("-----END {label}-----");
+    let at = if rest.starts_with(&end) { 0 } else { rest.find(&format!("\n{end}"))?.saturating_add(1) };
+    let (body, tail) = rest.split_at_checked(at)?;
+    let (last, after) = tail.split_once('\n').unwrap_or((tail, ""));
+    if last.trim_end() != end {
+        return None;
+    }
     // Headers such as `Proc-Type` end at an empty line.
     let body = match body.split_once("\n\n") {
         Some((headers, body)) if headers.contains(':') => body,
         _ => body,
     };
     let plain: String = body.chars().filter(|char| !char.is_ascii_whitespace()).collect();
-    Some((label, STANDARD.decode(plain).ok()?, rest.trim_start_matches(['\r', '\n'])))
+    Some((label, STANDARD.decode(plain).ok()?, after))
 }
 
 /// The keys of a certificate, a public key in PEM, a JSON Web Key or a set of them.
@@ -232,10 +240,12 @@ pub fn verifying_keys(text: &str) -> Result<Vec<NamedKey>, String> {
     let mut keys = Vec::new();
     for jwk in jwks(&document) {
         let member = |name: &str| jwk.member(name).and_then(Value::as_str);
-        if member("alg").is_some_and(|alg| Algorithm::named(alg).is_none()) {
+        // A key that cannot be read spoils the set; one for another algorithm is passed over, and so is one that signs.
+        let key = verifying_key(jwk).map_err(failed)?;
+        let other = member("alg").is_some_and(|alg| Algorithm::named(alg).is_none());
+        if other || jwk.member("d").is_some() {
             continue;
         }
-        let key = verifying_key(jwk).map_err(failed)?;
         keys.push(NamedKey { key, alg: member("alg").map(str::to_owned), kid: member("kid").map(str::to_owned) });
     }
     Ok(keys)
@@ -262,7 +272,10 @@ fn verifying_key(jwk: &Value) -> Result<VerifyingKey, String> {
             let curve = jwk.member("crv").and_then(Value::as_str).and_then(Curve::named).ok_or("unknown curve")?;
             Ok(VerifyingKey::Ec { curve, point: point(jwk, curve)? })
         }
-        "OKP" => Ok(VerifyingKey::Ed25519(part(jwk, "x")?)),
+        "OKP" => match jwk.member("crv").and_then(Value::as_str) {
+            Some("Ed25519") => Ok(VerifyingKey::Ed25519(part(jwk, "x")?)),
+            _ => Err("unknown curve".to_owned()),
+        },
         "oct" => Ok(VerifyingKey::Secret(part(jwk, "k")?)),
         other => Err(format!("invalid key type {other:?}")),
     }
@@ -363,5 +376,38 @@ fn der_length(len: usize) -> Vec<u8> {
             out.extend_from_slice(bytes);
             out
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pem_blocks_are_whole_lines() {
+        let block = |text: &str| pem_block(text).map(|(label, der, rest)| (label.to_owned(), der, rest.to_owned()));
+        let good = Some(("KEY".to_owned(), b"hi".to_vec(), String::new()));
+        assert_eq!(block("-----BEGIN KEY-----\naGk=\n-----END KEY-----\n"), good);
+        assert_eq!(block("words\n-----BEGIN KEY-----\r\naG\r\nk=\r\n-----END KEY-----"), good);
+        assert_eq!(pem_block("-----BEGIN KEY-----\naGk=\n-----END KEY-----\n\n").map(|(_, _, rest)| rest), Some("\n"));
+        for bad in [
+            "  -----BEGIN KEY-----\naGk=\n  -----END KEY-----",
+            "-----BEGIN KEY-----aGk=-----END KEY-----",
+            "words -----BEGIN KEY-----\naGk=\n-----END KEY-----",
+            "-----BEGIN KEY-----\naGk=\n-----END KEY----- words",
+            "-----BEGIN KEY-----\naGk=\n-----END OTHER-----",
+        ] {
+            assert_eq!(block(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_that_sign_and_keys_that_cannot_be_read_verify_nothing() {
+        let keys = |text: &str| verifying_keys(text).map(|keys| keys.len());
+        let rsa = r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#;
+        assert_eq!(keys(&format!("{{\"keys\":[{rsa}]}}")), Ok(1));
+        assert_eq!(keys(r#"{"kty":"RSA","n":"AQAB","e":"AQAB","d":"AQAB"}"#), Ok(0));
+        assert!(keys(&format!("{{\"keys\":[{rsa},{{\"kty\":\"FOO\",\"alg\":\"zz\"}}]}}")).is_err());
+        assert!(keys(r#"{"kty":"OKP","crv":"X25519","x":"AQAB"}"#).is_err());
     }
 }
