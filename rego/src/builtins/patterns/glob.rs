@@ -122,31 +122,33 @@ pub fn translate(pattern: &str, delimiters: &[char]) -> Result<String, String> {
 }
 
 fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, String> {
-    let mut out = "[".to_owned();
-    if chars.next_if_eq(&'!').is_some() {
-        out.push('^');
-    }
-    let mut members = Vec::new();
-    loop {
-        match chars.next() {
-            None => return Err("unexpected end of input".to_owned()),
-            Some(']') if !members.is_empty() => break,
-            Some('\\') => members.push(chars.next().ok_or("unexpected end of input")?),
-            Some(char) => members.push(char),
-        }
-    }
     let literal = |char: char| format!(r"\u{{{:x}}}", u32::from(char));
-    match members.as_slice() {
-        [low, '-', high] => {
-            if high < low {
-                return Err(format!("hi character {high:?} should be greater than lo {low:?}"));
-            }
-            out.push_str(&format!("{}-{}", literal(*low), literal(*high)));
+    let end = || "unexpected end of input".to_owned();
+    let not = if chars.next_if_eq(&'!').is_some() { "^" } else { "" };
+    let first = *chars.peek().ok_or_else(end)?;
+    let mut after = chars.clone();
+    after.next();
+    if after.next() == Some('-') {
+        // One range and nothing else: the library refuses `[a-z0-9]`.
+        *chars = after;
+        let last = chars.next().ok_or_else(end)?;
+        if chars.next() != Some(']') {
+            return Err("expected close range character".to_owned());
         }
-        list => list.iter().for_each(|char| out.push_str(&literal(*char))),
+        if last < first {
+            return Err(format!("hi character {last:?} should be greater than lo {first:?}"));
+        }
+        return Ok(format!("[{not}{}-{}]", literal(first), literal(last)));
     }
-    out.push(']');
-    Ok(out)
+    let mut members = String::new();
+    loop {
+        match chars.next().ok_or_else(end)? {
+            ']' if members.is_empty() => return Err("could not parse range".to_owned()),
+            ']' => return Ok(format!("[{not}{members}]")),
+            '\\' => members.push_str(&literal(chars.next().ok_or_else(end)?)),
+            char => members.push_str(&literal(char)),
+        }
+    }
 }
 
 pub fn quote(text: &str) -> String {
