@@ -52,7 +52,7 @@ impl Lowerer<'_> {
     /// One step: a lookup when the key has a value, else every member in turn.
     fn member(&mut self, from: Src, key: &Term) -> Src {
         let to = self.reg();
-        if self.is_bound(key) {
+        if self.can_eval(key) {
             let key = self.eval(key);
             self.ops.push(Op::Get { from, key, to });
             return Src::Reg(to);
@@ -67,20 +67,6 @@ impl Lowerer<'_> {
         Src::Reg(to)
     }
 
-    /// Whether evaluating the term binds nothing.
-    fn is_bound(&self, term: &Term) -> bool {
-        match term {
-            Term::Const(_) | Term::Comprehension(_) => true,
-            Term::Var(var) => self.places.contains_key(var),
-            Term::Ref(root, _) => match root {
-                Root::Var(var) => self.places.contains_key(var),
-                _ => true,
-            },
-            Term::Array(items) | Term::Set(items) => items.iter().all(|item| self.is_bound(item)),
-            Term::Object(members) => members.iter().all(|(key, value)| self.is_bound(key) && self.is_bound(value)),
-        }
-    }
-
     fn data(&mut self, path: &[Term]) -> Src {
         let mut node = ROOT;
         let mut at = 0usize;
@@ -91,7 +77,7 @@ impl Lowerer<'_> {
             }
             if let Some(group) = here.dynamic {
                 return match rest.first() {
-                    Some(key) if here.children.is_empty() && self.is_bound(key) => self.group(group, rest),
+                    Some(key) if here.children.is_empty() && self.can_eval(key) => self.group(group, rest),
                     _ => self.document(node, rest),
                 };
             }
@@ -122,7 +108,7 @@ impl Lowerer<'_> {
                 self.ops.push(Op::Fail);
                 Src::Const(TRUE.clone())
             }
-            (Some(GroupKind::Set | GroupKind::Object), Some((key, after))) if self.is_bound(key) => {
+            (Some(GroupKind::Set | GroupKind::Object), Some((key, after))) if self.can_eval(key) => {
                 let key = self.eval(key);
                 let to = self.reg();
                 self.ops.push(Op::Keyed { group, key, to });
@@ -141,7 +127,7 @@ impl Lowerer<'_> {
         let mut operands = Vec::new();
         let mut patterns: Vec<(&Term, Reg)> = Vec::new();
         for part in rest {
-            if self.is_bound(part) {
+            if self.can_eval(part) {
                 operands.push(Operand::Bound(self.eval(part)));
                 continue;
             }
