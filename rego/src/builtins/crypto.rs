@@ -11,6 +11,7 @@ use ::hmac::Mac as _;
 use aws_lc_rs::{constant_time, digest, hmac};
 use md5::Digest as _;
 
+use super::encoding::hex;
 use super::{Builtin, Context, Outcome, function, text};
 use crate::value::Value;
 
@@ -27,7 +28,7 @@ pub const TABLE: &[Builtin] = &[
     function("crypto.parse_private_keys", 1, private::parse_private_keys),
     function("crypto.md5", 1, |context, args| {
         let text = charged(context, text(args, 1)?)?;
-        Ok(hex(&md5::Md5::digest(text)))
+        Ok(Value::from(hex(&md5::Md5::digest(text))))
     }),
     function("crypto.sha1", 1, |context, args| digested(context, args, &digest::SHA1_FOR_LEGACY_USE_ONLY)),
     function("crypto.sha256", 1, |context, args| digested(context, args, &digest::SHA256)),
@@ -38,7 +39,7 @@ pub const TABLE: &[Builtin] = &[
             return Err(super::failed("invalid key length"));
         };
         mac.update(message);
-        Ok(hex(&mac.finalize().into_bytes()))
+        Ok(Value::from(hex(&mac.finalize().into_bytes())))
     }),
     function("crypto.hmac.sha1", 2, |context, args| coded(context, args, hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY)),
     function("crypto.hmac.sha256", 2, |context, args| coded(context, args, hmac::HMAC_SHA256)),
@@ -54,15 +55,11 @@ fn charged<'v>(context: &mut Context<'_>, text: &'v str) -> Result<&'v [u8], sup
     Ok(text.as_bytes())
 }
 
-fn hex(bytes: &[u8]) -> Value {
-    Value::from(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-}
-
 fn digested(context: &mut Context<'_>, args: &[&Value], algorithm: &'static digest::Algorithm) -> Outcome {
-    Ok(hex(digest::digest(algorithm, charged(context, text(args, 1)?)?).as_ref()))
+    Ok(Value::from(hex(digest::digest(algorithm, charged(context, text(args, 1)?)?).as_ref())))
 }
 
 fn coded(context: &mut Context<'_>, args: &[&Value], algorithm: hmac::Algorithm) -> Outcome {
     let (message, key) = (charged(context, text(args, 1)?)?, text(args, 2)?);
-    Ok(hex(hmac::sign(&hmac::Key::new(algorithm, key.as_bytes()), message).as_ref()))
+    Ok(Value::from(hex(hmac::sign(&hmac::Key::new(algorithm, key.as_bytes()), message).as_ref())))
 }

@@ -45,9 +45,7 @@ pub const TABLE: &[Builtin] = &[
     function("base64url.encode", 1, |_, args| Ok(Value::from(URL.encode(text(args, 1)?)))),
     function("base64url.encode_no_pad", 1, |_, args| Ok(Value::from(URL_NO_PAD.encode(text(args, 1)?)))),
     function("base64url.decode", 1, base64url_decode),
-    function("hex.encode", 1, |_, args| {
-        Ok(Value::from(text(args, 1)?.bytes().map(|byte| format!("{byte:02x}")).collect::<String>()))
-    }),
+    function("hex.encode", 1, |_, args| Ok(Value::from(hex(text(args, 1)?.as_bytes())))),
     function("hex.decode", 1, |_, args| {
         let given = text(args, 1)?;
         let bytes = unhex(given).ok_or_else(|| match given.chars().find(|char| !char.is_ascii_hexdigit()) {
@@ -84,9 +82,17 @@ pub(super) fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
 }
 
 fn decoded(engine: &GeneralPurpose, text: &str) -> Outcome {
+    bytes_of(engine, text).map(|bytes| Value::from(lossy(&bytes)))
+}
+
+/// Go's decoder passes over line ends.
+fn bytes_of(engine: &GeneralPurpose, text: &str) -> Result<Vec<u8>, BuiltinError> {
     let plain: String = text.chars().filter(|char| !matches!(char, '\r' | '\n')).collect();
-    let bytes = engine.decode(plain).map_err(|error| failed(base64_error(&error)))?;
-    Ok(Value::from(lossy(&bytes)))
+    engine.decode(plain).map_err(|error| failed(base64_error(&error)))
+}
+
+pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, BuiltinError> {
+    bytes_of(&STANDARD, text)
 }
 
 fn base64url_decode(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
@@ -103,6 +109,11 @@ pub(super) fn decode_base64url(given: &str) -> Result<Vec<u8>, BuiltinError> {
         _ => return Err(failed(format!("illegal base64url string: {given}"))),
     };
     URL.decode(format!("{given}{padding}")).map_err(|error| failed(base64_error(&error)))
+}
+
+/// Two small digits for each byte.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {

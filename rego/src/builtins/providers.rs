@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::{digest, hmac};
 use chrono::{DateTime, Utc};
 
-use super::encoding::uri;
+use super::encoding::{hex, uri};
 use super::http::check_members;
 use super::{Builtin, BuiltinError, Context, Outcome, function, number, object, wrong_type};
 use crate::value::{Object, Value};
@@ -116,10 +116,6 @@ fn required(settings: &Object) -> Result<(), BuiltinError> {
 
 fn sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The parts of a URL that are signed.

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::crypto::keys::{Algorithm, Bits, NamedKey, VerifyingKey, jwks, sign, verifying_keys};
-use super::encoding::{decode_base64url, unmarshal};
+use super::encoding::{decode_base64url, hex, unmarshal};
 use super::{Builtin, BuiltinError, Context, Outcome, failed, function, object, operand, text};
 use crate::value::{Number, Value, lossy};
 
@@ -107,7 +107,7 @@ fn decode(context: &mut Context<'_>, given: &str) -> Outcome {
         let signature =
             token.signature().map_err(|error| failed(format!("JWT signature had invalid encoding: {}", error)))?;
         // Go keeps bytes in strings; what is not UTF-8 must not change on the way to hexadecimal.
-        let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+        let signature = hex(&signature);
         return Ok(Value::array(vec![header, payload, Value::from(signature)]));
     }
     Err(failed("tokens are nested too deeply"))

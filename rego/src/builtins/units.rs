@@ -241,7 +241,7 @@ fn random_uuid(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let [.., version, _, variant, _, _, _, _, _, _, _] = &mut bytes;
     *version = *version & 0x0f | 0x40;
     *variant = *variant & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = super::encoding::hex(&bytes);
     let mut rest = hex.as_str();
     let mut parts = Vec::new();
     for len in [8, 4, 4, 4, 12] {

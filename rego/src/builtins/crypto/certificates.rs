@@ -10,6 +10,7 @@ use x509_parser::prelude::{
 };
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::super::encoding::decode_base64;
 use super::super::{BuiltinError, Outcome, failed};
 use super::keys::{Curve, VerifyingKey, pem_block};
 use crate::value::{Number, Value};
@@ -24,17 +25,6 @@ pub fn integer(bytes: &[u8]) -> Value {
     Number::parse(&BigUint::from_bytes_be(bytes).to_string()).map_or(Value::Null, Value::from)
 }
 
-pub fn base64(text: &str) -> Result<Vec<u8>, BuiltinError> {
-    let text: String = text.chars().filter(|char| !['\r', '\n'].contains(char)).collect();
-    STANDARD.decode(&text).map_err(|error| {
-        let at = match error {
-            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-            _ => text.len(),
-        };
-        failed(format!("illegal base64 data at input byte {at}"))
-    })
-}
-
 /// The bytes of certificates one after another, from PEM or base64.
 pub fn certificates(given: &str) -> Result<Vec<Vec<u8>>, BuiltinError> {
     let mut der = Vec::new();
@@ -42,7 +32,7 @@ pub fn certificates(given: &str) -> Result<Vec<Vec<u8>>, BuiltinError> {
     let pem = if given.starts_with("-----BEGIN") {
         given
     } else {
-        let bytes = base64(given)?;
+        let bytes = decode_base64(given)?;
         match String::from_utf8(bytes) {
             Ok(text) if text.starts_with("-----BEGIN") => {
                 decoded = text;
@@ -102,7 +92,7 @@ pub fn described(der: &[u8], uri_strings: bool) -> Outcome {
 /// A request for a certificate (PKCS #10), from PEM or base64.
 pub fn request(given: &str) -> Outcome {
     let pem = "-----BEGIN CERTIFICATE REQUEST-----";
-    let text = if given.starts_with(pem) { given.as_bytes().to_vec() } else { base64(given)? };
+    let text = if given.starts_with(pem) { given.as_bytes().to_vec() } else { decode_base64(given)? };
     let der = match std::str::from_utf8(&text).ok().and_then(pem_block) {
         Some(("CERTIFICATE REQUEST", der, _)) => der,
         Some(_) => return Err(failed("invalid PEM-encoded certificate signing request")),

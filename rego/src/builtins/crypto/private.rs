@@ -7,8 +7,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use x509_parser::asn1_rs::{Any, FromDer as _, Oid, Tag};
 use x509_parser::prelude::X509Certificate;
 
+use super::super::encoding::decode_base64;
 use super::super::{BuiltinError, Context, Outcome, failed, text};
-use super::certificates::{base64, bytes, coordinates, described, integer, public_key};
+use super::certificates::{bytes, coordinates, described, integer, public_key};
 use super::keys::{Curve, VerifyingKey, pem_block, unsigned};
 use crate::value::Value;
 
@@ -44,7 +45,7 @@ pub fn parse_rsa_private_key(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let pem = if given.starts_with("-----BEGIN") {
         given
     } else {
-        decoded = String::from_utf8(base64(given)?).unwrap_or_default();
+        decoded = String::from_utf8(decode_base64(given)?).unwrap_or_default();
         &decoded
     };
     Ok(from_pem(pem)?.first().map_or(Value::Null, PrivateKey::web_key))
@@ -52,7 +53,8 @@ pub fn parse_rsa_private_key(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
 
 pub fn parse_keypair(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let begin = "-----BEGIN ";
-    let plain = |given: &str| if given.starts_with(begin) { Ok(given.as_bytes().to_vec()) } else { base64(given) };
+    let plain =
+        |given: &str| if given.starts_with(begin) { Ok(given.as_bytes().to_vec()) } else { decode_base64(given) };
     let (certificates, key) = (plain(text(args, 1)?)?, plain(text(args, 2)?)?);
     let mut chain = Vec::new();
     match std::str::from_utf8(&certificates) {
@@ -93,7 +95,7 @@ pub fn parse_keypair(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
 
 /// The keys of all blocks; other blocks are passed over. Text without any has no keys.
 fn from_pem(given: &str) -> Result<Vec<PrivateKey>, BuiltinError> {
-    let decoded = base64(given).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let decoded = decode_base64(given).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let mut rest = decoded.as_deref().unwrap_or(given);
     let mut keys = Vec::new();
     while let Some((label, der, after)) = pem_block(rest) {
