@@ -86,17 +86,16 @@ impl Outbound {
 
     /// Answers a request before `end`, from what was kept if it may.
     pub fn send(&self, request: &HttpRequest, now: i64, end: Instant) -> Result<HttpResponse, HttpError> {
-        let outgoing = outgoing(request)?;
-        if request.caching == Caching::Off {
-            return self.deliver(&outgoing, request.retries, end);
+        let kept = if request.caching == Caching::Off { None } else { self.kept.get(&request.key) };
+        if let Some(kept) = kept.as_ref().filter(|kept| now < kept.until) {
+            return Ok((*kept.response).clone());
         }
-        if let Some(kept) = self.kept.get(&request.key) {
-            if now < kept.until {
-                return Ok((*kept.response).clone());
-            }
-            if let Some(response) = self.revalidate(request, &outgoing, &kept, now, end)? {
-                return Ok(response);
-            }
+        // Only now are files of certificates read.
+        let outgoing = outgoing(request)?;
+        if let Some(kept) = kept
+            && let Some(response) = self.revalidate(request, &outgoing, &kept, now, end)?
+        {
+            return Ok(response);
         }
         let response = self.deliver(&outgoing, request.retries, end)?;
         self.keep(request, &response, now);
@@ -142,8 +141,11 @@ impl Outbound {
     }
 
     fn keep(&self, request: &HttpRequest, response: &HttpResponse, now: i64) {
-        let may =
-            matches!(request.caching, Caching::Forced(_)) || !directives(response).any(|(name, _)| name == "no-store");
+        let may = match request.caching {
+            Caching::Off => false,
+            Caching::ByHeaders => !directives(response).any(|(name, _)| name == "no-store"),
+            Caching::Forced(_) => true,
+        };
         if !may || !is_cacheable(response.status) {
             return;
         }
