@@ -12,6 +12,7 @@ mod http;
 mod net;
 mod patterns;
 mod providers;
+mod signatures;
 mod strings;
 mod time;
 mod tokens;
@@ -28,6 +29,7 @@ use crate::value::{Number, Object, Set, Value};
 pub use self::encoding::parse_yaml;
 pub use self::http::is_cacheable;
 pub use self::patterns::{Prepared, glob_prefix};
+pub use self::signatures::signature;
 
 /// One function.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Modules to a policy that can be asked: names, safety, rules by path, code.
 
 mod annotations;
+mod check;
 pub mod hir;
 mod lower;
 mod recursion;
@@ -18,6 +19,7 @@ use crate::policy::Policy;
 use crate::syntax::{self, Location, Version};
 use crate::value::Value;
 
+pub use self::check::Types;
 pub use self::lower::{CompiledQuery, compile_query};
 
 /// Why a policy is refused: OPA's code, place and words.

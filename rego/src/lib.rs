@@ -6,6 +6,7 @@ pub mod eval;
 mod host;
 pub mod policy;
 pub mod syntax;
+mod types;
 pub mod value;
 
 pub use arcstr::literal;

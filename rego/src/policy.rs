@@ -27,6 +27,7 @@ pub struct Policy {
     pub(crate) data: Value,
     pub(crate) waits: bool,
     pub(crate) names: NameTable,
+    pub(crate) types: crate::compile::Types,
     pub(crate) shared: crate::compile::Shared,
 }
 

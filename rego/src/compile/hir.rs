@@ -115,16 +115,16 @@ impl Function {
 /// `data.a.b["c-d"]`.
 pub fn data_path(path: &[Value]) -> String {
     let mut text = "data".to_owned();
-    for part in path {
-        match part.as_str() {
-            Some(name) if is_identifier(name) => {
-                text.push('.');
-                text.push_str(name);
-            }
-            _ => text.push_str(&format!("[{part}]")),
-        }
-    }
+    path.iter().for_each(|part| text.push_str(&path_part(part)));
     text
+}
+
+/// `.a` or `["a-b"]`.
+pub fn path_part(key: &Value) -> String {
+    match key.as_str() {
+        Some(name) if is_identifier(name) => format!(".{name}"),
+        _ => format!("[{key}]"),
+    }
 }
 
 fn is_identifier(text: &str) -> bool {

@@ -11,11 +11,25 @@ use crate::value::Value;
 /// Rules of one cycle that its error names.
 const MAX_SHOWN: usize = 32;
 
-/// Every rule that reaches itself.
-pub fn check(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::Rule]) -> Vec<CompileError> {
-    let graph: Vec<Vec<GroupId>> = members
-        .iter()
-        .map(|list| {
+/// Which rules each rule refers to, all by group.
+#[derive(Debug)]
+pub struct Dependencies<'a> {
+    graph: Vec<Vec<GroupId>>,
+    groups: &'a [Group],
+    members: &'a Members,
+    rules: &'a [hir::Rule],
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Colour {
+    New,
+    Open,
+    Done,
+}
+
+impl<'a> Dependencies<'a> {
+    pub fn of(nodes: &[Node], groups: &'a [Group], members: &'a Members, rules: &'a [hir::Rule]) -> Self {
+        let reached = members.iter().map(|list| {
             let mut found = Found { nodes, reached: HashSet::new() };
             for rule in list.iter().filter_map(|&at| rules.get(at)) {
                 found.rule(rule);
@@ -23,70 +37,77 @@ pub fn check(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::
             let mut reached: Vec<_> = found.reached.into_iter().collect();
             reached.sort_unstable();
             reached
-        })
-        .collect();
-
-    #[derive(Clone, Copy, PartialEq)]
-    enum Colour {
-        New,
-        Open,
-        Done,
+        });
+        Self { graph: reached.collect(), groups, members, rules }
     }
-    let mut colours = vec![Colour::New; graph.len()];
-    let mut errors = Vec::new();
-    let mut reported = HashSet::new();
-    for start in 0..graph.len() {
-        let mut stack = vec![(start, 0usize)];
-        while let Some((at, next)) = stack.pop() {
-            let (Some(edges), Some(colour)) = (graph.get(at), colours.get_mut(at)) else { continue };
-            if next == 0 {
-                if *colour != Colour::New {
+
+    /// The groups, each after those that it refers to.
+    pub fn order(&self) -> Vec<GroupId> {
+        let mut order = Vec::with_capacity(self.graph.len());
+        self.walk(|group| order.push(GroupId::try_from(group).unwrap_or(GroupId::MAX)), |_| {});
+        order
+    }
+
+    /// Every rule that reaches itself.
+    pub fn cycles(&self) -> Vec<CompileError> {
+        let mut errors = Vec::new();
+        let mut reported = HashSet::new();
+        self.walk(|_| {}, |cycle| errors.extend(self.reports(cycle, &mut reported)));
+        errors
+    }
+
+    /// Visits all groups depth first; tells when one and all below it are done, and of cycles.
+    fn walk(&self, mut done: impl FnMut(usize), mut cycle: impl FnMut(&[usize])) {
+        let mut colours = vec![Colour::New; self.graph.len()];
+        for start in 0..self.graph.len() {
+            let mut stack = vec![(start, 0usize)];
+            while let Some((at, next)) = stack.pop() {
+                let (Some(edges), Some(colour)) = (self.graph.get(at), colours.get_mut(at)) else { continue };
+                if next == 0 {
+                    if *colour != Colour::New {
+                        continue;
+                    }
+                    *colour = Colour::Open;
+                }
+                let Some(&target) = edges.get(next) else {
+                    *colour = Colour::Done;
+                    done(at);
                     continue;
+                };
+                stack.push((at, next.saturating_add(1)));
+                match colours.get(target as usize) {
+                    Some(Colour::Open) => {
+                        let from = stack.iter().position(|(at, _)| *at == target as usize).unwrap_or(0);
+                        let open: Vec<usize> = stack.iter().skip(from).map(|(at, _)| *at).collect();
+                        cycle(&open);
+                    }
+                    Some(Colour::New) => stack.push((target as usize, 0)),
+                    _ => {}
                 }
-                *colour = Colour::Open;
-            }
-            let Some(&target) = edges.get(next) else {
-                *colour = Colour::Done;
-                continue;
-            };
-            stack.push((at, next.saturating_add(1)));
-            match colours.get(target as usize) {
-                Some(Colour::Open) => {
-                    let from = stack.iter().position(|(at, _)| *at == target as usize).unwrap_or(0);
-                    let cycle: Vec<usize> = stack.iter().skip(from).map(|(at, _)| *at).collect();
-                    errors.extend(reports(&cycle, &mut reported, groups, members, rules));
-                }
-                Some(Colour::New) => stack.push((target as usize, 0)),
-                _ => {}
             }
         }
     }
-    errors
-}
 
-/// One error for every rule on a cycle that has none yet.
-fn reports<'a>(
-    cycle: &'a [usize],
-    reported: &'a mut HashSet<usize>,
-    groups: &'a [Group],
-    members: &'a Members,
-    rules: &'a [hir::Rule],
-) -> impl Iterator<Item = CompileError> + 'a {
-    let name = |at: usize| groups.get(at).map(|group| data_path(&group.path)).unwrap_or_default();
-    cycle.iter().enumerate().filter_map(move |(turn, &at)| {
-        let rule = members.get(at).and_then(|list| list.first()).and_then(|&at| rules.get(at))?;
-        if !reported.insert(at) {
-            return None;
-        }
-        let path = cycle.iter().cycle().skip(turn).take(cycle.len().saturating_add(1).min(MAX_SHOWN));
-        let path: Vec<String> = path.map(|&at| name(at)).collect();
-        Some(CompileError {
-            code: "rego_recursion_error",
-            file: rule.file.clone(),
-            at: rule.at,
-            message: format!("rule {} is recursive: {}", name(at), path.join(" -> ")),
-        })
-    })
+    /// One error for every rule on a cycle that has none yet.
+    fn reports(&self, cycle: &[usize], reported: &mut HashSet<usize>) -> Vec<CompileError> {
+        let name = |at: usize| self.groups.get(at).map(|group| data_path(&group.path)).unwrap_or_default();
+        let report = |(turn, &at): (usize, &usize)| {
+            let members = self.members.get(at)?;
+            let rule = members.first().and_then(|&at| self.rules.get(at))?;
+            if !reported.insert(at) {
+                return None;
+            }
+            let path = cycle.iter().cycle().skip(turn).take(cycle.len().saturating_add(1).min(MAX_SHOWN));
+            let path: Vec<String> = path.map(|&at| name(at)).collect();
+            Some(CompileError {
+                code: "rego_recursion_error",
+                file: rule.file.clone(),
+                at: rule.at,
+                message: format!("rule {} is recursive: {}", name(at), path.join(" -> ")),
+            })
+        };
+        cycle.iter().enumerate().filter_map(report).collect()
+    }
 }
 
 struct Found<'a> {

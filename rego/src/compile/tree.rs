@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::hir::{self, data_path};
 use super::lower::{self, Tree};
 use super::resolve::{is_wildcard, resolve_rule};
-use super::{CompileError, DataConflicts, Names, Options, Shared, annotations, recursion, safety};
+use super::{CompileError, DataConflicts, Names, Options, Shared, annotations, check, recursion, safety};
 use crate::policy::{Group, GroupId, GroupKind, Index, NameTable, Node, NodeId, Policy, ROOT};
 use crate::syntax::{Module, TermKind, Version};
 use crate::value::Value;
@@ -56,9 +56,15 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
     if options.data_conflicts == DataConflicts::Refuse {
         errors.extend(data_conflicts(&groups, &by_group, &rules, &data));
     }
-    if errors.is_empty() {
-        errors.extend(recursion::check(&nodes, &groups, &by_group, &rules));
+    if !errors.is_empty() {
+        return Err(errors);
     }
+    let dependencies = recursion::Dependencies::of(&nodes, &groups, &by_group, &rules);
+    let errors = dependencies.cycles();
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let (types, errors) = check::rules(&dependencies.order(), &by_group, &rules);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -90,7 +96,7 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
         group.constant = if varies || constants.len() != 1 { None } else { constants.into_iter().next() };
     }
     let waits = tree.waits.get();
-    Ok(Policy { groups, nodes, data, waits, names: NameTable { rules: rules_of }, shared })
+    Ok(Policy { groups, nodes, data, waits, names: NameTable { rules: rules_of }, types, shared })
 }
 
 type RuleNames = HashMap<Vec<Value>, HashSet<Arc<str>>>;

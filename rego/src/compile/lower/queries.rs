@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{Lowerer, Tree};
 use crate::compile::hir::{ExprKind, Term};
 use crate::compile::resolve::resolve_query;
-use crate::compile::{CompileError, Names, safety};
+use crate::compile::{CompileError, Names, check, safety};
 use crate::policy::{Op, Policy, Src};
 use crate::syntax::{self, Version};
 use crate::value::{Text, Value};
@@ -59,6 +59,10 @@ pub fn compile_query(
         };
         found.into_iter().map(error).collect::<Vec<_>>()
     })?;
+    let errors = check::query(&policy.types, &ordered, &resolved.vars, &file);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
     let kinds = policy.groups.iter().map(|group| group.kind).collect();
     let tree = Tree { nodes: &policy.nodes, kinds, waits: Cell::default() };
     let mut lowerer = Lowerer::new(&tree, &resolved.vars);

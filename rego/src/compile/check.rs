@@ -1,0 +1,665 @@
+//! The check of types: references that can lead nowhere, arguments that a function never takes, sides that are never equal.
+//!
+//! Such a statement is undefined for every input. Under `not` it is true, so a slip of the pen would open what it should close.
+//!
+//! Mirrors: OPA `v1/ast/check.go` and `env.go`, v1.19.0.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::CompileError;
+use super::hir::{self, Comprehension, Expr, ExprKind, Function, Root, Term, VarId, VarInfo, WithTarget, WithValue};
+use crate::builtins;
+use crate::policy::GroupId;
+use crate::syntax::Location;
+use crate::types::{Arguments, Type};
+use crate::value::Value;
+
+/// The types of rules by their paths.
+#[derive(Debug, Default)]
+pub struct Types {
+    root: Place,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    /// Of the rule here.
+    own: Option<Type>,
+    children: BTreeMap<Value, Place>,
+}
+
+/// Checks every rule after those that it refers to.
+pub fn rules(order: &[GroupId], members: &super::tree::Members, rules: &[hir::Rule]) -> (Types, Vec<CompileError>) {
+    let mut types = Types::default();
+    let mut errors = Vec::new();
+    let groups = order.iter().filter_map(|&group| members.get(group as usize));
+    for rule in groups.flatten().filter_map(|&at| rules.get(at)) {
+        for (at, clause) in rule.clauses.iter().enumerate() {
+            let mut checker = Checker::new(&types, &rule.vars, rule.file.clone());
+            checker.body(&clause.body);
+            let tail = if at == 0 { &*rule.tail } else { &[] };
+            let own = if checker.errors.is_empty() { checker.rule(rule, clause, tail) } else { Type::any() };
+            errors.append(&mut checker.errors);
+            types.insert(&rule.path, own);
+        }
+    }
+    errors.sort_by(|a, b| (&a.file, a.at.row, a.at.col).cmp(&(&b.file, b.at.row, b.at.col)));
+    errors.dedup();
+    (types, errors)
+}
+
+/// Checks a query.
+pub fn query(types: &Types, body: &[Expr], vars: &[VarInfo], file: &Arc<str>) -> Vec<CompileError> {
+    let mut checker = Checker::new(types, vars, file.clone());
+    checker.compares_freely = true;
+    checker.body(body);
+    checker.errors
+}
+
+impl Types {
+    /// Adds what one definition gives.
+    ///
+    /// Mirrors: `typeTreeNode.Insert`.
+    fn insert(&mut self, path: &[Value], given: Type) {
+        if given == Type::Unknown {
+            return;
+        }
+        let mut here = &mut self.root;
+        for (depth, key) in path.iter().enumerate() {
+            here = here.children.entry(key.clone()).or_default();
+            let below = path.get(depth.saturating_add(1)..).unwrap_or_default();
+            if let Some(Type::Object(_)) = here.own
+                && !below.is_empty()
+            {
+                here.own = here.own.take().map(|own| with_member(own, below, &given));
+            }
+        }
+        let is_object = matches!(given, Type::Object(_));
+        let mut own = match here.own.take() {
+            Some(before) => before.merge(given),
+            None => given,
+        };
+        if is_object {
+            for (path, below) in here.leaves() {
+                own = with_member(own, &path, &below);
+            }
+        }
+        here.own = Some(own);
+    }
+}
+
+/// The object with a member at `path` among those whose keys are not known.
+fn with_member(object: Type, path: &[Value], given: &Type) -> Type {
+    let Type::Object(known) = &object else { return object };
+    let Some((key, below)) = path.split_first() else { return object };
+    let value = match below {
+        [] => given.clone(),
+        below => with_member(Type::object(Vec::new(), None), below, given),
+    };
+    let rest = match &known.rest {
+        Some((own, values)) => (own.clone().or(Type::of(key)), values.clone().or(value)),
+        None => (Type::of(key), value),
+    };
+    Type::object(known.members.clone(), Some(rest))
+}
+
+impl Place {
+    /// The rules below, outermost only.
+    fn leaves(&self) -> Vec<(Vec<Value>, Type)> {
+        let mut found = Vec::new();
+        let mut open: Vec<(Vec<Value>, &Self)> =
+            self.children.iter().map(|(key, child)| (vec![key.clone()], child)).collect();
+        while let Some((path, place)) = open.pop() {
+            match &place.own {
+                Some(own) => found.push((path, own.clone())),
+                None => open.extend(place.children.iter().map(|(key, child)| {
+                    let below = path.iter().cloned().chain([key.clone()]).collect();
+                    (below, child)
+                })),
+            }
+        }
+        found
+    }
+
+    /// The type of everything from here.
+    fn extent(&self) -> Type {
+        match &self.own {
+            Some(own) => own.clone(),
+            None => {
+                let scalar = |key: &Value| matches!(key, Value::String(_) | Value::Number(_) | Value::Bool(_));
+                let children = self.children.iter().filter(|(key, _)| scalar(key));
+                let members = children.map(|(key, child)| (key.clone(), child.extent())).collect();
+                // Data may stand beside the rules.
+                Type::object(members, Some((Type::String, Type::any())))
+            }
+        }
+    }
+}
+
+/// The type of what a reference leads to from `from`; `Unknown` where it leads nowhere.
+fn select(from: Type, path: &[Term]) -> Type {
+    path.iter().fold(from, |from, part| match (&from, part.as_const()) {
+        (Type::Unknown, _) => Type::Unknown,
+        (_, Some(key)) if is_scalar(key) => from.select(key),
+        _ => from.values(),
+    })
+}
+
+fn is_scalar(value: &Value) -> bool {
+    !matches!(value, Value::Array(_) | Value::Object(_) | Value::Set(_))
+}
+
+/// Checks one body and those inside it.
+struct Checker<'a> {
+    types: &'a Types,
+    vars: &'a [VarInfo],
+    file: Arc<str>,
+    /// What is known of variables; the innermost body last.
+    scopes: Vec<HashMap<VarId, Type>>,
+    /// The types of comprehensions that were checked, by their addresses.
+    checked: HashMap<*const Comprehension, Type>,
+    /// In queries, `==` may compare anything.
+    compares_freely: bool,
+    errors: Vec<CompileError>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(types: &'a Types, vars: &'a [VarInfo], file: Arc<str>) -> Self {
+        Self {
+            types,
+            vars,
+            file,
+            scopes: vec![HashMap::new()],
+            checked: HashMap::new(),
+            compares_freely: false,
+            errors: Vec::new(),
+        }
+    }
+
+    fn fail(&mut self, at: Location, message: String) {
+        self.errors.push(CompileError { code: "rego_type_error", file: self.file.clone(), at, message });
+    }
+
+    /// What a definition gives, its body being checked.
+    fn rule(&mut self, rule: &hir::Rule, clause: &hir::Clause, tail: &[Term]) -> Type {
+        if let Some(args) = &rule.args {
+            let mut vars = Vec::new();
+            args.iter().for_each(|arg| arg.all_vars(&mut |var| vars.push(var)));
+            for var in vars {
+                if self.of_var(var) == Type::Unknown {
+                    self.put(var, Type::any());
+                }
+            }
+            let args = args.iter().map(|arg| self.of(arg)).collect();
+            return Type::function(args, Some(self.of(&clause.value)));
+        }
+        let value = match self.of(&clause.value) {
+            Type::Unknown => return Type::Unknown,
+            member if rule.is_contains => Type::set(member),
+            value => value,
+        };
+        let keys: Vec<Type> = tail.iter().map(|key| self.of(key)).collect();
+        if keys.contains(&Type::Unknown) {
+            return Type::Unknown;
+        }
+        keys.into_iter().rev().fold(value, |value, key| Type::object(Vec::new(), Some((key, value))))
+    }
+
+    fn body(&mut self, body: &[Expr]) {
+        for expr in body {
+            self.statement(expr);
+        }
+    }
+
+    fn statement(&mut self, expr: &Expr) {
+        let before = self.errors.len();
+        self.closures(expr);
+        self.references(expr);
+        let known = self.errors.len() == before;
+        if let Err((vague, message)) = self.expr(expr) {
+            // What is unknown because of an error is no second one.
+            if known || !vague {
+                self.fail(expr.at, message);
+            }
+        }
+    }
+
+    /// Checks the comprehensions of a statement, those in nested bodies too.
+    fn closures(&mut self, expr: &Expr) {
+        let mut found = Vec::new();
+        expr.terms(&mut |term| term.closures(&mut |it| found.push(it)));
+        expr.with_terms(&mut |term| term.closures(&mut |it| found.push(it)));
+        for comprehension in found {
+            self.comprehension(comprehension);
+        }
+        if let ExprKind::Every { body, .. } | ExprKind::Not(body) = &expr.kind {
+            body.iter().for_each(|expr| self.closures(expr));
+        }
+    }
+
+    fn comprehension(&mut self, it: &Comprehension) {
+        let before = self.errors.len();
+        self.scopes.push(HashMap::new());
+        self.body(&it.body);
+        let own = if self.errors.len() > before {
+            Type::Unknown
+        } else {
+            let value = self.of(&it.value);
+            match it.kind {
+                hir::Collection::Array => Type::array(Vec::new(), Some(value)),
+                hir::Collection::Set => Type::set(value),
+                hir::Collection::Object => {
+                    let key = it.key.as_ref().map_or(Type::Unknown, |key| self.of(key));
+                    Type::object(Vec::new(), Some((key, value)))
+                }
+            }
+        };
+        self.scopes.pop();
+        self.checked.insert(it, own);
+    }
+
+    // References
+
+    fn references(&mut self, expr: &Expr) {
+        expr.terms(&mut |term| self.references_in(term, expr.at));
+        if let ExprKind::Every { body, .. } | ExprKind::Not(body) = &expr.kind {
+            body.iter().for_each(|expr| self.references(expr));
+        }
+    }
+
+    fn references_in(&mut self, term: &Term, at: Location) {
+        match term {
+            Term::Const(_) | Term::Var(_) | Term::Comprehension(_) => {}
+            Term::Array(items) | Term::Set(items) => items.iter().for_each(|item| self.references_in(item, at)),
+            Term::Object(members) => members.iter().for_each(|(key, value)| {
+                self.references_in(key, at);
+                self.references_in(value, at);
+            }),
+            Term::Ref(root, path) => {
+                path.iter().for_each(|part| self.references_in(part, at));
+                if let Err(detail) = self.reference(*root, path) {
+                    self.fail(at, format!("undefined ref: {}{detail}", self.shown(*root, path)));
+                }
+            }
+        }
+    }
+
+    /// Whether the reference can lead somewhere; otherwise what is wrong, for the message.
+    ///
+    /// Mirrors: `checkRef`.
+    fn reference(&mut self, root: Root, path: &[Term]) -> Result<(), String> {
+        match root {
+            Root::Input => self.inside(Type::any(), root, path, 0),
+            Root::Var(var) => {
+                if self.of_var(var) == Type::Unknown {
+                    self.put(var, Type::any());
+                }
+                self.inside(self.of_var(var), root, path, 0)
+            }
+            Root::Data => {
+                let mut here = &self.types.root;
+                for (at, part) in path.iter().enumerate() {
+                    if let Some(key) = part.as_const() {
+                        if at < 2 && !matches!(key, Value::String(_)) && !here.children.is_empty() {
+                            return Err(self.misfit(root, path, at, None, &Type::String));
+                        }
+                        let Some(child) = here.children.get(key) else { break };
+                        here = child;
+                        if let Some(own) = &here.own {
+                            return self.inside(own.clone(), root, path, at.saturating_add(1));
+                        }
+                    } else {
+                        self.key(part, &here.extent().keys().unwrap_or(Type::Unknown), root, path, at)?;
+                        break;
+                    }
+                }
+                self.inside(Type::any(), root, path, 0)
+            }
+        }
+    }
+
+    /// Whether `path` can lead on from a value of type `from`, starting with its part `at`.
+    ///
+    /// Mirrors: `checkRefLeaf`.
+    fn inside(&mut self, mut from: Type, root: Root, path: &[Term], at: usize) -> Result<(), String> {
+        for (at, part) in path.iter().enumerate().skip(at) {
+            let Some(keys) = from.keys() else {
+                let upto = path.get(..at).unwrap_or_default();
+                let carets = "^".repeat(self.shown(root, upto).chars().count());
+                return Err(format!("\n\t{}\n\t{carets}\n\thave: {from}", self.shown(root, path)));
+            };
+            from = match part.as_const() {
+                Some(key) if is_scalar(key) => match from.select(key) {
+                    Type::Unknown => return Err(self.misfit(root, path, at, Some(&from), &keys)),
+                    next => next,
+                },
+                _ => {
+                    self.key(part, &keys, root, path, at)?;
+                    from.values()
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// A key that is not known: what stands in brackets must be able to be one of `keys`, and a new variable is.
+    fn key(&mut self, part: &Term, keys: &Type, root: Root, path: &[Term], at: usize) -> Result<(), String> {
+        match part {
+            Term::Var(var) if self.of_var(*var) == Type::Unknown => {
+                self.put(*var, keys.clone());
+                Ok(())
+            }
+            Term::Array(_) | Term::Object(_) | Term::Set(_) | Term::Const(_) => {
+                if self.unify(part, keys, false) {
+                    Ok(())
+                } else {
+                    Err(self.misfit(root, path, at, None, keys))
+                }
+            }
+            _ => match self.of(part) {
+                Type::Unknown => Ok(()),
+                own if own.unifies(keys) => Ok(()),
+                own => Err(self.misfit(root, path, at, Some(&own), keys)),
+            },
+        }
+    }
+
+    /// OPA's lines about a part that does not fit.
+    fn misfit(&self, root: Root, path: &[Term], at: usize, have: Option<&Type>, want: &Type) -> String {
+        let pad = " ".repeat(self.shown(root, path.get(..at).unwrap_or_default()).chars().count().saturating_add(1));
+        let constant = path.get(at).and_then(Term::as_const);
+        let names: Vec<String> = match have {
+            Some(Type::Object(object)) => object.members.iter().map(|(key, _)| key.to_string()).collect(),
+            _ => Vec::new(),
+        };
+        let have = match (constant, have) {
+            (Some(key), _) => format!("have: {key}"),
+            (None, Some(have)) => format!("have (type): {have}"),
+            (None, None) => "have (type): ???".to_owned(),
+        };
+        let want = match names.is_empty() {
+            true => format!("want (type): {want}"),
+            false => format!("want (one of): [{}]", names.join(" ")),
+        };
+        format!("\n\t{}\n\t{pad}^\n\t{pad}{have}\n\t{pad}{want}", self.shown(root, path))
+    }
+
+    /// A reference as OPA writes it.
+    fn shown(&self, root: Root, path: &[Term]) -> String {
+        let name = |var: VarId| match self.vars.get(var as usize) {
+            Some(info) if !info.generated => info.name.to_string(),
+            _ => "_".to_owned(),
+        };
+        let mut text = match root {
+            Root::Input => "input".to_owned(),
+            Root::Data => "data".to_owned(),
+            Root::Var(var) => name(var),
+        };
+        for part in path {
+            match part {
+                Term::Const(key) => text.push_str(&hir::path_part(key)),
+                Term::Var(var) => text.push_str(&format!("[{}]", name(*var))),
+                Term::Ref(root, path) => text.push_str(&format!("[{}]", self.shown(*root, path))),
+                _ => text.push_str("[_]"),
+            }
+        }
+        text
+    }
+
+    // Statements
+
+    /// Checks one statement; the flag of an error says that something in it is unknown.
+    fn expr(&mut self, expr: &Expr) -> Result<(), (bool, String)> {
+        for with in &*expr.with {
+            if let (WithTarget::Function(target), WithValue::Function(value)) = (&with.target, &with.value) {
+                let (wanted, given) = (self.of_function(target), self.of_function(value));
+                if let (Type::Function(wanted), Type::Function(given)) = (&wanted, &given)
+                    && (wanted.args.len() != given.args.len()
+                        || !wanted.args.iter().zip(&given.args).all(|(a, b)| a.unifies(b)))
+                {
+                    return Err((false, argument_message(&target.name(), "arity mismatch", &given.args, &wanted.args)));
+                }
+            }
+        }
+        match &expr.kind {
+            ExprKind::Eq { left, right, .. } => self.equal(left, right),
+            ExprKind::Call { function: Function::Builtin(builtin), args, out: None }
+                if builtin.name == "equal" && !self.compares_freely =>
+            {
+                match args.as_slice() {
+                    [left, right] => self.equal(left, right),
+                    _ => Ok(()),
+                }
+            }
+            ExprKind::Call { function, args, out } => self.call(function, args.iter().chain(out)),
+            ExprKind::Term(_) | ExprKind::Every { .. } | ExprKind::Not(_) => Ok(()),
+        }
+    }
+
+    fn equal(&mut self, left: &Term, right: &Term) -> Result<(), (bool, String)> {
+        let (a, b) = (self.of(left), self.of(right));
+        if self.unify_terms(left, &a, right, &b) {
+            return Ok(());
+        }
+        let message = format!("match error\n\tleft  : {a}\n\tright : {b}");
+        Err((a.is_vague() || b.is_vague(), message))
+    }
+
+    fn call<'t>(&mut self, function: &Function, args: impl Iterator<Item = &'t Term>) -> Result<(), (bool, String)> {
+        let Type::Function(wanted) = self.of_function(function) else { return Ok(()) };
+        let args: Vec<&Term> = args.collect();
+        let given: Vec<Type> = args.iter().map(|arg| self.of(arg)).collect();
+        let wanted: Vec<Type> = wanted.args.iter().chain(&wanted.result).cloned().collect();
+        for ((arg, have), want) in args.iter().zip(&given).zip(&wanted) {
+            let refused = if !have.is_vague() && !have.unifies(want) {
+                Some(given.clone())
+            } else if !self.unify(arg, want, false) {
+                Some(args.iter().map(|arg| self.of(arg)).collect())
+            } else {
+                None
+            };
+            if let Some(given) = refused {
+                let vague = given.iter().any(Type::is_vague);
+                return Err((vague, argument_message(&function.name(), "invalid argument(s)", &given, &wanted)));
+            }
+        }
+        Ok(())
+    }
+
+    // Types of terms
+
+    fn of_function(&self, function: &Function) -> Type {
+        match function {
+            Function::Builtin(builtin) => builtins::signature(builtin.name).cloned().unwrap_or(Type::Unknown),
+            Function::Rule(path) => {
+                let mut here = &self.types.root;
+                for key in path.iter() {
+                    match here.children.get(key) {
+                        Some(child) => here = child,
+                        None => return Type::Unknown,
+                    }
+                }
+                here.own.clone().unwrap_or(Type::Unknown)
+            }
+        }
+    }
+
+    fn of_var(&self, var: VarId) -> Type {
+        self.scopes.iter().rev().find_map(|scope| scope.get(&var)).cloned().unwrap_or(Type::Unknown)
+    }
+
+    fn put(&mut self, var: VarId, own: Type) {
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.insert(var, own);
+        }
+    }
+
+    fn of(&self, term: &Term) -> Type {
+        match term {
+            Term::Const(value) => Type::of(value),
+            Term::Var(var) => self.of_var(*var),
+            Term::Ref(Root::Input, _) => Type::any(),
+            Term::Ref(Root::Var(var), path) => select(self.of_var(*var), path),
+            Term::Ref(Root::Data, path) => self.of_data(path),
+            Term::Array(items) => Type::array(items.iter().map(|item| self.of(item)).collect(), None),
+            Term::Set(items) => Type::set(items.iter().fold(Type::Unknown, |sum, item| sum.or(self.of(item)))),
+            Term::Object(members) => {
+                let mut known = Vec::new();
+                let mut rest = None;
+                for (key, value) in members {
+                    match key.as_const() {
+                        Some(key) => known.push((key.clone(), self.of(value))),
+                        None => rest = Some((self.of(key), self.of(value))),
+                    }
+                }
+                Type::object(known, rest)
+            }
+            Term::Comprehension(it) => self.checked.get(&std::ptr::from_ref(&**it)).cloned().unwrap_or(Type::Unknown),
+        }
+    }
+
+    /// Mirrors: `TypeEnv.GetByRef`.
+    fn of_data(&self, path: &[Term]) -> Type {
+        let mut here = &self.types.root;
+        for (at, part) in path.iter().enumerate() {
+            let rest = path.get(at..).unwrap_or_default();
+            match (part.as_const().map(|key| here.children.get(key)), &here.own) {
+                (Some(Some(child)), _) => here = child,
+                (_, Some(own)) => return select(own.clone(), rest),
+                (None, None) => return select(here.extent(), rest),
+                (Some(None), None) => return Type::any(),
+            }
+        }
+        here.extent()
+    }
+
+    // Unification
+
+    /// Mirrors: `unify2`.
+    fn unify_terms(&mut self, left: &Term, a: &Type, right: &Term, b: &Type) -> bool {
+        match (a.is_vague(), b.is_vague()) {
+            (true, false) => return self.unify(left, b, false),
+            (false, true) => return self.unify(right, a, false),
+            (false, false) => return a.unifies(b),
+            (true, true) => {}
+        }
+        match (left, right) {
+            (Term::Array(a), Term::Array(b)) => {
+                a.len() == b.len()
+                    && a.iter().zip(b).all(|(a, b)| {
+                        let (of_a, of_b) = (self.of(a), self.of(b));
+                        self.unify_terms(a, &of_a, b, &of_b)
+                    })
+            }
+            (Term::Object(a), Term::Object(b)) => {
+                a.len() == b.len()
+                    && a.iter().all(|(key, value)| {
+                        let Some((_, other)) = b.iter().find(|(other, _)| other == key) else { return false };
+                        let (of_a, of_b) = (self.of(value), self.of(other));
+                        self.unify_terms(value, &of_a, other, &of_b)
+                    })
+            }
+            (Term::Var(_), Term::Var(_)) => {
+                self.unify(left, &Type::any(), false) && {
+                    let known = self.of(left);
+                    self.unify(right, &known, false)
+                }
+            }
+            (Term::Var(_), Term::Array(_) | Term::Object(_)) => {
+                self.unify(right, &Type::any(), false) && {
+                    let known = self.of(right);
+                    self.unify(left, &known, false)
+                }
+            }
+            (Term::Array(_) | Term::Object(_), Term::Var(_)) => {
+                self.unify(left, &Type::any(), false) && {
+                    let known = self.of(left);
+                    self.unify(right, &known, false)
+                }
+            }
+            (Term::Var(_), _) if *a == Type::Unknown && *b != Type::Unknown => self.unify(left, b, false),
+            (_, Term::Var(_)) if *b == Type::Unknown && *a != Type::Unknown => self.unify(right, a, false),
+            _ => false,
+        }
+    }
+
+    /// Whether the term can be of the type; variables that are not known become of it, or (`joins`) of it too.
+    ///
+    /// Mirrors: `unify1`.
+    fn unify(&mut self, term: &Term, wanted: &Type, joins: bool) -> bool {
+        match term {
+            Term::Var(var) => {
+                let known = self.of_var(*var);
+                if joins {
+                    self.put(*var, known.or(wanted.clone()));
+                    return true;
+                }
+                if known == Type::Unknown {
+                    self.put(*var, wanted.clone());
+                    return true;
+                }
+                known.unifies(wanted)
+            }
+            Term::Const(value) => Type::of(value).unifies(wanted),
+            Term::Ref(..) | Term::Comprehension(_) => self.of(term).unifies(wanted),
+            Term::Array(_) | Term::Object(_) | Term::Set(_) => match wanted {
+                Type::Any(all) if all.is_empty() => {
+                    self.loosen(term);
+                    true
+                }
+                Type::Any(all) => {
+                    let mut fits = false;
+                    for one in all.iter() {
+                        fits |= self.unify(term, one, true);
+                    }
+                    fits
+                }
+                wanted => self.unify_inside(term, wanted, joins),
+            },
+        }
+    }
+
+    /// What stands in a composite that may be anything may be anything.
+    fn loosen(&mut self, term: &Term) {
+        match term {
+            Term::Array(items) | Term::Set(items) => items.iter().for_each(|item| {
+                self.unify(item, &Type::any(), true);
+            }),
+            Term::Object(members) => members.iter().for_each(|(key, value)| {
+                self.unify(key, &Type::any(), true);
+                self.unify(value, &Type::any(), true);
+            }),
+            _ => {}
+        }
+    }
+
+    fn unify_inside(&mut self, term: &Term, wanted: &Type, joins: bool) -> bool {
+        match (term, wanted) {
+            (Term::Array(items), Type::Array(wanted)) => {
+                (items.len() == wanted.items.len() || wanted.rest.is_some())
+                    && items.iter().enumerate().all(|(at, item)| self.unify(item, &wanted.at(at), joins))
+            }
+            (Term::Set(items), Type::Set(wanted)) => items.iter().all(|item| self.unify(item, &wanted.of, joins)),
+            (Term::Object(members), Type::Object(object)) => {
+                if members.len() != object.members.len() && object.rest.is_none() {
+                    return false;
+                }
+                members.iter().all(|(key, value)| match key.as_const() {
+                    Some(key) => match wanted.select(key) {
+                        Type::Unknown => false,
+                        wanted => self.unify(value, &wanted, joins),
+                    },
+                    None => {
+                        self.unify(value, &Type::any(), joins);
+                        true
+                    }
+                })
+            }
+            _ => false,
+        }
+    }
+}
+
+fn argument_message(name: &str, what: &str, given: &[Type], wanted: &[Type]) -> String {
+    format!("{name}: {what}\n\thave: {}\n\twant: {}", Arguments(given), Arguments(wanted))
+}
