@@ -27,6 +27,8 @@ use crate::value::{TRUE, Value};
 pub struct Tree<'a> {
     pub nodes: &'a [Node],
     pub kinds: Vec<GroupKind>,
+    /// Whether some `with` replaces a comparison; then they are calls as any other.
+    pub replaces_comparisons: bool,
     /// Whether the code made so far calls a function that may wait.
     pub waits: Cell<bool>,
 }
@@ -284,7 +286,7 @@ impl<'a> Lowerer<'a> {
         self.tree.waits.set(self.tree.waits.get() || builtin.waits);
         let args: Box<[Src]> = args.iter().map(|arg| self.eval(arg)).collect();
         match (out, comparison(builtin), &*args) {
-            (None, Some(comparison), [left, right]) => {
+            (None, Some(comparison), [left, right]) if !self.tree.replaces_comparisons => {
                 self.ops.push(Op::Compare(comparison, left.clone(), right.clone()));
             }
             (None, ..) => {
@@ -503,6 +505,26 @@ fn prepare(builtin: &Builtin, args: &[Src]) -> Option<Box<Prepared>> {
         })
         .collect();
     Prepared::of(builtin.name, &constants).map(Box::new)
+}
+
+/// Whether the body replaces a function that comparisons are made of.
+pub fn replaces_comparisons(body: &[Expr]) -> bool {
+    body.iter().any(|expr| {
+        let replaces = expr.with.iter().any(|with| match &with.target {
+            WithTarget::Function(Function::Builtin(builtin)) => comparison(builtin).is_some(),
+            _ => false,
+        });
+        replaces
+            || match &expr.kind {
+                ExprKind::Every { body, .. } | ExprKind::Not(body) => replaces_comparisons(body),
+                _ => false,
+            }
+            || {
+                let mut found = false;
+                expr.terms(&mut |term| term.closures(&mut |it| found |= replaces_comparisons(&it.body)));
+                found
+            }
+    })
 }
 
 fn comparison(builtin: &Builtin) -> Option<Comparison> {

@@ -34,6 +34,8 @@ pub struct Resolver<'a> {
     names: &'a Names<'a>,
     vars: Vec<VarInfo>,
     scopes: Vec<Scope>,
+    /// What `some` and `every` declare in the scopes that are open.
+    pending: Vec<VarId>,
     /// Names that are declared somewhere in the bodies around: they hide rules and imports.
     hidden: Vec<Hidden>,
     /// Variables that were never declared; one for each name.
@@ -55,6 +57,7 @@ impl<'a> Resolver<'a> {
             names,
             vars: Vec::new(),
             scopes: vec![Scope::new()],
+            pending: Vec::new(),
             hidden: Vec::new(),
             loose: HashMap::new(),
             errors: Vec::new(),
@@ -103,7 +106,35 @@ impl<'a> Resolver<'a> {
         if let Some(scope) = self.scopes.last_mut() {
             scope.insert(name.clone(), (id, how));
         }
+        if how == Occurrence::Declared && !is_wildcard(name) {
+            self.pending.push(id);
+        }
         id
+    }
+
+    /// Refuses what was declared since `mark` and stands nowhere in `body` and `heads`.
+    ///
+    /// Mirrors: `checkUnusedDeclaredVars`.
+    fn refuse_unused<'t>(&mut self, mark: usize, at: Location, body: &[Expr], heads: impl Iterator<Item = &'t Term>) {
+        let declared = self.pending.split_off(mark.min(self.pending.len()));
+        if declared.is_empty() {
+            return;
+        }
+        let mut used = HashSet::new();
+        body.iter().for_each(|expr| {
+            expr.all_vars(&mut |var| {
+                used.insert(var);
+            })
+        });
+        heads.for_each(|term| {
+            term.all_vars(&mut |var| {
+                used.insert(var);
+            })
+        });
+        for var in declared.into_iter().filter(|var| !used.contains(var)) {
+            let name = self.vars.get(var as usize).map(|info| info.name.to_string()).unwrap_or_default();
+            self.fail("rego_compile_error", at, format!("declared var {name} unused"));
+        }
     }
 
     fn is_hidden(&self, name: &str) -> bool {
@@ -241,6 +272,7 @@ impl<'a> Resolver<'a> {
     ) -> Term {
         let none: Modifiers = Arc::new([]);
         let outer = std::mem::take(&mut self.body);
+        let (mark, at) = (self.pending.len(), value.at);
         self.scopes.push(Scope::new());
         self.hidden.push(declared_names(body));
         self.statements(body);
@@ -249,6 +281,7 @@ impl<'a> Resolver<'a> {
         self.hidden.pop();
         self.scopes.pop();
         let body = std::mem::replace(&mut self.body, outer);
+        self.refuse_unused(mark, at, &body, key.iter().chain([&value]));
         Term::Comprehension(Box::new(Comprehension { kind, key, value, body }))
     }
 
@@ -293,6 +326,9 @@ impl<'a> Resolver<'a> {
             syntax::ExprKind::Some(names) => {
                 for name in names {
                     if let TermKind::Var(text) = &name.kind {
+                        if is_wildcard(text) {
+                            self.fail("rego_compile_error", expr.at, "declared var _ unused");
+                        }
                         self.declare(text, Occurrence::Declared, expr.at);
                     }
                 }
@@ -305,6 +341,7 @@ impl<'a> Resolver<'a> {
                 let domain_term = self.term(domain, &with);
                 let bind = ExprKind::Eq { left: Term::Var(domain_id), right: domain_term, assigned: true };
                 self.push(domain.at, bind, &with);
+                let mark = self.pending.len();
                 self.scopes.push(Scope::new());
                 let mut hidden = declared_names(body);
                 let mut variable = |resolver: &mut Self, term: Option<&syntax::Term>| match term.map(|it| &it.kind) {
@@ -320,14 +357,17 @@ impl<'a> Resolver<'a> {
                 let body = self.nested_body(body);
                 self.hidden.pop();
                 self.scopes.pop();
+                self.refuse_unused(mark, expr.at, &body, std::iter::empty());
                 self.finish(expr, ExprKind::Every { key, value, domain: Term::Var(domain_id), body }, &with);
             }
             syntax::ExprKind::Not(body) => {
+                let mark = self.pending.len();
                 self.scopes.push(Scope::new());
                 self.hidden.push(declared_names(body));
                 let body = self.nested_body(body);
                 self.hidden.pop();
                 self.scopes.pop();
+                self.refuse_unused(mark, expr.at, &body, std::iter::empty());
                 self.finish(expr, ExprKind::Not(body), &with);
             }
         }

@@ -70,7 +70,9 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
     }
 
     let kinds = groups.iter().map(|group| group.kind).collect();
-    let tree = Tree { nodes: &nodes, kinds, waits: Cell::default() };
+    let clauses = || rules.iter().flat_map(|rule| &rule.clauses);
+    let replaces_comparisons = clauses().any(|clause| lower::replaces_comparisons(&clause.body));
+    let tree = Tree { nodes: &nodes, kinds, replaces_comparisons, waits: Cell::default() };
     for (group, members) in groups.iter_mut().zip(&by_group) {
         let mut conditions = Vec::new();
         let mut constants = HashSet::new();

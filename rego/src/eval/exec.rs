@@ -494,6 +494,9 @@ impl<'a> Evaluator<'a> {
         value: &'a Value,
     ) -> Result<&'a Value, EvalError> {
         let Some((key, below)) = path.split_first() else { return Ok(value) };
+        if key.as_str().is_none() {
+            return Err(EvalError::new(ErrorKind::Conflict, "bad document path"));
+        }
         let inner = self.changed(document.and_then(|document| document.get(key)), below, value)?;
         let made = match document {
             Some(Value::Object(object)) => Value::Object(object.with(key.clone(), inner.clone()).into()),

@@ -20,7 +20,7 @@ pub struct CompiledQuery {
     pub shown: BTreeMap<Text, Src>,
     /// The value of each statement, in the order in which they were written.
     pub values: Vec<Src>,
-    /// Row and column of each statement.
+    /// Row and column of each of these statements.
     pub places: Vec<(u32, u32)>,
 }
 
@@ -64,7 +64,12 @@ pub fn compile_query(
         return Err(errors);
     }
     let kinds = policy.groups.iter().map(|group| group.kind).collect();
-    let tree = Tree { nodes: &policy.nodes, kinds, waits: Cell::default() };
+    let tree = Tree {
+        nodes: &policy.nodes,
+        kinds,
+        replaces_comparisons: super::replaces_comparisons(&ordered),
+        waits: Cell::default(),
+    };
     let mut lowerer = Lowerer::new(&tree, &resolved.vars);
     lowerer.keeps_equal = true;
     let mut values = vec![Src::Const(Value::Bool(true)); count];
@@ -93,7 +98,11 @@ pub fn compile_query(
         .iter()
         .filter_map(|(name, var)| Some((name.clone(), lowerer.places.get(var)?.clone())))
         .collect();
-    let places = body.iter().map(|expr| (expr.at.row, expr.at.col)).collect();
+    let places = body
+        .iter()
+        .filter(|expr| !matches!(expr.kind, syntax::ExprKind::Some(_)))
+        .map(|expr| (expr.at.row, expr.at.col))
+        .collect();
     let values = resolved.places.iter().filter_map(|&place| values.get(place).cloned()).collect();
     Ok(CompiledQuery { ops: lowerer.ops.into(), frame: lowerer.most, shown, values, places })
 }

@@ -24,7 +24,7 @@ pub struct ResolvedQuery {
     pub body: Vec<Expr>,
     pub vars: Vec<VarInfo>,
     pub shown: BTreeMap<Text, VarId>,
-    /// For each statement as written, its place among those resolved.
+    /// For each statement as written, but `some`, its place among those resolved.
     pub places: Vec<usize>,
 }
 
@@ -34,8 +34,13 @@ pub fn resolve_query(names: &Names<'_>, body: &[syntax::Expr]) -> Result<Resolve
     let mut places = Vec::new();
     for expr in body {
         resolver.statement(expr);
-        places.push(resolver.body.len().saturating_sub(1));
+        if !matches!(expr.kind, syntax::ExprKind::Some(_)) {
+            places.push(resolver.body.len().saturating_sub(1));
+        }
     }
+    let resolved = std::mem::take(&mut resolver.body);
+    let at = body.first().map(|expr| expr.at).unwrap_or_default();
+    resolver.refuse_unused(0, at, &resolved, std::iter::empty());
     if !resolver.errors.is_empty() {
         return Err(resolver.errors);
     }
@@ -45,7 +50,7 @@ pub fn resolve_query(names: &Names<'_>, body: &[syntax::Expr]) -> Result<Resolve
         .filter(|(name, _)| !is_wildcard(name))
         .map(|(name, (id, _))| (Text::from(&*name), id))
         .collect();
-    Ok(ResolvedQuery { body: resolver.body, vars: resolver.vars, shown, places })
+    Ok(ResolvedQuery { body: resolved, vars: resolver.vars, shown, places })
 }
 
 impl Resolver<'_> {
@@ -100,12 +105,13 @@ impl Resolver<'_> {
         };
         let clause = self.clause(rule.at, value, &rule.body, &arg_support, |resolver| {
             tail = tail_terms.iter().map(|term| resolver.head_term(term, &(Arc::new([]) as Modifiers))).collect();
+            tail.clone()
         });
         clauses.push(clause);
         for next in &rule.otherwise {
             self.scopes = vec![arg_scope.clone()];
             self.loose.clear();
-            let clause = self.clause(next.at, &next.value, &next.body, &arg_support, |_| {});
+            let clause = self.clause(next.at, &next.value, &next.body, &arg_support, |_| Vec::new());
             clauses.push(clause);
         }
         Rule {
@@ -127,16 +133,18 @@ impl Resolver<'_> {
         value: &syntax::Term,
         body: &[syntax::Expr],
         arg_support: &[Expr],
-        head: impl FnOnce(&mut Self),
+        head: impl FnOnce(&mut Self) -> Vec<Term>,
     ) -> Clause {
         let none: Modifiers = Arc::new([]);
         self.hidden.push(declared_names(body));
         self.body = arg_support.to_vec();
         self.statements(body);
-        head(self);
+        let tail = head(self);
         let value = self.head_term(value, &none);
         self.hidden.pop();
-        Clause { at, value, body: std::mem::take(&mut self.body) }
+        let body = std::mem::take(&mut self.body);
+        self.refuse_unused(0, at, &body, tail.iter().chain([&value]));
+        Clause { at, value, body }
     }
 
     /// An argument: its variables are bound by the call.
