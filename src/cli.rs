@@ -1,6 +1,7 @@
 //! The command line, in OPA's words.
 
 mod check;
+mod coverage;
 mod eval;
 mod run;
 mod test;

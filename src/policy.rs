@@ -8,17 +8,19 @@ mod entrypoint;
 mod outbound;
 mod snapshot;
 mod sources;
+mod trail;
 mod world;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-pub use self::engine::{EvalError, Evaluation, Rejection, compile_sources};
+pub use self::engine::{EvalError, Evaluation, Rejection, Strictness, compile_sources};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
 pub use self::outbound::OutboundSettings;
 pub use self::snapshot::Snapshot;
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};
+pub use self::trail::{Step, Trail, Visits};
 pub use self::world::{BuiltinSettings, Surroundings, World};
 
 /// Holds the snapshot in force. Readers take a reference and keep it for the whole check.

@@ -92,6 +92,47 @@ pub fn texts<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
     Value::array(items.into_iter().map(Value::from).collect())
 }
 
+/// The JSON text of `value` for people, indented by two spaces. Numbers keep their spelling.
+pub fn pretty(value: &Value) -> String {
+    let mut out = String::new();
+    write_pretty(value, 0, &mut out);
+    out
+}
+
+fn write_pretty(value: &Value, depth: usize, out: &mut String) {
+    let deeper = depth.saturating_add(1);
+    let line = |out: &mut String, first: bool, depth: usize| {
+        out.push_str(if first { "\n" } else { ",\n" });
+        out.push_str(&"  ".repeat(depth));
+    };
+    let all = |items: &mut dyn Iterator<Item = &Value>, out: &mut String| {
+        out.push('[');
+        for (at, item) in items.enumerate() {
+            line(out, at == 0, deeper);
+            write_pretty(item, deeper, out);
+        }
+        line(out, true, depth);
+        out.push(']');
+    };
+    match value {
+        Value::Array(items) if !items.is_empty() => all(&mut items.iter(), out),
+        Value::Set(items) if !items.is_empty() => all(&mut items.iter(), out),
+        Value::Object(members) if !members.is_empty() => {
+            out.push('{');
+            for (at, (key, value)) in members.iter().enumerate() {
+                line(out, at == 0, deeper);
+                let name = key.as_str().map_or_else(|| Value::from(key.to_json()), Value::from);
+                out.push_str(&name.to_json());
+                out.push_str(": ");
+                write_pretty(value, deeper, out);
+            }
+            line(out, true, depth);
+            out.push('}');
+        }
+        other => out.push_str(&other.to_json()),
+    }
+}
+
 /// The JSON text of `value`, as OPA writes it. Sets print as arrays.
 pub fn json_text(value: &Value) -> String {
     value.to_json()

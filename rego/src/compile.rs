@@ -9,6 +9,7 @@ mod resolve;
 mod safety;
 mod tree;
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -61,6 +62,10 @@ pub struct Options {
     pub capabilities: Capabilities,
     /// Whether data under a rule's path is refused.
     pub data_conflicts: DataConflicts,
+    /// Whether evaluations tell the host of every statement that they come by ([`crate::Host::visit`]).
+    pub traced: bool,
+    /// Refuses imports, arguments and assigned variables that nothing uses (`opa check --strict`).
+    pub strict: bool,
 }
 
 /// What to do about data at a place where rules define a value.
@@ -118,6 +123,8 @@ pub struct Names<'a> {
     /// First names of the rules of the package, in all its files.
     pub rules: &'a HashSet<Arc<str>>,
     pub imports: HashMap<Arc<str>, (Root, Vec<Term>)>,
+    /// Those of them that something has used.
+    pub used: RefCell<HashSet<Arc<str>>>,
     pub shared: &'a Shared,
 }
 
@@ -129,12 +136,15 @@ pub struct Shared {
     /// The paths of all rules.
     pub paths: HashSet<Vec<Value>>,
     pub capabilities: Capabilities,
+    /// As [`Options::strict`].
+    pub refuses_unused: bool,
 }
 
 impl Names<'_> {
     /// What a name means that no variable hides: an import or a rule of the package.
     pub fn global(&self, name: &str) -> Option<(Root, Vec<Term>)> {
-        if let Some(path) = self.imports.get(name) {
+        if let Some((import, path)) = self.imports.get_key_value(name) {
+            self.used.borrow_mut().insert(import.clone());
             return Some(path.clone());
         }
         self.rules.contains(name).then(|| {

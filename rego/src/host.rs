@@ -1,7 +1,9 @@
 //! The world as a policy may see it: everything that is neither policy, data nor input.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::syntax::Location;
 use crate::value::Value;
 
 /// What evaluation asks of the program around it.
@@ -16,6 +18,12 @@ pub trait Host {
 
     /// A line that `print` wrote, with its place.
     fn print(&self, _line: &str) {}
+
+    /// What `trace` was given.
+    fn note(&self, _text: &str) {}
+
+    /// A statement is about to run, or a definition has a value; told only when the policy was compiled to tell it.
+    fn visit(&self, _place: &Place) {}
 
     /// Random bytes, for `rand.intn` and `uuid.rfc4122`.
     fn random(&self, bytes: &mut [u8]);
@@ -42,6 +50,15 @@ pub trait Host {
     fn lookup_ip_addr(&self, _name: &str) -> Result<Vec<String>, String> {
         Err("net.lookup_ip_addr is not enabled".to_owned())
     }
+}
+
+/// A place in a policy that an evaluation comes by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    pub file: Arc<str>,
+    pub at: Location,
+    /// The head of a definition, whose body was true.
+    pub is_head: bool,
 }
 
 /// A request of `http.send`.

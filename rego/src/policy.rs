@@ -26,6 +26,8 @@ pub struct Policy {
     pub(crate) nodes: Vec<Node>,
     pub(crate) data: Value,
     pub(crate) waits: bool,
+    /// What traced evaluations can come by.
+    pub(crate) places: Vec<crate::host::Place>,
     pub(crate) names: NameTable,
     pub(crate) types: crate::compile::Types,
     pub(crate) shared: crate::compile::Shared,
@@ -95,6 +97,11 @@ impl Policy {
     /// Whether a rule may wait for something outside of the process, such as `http.send`.
     pub fn waits(&self) -> bool {
         self.waits
+    }
+
+    /// Every place that evaluations tell of; none unless the policy was compiled to tell.
+    pub fn places(&self) -> &[crate::host::Place] {
+        &self.places
     }
 
     /// The group of the rule at `path` under `data`.

@@ -12,6 +12,8 @@ use crate::value::Value;
 const MAX_ALTERNATIVES: usize = 256;
 /// The most parts of one type, all levels together; beyond, what is inside is any.
 const MAX_PARTS: usize = 20_000;
+/// The most levels of one type; below, it is any.
+const MAX_DEPTH: usize = 64;
 
 /// What a term can be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +36,7 @@ pub enum Type {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Extent {
     parts: usize,
+    depth: usize,
     /// Whether something inside is unknown.
     vague: bool,
 }
@@ -70,14 +73,15 @@ pub struct FunctionType {
 
 impl Extent {
     fn of<'a>(parts: impl Iterator<Item = &'a Type>) -> Self {
-        parts.fold(Self { parts: 1, vague: false }, |sum, part| Self {
-            parts: sum.parts.saturating_add(part.parts()),
-            vague: sum.vague || part.is_vague(),
+        parts.map(Type::extent).fold(Self { parts: 1, depth: 1, vague: false }, |sum, part| Self {
+            parts: sum.parts.saturating_add(part.parts),
+            depth: sum.depth.max(part.depth.saturating_add(1)),
+            vague: sum.vague || part.vague,
         })
     }
 
     fn is_too_large(self) -> bool {
-        self.parts > MAX_PARTS
+        self.parts > MAX_PARTS || self.depth > MAX_DEPTH
     }
 }
 
@@ -145,13 +149,14 @@ impl Type {
         }
     }
 
-    fn parts(&self) -> usize {
+    fn extent(&self) -> Extent {
         match self {
-            Self::Array(it) => it.extent.parts,
-            Self::Object(it) => it.extent.parts,
-            Self::Set(it) => it.extent.parts,
-            Self::Any(alternatives) => alternatives.iter().fold(1, |sum, it| sum.saturating_add(it.parts())),
-            _ => 1,
+            Self::Array(it) => it.extent,
+            Self::Object(it) => it.extent,
+            Self::Set(it) => it.extent,
+            // Alternatives that are unknown inside do not make the whole unknown.
+            Self::Any(alternatives) => Extent { vague: false, ..Extent::of(alternatives.iter()) },
+            _ => Extent { parts: 1, depth: 0, vague: self.is_vague() },
         }
     }
 

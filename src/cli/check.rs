@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
-use crate::policy::{RegoVersion, Rejection, Sources, Surroundings, compile_sources};
+use crate::policy::{RegoVersion, Rejection, Sources, Strictness, Surroundings, compile_sources};
 
 /// What commands over policies on disk have in common.
 #[derive(Debug, Args)]
@@ -52,6 +52,9 @@ pub struct Check {
     /// Policies and data: files or folders
     #[arg(required = true)]
     paths: Vec<String>,
+    /// Refuse imports, arguments and assigned variables that nothing uses, too
+    #[arg(short = 'S', long)]
+    strict: bool,
     #[command(flatten)]
     policy: PolicyArgs,
 }
@@ -60,7 +63,8 @@ impl Check {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let sources = self.policy.load(&self.paths)?;
         let surroundings = Surroundings::local()?;
-        match compile_sources(&sources, &surroundings) {
+        let how = Strictness { strict: self.strict, ..Strictness::default() };
+        match compile_sources(&sources, &surroundings, how) {
             Ok(_) => Ok(ExitCode::SUCCESS),
             Err(rejections) => {
                 eprintln!("{}", listed(&rejections));

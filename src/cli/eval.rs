@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use serde_json::{Map, Value as Json, json};
-use stepgate_rego::{EvalOptions, Policy, Row, Version, compile_query};
+use serde_json::{Value as Json, json};
+use stepgate_rego::{EvalOptions, Place, Policy, Row, Version, compile_query};
 
 use super::check::{PolicyArgs, listed};
-use crate::policy::{RegoVersion, Surroundings, World, compile_sources};
-use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml};
+use super::coverage::Coverage;
+use crate::policy::{RegoVersion, Step, Strictness, Surroundings, Trail, Visits, World, compile_sources};
+use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml, pretty};
 
 /// The longest that a query may take unless `--timeout` says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,6 +28,13 @@ enum Format {
     Raw,
     Values,
     Bindings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Explain {
+    Off,
+    Notes,
+    Full,
 }
 
 #[derive(Debug, Args)]
@@ -60,6 +68,18 @@ pub struct Eval {
     /// Exit with 1 when the answer is defined
     #[arg(long)]
     fail_defined: bool,
+    /// Show the notes of `trace`, or every statement that the evaluation comes by
+    #[arg(long, value_enum, default_value_t = Explain::Off)]
+    explain: Explain,
+    /// Show how often statements ran, and how long they took
+    #[arg(long)]
+    profile: bool,
+    /// Statements that a profile shows
+    #[arg(long, default_value_t = 10)]
+    profile_limit: usize,
+    /// Report which rows of the policies the evaluation comes by
+    #[arg(long)]
+    coverage: bool,
     /// The longest that the query may take, such as `500ms`
     #[arg(long)]
     timeout: Option<String>,
@@ -71,7 +91,9 @@ impl Eval {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let sources = self.policy.load(&self.data)?;
         let surroundings = Surroundings::local()?;
-        let policy = match compile_sources(&sources, &surroundings) {
+        let traced = self.profile || self.coverage || self.explain == Explain::Full;
+        let how = Strictness { traced, ..Strictness::default() };
+        let policy = match compile_sources(&sources, &surroundings, how) {
             Ok(policy) => policy,
             Err(rejections) => {
                 let errors: Vec<Json> = rejections
@@ -117,16 +139,17 @@ impl Eval {
             None => TIMEOUT,
             Some(text) => crate::config::parse_duration(text).context("--timeout: expected a duration such as `5s`")?,
         };
-        let world = World::lasting(budget, surroundings);
+        let world = World::lasting(budget, surroundings).following(Trail::default());
         let options = EvalOptions { strict_builtin_errors: self.strict_builtin_errors, ..EvalOptions::default() };
         let result = policy.query(&compiled, self.input()?.as_ref(), &options, &world);
-        for line in world.into_prints() {
+        let (prints, trail) = world.into_records();
+        for line in prints {
             eprintln!("{line}");
         }
         match result {
             Ok(rows) => {
                 let rows: Vec<Row> = rows.into_iter().filter(is_solution).collect();
-                println!("{}", self.written(&rows, query, &compiled.places));
+                println!("{}", self.written(&rows, query, &compiled.places, &self.records(policy, &trail)));
                 let defined = !rows.is_empty();
                 let failed = (self.fail && !defined) || (self.fail_defined && defined);
                 Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -165,45 +188,44 @@ impl Eval {
         ExitCode::from(2)
     }
 
-    fn written(&self, rows: &[Row], query: &str, places: &[(u32, u32)]) -> String {
-        let bindings = |row: &Row| {
-            let members = row.bindings.iter().map(|(name, value)| (name.to_string(), json_of(value)));
-            Json::Object(members.collect())
-        };
-        let pretty = |json: Json| format!("{json:#}");
+    /// What was asked for beside the answer, by the name of its member in OPA's JSON.
+    fn records(&self, policy: &Policy, trail: &Trail) -> Vec<(&'static str, Value)> {
+        let mut records = Vec::new();
+        if self.coverage {
+            records.push(("coverage", value_of(&Coverage::of(policy, trail).as_json())));
+        }
+        if self.explain != Explain::Off {
+            records.push(("explanation", Value::array(explained(trail, self.explain))));
+        }
+        if self.profile {
+            records.push(("profile", Value::array(profiled(trail, self.profile_limit))));
+        }
+        records
+    }
+
+    fn written(&self, rows: &[Row], query: &str, places: &[(u32, u32)], records: &[(&'static str, Value)]) -> String {
         match self.format {
-            Format::Json if rows.is_empty() => "{}".to_owned(),
             Format::Json => {
                 let texts = statements(query, places);
-                let row = |row: &Row| {
-                    let expressions: Vec<Json> = row
-                        .values
-                        .iter()
-                        .zip(&texts)
-                        .map(|(value, (text, (line, column)))| {
-                            json!({
-                                "value": json_of(value),
-                                "text": text,
-                                "location": {"row": line, "col": column},
-                            })
-                        })
-                        .collect();
-                    let mut members = Map::new();
-                    members.insert("expressions".to_owned(), Json::Array(expressions));
-                    if !row.bindings.is_empty() {
-                        members.insert("bindings".to_owned(), bindings(row));
-                    }
-                    Json::Object(members)
-                };
-                pretty(json!({ "result": rows.iter().map(row).collect::<Vec<_>>() }))
+                let mut members: Vec<(&str, Value)> = records.to_vec();
+                if !rows.is_empty() {
+                    let rows = rows.iter().map(|row| row_of(row, &texts)).collect();
+                    members.push(("result", Value::array(rows)));
+                }
+                pretty(&members.into_iter().collect())
             }
-            Format::Pretty if rows.is_empty() => "undefined".to_owned(),
             Format::Pretty => {
                 let shown = |row: &Row| match row.values.as_slice() {
-                    [value] if row.bindings.is_empty() => pretty(json_of(value)),
-                    _ => pretty(bindings(row)),
+                    [value] if row.bindings.is_empty() => pretty(value),
+                    _ => pretty(&bindings(row)),
                 };
-                rows.iter().map(shown).collect::<Vec<_>>().join("\n")
+                let answer = if rows.is_empty() {
+                    "undefined".to_owned()
+                } else {
+                    rows.iter().map(shown).collect::<Vec<_>>().join("\n")
+                };
+                let records = records.iter().map(|(name, record)| format!("{name}: {}", pretty(record)));
+                records.chain([answer]).collect::<Vec<_>>().join("\n")
             }
             Format::Raw => {
                 let raw = |value: &Value| value.as_str().map_or_else(|| value.to_json(), str::to_owned);
@@ -211,12 +233,62 @@ impl Eval {
                 rows.iter().map(line).collect::<Vec<_>>().join("\n")
             }
             Format::Values => {
-                let all = rows.iter().flat_map(|row| row.values.iter().map(json_of));
-                pretty(Json::Array(all.collect()))
+                let all = rows.iter().flat_map(|row| row.values.iter().cloned());
+                pretty(&Value::array(all.collect()))
             }
-            Format::Bindings => pretty(Json::Array(rows.iter().map(bindings).collect())),
+            Format::Bindings => pretty(&Value::array(rows.iter().map(bindings).collect())),
         }
     }
+}
+
+fn bindings(row: &Row) -> Value {
+    let members = row.bindings.iter().map(|(name, value)| (Value::from(name.as_str()), value.clone()));
+    Value::object(members.collect())
+}
+
+fn row_of(row: &Row, texts: &[(String, (u32, u32))]) -> Value {
+    let expression = |(value, (text, (row, column))): (&Value, &(String, (u32, u32)))| -> Value {
+        let location: Value = [("row", Value::from(*row)), ("col", Value::from(*column))].into_iter().collect();
+        [("value", value.clone()), ("text", Value::from(text.as_str())), ("location", location)].into_iter().collect()
+    };
+    let expressions = Value::array(row.values.iter().zip(texts).map(expression).collect());
+    let shown = (!row.bindings.is_empty()).then(|| ("bindings", bindings(row)));
+    [("expressions", expressions)].into_iter().chain(shown).collect()
+}
+
+fn place_of(place: &Place) -> Value {
+    let (row, column) = (Value::from(place.at.row), Value::from(place.at.col));
+    [("file", Value::from(&*place.file)), ("row", row), ("col", column)].into_iter().collect()
+}
+
+/// One line for each step: `file:row | eval`, `file:row | exit` where a definition had a value, and notes.
+fn explained(trail: &Trail, explain: Explain) -> Vec<Value> {
+    let line = |step: &Step| match step {
+        Step::Note(text) => Some(format!("note {text:?}")),
+        Step::At(place) if explain == Explain::Full => {
+            let what = if place.is_head { "exit" } else { "eval" };
+            Some(format!("{}:{}:{} | {what}", place.file, place.at.row, place.at.col))
+        }
+        Step::At(_) => None,
+    };
+    trail.steps.iter().filter_map(line).map(Value::from).collect()
+}
+
+/// The statements that took longest.
+fn profiled(trail: &Trail, limit: usize) -> Vec<Value> {
+    let mut visits: Vec<_> = trail.visits.iter().filter(|(place, _)| !place.is_head).collect();
+    visits.sort_by_key(|(_, visits)| std::cmp::Reverse(visits.took));
+    let entry = |(place, visits): (&Place, &Visits)| -> Value {
+        let took = u64::try_from(visits.took.as_nanos()).unwrap_or(u64::MAX);
+        let members =
+            [("total_time_ns", number(took)), ("num_eval", number(visits.count)), ("location", place_of(place))];
+        members.into_iter().collect()
+    };
+    visits.into_iter().take(limit).map(entry).collect()
+}
+
+fn number(count: u64) -> Value {
+    Value::Number(count.into())
 }
 
 /// A row counts when every statement but a lone one has a value that is not false.
@@ -224,9 +296,9 @@ fn is_solution(row: &Row) -> bool {
     row.values.len() == 1 || !row.values.iter().any(Value::is_false)
 }
 
-/// Numbers keep their spelling only as far as this type can.
-fn json_of(value: &Value) -> Json {
-    serde_json::from_str(&value.to_json()).unwrap_or(Json::Null)
+/// JSON that the program made itself.
+fn value_of(json: &Json) -> Value {
+    parse_json(json.to_string().as_bytes(), INPUT).unwrap_or_default()
 }
 
 /// The text of each statement, and where it begins.

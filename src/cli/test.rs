@@ -12,9 +12,12 @@ use serde_json::{Value as Json, json};
 use stepgate_rego::{EvalOptions, Policy};
 
 use super::check::{PolicyArgs, listed};
-use crate::policy::{Surroundings, World, compile_sources};
+use super::coverage::Coverage;
+use crate::policy::{Strictness, Surroundings, Trail, World, compile_sources};
 use crate::value::Value;
 
+/// The longest that one run of a measured test may take.
+const BENCH_BUDGET: Duration = Duration::from_secs(5);
 const RULE: &str = "--------------------------------------------------------------------------------";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -40,6 +43,18 @@ pub struct Test {
     /// The longest that one test may take
     #[arg(short, long, default_value = "5s")]
     timeout: String,
+    /// Report which rows the tests came by, instead of the tests
+    #[arg(short, long)]
+    coverage: bool,
+    /// The least coverage in percent; less is a failure
+    #[arg(long, default_value_t = 0.0)]
+    threshold: f64,
+    /// Measure how long each test takes
+    #[arg(long, conflicts_with = "coverage")]
+    bench: bool,
+    /// How often each test runs when measured
+    #[arg(long, default_value_t = 1_000)]
+    count: u32,
     #[command(flatten)]
     policy: PolicyArgs,
 }
@@ -53,6 +68,7 @@ enum Outcome {
 }
 
 struct Report {
+    path: Vec<Value>,
     file: String,
     row: u32,
     package: String,
@@ -69,24 +85,57 @@ impl Test {
             crate::config::parse_duration(&self.timeout).context("--timeout: expected a duration such as `5s`")?;
         let sources = self.policy.load(&self.paths)?;
         let surroundings = Surroundings::local()?;
-        let policy = match compile_sources(&sources, &surroundings) {
+        let coverage = self.coverage || self.threshold > 0.0;
+        let how = Strictness { traced: coverage, ..Strictness::default() };
+        let policy = match compile_sources(&sources, &surroundings, how) {
             Ok(policy) => policy,
             Err(rejections) => {
                 eprintln!("{}", listed(&rejections));
                 return Ok(ExitCode::FAILURE);
             }
         };
-        let mut reports: Vec<Report> = tests(&policy)
-            .filter(|path| only.as_ref().is_none_or(|only| only.is_match(&shown(path))))
-            .map(|path| report(&policy, path, budget, &surroundings))
-            .collect();
+        let mut trail = Trail::default();
+        let chosen = tests(&policy).filter(|path| only.as_ref().is_none_or(|only| only.is_match(&shown(path))));
+        let mut reports: Vec<Report> =
+            chosen.map(|path| report(&policy, path, budget, &surroundings, &mut trail)).collect();
         reports.sort_by(|a, b| (&a.file, a.row).cmp(&(&b.file, b.row)));
+        let failed = reports.iter().any(|it| matches!(it.outcome, Outcome::Fail | Outcome::Error(_)));
+        if self.bench && !failed {
+            self.measure(&policy, &reports, &surroundings);
+            return Ok(ExitCode::SUCCESS);
+        }
+        if coverage && !failed {
+            let coverage = Coverage::of(&policy, &trail);
+            if self.coverage {
+                println!("{:#}", coverage.as_json());
+            }
+            if coverage.percent() < self.threshold {
+                let (is, least) = (coverage.percent(), self.threshold);
+                eprintln!("Code coverage threshold not met: got {is:.2} instead of {least:.2}");
+                return Ok(ExitCode::from(2));
+            }
+            if self.coverage {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
         match self.format {
             Format::Json => println!("{:#}", Json::Array(reports.iter().map(as_json).collect())),
             Format::Pretty => print!("{}", self.pretty(&reports)),
         }
-        let failed = reports.iter().any(|it| matches!(it.outcome, Outcome::Fail | Outcome::Error(_)));
         Ok(if failed { ExitCode::from(2) } else { ExitCode::SUCCESS })
+    }
+
+    /// Runs each test that passes [`Test::count`] times, and prints as Go prints benchmarks.
+    fn measure(&self, policy: &Policy, reports: &[Report], surroundings: &Surroundings) {
+        for it in reports.iter().filter(|it| it.outcome == Outcome::Pass) {
+            let started = Instant::now();
+            for _ in 0..self.count {
+                let world = World::lasting(BENCH_BUDGET, surroundings);
+                let _ = policy.eval(&it.path, None, &EvalOptions::default(), &world);
+            }
+            let each = started.elapsed().as_nanos() / u128::from(self.count.max(1));
+            println!("{}.{}\t{}\t{each} ns/op", it.package, it.name, self.count);
+        }
     }
 
     fn pretty(&self, reports: &[Report]) -> String {
@@ -156,12 +205,18 @@ fn shown(path: &[Value]) -> String {
     format!("data.{}", names.join("."))
 }
 
-fn report(policy: &Policy, path: Vec<Value>, budget: Duration, surroundings: &Surroundings) -> Report {
+fn report(
+    policy: &Policy,
+    path: Vec<Value>,
+    budget: Duration,
+    surroundings: &Surroundings,
+    trail: &mut Trail,
+) -> Report {
     let (file, at) = policy.rule_location(&path).map_or((String::new(), 0), |(file, at)| (file.to_string(), at.row));
     let (name, package) = path.split_last().map_or((String::new(), String::new()), |(name, package)| {
         (name.as_str().unwrap_or("").to_owned(), shown(package))
     });
-    let world = World::lasting(budget, surroundings);
+    let world = World::lasting(budget, surroundings).following(std::mem::take(trail));
     let started = Instant::now();
     let outcome = if name.starts_with("todo_") {
         Outcome::Skipped
@@ -172,7 +227,10 @@ fn report(policy: &Policy, path: Vec<Value>, budget: Duration, surroundings: &Su
             Err(error) => Outcome::Error(error.to_string()),
         }
     };
-    Report { file, row: at, package, name, outcome, took: started.elapsed(), prints: world.into_prints() }
+    let took = started.elapsed();
+    let (prints, told) = world.into_records();
+    *trail = told;
+    Report { path, file, row: at, package, name, outcome, took, prints }
 }
 
 fn as_json(report: &Report) -> Json {

@@ -1,6 +1,6 @@
 //! One compiled policy: our Rego engine over the sources of a snapshot.
 //!
-//! With `world.rs` and `value.rs`, the only file of the service that names `stepgate_rego`. The policy is immutable and shared by all workers;
+//! With `world.rs`, `trail.rs` and `value.rs`, the only file of the service that names `stepgate_rego`. The policy is immutable and shared by all workers;
 //! what an evaluation needs beside it lives as long as the evaluation.
 
 use std::fmt;
@@ -67,7 +67,7 @@ impl Engine {
         entrypoint: &Entrypoint,
         surroundings: &Arc<Surroundings>,
     ) -> Result<Self, Vec<Rejection>> {
-        let policy = compile_sources(sources, surroundings)?;
+        let policy = compile_sources(sources, surroundings, Strictness::default())?;
         let key = |segment: &String| match segment.parse::<u32>() {
             Ok(index) => Value::from(index),
             Err(_) => Value::from(segment),
@@ -94,8 +94,21 @@ impl Engine {
     }
 }
 
+/// How the tools of the command line compile.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Strictness {
+    /// Refuse what is never used, too.
+    pub strict: bool,
+    /// Evaluations leave a [`super::Trail`].
+    pub traced: bool,
+}
+
 /// Compiles `sources`, or says everything that is wrong with them.
-pub fn compile_sources(sources: &Sources, surroundings: &Surroundings) -> Result<Policy, Vec<Rejection>> {
+pub fn compile_sources(
+    sources: &Sources,
+    surroundings: &Surroundings,
+    how: Strictness,
+) -> Result<Policy, Vec<Rejection>> {
     let modules: Vec<Source> = sources
         .modules
         .iter()
@@ -108,7 +121,12 @@ pub fn compile_sources(sources: &Sources, surroundings: &Surroundings) -> Result
             },
         })
         .collect();
-    let options = Options { capabilities: surroundings.capabilities(), ..Options::default() };
+    let options = Options {
+        capabilities: surroundings.capabilities(),
+        traced: how.traced,
+        strict: how.strict,
+        ..Options::default()
+    };
     compile(&modules, sources.data.clone(), &options).map_err(|errors| {
         let rejection = |error: stepgate_rego::CompileError| Rejection {
             file: error.file.to_string(),

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 use stepgate_rego::compile::Capabilities;
-use stepgate_rego::{Host, HttpError, HttpRequest, HttpResponse};
+use stepgate_rego::{Host, HttpError, HttpRequest, HttpResponse, Place};
 
+use super::Trail;
 use super::outbound::{Outbound, OutboundSettings};
 use crate::clock::Clock;
 use crate::value::Value;
@@ -92,6 +93,7 @@ pub struct World<'a> {
     /// When everything must end.
     deadline: Instant,
     prints: RefCell<Vec<String>>,
+    trail: Option<RefCell<Trail>>,
     surroundings: &'a Surroundings,
 }
 
@@ -104,7 +106,19 @@ impl<'a> World<'a> {
     /// A world with a `budget` for its own work, that ends at `deadline` whatever it waits for.
     pub fn until(deadline: Instant, budget: Duration, surroundings: &'a Surroundings) -> Self {
         let end = Cell::new(deadline.min(Instant::now() + budget));
-        Self { end, deadline, prints: RefCell::default(), surroundings }
+        Self { end, deadline, prints: RefCell::default(), trail: None, surroundings }
+    }
+
+    /// A world that goes on with what earlier evaluations have told, and keeps what this one tells.
+    pub fn following(self, trail: Trail) -> Self {
+        Self { trail: Some(RefCell::new(trail)), ..self }
+    }
+
+    /// What `print` said, in order, and where the evaluation came by.
+    pub fn into_records(self) -> (Vec<String>, Trail) {
+        let mut trail = self.trail.map(RefCell::into_inner).unwrap_or_default();
+        trail.pause();
+        (self.prints.into_inner(), trail)
     }
 
     /// What `print` said, in order.
@@ -124,6 +138,18 @@ impl Host for World<'_> {
 
     fn print(&self, line: &str) {
         self.prints.borrow_mut().push(line.to_owned());
+    }
+
+    fn note(&self, text: &str) {
+        if let Some(trail) = &self.trail {
+            trail.borrow_mut().note(text);
+        }
+    }
+
+    fn visit(&self, place: &Place) {
+        if let Some(trail) = &self.trail {
+            trail.borrow_mut().visit(place);
+        }
     }
 
     fn random(&self, bytes: &mut [u8]) {

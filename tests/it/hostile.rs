@@ -162,9 +162,7 @@ fn rules_that_call_each_other_too_deeply_go_over_the_budget() {
         .collect();
     is_bounded(&format!("r0 := true\n{rules}allow if r389"));
     let rules: String = (1..390)
-        .map(|at| {
-            format!("r{at} if {}\n", nested(&|it| format!("every y{it} in [1] {{ "), format!("r{}", at - 1), " }"))
-        })
+        .map(|at| format!("r{at} if {}\n", nested(&|_| "every _ in [1] { ".to_owned(), format!("r{}", at - 1), " }")))
         .collect();
     is_bounded(&format!("r0 := true\n{rules}allow if r389"));
 }

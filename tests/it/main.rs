@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one file per concern.
 
+mod cli;
 mod differences;
 mod hostile;
 mod keys;
@@ -7,3 +8,4 @@ mod policies;
 mod random;
 mod rego;
 mod tidy;
+mod types;

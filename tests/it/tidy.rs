@@ -30,6 +30,8 @@ const ONLY: &[(&str, &[&str])] = &[
             "src/policy/engine.rs",
             "src/policy/world.rs",
             "src/policy/outbound.rs",
+            "src/policy/trail.rs",
+            "src/cli/coverage.rs",
             "src/cli/eval.rs",
             "src/cli/test.rs",
         ],

@@ -4,9 +4,13 @@
 //!
 //! Mirrors: OPA `v1/ast/check.go` and `env.go`, v1.19.0.
 
-use std::collections::{BTreeMap, HashMap};
+mod places;
+mod unify;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use self::places::Types;
 use super::CompileError;
 use super::hir::{self, Comprehension, Expr, ExprKind, Function, Root, Term, VarId, VarInfo, WithTarget, WithValue};
 use crate::builtins;
@@ -14,19 +18,6 @@ use crate::policy::GroupId;
 use crate::syntax::Location;
 use crate::types::{Arguments, Type};
 use crate::value::Value;
-
-/// The types of rules by their paths.
-#[derive(Debug, Default)]
-pub struct Types {
-    root: Place,
-}
-
-#[derive(Debug, Default)]
-struct Place {
-    /// Of the rule here.
-    own: Option<Type>,
-    children: BTreeMap<Value, Place>,
-}
 
 /// Checks every rule after those that it refers to.
 pub fn rules(order: &[GroupId], members: &super::tree::Members, rules: &[hir::Rule]) -> (Types, Vec<CompileError>) {
@@ -54,86 +45,6 @@ pub fn query(types: &Types, body: &[Expr], vars: &[VarInfo], file: &Arc<str>) ->
     checker.compares_freely = true;
     checker.body(body);
     checker.errors
-}
-
-impl Types {
-    /// Adds what one definition gives.
-    ///
-    /// Mirrors: `typeTreeNode.Insert`.
-    fn insert(&mut self, path: &[Value], given: Type) {
-        if given == Type::Unknown {
-            return;
-        }
-        let mut here = &mut self.root;
-        for (depth, key) in path.iter().enumerate() {
-            here = here.children.entry(key.clone()).or_default();
-            let below = path.get(depth.saturating_add(1)..).unwrap_or_default();
-            if let Some(Type::Object(_)) = here.own
-                && !below.is_empty()
-            {
-                here.own = here.own.take().map(|own| with_member(own, below, &given));
-            }
-        }
-        let is_object = matches!(given, Type::Object(_));
-        let mut own = match here.own.take() {
-            Some(before) => before.merge(given),
-            None => given,
-        };
-        if is_object {
-            for (path, below) in here.leaves() {
-                own = with_member(own, &path, &below);
-            }
-        }
-        here.own = Some(own);
-    }
-}
-
-/// The object with a member at `path` among those whose keys are not known.
-fn with_member(object: Type, path: &[Value], given: &Type) -> Type {
-    let Type::Object(known) = &object else { return object };
-    let Some((key, below)) = path.split_first() else { return object };
-    let value = match below {
-        [] => given.clone(),
-        below => with_member(Type::object(Vec::new(), None), below, given),
-    };
-    let rest = match &known.rest {
-        Some((own, values)) => (own.clone().or(Type::of(key)), values.clone().or(value)),
-        None => (Type::of(key), value),
-    };
-    Type::object(known.members.clone(), Some(rest))
-}
-
-impl Place {
-    /// The rules below, outermost only.
-    fn leaves(&self) -> Vec<(Vec<Value>, Type)> {
-        let mut found = Vec::new();
-        let mut open: Vec<(Vec<Value>, &Self)> =
-            self.children.iter().map(|(key, child)| (vec![key.clone()], child)).collect();
-        while let Some((path, place)) = open.pop() {
-            match &place.own {
-                Some(own) => found.push((path, own.clone())),
-                None => open.extend(place.children.iter().map(|(key, child)| {
-                    let below = path.iter().cloned().chain([key.clone()]).collect();
-                    (below, child)
-                })),
-            }
-        }
-        found
-    }
-
-    /// The type of everything from here.
-    fn extent(&self) -> Type {
-        match &self.own {
-            Some(own) => own.clone(),
-            None => {
-                let scalar = |key: &Value| matches!(key, Value::String(_) | Value::Number(_) | Value::Bool(_));
-                let children = self.children.iter().filter(|(key, _)| scalar(key));
-                let members = children.map(|(key, child)| (key.clone(), child.extent())).collect();
-                // Data may stand beside the rules.
-                Type::object(members, Some((Type::String, Type::any())))
-            }
-        }
-    }
 }
 
 /// The type of what a reference leads to from `from`; `Unknown` where it leads nowhere.
@@ -531,132 +442,6 @@ impl<'a> Checker<'a> {
             }
         }
         here.extent()
-    }
-
-    // Unification
-
-    /// Mirrors: `unify2`.
-    fn unify_terms(&mut self, left: &Term, a: &Type, right: &Term, b: &Type) -> bool {
-        match (a.is_vague(), b.is_vague()) {
-            (true, false) => return self.unify(left, b, false),
-            (false, true) => return self.unify(right, a, false),
-            (false, false) => return a.unifies(b),
-            (true, true) => {}
-        }
-        match (left, right) {
-            (Term::Array(a), Term::Array(b)) => {
-                a.len() == b.len()
-                    && a.iter().zip(b).all(|(a, b)| {
-                        let (of_a, of_b) = (self.of(a), self.of(b));
-                        self.unify_terms(a, &of_a, b, &of_b)
-                    })
-            }
-            (Term::Object(a), Term::Object(b)) => {
-                a.len() == b.len()
-                    && a.iter().all(|(key, value)| {
-                        let Some((_, other)) = b.iter().find(|(other, _)| other == key) else { return false };
-                        let (of_a, of_b) = (self.of(value), self.of(other));
-                        self.unify_terms(value, &of_a, other, &of_b)
-                    })
-            }
-            (Term::Var(_), Term::Var(_)) => {
-                self.unify(left, &Type::any(), false) && {
-                    let known = self.of(left);
-                    self.unify(right, &known, false)
-                }
-            }
-            (Term::Var(_), Term::Array(_) | Term::Object(_)) => {
-                self.unify(right, &Type::any(), false) && {
-                    let known = self.of(right);
-                    self.unify(left, &known, false)
-                }
-            }
-            (Term::Array(_) | Term::Object(_), Term::Var(_)) => {
-                self.unify(left, &Type::any(), false) && {
-                    let known = self.of(left);
-                    self.unify(right, &known, false)
-                }
-            }
-            (Term::Var(_), _) if *a == Type::Unknown && *b != Type::Unknown => self.unify(left, b, false),
-            (_, Term::Var(_)) if *b == Type::Unknown && *a != Type::Unknown => self.unify(right, a, false),
-            _ => false,
-        }
-    }
-
-    /// Whether the term can be of the type; variables that are not known become of it, or (`joins`) of it too.
-    ///
-    /// Mirrors: `unify1`.
-    fn unify(&mut self, term: &Term, wanted: &Type, joins: bool) -> bool {
-        match term {
-            Term::Var(var) => {
-                let known = self.of_var(*var);
-                if joins {
-                    self.put(*var, known.or(wanted.clone()));
-                    return true;
-                }
-                if known == Type::Unknown {
-                    self.put(*var, wanted.clone());
-                    return true;
-                }
-                known.unifies(wanted)
-            }
-            Term::Const(value) => Type::of(value).unifies(wanted),
-            Term::Ref(..) | Term::Comprehension(_) => self.of(term).unifies(wanted),
-            Term::Array(_) | Term::Object(_) | Term::Set(_) => match wanted {
-                Type::Any(all) if all.is_empty() => {
-                    self.loosen(term);
-                    true
-                }
-                Type::Any(all) => {
-                    let mut fits = false;
-                    for one in all.iter() {
-                        fits |= self.unify(term, one, true);
-                    }
-                    fits
-                }
-                wanted => self.unify_inside(term, wanted, joins),
-            },
-        }
-    }
-
-    /// What stands in a composite that may be anything may be anything.
-    fn loosen(&mut self, term: &Term) {
-        match term {
-            Term::Array(items) | Term::Set(items) => items.iter().for_each(|item| {
-                self.unify(item, &Type::any(), true);
-            }),
-            Term::Object(members) => members.iter().for_each(|(key, value)| {
-                self.unify(key, &Type::any(), true);
-                self.unify(value, &Type::any(), true);
-            }),
-            _ => {}
-        }
-    }
-
-    fn unify_inside(&mut self, term: &Term, wanted: &Type, joins: bool) -> bool {
-        match (term, wanted) {
-            (Term::Array(items), Type::Array(wanted)) => {
-                (items.len() == wanted.items.len() || wanted.rest.is_some())
-                    && items.iter().enumerate().all(|(at, item)| self.unify(item, &wanted.at(at), joins))
-            }
-            (Term::Set(items), Type::Set(wanted)) => items.iter().all(|item| self.unify(item, &wanted.of, joins)),
-            (Term::Object(members), Type::Object(object)) => {
-                if members.len() != object.members.len() && object.rest.is_none() {
-                    return false;
-                }
-                members.iter().all(|(key, value)| match key.as_const() {
-                    Some(key) => match wanted.select(key) {
-                        Type::Unknown => false,
-                        wanted => self.unify(value, &wanted, joins),
-                    },
-                    None => {
-                        self.unify(value, &Type::any(), joins);
-                        true
-                    }
-                })
-            }
-            _ => false,
-        }
     }
 }
 

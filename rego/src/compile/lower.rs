@@ -8,14 +8,16 @@ mod queries;
 mod references;
 mod unification;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 pub use self::conditions::conditions;
 pub use self::queries::{CompiledQuery, compile_query};
 use super::hir::{self, Expr, ExprKind, Function, Term, VarId, VarInfo, WithTarget, WithValue};
 use super::resolve::is_wildcard;
 use crate::builtins::{Builtin, Prepared};
+use crate::host::Place;
 use crate::policy::{
     Call, Code, Comparison, GroupKind, Mock, MockValue, Node, Op, Override, Reg, Replacement, RuleCode, Src,
 };
@@ -29,6 +31,8 @@ pub struct Tree<'a> {
     pub kinds: Vec<GroupKind>,
     /// Whether some `with` replaces a comparison; then they are calls as any other.
     pub replaces_comparisons: bool,
+    /// Every place that code tells of, when it is to tell.
+    pub traced: Option<RefCell<Vec<Place>>>,
     /// Whether the code made so far calls a function that may wait.
     pub waits: Cell<bool>,
 }
@@ -36,7 +40,7 @@ pub struct Tree<'a> {
 /// The code of one definition.
 pub fn rule(tree: &Tree<'_>, rule: &hir::Rule, kind: GroupKind) -> RuleCode {
     let clauses = rule.clauses.iter().enumerate().map(|(at, clause)| {
-        let mut lowerer = Lowerer::new(tree, &rule.vars);
+        let mut lowerer = Lowerer::new(tree, &rule.vars, &rule.file);
         lowerer.arguments(rule.args.as_deref().unwrap_or_default());
         lowerer.finish(clause, if at == 0 { &rule.tail } else { &[] })
     });
@@ -58,7 +62,7 @@ fn keyed(tree: &Tree<'_>, rule: &hir::Rule, clause: &hir::Clause, member: &Term)
     body.insert(0, Expr { at: clause.at, negated: false, kind, with: [].into() });
     let known = std::iter::once(key).collect();
     let body = super::safety::reorder(body, &known).ok()?;
-    let mut lowerer = Lowerer::new(tree, &rule.vars);
+    let mut lowerer = Lowerer::new(tree, &rule.vars, &rule.file);
     lowerer.reserve(1);
     lowerer.bind(key, Src::Reg(0));
     let clause = hir::Clause { at: clause.at, value: clause.value.clone(), body };
@@ -69,6 +73,7 @@ fn keyed(tree: &Tree<'_>, rule: &hir::Rule, clause: &hir::Clause, member: &Term)
 pub struct Lowerer<'a> {
     tree: &'a Tree<'a>,
     vars: &'a [VarInfo],
+    file: &'a Arc<str>,
     /// Where variables that have values have them.
     places: HashMap<VarId, Src>,
     /// Registers that hold what stands at a path of the input.
@@ -82,10 +87,11 @@ pub struct Lowerer<'a> {
 }
 
 impl<'a> Lowerer<'a> {
-    pub fn new(tree: &'a Tree<'a>, vars: &'a [VarInfo]) -> Self {
+    pub fn new(tree: &'a Tree<'a>, vars: &'a [VarInfo], file: &'a Arc<str>) -> Self {
         Self {
             tree,
             vars,
+            file,
             places: HashMap::new(),
             input_paths: HashMap::new(),
             next: 0,
@@ -100,6 +106,7 @@ impl<'a> Lowerer<'a> {
         self.body(&clause.body);
         let tail = tail.iter().map(|term| self.eval(term)).collect();
         let value = self.eval(&clause.value);
+        self.visit(clause.at, true);
         Code { ops: hoisted(self.ops), frame: self.most, tail, value: Some(value) }
     }
 
@@ -159,7 +166,17 @@ impl<'a> Lowerer<'a> {
         }
     }
 
+    /// Tells of a place, when the policy is to tell.
+    fn visit(&mut self, at: Location, is_head: bool) {
+        if let Some(places) = &self.tree.traced {
+            let place = Place { file: self.file.clone(), at, is_head };
+            places.borrow_mut().push(place.clone());
+            self.ops.push(Op::Visit(Box::new(place)));
+        }
+    }
+
     pub fn expr(&mut self, expr: &Expr) {
+        self.visit(expr.at, false);
         if !expr.with.is_empty() {
             return self.with(expr);
         }

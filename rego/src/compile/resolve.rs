@@ -35,7 +35,7 @@ pub struct Resolver<'a> {
     vars: Vec<VarInfo>,
     scopes: Vec<Scope>,
     /// What `some` and `every` declare in the scopes that are open.
-    pending: Vec<VarId>,
+    pending: Vec<(VarId, Occurrence, Location)>,
     /// Names that are declared somewhere in the bodies around: they hide rules and imports.
     hidden: Vec<Hidden>,
     /// Variables that were never declared; one for each name.
@@ -106,34 +106,40 @@ impl<'a> Resolver<'a> {
         if let Some(scope) = self.scopes.last_mut() {
             scope.insert(name.clone(), (id, how));
         }
-        if how == Occurrence::Declared && !is_wildcard(name) {
-            self.pending.push(id);
+        let matters = match how {
+            Occurrence::Declared => true,
+            Occurrence::Assigned => self.names.shared.refuses_unused,
+            Occurrence::Argument | Occurrence::Seen => false,
+        };
+        if matters && !is_wildcard(name) {
+            self.pending.push((id, how, at));
         }
         id
+    }
+
+    fn name_of(&self, var: VarId) -> String {
+        self.vars.get(var as usize).map(|info| info.name.to_string()).unwrap_or_default()
     }
 
     /// Refuses what was declared since `mark` and stands nowhere in `body` and `heads`.
     ///
     /// Mirrors: `checkUnusedDeclaredVars`.
-    fn refuse_unused<'t>(&mut self, mark: usize, at: Location, body: &[Expr], heads: impl Iterator<Item = &'t Term>) {
+    fn refuse_unused<'t>(&mut self, mark: usize, body: &[Expr], heads: impl Iterator<Item = &'t Term>) {
         let declared = self.pending.split_off(mark.min(self.pending.len()));
         if declared.is_empty() {
             return;
         }
-        let mut used = HashSet::new();
-        body.iter().for_each(|expr| {
-            expr.all_vars(&mut |var| {
-                used.insert(var);
-            })
-        });
-        heads.for_each(|term| {
-            term.all_vars(&mut |var| {
-                used.insert(var);
-            })
-        });
-        for var in declared.into_iter().filter(|var| !used.contains(var)) {
-            let name = self.vars.get(var as usize).map(|info| info.name.to_string()).unwrap_or_default();
-            self.fail("rego_compile_error", at, format!("declared var {name} unused"));
+        let mut seen: HashMap<VarId, u32> = HashMap::new();
+        let mut see = |var| *seen.entry(var).or_default() += 1;
+        body.iter().for_each(|expr| expr.all_vars(&mut see));
+        heads.for_each(|term| term.all_vars(&mut see));
+        // An assignment names its variable, too.
+        let own = |how: Occurrence| u32::from(how == Occurrence::Assigned);
+        let unused = declared.into_iter().filter(|(var, how, _)| seen.get(var).copied().unwrap_or(0) <= own(*how));
+        for (var, how, at) in unused {
+            let name = self.name_of(var);
+            let how = if how == Occurrence::Assigned { "assigned" } else { "declared" };
+            self.fail("rego_compile_error", at, format!("{how} var {name} unused"));
         }
     }
 
@@ -272,7 +278,7 @@ impl<'a> Resolver<'a> {
     ) -> Term {
         let none: Modifiers = Arc::new([]);
         let outer = std::mem::take(&mut self.body);
-        let (mark, at) = (self.pending.len(), value.at);
+        let mark = self.pending.len();
         self.scopes.push(Scope::new());
         self.hidden.push(declared_names(body));
         self.statements(body);
@@ -281,7 +287,7 @@ impl<'a> Resolver<'a> {
         self.hidden.pop();
         self.scopes.pop();
         let body = std::mem::replace(&mut self.body, outer);
-        self.refuse_unused(mark, at, &body, key.iter().chain([&value]));
+        self.refuse_unused(mark, &body, key.iter().chain([&value]));
         Term::Comprehension(Box::new(Comprehension { kind, key, value, body }))
     }
 
@@ -357,7 +363,7 @@ impl<'a> Resolver<'a> {
                 let body = self.nested_body(body);
                 self.hidden.pop();
                 self.scopes.pop();
-                self.refuse_unused(mark, expr.at, &body, std::iter::empty());
+                self.refuse_unused(mark, &body, std::iter::empty());
                 self.finish(expr, ExprKind::Every { key, value, domain: Term::Var(domain_id), body }, &with);
             }
             syntax::ExprKind::Not(body) => {
@@ -367,7 +373,7 @@ impl<'a> Resolver<'a> {
                 let body = self.nested_body(body);
                 self.hidden.pop();
                 self.scopes.pop();
-                self.refuse_unused(mark, expr.at, &body, std::iter::empty());
+                self.refuse_unused(mark, &body, std::iter::empty());
                 self.finish(expr, ExprKind::Not(body), &with);
             }
         }

@@ -3,7 +3,7 @@
 //! Mirrors: the stages `SetRuleTree`, `CheckRuleConflicts`, `CheckRecursion` and `BuildRuleIndices` of OPA
 //! `v1/ast/compile.go`, v1.19.0.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
             file: file.clone(),
             strict: module.version == Version::V1,
             imports: imports(module),
+            used: RefCell::default(),
             rules: own,
             package: package.clone(),
             shared: &shared,
@@ -42,6 +43,9 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
                 Ok(rule) => rules.push(rule),
                 Err(more) => errors.extend(more),
             }
+        }
+        if options.strict {
+            errors.extend(unused_imports(&names, module));
         }
     }
     if !errors.is_empty() {
@@ -72,7 +76,13 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
     let kinds = groups.iter().map(|group| group.kind).collect();
     let clauses = || rules.iter().flat_map(|rule| &rule.clauses);
     let replaces_comparisons = clauses().any(|clause| lower::replaces_comparisons(&clause.body));
-    let tree = Tree { nodes: &nodes, kinds, replaces_comparisons, waits: Cell::default() };
+    let tree = Tree {
+        nodes: &nodes,
+        kinds,
+        replaces_comparisons,
+        traced: options.traced.then(RefCell::default),
+        waits: Cell::default(),
+    };
     for (group, members) in groups.iter_mut().zip(&by_group) {
         let mut conditions = Vec::new();
         let mut constants = HashSet::new();
@@ -98,7 +108,10 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
         group.constant = if varies || constants.len() != 1 { None } else { constants.into_iter().next() };
     }
     let waits = tree.waits.get();
-    Ok(Policy { groups, nodes, data, waits, names: NameTable { rules: rules_of }, types, shared })
+    let mut places = tree.traced.map(RefCell::into_inner).unwrap_or_default();
+    places.sort();
+    places.dedup();
+    Ok(Policy { groups, nodes, data, waits, places, names: NameTable { rules: rules_of }, types, shared })
 }
 
 type RuleNames = HashMap<Vec<Value>, HashSet<Arc<str>>>;
@@ -106,7 +119,8 @@ type RuleNames = HashMap<Vec<Value>, HashSet<Arc<str>>>;
 /// What must be known of all modules before any name is resolved.
 fn survey(modules: &[Named], options: &Options) -> (RuleNames, Shared) {
     let mut rules_of = RuleNames::new();
-    let mut shared = Shared { capabilities: options.capabilities.clone(), ..Shared::default() };
+    let mut shared =
+        Shared { capabilities: options.capabilities.clone(), refuses_unused: options.strict, ..Shared::default() };
     for (_, module) in modules {
         let package: Vec<Value> = module.package.iter().map(|part| Value::from(&**part)).collect();
         let names = rules_of.entry(package.clone()).or_default();
@@ -147,6 +161,22 @@ fn repeated_imports(file: &Arc<str>, module: &Module) -> Vec<CompileError> {
         seen.insert(name, import.path.join("."));
     }
     errors
+}
+
+/// Mirrors: `CheckUnusedImports`' part of `resolveAllRefs`.
+fn unused_imports(names: &Names<'_>, module: &Module) -> Vec<CompileError> {
+    let used = names.used.borrow();
+    let unused = module.imports.iter().filter(|import| {
+        let name = import.alias.as_ref().or(import.path.get(1..).and_then(|rest| rest.last()));
+        name.is_some_and(|name| names.imports.contains_key(name) && !used.contains(name))
+    });
+    unused
+        .map(|import| {
+            let alias = import.alias.as_ref().map(|alias| format!(" as {alias}")).unwrap_or_default();
+            let message = format!("import {}{alias} unused", import.path.join("."));
+            CompileError { code: "rego_compile_error", file: names.file.clone(), at: import.at, message }
+        })
+        .collect()
 }
 
 /// The names that a module's imports bring.

@@ -91,6 +91,7 @@ impl<'a> Evaluator<'a> {
                     let Some(value) = self.call(*group, &args, *at)? else { return Ok(Flow::Continue) };
                     self.set(*to, value);
                 }
+                Op::Visit(place) => self.context.host.visit(place),
                 Op::Print { args, at } => self.print(args, *at),
                 Op::Rule { group, to } => {
                     let Some(value) = self.rule(*group)? else { return Ok(Flow::Continue) };

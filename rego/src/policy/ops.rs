@@ -3,6 +3,7 @@
 use super::{GroupId, NodeId};
 use crate::builtins::{Builtin, Prepared};
 use crate::compile::hir::Collection;
+use crate::host::Place;
 use crate::syntax::Location;
 use crate::value::Value;
 
@@ -87,6 +88,8 @@ pub struct Call {
 
 #[derive(Debug)]
 pub enum Op {
+    /// Tells the host where the evaluation is.
+    Visit(Box<Place>),
     /// Ends the branch.
     Fail,
     Get {

@@ -328,7 +328,9 @@ impl Parser {
             ));
         }
         let alias = if self.take_keyword("as")? {
-            let Some(alias) = self.name() else { return Err(self.unexpected("expected var")) };
+            let Some(alias) = self.name().filter(|name| !matches!(&**name, "data" | "input")) else {
+                return Err(self.unexpected("expected var"));
+            };
             self.step()?;
             Some(alias)
         } else {
@@ -564,8 +566,8 @@ impl Parser {
             if let Some(member) = head.path.pop() {
                 head.kind = HeadKind::Contains(member);
             }
-        } else if !has_value && self.version == Version::V1 {
-            let message = if head.path.len() == 1 && head.args.is_none() {
+        } else if !has_value && head.args.is_none() && self.version == Version::V1 {
+            let message = if head.path.len() == 1 {
                 "var cannot be used for rule name"
             } else {
                 "rule must have value assignment and/or body declaration"

@@ -42,6 +42,7 @@ pub fn compile_query(
         package: package.to_vec(),
         rules: policy.names.rules.get(package).unwrap_or(&none),
         imports: std::collections::HashMap::new(),
+        used: std::cell::RefCell::default(),
         shared: &policy.shared,
     };
     let resolved = resolve_query(&names, &body)?;
@@ -68,9 +69,10 @@ pub fn compile_query(
         nodes: &policy.nodes,
         kinds,
         replaces_comparisons: super::replaces_comparisons(&ordered),
+        traced: None,
         waits: Cell::default(),
     };
-    let mut lowerer = Lowerer::new(&tree, &resolved.vars);
+    let mut lowerer = Lowerer::new(&tree, &resolved.vars, &file);
     lowerer.keeps_equal = true;
     let mut values = vec![Src::Const(Value::Bool(true)); count];
     for expr in &ordered {

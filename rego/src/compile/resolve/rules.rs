@@ -39,8 +39,7 @@ pub fn resolve_query(names: &Names<'_>, body: &[syntax::Expr]) -> Result<Resolve
         }
     }
     let resolved = std::mem::take(&mut resolver.body);
-    let at = body.first().map(|expr| expr.at).unwrap_or_default();
-    resolver.refuse_unused(0, at, &resolved, std::iter::empty());
+    resolver.refuse_unused(0, &resolved, std::iter::empty());
     if !resolver.errors.is_empty() {
         return Err(resolver.errors);
     }
@@ -114,6 +113,9 @@ impl Resolver<'_> {
             let clause = self.clause(next.at, &next.value, &next.body, &arg_support, |_| Vec::new());
             clauses.push(clause);
         }
+        if self.names.shared.refuses_unused && !rule.is_default {
+            self.refuse_unused_arguments(rule.at, args.as_deref().unwrap_or_default(), &clauses);
+        }
         Rule {
             at: rule.at,
             file: self.names.file.clone(),
@@ -124,6 +126,22 @@ impl Resolver<'_> {
             is_contains,
             clauses,
             vars: std::mem::take(&mut self.vars),
+        }
+    }
+
+    /// Mirrors: the check of arguments in `rewriteLocalVars`.
+    fn refuse_unused_arguments(&mut self, at: Location, args: &[Term], clauses: &[Clause]) {
+        let mut used = Vec::new();
+        for clause in clauses {
+            clause.value.all_vars(&mut |var| used.push(var));
+            clause.body.iter().for_each(|expr| expr.all_vars(&mut |var| used.push(var)));
+        }
+        let mut unused = Vec::new();
+        args.iter().for_each(|arg| arg.open_vars(&mut |var| unused.push(var)));
+        unused.retain(|var| !used.contains(var) && self.vars.get(*var as usize).is_some_and(|info| !info.generated));
+        for var in unused {
+            let message = format!("unused argument {}. (hint: use _ (wildcard variable) instead)", self.name_of(var));
+            self.fail("rego_compile_error", at, message);
         }
     }
 
@@ -143,7 +161,7 @@ impl Resolver<'_> {
         let value = self.head_term(value, &none);
         self.hidden.pop();
         let body = std::mem::take(&mut self.body);
-        self.refuse_unused(0, at, &body, tail.iter().chain([&value]));
+        self.refuse_unused(0, &body, tail.iter().chain([&value]));
         Clause { at, value, body }
     }
 
@@ -163,6 +181,15 @@ impl Resolver<'_> {
                 let members =
                     members.iter().map(|(key, value)| (self.term(key, &none), self.argument(value))).collect();
                 super::constant(Term::Object(members))
+            }
+            TermKind::Ref(head, _) => {
+                let name = if let TermKind::Var(name) = &head.kind { name } else { "_" };
+                self.fail("rego_unsafe_var_error", term.at, format!("var {name} is unsafe"));
+                Term::Const(Value::Null)
+            }
+            TermKind::Call(..) => {
+                self.fail("rego_compile_error", term.at, "rule arguments cannot contain calls");
+                Term::Const(Value::Null)
             }
             _ => self.term(term, &(Arc::new([]) as Modifiers)),
         }

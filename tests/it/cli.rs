@@ -1,0 +1,77 @@
+//! The commands over policies on disk, as a person types them.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const POLICY: &str = "package a\n\ndefault allow := false\n\nallow if {\n\tinput.x == 1\n\ttrace(\"hello\")\n}\n\nallow if input.y == 2\n";
+const TESTS: &str = "package a_test\n\ntest_one if data.a.allow with input as {\"x\": 1}\n";
+
+/// A folder of its own with the policy and its test.
+fn folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("a.rego"), POLICY).expect("the policy");
+    std::fs::write(folder.join("a_test.rego"), TESTS).expect("the test");
+    std::fs::write(folder.join("input.json"), "{\"x\": 1}").expect("the input");
+    folder
+}
+
+fn stepgate(folder: &PathBuf, args: &[&str]) -> Output {
+    let command = env!("CARGO_BIN_EXE_stepgate");
+    Command::new(command).args(args).current_dir(folder).output().expect("stepgate starts")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn numbers_in_answers_keep_their_spelling() {
+    let output = stepgate(&folder("spelling"), &["eval", "--format", "pretty", "x := [1e400, 1/3, -0]"]);
+    let text = String::from_utf8_lossy(&output.stdout).replace([' ', '\n'], "");
+    assert_eq!(text, "{\"x\":[1e400,0.33333333333333333334,-0]}");
+}
+
+#[test]
+fn an_evaluation_can_be_explained_and_profiled() {
+    let folder = folder("explained");
+    let eval = ["eval", "-d", "a.rego", "-i", "input.json"];
+    let full = json(&stepgate(&folder, &[&eval[..], &["--explain", "full", "--profile", "data.a.allow"]].concat()));
+    let steps = full["explanation"].as_array().expect("steps");
+    assert_eq!(steps.first(), Some(&Value::from("a.rego:6:2 | eval")));
+    assert_eq!(steps.last(), Some(&Value::from("a.rego:5:1 | exit")));
+    assert!(full["profile"].as_array().is_some_and(|list| list.iter().any(|it| it["location"]["row"] == 6)));
+    let notes = json(&stepgate(&folder, &[&eval[..], &["--explain", "notes", "data.a.allow"]].concat()));
+    assert_eq!(notes["explanation"], serde_json::json!(["note \"hello\""]));
+    let plain = json(&stepgate(&folder, &[&eval[..], &["data.a.allow"]].concat()));
+    assert!(plain.get("explanation").is_none() && plain.get("profile").is_none());
+}
+
+#[test]
+fn coverage_names_the_rows_that_no_test_came_by() {
+    let folder = folder("coverage");
+    let report = json(&stepgate(&folder, &["test", "--coverage", "."]));
+    let policy = &report["files"]["./a.rego"];
+    assert_eq!(policy["not_covered"][0]["start"]["row"], 3);
+    assert!(policy["covered"].to_string().contains("\"row\":5"));
+    let below = stepgate(&folder, &["test", "--threshold", "95", "."]);
+    assert_eq!(below.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&below.stderr).contains("threshold not met"));
+    assert!(stepgate(&folder, &["test", "--threshold", "10", "."]).status.success());
+    let measured = stepgate(&folder, &["test", "--bench", "--count", "3", "."]);
+    assert!(String::from_utf8_lossy(&measured.stdout).starts_with("data.a_test.test_one\t3\t"));
+}
+
+#[test]
+fn strict_checks_are_asked_for() {
+    let folder = folder("strict");
+    std::fs::write(folder.join("a.rego"), "package a\n\nimport data.unused\n\nallow if true\n").expect("the policy");
+    assert!(stepgate(&folder, &["check", "a.rego"]).status.success());
+    let strict = stepgate(&folder, &["check", "--strict", "a.rego"]);
+    assert_eq!(strict.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&strict.stderr).contains("a.rego:3: rego_compile_error: import data.unused unused")
+    );
+}
