@@ -139,8 +139,12 @@ impl Checker {
         deadline: Instant,
         id: &str,
     ) -> Result<Verdict, Fault> {
+        let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
         let path = self.canonical(attributes)?;
-        let document = input::build(message, attributes, &self.settings.input)?;
+        // A body that no rule looks at can be as broken as it likes, unless OPA's answer is wanted.
+        let body_matters =
+            self.settings.compat.body_errors || input::OF_BODY.iter().any(|member| snapshot.reads(member));
+        let document = input::build(message, attributes, &self.settings.input, body_matters)?;
         let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
         self.metrics.token(evidence.state_name(), evidence.rejection_reason());
 
@@ -148,7 +152,7 @@ impl Checker {
         if self.settings.extras {
             evidence.add_to(&mut members, attributes, path.as_deref(), self.clock.now());
         }
-        let decision = self.evaluate(members.into_value(), deadline, id).await?;
+        let decision = self.evaluate(snapshot, members.into_value(), deadline, id).await?;
         Ok(Verdict { decision, evidence, now: self.clock.now() })
     }
 
@@ -168,8 +172,13 @@ impl Checker {
         }
     }
 
-    async fn evaluate(&self, input: Value, deadline: Instant, id: &str) -> Result<Decision, Fault> {
-        let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
+    async fn evaluate(
+        &self,
+        snapshot: Arc<policy::Snapshot>,
+        input: Value,
+        deadline: Instant,
+        id: &str,
+    ) -> Result<Decision, Fault> {
         let left = deadline.saturating_duration_since(Instant::now());
         let budget = self.settings.evaluation_timeout.min(left);
         if budget.is_zero() {

@@ -4,6 +4,7 @@ mod annotations;
 mod check;
 pub mod hir;
 mod lower;
+mod reads;
 mod recursion;
 mod resolve;
 mod safety;
@@ -22,6 +23,7 @@ use crate::value::Value;
 
 pub use self::check::Types;
 pub use self::lower::{CompiledQuery, compile_query};
+pub use self::reads::Reads;
 
 /// Why a policy is refused: OPA's code, place and words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 pub use self::index::{Condition, Facts, Index, KeyPath, Test};
 pub use self::ops::{Call, Code, Comparison, Mock, MockValue, Op, Operand, Override, Reg, Replacement, Src};
+use crate::compile::Reads;
 use crate::syntax::Location;
 use crate::value::Value;
 
@@ -70,6 +71,10 @@ pub struct Group {
     pub rules: Vec<RuleCode>,
     pub default: Option<RuleCode>,
     pub index: Index,
+    /// The rules that its definitions refer to.
+    pub refers_to: Vec<GroupId>,
+    /// What its definitions themselves look at in the input.
+    pub reads: Reads,
     /// All definitions give this one value, so the first that succeeds decides.
     pub constant: Option<Value>,
     pub arity: u32,

@@ -22,6 +22,7 @@ allow := {"allowed": false, "http_status": 418} if seg == "bad"
 allow := {"allowed": false, "http_status": 404} if seg == "shaped"
 allow := {"allowed": false, "step_up": {"acr_values": ["mfa"]}, "headers": {"x-more": "1"}} if seg == "step-up"
 allow := {"allowed": false, "step_up": {"max_age": 5}, "http_status": 403, "body": "mine"} if seg == "own-way"
+allow := {"allowed": true, "headers": {"x-name": input.parsed_body.name}} if seg == "body"
 allow := 1 if seg == "conflict"
 allow := 2 if seg == "conflict"
 allow := {"allowed": true, "headers": {"x-path": input.path}} if seg == "path"
@@ -48,9 +49,13 @@ fn settings() -> Settings {
 }
 
 fn checker(settings: Settings, issuers: bool) -> Checker {
-    let module = Module { path: "p.rego".into(), text: POLICY.into(), version: RegoVersion::V1 };
+    checker_of(POLICY, settings, issuers)
+}
+
+fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
+    let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
-    let store = Arc::new(policy::Store::default());
+    let store = Arc::new(crate::policy::Store::default());
     let entrypoint = Entrypoint::from_path("p/allow");
     store.activate(
         Snapshot::build(&sources, &entrypoint, &Arc::new(Surroundings::new(&BuiltinSettings::default())))
@@ -112,6 +117,11 @@ fn denial(response: &CheckResponse) -> (i32, String, String) {
     (status, header.map(|header| header.value.clone()).unwrap_or_default(), denied.body.clone())
 }
 
+/// The status of a denial; nothing when it is none.
+fn refused_with(response: &CheckResponse) -> Option<i32> {
+    (code(response) != 0).then(|| denial(response).0)
+}
+
 #[tokio::test]
 async fn bare_decisions_are_bare() {
     let checker = checker(settings(), false);
@@ -135,6 +145,16 @@ async fn every_fault_is_a_denial_with_its_status_and_reason() {
         assert_eq!(got, status, "{path}");
         assert!(body.contains(reason), "{path}: {body}");
     }
+    let Answer::Respond(response) = answer(&checker, &broken_body()).await else { panic!("a response") };
+    let (status, _, body) = denial(&response);
+    assert_eq!(status, 400);
+    assert!(body.contains("body_error") && !body.contains("JSON"), "the parser's words stay here: {body}");
+    let Answer::Respond(response) = answer(&checker, b"\xff\xff").await else { panic!("a response") };
+    assert_eq!(denial(&response).0, 400);
+}
+
+/// A request for `/true` whose body is no JSON.
+fn broken_body() -> Vec<u8> {
     let request = HttpRequest {
         path: "/true".into(),
         headers: HashMap::from([("content-type".to_owned(), "application/json".to_owned())]),
@@ -145,16 +165,27 @@ async fn every_fault_is_a_denial_with_its_status_and_reason() {
         request: Some(Request { http: Some(request), ..Request::default() }),
         ..AttributeContext::default()
     };
-    let Answer::Respond(response) =
-        answer(&checker, &CheckRequest { attributes: Some(attributes) }.encode_to_vec()).await
-    else {
-        panic!("a response")
-    };
-    let (status, _, body) = denial(&response);
-    assert_eq!(status, 400);
-    assert!(body.contains("body_error") && !body.contains("JSON"), "the parser's words stay here: {body}");
-    let Answer::Respond(response) = answer(&checker, b"\xff\xff").await else { panic!("a response") };
-    assert_eq!(denial(&response).0, 400);
+    CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+}
+
+#[tokio::test]
+async fn a_body_that_no_rule_reads_breaks_nothing() {
+    for (policy, status) in [
+        ("package p\nallow := input.parsed_path[0] == \"true\"", None),
+        ("package p\nallow := input.parsed_path[0] == \"true\"\nunasked := input.parsed_body", None),
+        ("package p\nallow if not q\nq if input.parsed_body", Some(400)),
+        ("package p\nallow if not q\nq if input[\"truncated_body\"]", Some(400)),
+        ("package p\nallow if not q\nq if object.get(input, \"parsed_body\", 1) == 2", Some(400)),
+    ] {
+        let Answer::Respond(response) = answer(&checker_of(policy, settings(), false), &broken_body()).await else {
+            panic!("a response")
+        };
+        assert_eq!(status, refused_with(&response), "{policy}");
+    }
+    let compat = Compat { body_errors: true, ..Compat::default() };
+    let strict = checker_of("package p\nallow := true", Settings { compat, ..settings() }, false);
+    let Answer::Respond(response) = answer(&strict, &broken_body()).await else { panic!("a response") };
+    assert_eq!(refused_with(&response), Some(400), "OPA's answer, when it is asked for");
 }
 
 #[tokio::test]

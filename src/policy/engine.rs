@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stepgate_rego::compile::Options;
-use stepgate_rego::{ErrorKind, EvalOptions, Policy, Source, Version, compile};
+use stepgate_rego::{ErrorKind, EvalOptions, Policy, Reads, Source, Version, compile};
 
 use super::entrypoint::Entrypoint;
 use super::sources::{RegoVersion, Sources};
@@ -57,6 +57,7 @@ pub struct Evaluation {
 pub struct Engine {
     policy: Policy,
     entrypoint: Vec<Value>,
+    reads: Reads,
     surroundings: Arc<Surroundings>,
 }
 
@@ -72,13 +73,19 @@ impl Engine {
             Ok(index) => Value::from(index),
             Err(_) => Value::from(segment),
         };
-        let entrypoint = entrypoint.segments().iter().map(key).collect();
-        Ok(Self { policy, entrypoint, surroundings: Arc::clone(surroundings) })
+        let entrypoint: Vec<Value> = entrypoint.segments().iter().map(key).collect();
+        let reads = policy.reads(&entrypoint);
+        Ok(Self { policy, entrypoint, reads, surroundings: Arc::clone(surroundings) })
     }
 
     /// Whether an evaluation may wait for another server.
     pub fn waits(&self) -> bool {
         self.policy.waits()
+    }
+
+    /// Whether the decision can depend on this member of the input.
+    pub fn reads(&self, member: &str) -> bool {
+        self.reads.contains(member)
     }
 
     /// Evaluates the decision. `budget` is for the evaluation's own work, without what it waits for.

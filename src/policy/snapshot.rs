@@ -30,6 +30,11 @@ impl Snapshot {
         self.engine.waits()
     }
 
+    /// Whether the decision can depend on this member of the input.
+    pub fn reads(&self, member: &str) -> bool {
+        self.engine.reads(member)
+    }
+
     /// Evaluates the decision for `input` within `budget`, which does not count time spent waiting for others, and before
     /// `deadline`, which does.
     pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {

@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use stepgate_rego::compile::Options;
-use stepgate_rego::{EvalOptions, Host, Policy, Source, Value, Version, compile};
+use stepgate_rego::{EvalOptions, Host, Policy, Reads, Source, Value, Version, compile};
 
 struct World;
 
@@ -112,6 +112,13 @@ fn ask(policy: &Policy, rule: &str, input: &Value) -> String {
     }
 }
 
+/// The input without the members that the policy says it does not look at.
+fn restricted(input: &Value, reads: &Reads) -> Value {
+    let Value::Object(members) = input else { return input.clone() };
+    let kept = members.iter().filter(|(name, _)| name.as_str().is_some_and(|name| reads.contains(name)));
+    Value::object(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+
 fn input() -> impl Strategy<Value = Value> {
     let member =
         || prop_oneof![6 => select(TEXTS).prop_map(Value::from), 1 => Just(Value::from(1)), 1 => Just(Value::Null)];
@@ -152,6 +159,8 @@ proptest! {
                 let want = ask(&plain, rule, input);
                 prop_assert_eq!(&ask(&hidden, rule, input), &want, "without the index: {} {}", rule, input);
                 prop_assert_eq!(&ask(&shuffled, rule, input), &want, "in another order: {} {}", rule, input);
+                let read = restricted(input, &plain.reads(&[Value::from("p"), Value::from(rule)]));
+                prop_assert_eq!(&ask(&plain, rule, &read), &want, "with what it reads alone: {} {}", rule, input);
             }
         }
     }

@@ -41,6 +41,11 @@ impl<'a> Dependencies<'a> {
         Self { graph: reached.collect(), groups, members, rules }
     }
 
+    /// For each group, those that it refers to.
+    pub fn into_graph(self) -> Vec<Vec<GroupId>> {
+        self.graph
+    }
+
     /// The groups, each after those that it refers to.
     pub fn order(&self) -> Vec<GroupId> {
         let mut order = Vec::with_capacity(self.graph.len());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::hir::{self, data_path};
 use super::lower::{self, Tree};
 use super::resolve::{is_wildcard, resolve_rule};
-use super::{CompileError, DataConflicts, Names, Options, Shared, annotations, check, recursion, safety};
+use super::{CompileError, DataConflicts, Names, Options, Reads, Shared, annotations, check, recursion, safety};
 use crate::policy::{Group, GroupId, GroupKind, Index, NameTable, Node, NodeId, Policy, ROOT};
 use crate::syntax::{Module, TermKind, Version};
 use crate::value::Value;
@@ -73,6 +73,7 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
         return Err(errors);
     }
 
+    let graph = dependencies.into_graph();
     let kinds = groups.iter().map(|group| group.kind).collect();
     let clauses = || rules.iter().flat_map(|rule| &rule.clauses);
     let replaces_comparisons = clauses().any(|clause| lower::replaces_comparisons(&clause.body));
@@ -83,12 +84,14 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
         traced: options.traced.then(RefCell::default),
         waits: Cell::default(),
     };
-    for (group, members) in groups.iter_mut().zip(&by_group) {
+    for ((group, members), refers_to) in groups.iter_mut().zip(&by_group).zip(graph) {
+        group.refers_to = refers_to;
         let mut conditions = Vec::new();
         let mut constants = HashSet::new();
         let mut varies = false;
         for rule in members.iter().filter_map(|&at| rules.get(at)) {
             let code = lower::rule(&tree, rule, group.kind);
+            group.reads.add(&Reads::of(rule));
             if rule.is_default {
                 group.default = Some(code);
                 continue;
@@ -284,6 +287,8 @@ fn plant(mut packages: Vec<Vec<Value>>, rules: &[hir::Rule]) -> (Vec<Node>, Vec<
                 rules: Vec::new(),
                 default: None,
                 index: Index::default(),
+                refers_to: Vec::new(),
+                reads: Reads::default(),
                 constant: None,
                 contains: rule.is_contains,
                 arity: rule.args.as_ref().map_or(0, |args| u32::try_from(args.len()).unwrap_or(u32::MAX)),

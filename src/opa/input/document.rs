@@ -63,15 +63,23 @@ pub enum InputError {
     Body(#[from] BodyError),
 }
 
-/// Builds the document of `message`, whose typed view is `attributes`.
-pub fn build(message: &[u8], attributes: &Attributes<'_>, options: &Options) -> Result<Document, InputError> {
+/// Members that only the parsed body gives.
+pub const OF_BODY: [&str; 3] = ["parsed_body", "truncated_body", "body_error"];
+
+/// Builds the document of `message`, whose typed view is `attributes`; without the members [`OF_BODY`] unless they matter.
+pub fn build(
+    message: &[u8],
+    attributes: &Attributes<'_>,
+    options: &Options,
+    body_matters: bool,
+) -> Result<Document, InputError> {
     let mut members = Walk { depth: options.depth }.members(&CHECK_REQUEST, message, 0)?;
 
     let target = attributes.http.as_ref().map_or("", |http| http.path);
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = parse_path(path).map_err(QueryError::Escape)?;
     let query = parse_query(query.as_bytes())?;
-    if !options.skip_body {
+    if body_matters && !options.skip_body {
         let body = match body::parse(attributes, &path, options) {
             Ok(body) => body,
             Err(error) if options.expose_body_errors => {
