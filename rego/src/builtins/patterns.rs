@@ -8,12 +8,15 @@ mod re2;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
+use std::thread::LocalKey;
 
 use regex::{Regex, RegexBuilder};
 
 use super::{
     Builtin, BuiltinError, Context, Outcome, failed, function, integer, operand, text, wrong_item, wrong_type,
 };
+use crate::eval::EvalError;
 use crate::value::Value;
 
 pub const TABLE: &[Builtin] = &[
@@ -45,7 +48,7 @@ const MAX_PATTERN_BYTES: usize = 64 << 10;
 /// Bytes that a compiled pattern may take.
 const MAX_COMPILED_BYTES: usize = 16 << 20;
 
-type Remembered = HashMap<(Kind, String), Result<Regex, String>, ahash::RandomState>;
+type Remembered<T> = HashMap<(Kind, String), Result<T, String>, ahash::RandomState>;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
@@ -56,7 +59,8 @@ enum Kind {
 
 thread_local! {
     /// Compiled patterns. Each thread has its own: sharing them would make threads wait for each other's scratch space.
-    static REMEMBERED: RefCell<Remembered> = RefCell::default();
+    static REGEXES: RefCell<Remembered<Regex>> = RefCell::default();
+    static GLOBS: RefCell<Remembered<Rc<glob::Matcher>>> = RefCell::default();
 }
 
 fn compile(translated: &str) -> Result<Regex, String> {
@@ -68,34 +72,45 @@ fn compile(translated: &str) -> Result<Regex, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The compiled pattern, made by `translate` when it is new.
-fn remembered(
+/// The compiled pattern, made by `make` when it is new.
+fn remembered<T: Clone>(
+    all: &'static LocalKey<RefCell<Remembered<T>>>,
+    kind: Kind,
+    key: &str,
+    make: impl FnOnce() -> Result<T, String>,
+) -> Result<T, BuiltinError> {
+    if key.len() > MAX_PATTERN_BYTES {
+        return Err(failed("the pattern is too long"));
+    }
+    all.with_borrow_mut(|known| {
+        // The key is looked up by value; patterns are short.
+        let key = (kind, key.to_owned());
+        if let Some(found) = known.get(&key) {
+            return found.clone();
+        }
+        let made = make();
+        if known.len() >= MAX_REMEMBERED {
+            known.clear();
+        }
+        known.insert(key, made.clone());
+        made
+    })
+    .map_err(failed)
+}
+
+/// The compiled regular expression, put in our words by `translate`.
+fn remembered_regex(
     kind: Kind,
     key: &str,
     translate: impl FnOnce() -> Result<String, String>,
 ) -> Result<Regex, BuiltinError> {
-    if key.len() > MAX_PATTERN_BYTES {
-        return Err(failed("the pattern is too long"));
-    }
-    REMEMBERED
-        .with_borrow_mut(|known| {
-            // The key is looked up by value; patterns are short.
-            let key = (kind, key.to_owned());
-            if let Some(found) = known.get(&key) {
-                return found.clone();
-            }
-            let made = translate().and_then(|translated| compile(&translated));
-            if known.len() >= MAX_REMEMBERED {
-                known.clear();
-            }
-            known.insert(key, made.clone());
-            made
-        })
-        .map_err(failed)
+    remembered(&REGEXES, kind, key, || translate().and_then(|translated| compile(&translated)))
 }
 
 fn regex(pattern: &str) -> Result<Regex, BuiltinError> {
-    remembered(Kind::Regex, pattern, || re2::translate(pattern).map_err(|why| format!("error parsing regexp: {why}")))
+    remembered_regex(Kind::Regex, pattern, || {
+        re2::translate(pattern).map_err(|why| format!("error parsing regexp: {why}"))
+    })
 }
 
 /// A call whose pattern is constant.
@@ -121,16 +136,12 @@ impl Prepared {
     }
 
     /// Whether the subject, the last of `args`, matches; nothing where it is no string.
-    pub(crate) fn run(
-        &self,
-        context: &mut Context<'_>,
-        args: &[&Value],
-    ) -> Result<Option<bool>, crate::eval::EvalError> {
+    pub(crate) fn run(&self, context: &mut Context<'_>, args: &[&Value]) -> Result<Option<bool>, EvalError> {
         let Some(subject) = args.last().and_then(|subject| subject.as_str()) else { return Ok(None) };
         context.work(subject.len() / 32)?;
         Ok(Some(match self {
             Self::Regex(regex) => regex.is_match(subject),
-            Self::Glob(glob) => glob.is_match(subject),
+            Self::Glob(glob) => glob.is_match(subject).map_err(|_| glob_is_too_slow())?,
         }))
     }
 }
@@ -225,7 +236,7 @@ fn template_match(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let (start, end) = (delimiter(3, "start")?, delimiter(4, "end")?);
     charge(context, subject)?;
     let key = format!("{start}{end}{template}");
-    let regex = remembered(Kind::Template, &key, || template_pattern(template, start, end))?;
+    let regex = remembered_regex(Kind::Template, &key, || template_pattern(template, start, end))?;
     Ok(Value::Bool(regex.is_match(subject)))
 }
 
@@ -262,8 +273,12 @@ fn glob_match(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let subject = text(args, 3)?;
     charge(context, subject)?;
     let key: String = delimiters.iter().chain(&['\0']).copied().chain(pattern.chars()).collect();
-    let regex = remembered(Kind::Glob, &key, || glob::translate(pattern, &delimiters))?;
-    Ok(Value::Bool(regex.is_match(subject)))
+    let glob = remembered(&GLOBS, Kind::Glob, &key, || glob::Matcher::new(pattern, &delimiters).map(Rc::new))?;
+    Ok(Value::Bool(glob.is_match(subject).map_err(|_| glob_is_too_slow())?))
+}
+
+fn glob_is_too_slow() -> EvalError {
+    EvalError::budget("a glob took too many steps")
 }
 
 fn glob_delimiters(given: &Value) -> Result<Vec<char>, BuiltinError> {

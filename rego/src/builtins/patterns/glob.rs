@@ -1,12 +1,15 @@
-//! Globs as the library `gobwas/glob` reads them, in the words of regular expressions.
+//! Globs as the library `gobwas/glob` reads them.
 //!
 //! `*` stops at delimiters, `**` does not, `?` is one character that is no delimiter, `[a-c]` and `[!a-c]` are sets,
-//! `{a,b}` is a choice, `\` takes the next character as it is.
+//! `{a,b}` is a choice, `\` takes the next character as it is. What these mean together is the library's to say: see [`gobwas`].
 
-/// Levels of `{…}` and characters of the pattern.
-const MAX_DEPTH: usize = 20;
+mod gobwas;
+mod parse;
 
 use regex::Regex;
+
+use self::gobwas::Gobwas;
+use self::parse::Part;
 
 /// A compiled glob.
 #[derive(Debug)]
@@ -16,8 +19,14 @@ pub enum Matcher {
         delimiter: char,
         pieces: Vec<Piece>,
     },
+    Gobwas(Gobwas),
+    /// Patterns of very many parts.
     Regex(Regex),
 }
+
+/// The steps of one match went over [`gobwas::MAX_STEPS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManySteps;
 
 /// What stands between two delimiters.
 #[derive(Debug)]
@@ -44,16 +53,24 @@ impl Matcher {
                 return Ok(Self::Pieces { delimiter: *delimiter, pieces });
             }
         }
-        Ok(Self::Regex(super::compile(&translate(pattern, delimiters)?)?))
+        let parts = parse::parse(pattern)?;
+        if gobwas::breadth(&parts) <= gobwas::MAX_BREADTH {
+            return Ok(Self::Gobwas(Gobwas::new(&parts, delimiters)));
+        }
+        if parts.iter().any(|part| matches!(part, Part::Choice(_))) {
+            return Err("the pattern has too many parts".to_owned());
+        }
+        Ok(Self::Regex(super::compile(&translated(&parts, delimiters))?))
     }
 
-    pub fn is_match(&self, subject: &str) -> bool {
+    pub fn is_match(&self, subject: &str) -> Result<bool, TooManySteps> {
         match self {
-            Self::Regex(regex) => regex.is_match(subject),
+            Self::Regex(regex) => Ok(regex.is_match(subject)),
+            Self::Gobwas(glob) => glob.is_match(subject),
             Self::Pieces { delimiter, pieces } => {
                 let mut found = subject.split(*delimiter);
-                pieces.iter().all(|piece| found.next().is_some_and(|text| piece.is_match(text)))
-                    && found.next().is_none()
+                let fits = pieces.iter().all(|piece| found.next().is_some_and(|text| piece.is_match(text)));
+                Ok(fits && found.next().is_none())
             }
         }
     }
@@ -74,81 +91,33 @@ pub fn literal_prefix(pattern: &str) -> &str {
     pattern.get(..end).unwrap_or("")
 }
 
-pub fn translate(pattern: &str, delimiters: &[char]) -> Result<String, String> {
+/// The regular expression for a pattern without choices.
+fn translated(parts: &[Part], delimiters: &[char]) -> String {
+    let literal = |char: &char| format!(r"\u{{{:x}}}", u32::from(*char));
     let one = if delimiters.is_empty() {
         "(?s:.)".to_owned()
     } else {
-        let set: String = delimiters.iter().map(|char| format!(r"\u{{{:x}}}", u32::from(*char))).collect();
-        format!("[^{set}]")
+        format!("[^{}]", delimiters.iter().map(literal).collect::<String>())
     };
     let mut out = r"\A(?:".to_owned();
-    let mut depth = 0usize;
-    let mut chars = pattern.chars().peekable();
-    while let Some(char) = chars.next() {
-        match char {
-            '*' => {
-                let mut stars = 1;
-                while chars.next_if_eq(&'*').is_some() {
-                    stars += 1;
-                }
-                out.push_str(if stars > 1 { "(?s:.)" } else { &one });
-                out.push('*');
+    for part in parts {
+        match part {
+            Part::Any => out.push_str(&format!("{one}*")),
+            Part::Super => out.push_str("(?s:.)*"),
+            Part::Single => out.push_str(&one),
+            Part::Text(text) => out.push_str(&regex::escape(text)),
+            Part::List { chars, not } => {
+                let not = if *not { "^" } else { "" };
+                out.push_str(&format!("[{not}{}]", chars.iter().map(literal).collect::<String>()));
             }
-            '?' => out.push_str(&one),
-            '\\' => match chars.next() {
-                Some(next) => out.push_str(&regex::escape(&next.to_string())),
-                None => return Err("unexpected end of input".to_owned()),
-            },
-            '[' => out.push_str(&class(&mut chars)?),
-            '{' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return Err("alternatives are nested too deeply".to_owned());
-                }
-                out.push_str("(?:");
+            Part::Range { low, high, not } => {
+                let not = if *not { "^" } else { "" };
+                out.push_str(&format!("[{not}{}-{}]", literal(low), literal(high)));
             }
-            '}' if depth > 0 => {
-                depth -= 1;
-                out.push(')');
-            }
-            ',' if depth > 0 => out.push('|'),
-            other => out.push_str(&regex::escape(&other.to_string())),
+            Part::Choice(_) | Part::Nothing => {}
         }
     }
-    if depth > 0 {
-        return Err("unexpected end of input".to_owned());
-    }
-    Ok(format!(r"{out})\z"))
-}
-
-fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, String> {
-    let literal = |char: char| format!(r"\u{{{:x}}}", u32::from(char));
-    let end = || "unexpected end of input".to_owned();
-    let not = if chars.next_if_eq(&'!').is_some() { "^" } else { "" };
-    let first = *chars.peek().ok_or_else(end)?;
-    let mut after = chars.clone();
-    after.next();
-    if after.next() == Some('-') {
-        // One range and nothing else: the library refuses `[a-z0-9]`.
-        *chars = after;
-        let last = chars.next().ok_or_else(end)?;
-        if chars.next() != Some(']') {
-            return Err("expected close range character".to_owned());
-        }
-        if last < first {
-            return Err(format!("hi character {last:?} should be greater than lo {first:?}"));
-        }
-        return Ok(format!("[{not}{}-{}]", literal(first), literal(last)));
-    }
-    let mut members = String::new();
-    loop {
-        match chars.next().ok_or_else(end)? {
-            ']' if members.is_empty() => return Err("could not parse range".to_owned()),
-            ']' => return Ok(format!("[{not}{members}]")),
-            '\\' => members.push_str(&literal(chars.next().ok_or_else(end)?)),
-            char => members.push_str(&literal(char)),
-        }
-    }
+    out + r")\z"
 }
 
 pub fn quote(text: &str) -> String {

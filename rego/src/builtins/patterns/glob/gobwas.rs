@@ -1,0 +1,648 @@
+//! Globs matched as `gobwas/glob` matches them.
+//!
+//! That library takes a choice for one of fixed length when its alternatives but the last are not, looks for pieces inside the
+//! subject where it should try them in place, lets `?` match nothing, and counts bytes for characters. So `/{api/**,health}`
+//! does not match `/api/x` there. A policy that allows what such a pattern matches must not allow more here; so the same
+//! steps are taken, in the same order. Where the library panics, nothing matches or something does.
+//!
+//! Mirrors: `compiler/compiler.go` and `match/*.go` of `gobwas/glob`, v0.2.3.
+
+use std::cell::Cell;
+
+use super::TooManySteps;
+use super::parse::Part;
+
+/// Bytes of the subject that one match looks at, counted each time.
+pub const MAX_STEPS: usize = 20_000_000;
+/// Parts side by side of a pattern that is matched in this way: making it takes the cube of their number.
+pub const MAX_BREADTH: usize = 120;
+
+/// A compiled pattern.
+#[derive(Debug)]
+pub struct Gobwas {
+    root: Piece,
+}
+
+/// Something that a part of the subject is compared with.
+#[derive(Clone, Debug)]
+enum Piece {
+    Any(Vec<char>),
+    Super,
+    Single(Vec<char>),
+    List {
+        chars: Vec<char>,
+        not: bool,
+    },
+    Range {
+        low: char,
+        high: char,
+        not: bool,
+    },
+    Text(String),
+    Nothing,
+    /// At least so many characters.
+    Min(usize),
+    /// At most so many.
+    Max(usize),
+    /// None of these characters side by side in this order.
+    Without(String),
+    Contains(String),
+    Prefix(String),
+    Suffix(String),
+    PrefixSuffix(String, String),
+    PrefixAny(String, Vec<char>),
+    SuffixAny(String, Vec<char>),
+    AnyOf(Vec<Piece>),
+    EveryOf(Vec<Piece>),
+    Row(usize, Vec<Piece>),
+    Tree(Box<Tree>),
+}
+
+/// A piece that is looked for, with what must stand before and after it.
+#[derive(Clone, Debug)]
+struct Tree {
+    value: Piece,
+    left: Option<Piece>,
+    right: Option<Piece>,
+}
+
+impl Gobwas {
+    pub fn new(parts: &[Part], delimiters: &[char]) -> Self {
+        Self { root: pattern(parts, delimiters) }
+    }
+
+    pub fn is_match(&self, subject: &str) -> Result<bool, TooManySteps> {
+        let search = Search { left: Cell::new(MAX_STEPS) };
+        let fits = search.fits(&self.root, subject.as_bytes());
+        if search.left.get() == 0 { Err(TooManySteps) } else { Ok(fits) }
+    }
+}
+
+/// The most parts that stand side by side.
+pub fn breadth(parts: &[Part]) -> usize {
+    let inside = |part: &Part| match part {
+        Part::Choice(alternatives) => alternatives.iter().map(|parts| breadth(parts)).max().unwrap_or(0),
+        _ => 0,
+    };
+    parts.iter().map(inside).max().unwrap_or(0).max(parts.len())
+}
+
+// Compiling
+
+fn pattern(parts: &[Part], delimiters: &[char]) -> Piece {
+    if parts.is_empty() {
+        return Piece::Nothing;
+    }
+    let pieces = parts.iter().map(|part| simplified(piece(part, delimiters))).collect();
+    simplified(joined(&shortened(pieces)))
+}
+
+fn piece(part: &Part, delimiters: &[char]) -> Piece {
+    match part {
+        Part::Any => Piece::Any(delimiters.to_vec()),
+        Part::Super => Piece::Super,
+        Part::Single => Piece::Single(delimiters.to_vec()),
+        Part::Text(text) => Piece::Text(text.clone()),
+        Part::List { chars, not } => Piece::List { chars: chars.clone(), not: *not },
+        Part::Range { low, high, not } => Piece::Range { low: *low, high: *high, not: *not },
+        Part::Nothing => Piece::Nothing,
+        Part::Choice(alternatives) => match factored(alternatives) {
+            Some(parts) => pattern(&parts, delimiters),
+            None => Piece::AnyOf(alternatives.iter().map(|parts| simplified(alternative(parts, delimiters))).collect()),
+        },
+    }
+}
+
+fn alternative(parts: &[Part], delimiters: &[char]) -> Piece {
+    match parts {
+        [Part::Nothing] => Piece::Nothing,
+        parts => pattern(parts, delimiters),
+    }
+}
+
+/// The parts that all alternatives begin or end with, written once.
+///
+/// Mirrors: `minimizeTreeAnyOf`. Each result stands for a pattern of its own there.
+fn factored(alternatives: &[Vec<Part>]) -> Option<Vec<Part>> {
+    let (left, right) = common(alternatives);
+    if left.is_empty() && right.is_empty() {
+        return None;
+    }
+    let nested = |parts: Vec<Part>| Part::Choice(vec![parts]);
+    let mut result = Vec::new();
+    if !left.is_empty() {
+        result.push(nested(left.clone()));
+    }
+    let mut rest: Vec<Vec<Part>> = Vec::new();
+    for parts in alternatives {
+        let end = parts.len().saturating_sub(right.len());
+        let own = parts.get(left.len()..end).unwrap_or_default();
+        let own = if own.is_empty() { vec![Part::Nothing] } else { own.to_vec() };
+        if !rest.contains(&own) {
+            rest.push(own);
+        }
+    }
+    match rest.as_slice() {
+        [only] if *only == [Part::Nothing] => {}
+        [only] => result.push(nested(only.clone())),
+        _ => result.push(Part::Choice(rest)),
+    }
+    if !right.is_empty() {
+        result.push(nested(right));
+    }
+    Some(result)
+}
+
+/// Mirrors: `commonChildren`.
+fn common(alternatives: &[Vec<Part>]) -> (Vec<Part>, Vec<Part>) {
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let shortest = alternatives.iter().enumerate().min_by_key(|(_, parts)| parts.len());
+    let (Some((at, least)), true) = (shortest, alternatives.len() > 1) else { return (left, right) };
+    let (mut left_ends, mut right_ends) = (false, false);
+    let mut total = 0usize;
+    for (from_left, part) in least.iter().enumerate() {
+        let Some(from_right) = least.len().checked_sub(from_left.saturating_add(1)) else { break };
+        if total >= least.len() || (left_ends && right_ends) {
+            break;
+        }
+        let last = least.get(from_right);
+        for (_, parts) in alternatives.iter().enumerate().filter(|(other, _)| *other != at) {
+            if left_ends && right_ends {
+                break;
+            }
+            let opposite = from_right.saturating_add(parts.len()).checked_sub(least.len());
+            left_ends |= parts.get(from_left) != Some(part);
+            right_ends |= !left_ends && from_right <= from_left;
+            right_ends |= opposite.and_then(|at| parts.get(at)) != last;
+        }
+        if !left_ends {
+            total = total.saturating_add(1);
+            left.push(part.clone());
+        }
+        if !right_ends {
+            total = total.saturating_add(1);
+            right.extend(last.cloned());
+        }
+    }
+    right.reverse();
+    (left, right)
+}
+
+/// Mirrors: `optimizeMatcher`.
+fn simplified(piece: Piece) -> Piece {
+    match piece {
+        Piece::Any(delimiters) if delimiters.is_empty() => Piece::Super,
+        Piece::AnyOf(mut pieces) if pieces.len() == 1 => pieces.pop().unwrap_or(Piece::Nothing),
+        Piece::List { chars, not: false } if chars.len() == 1 => Piece::Text(chars.into_iter().collect()),
+        Piece::Tree(tree) => {
+            let Tree { value, left, right } = *tree;
+            let (left, right) = (left.map(simplified), right.map(simplified));
+            let Piece::Text(text) = value else { return Piece::Tree(Box::new(Tree { value, left, right })) };
+            match (left, right) {
+                (None, None) => Piece::Text(text),
+                (Some(Piece::Super), Some(Piece::Super)) => Piece::Contains(text),
+                (Some(Piece::Super), None) => Piece::Suffix(text),
+                (None, Some(Piece::Super)) => Piece::Prefix(text),
+                (None, Some(Piece::Suffix(suffix))) => Piece::PrefixSuffix(text, suffix),
+                (Some(Piece::Prefix(prefix)), None) => Piece::PrefixSuffix(prefix, text),
+                (Some(Piece::Any(delimiters)), None) => Piece::SuffixAny(text, delimiters),
+                (None, Some(Piece::Any(delimiters))) => Piece::PrefixAny(text, delimiters),
+                (left, right) => Piece::Tree(Box::new(Tree { value: Piece::Text(text), left, right })),
+            }
+        }
+        other => other,
+    }
+}
+
+/// Mirrors: `compileMatchers`.
+fn joined(pieces: &[Piece]) -> Piece {
+    if let [only] = pieces {
+        return only.clone();
+    }
+    if let Some(glued) = glued(pieces) {
+        return glued;
+    }
+    let longest = pieces.iter().enumerate().filter_map(|(at, piece)| Some((piece.length()?, at))).max();
+    let side = |pieces: &[Piece]| (!pieces.is_empty()).then(|| joined(pieces));
+    let (value, left, right) = match longest {
+        Some((_, at)) => {
+            (pieces.get(at), pieces.get(..at).and_then(side), pieces.get(at.saturating_add(1)..).and_then(side))
+        }
+        None => (pieces.first(), None, pieces.get(1..).and_then(side)),
+    };
+    let Some(value) = value.cloned() else { return Piece::Nothing };
+    Piece::Tree(Box::new(Tree { value, left, right }))
+}
+
+/// Mirrors: `minimizeMatchers`.
+fn shortened(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    loop {
+        let mut best: Option<(Piece, usize, usize)> = None;
+        for from in 0..pieces.len() {
+            for to in (from.saturating_add(1)..=pieces.len()).rev() {
+                let Some(found) = pieces.get(from..to).and_then(glued) else { continue };
+                let swap = match &best {
+                    None => true,
+                    Some((known, start, end)) => {
+                        let longer = known.length().zip(found.length()).is_some_and(|(known, found)| found > known);
+                        longer || end.saturating_sub(*start) < to.saturating_sub(from)
+                    }
+                };
+                if swap {
+                    best = Some((found, from, to));
+                }
+            }
+        }
+        let Some((found, from, to)) = best else { return pieces };
+        let before = pieces.len();
+        pieces.splice(from..to, [found]);
+        if pieces.len() == before {
+            return pieces;
+        }
+    }
+}
+
+/// Several pieces as one, where there is such a piece.
+fn glued(pieces: &[Piece]) -> Option<Piece> {
+    if pieces.len() <= 1 {
+        return None;
+    }
+    glued_as_every(pieces).or_else(|| {
+        let lengths: Option<Vec<usize>> = pieces.iter().map(Piece::length).collect();
+        Some(Piece::Row(lengths?.into_iter().fold(0, usize::saturating_add), pieces.to_vec()))
+    })
+}
+
+/// Mirrors: `glueMatchersAsEvery`.
+fn glued_as_every(pieces: &[Piece]) -> Option<Piece> {
+    let (mut any, mut all, mut least) = (false, false, 0usize);
+    let mut delimiters: Option<&[char]> = None;
+    for piece in pieces {
+        let own: &[char] = match piece {
+            Piece::Super => {
+                all = true;
+                &[]
+            }
+            Piece::Any(delimiters) => {
+                any = true;
+                delimiters
+            }
+            Piece::Single(chars) | Piece::List { chars, not: true } => {
+                least = least.saturating_add(1);
+                chars
+            }
+            _ => return None,
+        };
+        if **delimiters.get_or_insert(own) != *own {
+            return None;
+        }
+    }
+    let delimiters = delimiters.unwrap_or_default();
+    Some(match (any, all, least) {
+        (false, true, 0) => Piece::Super,
+        (true, false, 0) => Piece::Any(delimiters.to_vec()),
+        (any, all, 1..) if (any || all) && delimiters.is_empty() => Piece::Min(least),
+        _ => {
+            let mut every = Vec::new();
+            if least > 0 {
+                every.push(Piece::Min(least));
+                if !any && !all {
+                    every.push(Piece::Max(least));
+                }
+            }
+            if !delimiters.is_empty() {
+                every.push(Piece::Without(delimiters.iter().collect()));
+            }
+            Piece::EveryOf(every)
+        }
+    })
+}
+
+impl Piece {
+    /// The number of characters, where the library takes it for fixed.
+    fn length(&self) -> Option<usize> {
+        match self {
+            Self::Single(_) | Self::List { .. } | Self::Range { .. } => Some(1),
+            Self::Text(text) => Some(text.chars().count()),
+            Self::Nothing => Some(0),
+            Self::Row(length, _) => Some(*length),
+            Self::EveryOf(pieces) => pieces.is_empty().then_some(0),
+            Self::AnyOf(pieces) => {
+                // Alternatives of unknown length are forgotten until one has a length.
+                let mut length = None;
+                for piece in pieces {
+                    match (length, piece.length()) {
+                        (None, own) => length = own,
+                        (Some(known), Some(own)) if known == own => {}
+                        _ => return None,
+                    }
+                }
+                length
+            }
+            Self::Tree(tree) => {
+                let side = |piece: &Option<Piece>| piece.as_ref().map_or(Some(0), Piece::length);
+                let (left, right) = (side(&tree.left)?, side(&tree.right)?);
+                Some(tree.value.length()?.saturating_add(left).saturating_add(right))
+            }
+            _ => None,
+        }
+    }
+}
+
+// Matching
+
+/// One match, with the steps that it may still take.
+struct Search {
+    left: Cell<usize>,
+}
+
+/// Where a piece was found, and the lengths that it can have there, shortest first.
+type Found = Option<(usize, Vec<usize>)>;
+
+/// The characters with their places; a byte that begins none is one of its own.
+fn chars(text: &[u8]) -> impl Iterator<Item = (usize, char)> + '_ {
+    let mut at = 0usize;
+    std::iter::from_fn(move || {
+        let (char, width) = first(text.get(at..)?)?;
+        let place = at;
+        at = at.saturating_add(width);
+        Some((place, char))
+    })
+}
+
+fn first(text: &[u8]) -> Option<(char, usize)> {
+    if text.is_empty() {
+        return None;
+    }
+    let valid = |width: usize| text.get(..width).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let found = (1..=4).find_map(|width| Some((valid(width)?.chars().next()?, width)));
+    Some(found.unwrap_or((char::REPLACEMENT_CHARACTER, 1)))
+}
+
+/// The one character of the text, when it is one; what decoding nothing gives for nothing.
+fn lone(text: &[u8]) -> Option<char> {
+    match first(text) {
+        None => Some(char::REPLACEMENT_CHARACTER),
+        Some((char, width)) => (width == text.len()).then_some(char),
+    }
+}
+
+fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
+    if needle.is_empty() {
+        return Some(0);
+    }
+    text.windows(needle.len()).position(|window| window == needle)
+}
+
+fn find_last(text: &[u8], needle: &[u8]) -> Option<usize> {
+    if needle.is_empty() {
+        return Some(text.len());
+    }
+    text.windows(needle.len()).rposition(|window| window == needle)
+}
+
+/// The first place of the first of `wanted` that stands anywhere.
+fn find_any(text: &[u8], wanted: &[char]) -> Option<usize> {
+    wanted.iter().find_map(|char| find(text, char.encode_utf8(&mut [0; 4]).as_bytes()))
+}
+
+fn find_last_any(text: &[u8], wanted: &[char]) -> Option<usize> {
+    wanted.iter().find_map(|char| find_last(text, char.encode_utf8(&mut [0; 4]).as_bytes()))
+}
+
+/// All places between characters.
+fn places(text: &[u8]) -> Vec<usize> {
+    chars(text).map(|(at, _)| at).chain([text.len()]).collect()
+}
+
+fn tail(text: &[u8], from: usize) -> &[u8] {
+    text.get(from..).unwrap_or_default()
+}
+
+impl Search {
+    /// Counts the steps for `text`; false when there are none left.
+    fn go_on(&self, text: &[u8]) -> bool {
+        let left = self.left.get().saturating_sub(text.len().saturating_add(1));
+        self.left.set(left);
+        left > 0
+    }
+
+    /// Whether the whole text is such a piece.
+    fn fits(&self, piece: &Piece, text: &[u8]) -> bool {
+        if !self.go_on(text) {
+            return false;
+        }
+        match piece {
+            Piece::Any(delimiters) => find_any(text, delimiters).is_none(),
+            Piece::Super => true,
+            Piece::Single(delimiters) => lone(text).is_some_and(|char| !delimiters.contains(&char)),
+            Piece::List { chars, not } => lone(text).is_some_and(|char| chars.contains(&char) != *not),
+            Piece::Range { low, high, not } => lone(text).is_some_and(|char| (*low..=*high).contains(&char) != *not),
+            Piece::Text(own) => own.as_bytes() == text,
+            Piece::Nothing => text.is_empty(),
+            Piece::Min(least) => chars(text).take(*least).count() >= *least && !text.is_empty(),
+            Piece::Max(most) => chars(text).take(most.saturating_add(1)).count() <= *most,
+            Piece::Without(needle) => find(text, needle.as_bytes()).is_none(),
+            Piece::Contains(needle) => find(text, needle.as_bytes()).is_some(),
+            Piece::Prefix(prefix) => text.starts_with(prefix.as_bytes()),
+            Piece::Suffix(suffix) => text.ends_with(suffix.as_bytes()),
+            Piece::PrefixSuffix(prefix, suffix) => {
+                text.starts_with(prefix.as_bytes()) && text.ends_with(suffix.as_bytes())
+            }
+            Piece::PrefixAny(prefix, delimiters) => {
+                text.strip_prefix(prefix.as_bytes()).is_some_and(|rest| find_any(rest, delimiters).is_none())
+            }
+            Piece::SuffixAny(suffix, delimiters) => {
+                text.strip_suffix(suffix.as_bytes()).is_some_and(|rest| find_any(rest, delimiters).is_none())
+            }
+            Piece::AnyOf(pieces) => pieces.iter().any(|piece| self.fits(piece, text)),
+            Piece::EveryOf(pieces) => pieces.iter().all(|piece| self.fits(piece, text)),
+            Piece::Row(length, pieces) => chars(text).count() == *length && self.begins(pieces, text),
+            Piece::Tree(tree) => self.fits_tree(tree, text),
+        }
+    }
+
+    /// Whether the text begins with a row of pieces.
+    fn begins(&self, pieces: &[Piece], text: &[u8]) -> bool {
+        let mut rest = text;
+        pieces.iter().all(|piece| {
+            let length = piece.length().unwrap_or(0);
+            // Up to the last character that belongs to it and one byte more; a piece without length takes all.
+            let most = if length == 0 { usize::MAX } else { length };
+            let taken = chars(rest).take(most).collect::<Vec<_>>();
+            let end = taken.last().map_or(0, |(at, _)| *at).saturating_add(1);
+            let own = rest.get(..end.min(rest.len())).unwrap_or_default();
+            let fits = taken.len() >= length && self.fits(piece, own);
+            rest = tail(rest, end);
+            fits
+        })
+    }
+
+    fn fits_tree(&self, tree: &Tree, text: &[u8]) -> bool {
+        let side = |piece: &Option<Piece>| piece.as_ref().map_or(Some(0), Piece::length);
+        let (left, right) = (side(&tree.left), side(&tree.right));
+        let whole = tree
+            .value
+            .length()
+            .zip(left)
+            .zip(right)
+            .map(|((value, left), right)| value.saturating_add(left).saturating_add(right));
+        if whole.is_some_and(|whole| whole > text.len()) {
+            return false;
+        }
+        let mut offset = left.unwrap_or(0);
+        let limit = text.len().saturating_sub(right.unwrap_or(0));
+        while offset < limit {
+            let Some((index, lengths)) = self.find(&tree.value, text.get(offset..limit).unwrap_or_default()) else {
+                return false;
+            };
+            let start = offset.saturating_add(index);
+            let before = text.get(..start).unwrap_or_default();
+            if tree.left.as_ref().map_or(before.is_empty(), |left| self.fits(left, before)) {
+                for length in lengths.iter().rev() {
+                    let after = tail(text, start.saturating_add(*length));
+                    if tree.right.as_ref().map_or(after.is_empty(), |right| self.fits(right, after)) {
+                        return true;
+                    }
+                }
+            }
+            offset = start.saturating_add(first(tail(text, start)).map_or(0, |(_, width)| width));
+            if !self.go_on(&[]) || start >= text.len() {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Looks for the piece inside the text.
+    fn find(&self, piece: &Piece, text: &[u8]) -> Found {
+        if !self.go_on(text) {
+            return None;
+        }
+        match piece {
+            Piece::Any(delimiters) => {
+                let end = find_any(text, delimiters).unwrap_or(text.len());
+                Some((0, places(text.get(..end).unwrap_or_default())))
+            }
+            Piece::Super => Some((0, places(text))),
+            Piece::Single(delimiters) => one(text, |char| !delimiters.contains(&char)),
+            Piece::List { chars, not } => one(text, |char| chars.contains(&char) != *not),
+            Piece::Range { low, high, not } => one(text, |char| (*low..=*high).contains(&char) != *not),
+            Piece::Text(own) => Some((find(text, own.as_bytes())?, vec![own.len()])),
+            Piece::Nothing => Some((0, vec![0])),
+            Piece::Min(least) => {
+                text.len().checked_sub(*least)?;
+                let ends = chars(text).map(|(at, char)| at.saturating_add(char.len_utf8()));
+                let ends: Vec<usize> = ends.skip(least.saturating_sub(1)).collect();
+                (!ends.is_empty()).then_some((0, ends))
+            }
+            Piece::Max(most) => {
+                let ends = chars(text).map(|(at, char)| at.saturating_add(char.len_utf8()));
+                Some((0, std::iter::once(0).chain(ends.take(*most)).collect()))
+            }
+            Piece::Without(needle) => {
+                let end = find(text, needle.as_bytes()).unwrap_or(text.len());
+                Some((0, places(text.get(..end).unwrap_or_default())))
+            }
+            Piece::Contains(needle) => {
+                let offset = find(text, needle.as_bytes())?.saturating_add(needle.len());
+                Some((0, places(tail(text, offset)).into_iter().map(|at| at.saturating_add(offset)).collect()))
+            }
+            Piece::Prefix(prefix) => {
+                let at = find(text, prefix.as_bytes())?;
+                Some((at, ends_after(prefix.len(), tail(text, at.saturating_add(prefix.len())))))
+            }
+            Piece::Suffix(suffix) => Some((0, vec![find(text, suffix.as_bytes())?.saturating_add(suffix.len())])),
+            Piece::PrefixSuffix(prefix, suffix) => {
+                let at = find(text, prefix.as_bytes())?;
+                let mut rest = tail(text, at);
+                if suffix.is_empty() {
+                    return Some((at, vec![rest.len()]));
+                }
+                let mut ends = Vec::new();
+                while let Some(found) = find_last(rest, suffix.as_bytes()) {
+                    ends.push(found.saturating_add(suffix.len()));
+                    rest = rest.get(..found).unwrap_or_default();
+                }
+                ends.reverse();
+                (!ends.is_empty()).then_some((at, ends))
+            }
+            Piece::PrefixAny(prefix, delimiters) => {
+                let at = find(text, prefix.as_bytes())?;
+                let rest = tail(text, at.saturating_add(prefix.len()));
+                let end = find_any(rest, delimiters).unwrap_or(rest.len());
+                Some((at, ends_after(prefix.len(), rest.get(..end).unwrap_or_default())))
+            }
+            Piece::SuffixAny(suffix, delimiters) => {
+                let found = find(text, suffix.as_bytes())?;
+                let last = find_last_any(text.get(..found).unwrap_or_default(), delimiters);
+                let start = last.map_or(0, |at| at.saturating_add(1));
+                Some((start, vec![found.saturating_add(suffix.len()).saturating_sub(start)]))
+            }
+            Piece::AnyOf(pieces) => {
+                let mut best: Found = None;
+                for (at, lengths) in pieces.iter().filter_map(|piece| self.find(piece, text)) {
+                    match &mut best {
+                        Some((known, _)) if at > *known => {}
+                        Some((known, all)) if at == *known => {
+                            all.extend(lengths);
+                            all.sort_unstable();
+                            all.dedup();
+                        }
+                        _ => best = Some((at, lengths)),
+                    }
+                }
+                best
+            }
+            Piece::EveryOf(pieces) => self.find_every(pieces, text),
+            Piece::Row(length, pieces) => {
+                let starts = chars(text).map(|(at, _)| at);
+                let fitting = |at: &usize| tail(text, *at).len() >= *length && self.begins(pieces, tail(text, *at));
+                Some((starts.into_iter().find(fitting)?, vec![*length]))
+            }
+            // The library never finds a tree inside a text.
+            Piece::Tree(_) => None,
+        }
+    }
+
+    fn find_every(&self, pieces: &[Piece], text: &[u8]) -> Found {
+        let (mut index, mut offset) = (0usize, 0usize);
+        let mut current: Vec<usize> = Vec::new();
+        let mut rest = text;
+        for (turn, piece) in pieces.iter().enumerate() {
+            let (at, lengths) = self.find(piece, rest)?;
+            if turn == 0 {
+                current = lengths;
+            } else {
+                let shift = at.saturating_add(offset);
+                let same = |known: &usize| {
+                    let place = known.saturating_add(index);
+                    place.checked_sub(shift).is_some_and(|length| lengths.contains(&length))
+                };
+                current = current
+                    .iter()
+                    .filter(|known| same(known))
+                    .map(|known| known.saturating_add(index).saturating_sub(shift))
+                    .collect();
+                if current.is_empty() {
+                    return None;
+                }
+            }
+            index = at.saturating_add(offset);
+            rest = tail(text, index);
+            offset = offset.saturating_add(at);
+        }
+        Some((index, current))
+    }
+}
+
+/// The first character that is wanted.
+fn one(text: &[u8], wanted: impl Fn(char) -> bool) -> Found {
+    chars(text).find(|(_, char)| wanted(*char)).map(|(at, char)| (at, vec![char.len_utf8()]))
+}
+
+/// `from`, and the end of each character of what follows.
+fn ends_after(from: usize, text: &[u8]) -> Vec<usize> {
+    let ends = chars(text).map(|(at, char)| from.saturating_add(at).saturating_add(char.len_utf8()));
+    std::iter::once(from).chain(ends).collect()
+}
