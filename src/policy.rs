@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-pub use self::engine::{EvalError, Evaluation, Rejection, Strictness, compile_sources};
+pub use self::engine::{EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
 pub use self::outbound::OutboundSettings;
 pub use self::snapshot::Snapshot;

@@ -6,7 +6,7 @@ pub mod eval;
 mod host;
 pub mod policy;
 pub mod syntax;
-mod types;
+mod typing;
 pub mod value;
 
 pub use arcstr::literal;

@@ -11,7 +11,7 @@ use stepgate_rego::compile::Options;
 use stepgate_rego::{ErrorKind, EvalOptions, Policy, Reads, Source, Version, compile};
 
 use super::entrypoint::Entrypoint;
-use super::sources::{RegoVersion, Sources};
+use super::sources::{Module, RegoVersion, Sources};
 use super::world::{Surroundings, World};
 use crate::value::Value;
 
@@ -99,6 +99,16 @@ impl Engine {
             _ => EvalError::Failed(error.to_string()),
         })
     }
+}
+
+/// The package of a module, part by part; nothing when the module cannot be parsed.
+pub fn package_of(module: &Module) -> Option<Vec<String>> {
+    let version = match module.version {
+        RegoVersion::V0 => Version::V0,
+        RegoVersion::V1 => Version::V1,
+    };
+    let parsed = stepgate_rego::syntax::parse_module(&module.text, version).ok()?;
+    Some(parsed.package.iter().map(|part| part.to_string()).collect())
 }
 
 /// How the tools of the command line compile.

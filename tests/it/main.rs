@@ -8,4 +8,4 @@ mod policies;
 mod random;
 mod rego;
 mod tidy;
-mod types;
+mod typing;

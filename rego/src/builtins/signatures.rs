@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use crate::types::Type;
+use crate::typing::Type;
 use crate::value::Value;
 
 static SIGNATURES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| {

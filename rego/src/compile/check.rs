@@ -16,7 +16,7 @@ use super::hir::{self, Comprehension, Expr, ExprKind, Function, Root, Term, VarI
 use crate::builtins;
 use crate::policy::GroupId;
 use crate::syntax::Location;
-use crate::types::{Arguments, Type};
+use crate::typing::{Arguments, Type};
 use crate::value::Value;
 
 /// Checks every rule after those that it refers to.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::types::Type;
+use crate::typing::Type;
 use crate::value::Value;
 
 /// The types of rules by their paths.

@@ -4,7 +4,7 @@
 
 use super::Checker;
 use crate::compile::hir::Term;
-use crate::types::Type;
+use crate::typing::Type;
 
 impl Checker<'_> {
     /// Whether both terms can have one value.

@@ -1,0 +1,200 @@
+//! The manifest of a bundle: its revision, and which parts of `data` it owns.
+//!
+//! Mirrors: `Manifest` of OPA `v1/bundle/bundle.go`, v1.19.0.
+
+use globset::Glob;
+use serde_json::Value;
+
+/// Roots that one manifest may name.
+const MAX_ROOTS: usize = 10_000;
+
+/// What a bundle says about itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifest {
+    pub revision: String,
+    pub roots: Roots,
+    /// 0 or 1, for all its modules.
+    pub rego_version: Option<u64>,
+    /// 0 or 1, by path or pattern as the archive spells paths; the exact path counts before any pattern.
+    file_versions: Vec<(String, u64)>,
+    /// As it was read.
+    pub document: Option<Value>,
+}
+
+/// The paths under `data` that a bundle owns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots(Vec<Vec<String>>);
+
+impl Default for Roots {
+    /// Everything.
+    fn default() -> Self {
+        Self(vec![Vec::new()])
+    }
+}
+
+/// Why a manifest is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    #[error("it is not a JSON object with the members that OPA gives a manifest: {0}")]
+    Shape(&'static str),
+    #[error("its roots overlap: `{0}` and `{1}`")]
+    Overlap(String, String),
+    #[error("it has more than 10,000 roots")]
+    TooManyRoots,
+    #[error("it declares WebAssembly entry points, which are not offered; build the bundle with `opa build -t rego`")]
+    Wasm,
+}
+
+impl Manifest {
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let document: Value = serde_json::from_slice(bytes).map_err(|_| ManifestError::Shape("not JSON"))?;
+        let members = document.as_object().ok_or(ManifestError::Shape("not an object"))?;
+        let get = |name: &str| members.get(name).filter(|value| !value.is_null());
+        if get("wasm").is_some_and(|wasm| wasm.as_array().is_none_or(|list| !list.is_empty())) {
+            return Err(ManifestError::Wasm);
+        }
+        let revision = match get("revision") {
+            None => String::new(),
+            Some(value) => value.as_str().ok_or(ManifestError::Shape("`revision` is not text"))?.to_owned(),
+        };
+        let version = |value: &Value| value.as_u64().filter(|version| *version <= 1);
+        let rego_version = match get("rego_version") {
+            None => None,
+            Some(value) => Some(version(value).ok_or(ManifestError::Shape("`rego_version` is neither 0 nor 1"))?),
+        };
+        let mut file_versions = Vec::new();
+        if let Some(value) = get("file_rego_versions") {
+            let wrong = ManifestError::Shape("`file_rego_versions` is not an object from paths to 0 or 1");
+            for (path, value) in value.as_object().ok_or_else(|| wrong.clone())? {
+                file_versions.push((path.clone(), version(value).ok_or_else(|| wrong.clone())?));
+            }
+        }
+        let roots = match get("roots") {
+            None => Roots::default(),
+            Some(value) => {
+                let wrong = ManifestError::Shape("`roots` is not a list of texts");
+                let list = value.as_array().ok_or_else(|| wrong.clone())?;
+                let texts: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
+                Roots::parse(&texts.ok_or(wrong)?)?
+            }
+        };
+        Ok(Self { revision, roots, rego_version, file_versions, document: Some(document) })
+    }
+
+    /// The version of Rego that the module at `path`, as the archive spells it, is written in.
+    pub fn version_of(&self, path: &str) -> Option<u64> {
+        let exact = self.file_versions.iter().find(|(known, _)| known == path);
+        let matching = |pattern: &str| Glob::new(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(path));
+        let found = exact.or_else(|| self.file_versions.iter().find(|(pattern, _)| matching(pattern)));
+        found.map(|(_, version)| *version).or(self.rego_version)
+    }
+}
+
+impl Roots {
+    fn parse(texts: &[&str]) -> Result<Self, ManifestError> {
+        if texts.len() > MAX_ROOTS {
+            return Err(ManifestError::TooManyRoots);
+        }
+        let segments = |text: &str| -> Vec<String> {
+            text.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        };
+        let mut roots: Vec<Vec<String>> = texts.iter().map(|text| segments(text)).collect();
+        // In order, whatever lies under a root follows it.
+        roots.sort();
+        let roots = Self(roots);
+        let neighbours = roots.0.windows(2).filter_map(|pair| match pair {
+            [a, b] if b.starts_with(a) => Some(ManifestError::Overlap(a.join("/"), b.join("/"))),
+            _ => None,
+        });
+        match neighbours.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(roots),
+        }
+    }
+
+    /// Whether `path` lies at or under a root.
+    pub fn own<T: AsRef<str>>(&self, path: &[T]) -> bool {
+        self.0.iter().any(|root| {
+            root.len() <= path.len() && root.iter().zip(path).all(|(own, part)| own.as_str() == part.as_ref())
+        })
+    }
+
+    /// Whether something under `path` can belong to a root.
+    pub fn reach_below<T: AsRef<str>>(&self, path: &[T]) -> bool {
+        self.0.iter().any(|root| root.iter().zip(path).all(|(own, part)| own.as_str() == part.as_ref()))
+    }
+
+    /// A place that both own.
+    pub fn shared_with(&self, other: &Self) -> Option<String> {
+        let inside = |a: &Self, b: &Self| a.0.iter().find(|root| b.own(root)).cloned();
+        inside(self, other).or_else(|| inside(other, self)).map(|root| root.join("/"))
+    }
+
+    /// As a manifest lists them.
+    pub fn listed(&self) -> Vec<String> {
+        self.0.iter().map(|root| root.join("/")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roots(texts: &[&str]) -> Roots {
+        Roots::parse(texts).expect("the roots are apart")
+    }
+
+    #[test]
+    fn roots_are_compared_by_whole_segments() {
+        let own = roots(&["a/b", "/c/"]);
+        for (path, owned, below) in [
+            (&["a", "b"][..], true, true),
+            (&["a", "b", "x"], true, true),
+            (&["a", "bc"], false, false),
+            (&["a"], false, true),
+            (&["c", "d"], true, true),
+            (&[], false, true),
+            (&["d"], false, false),
+        ] {
+            assert_eq!((own.own(path), own.reach_below(path)), (owned, below), "{path:?}");
+        }
+        assert!(Roots::default().own(&["anything"]) && Roots::default().own::<&str>(&[]));
+        assert_eq!(own.shared_with(&roots(&["a/b/c"])), Some("a/b/c".to_owned()));
+        assert_eq!(own.shared_with(&roots(&["a"])), Some("a/b".to_owned()));
+        assert_eq!(own.shared_with(&roots(&["a/bc", "d"])), None);
+        assert_eq!(own.shared_with(&Roots::default()), Some("a/b".to_owned()));
+    }
+
+    #[test]
+    fn overlapping_roots_are_refused() {
+        for texts in [&["a", "a/b"][..], &["a", "a"], &["", "a"], &["a/b", "c", "a"]] {
+            assert!(matches!(Roots::parse(texts), Err(ManifestError::Overlap(..))), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn manifests_say_what_opa_lets_them_say() {
+        let manifest = Manifest::parse(
+            br#"{"revision": "r1", "roots": ["a"], "rego_version": 1, "file_rego_versions": {"/old/*.rego": 0, "/old/new.rego": 1}, "more": 1}"#,
+        )
+        .expect("a manifest");
+        assert_eq!(manifest.revision, "r1");
+        assert_eq!(manifest.version_of("/old/p.rego"), Some(0));
+        assert_eq!(manifest.version_of("/old/new.rego"), Some(1), "the exact path counts first");
+        assert_eq!(manifest.version_of("old/p.rego"), Some(1), "paths are compared as they are spelled");
+        assert_eq!(Manifest::parse(b"{}").expect("a manifest").roots, Roots::default());
+        for text in [
+            "[]",
+            "{",
+            r#"{"revision": 1}"#,
+            r#"{"roots": "a"}"#,
+            r#"{"roots": [1]}"#,
+            r#"{"rego_version": 2}"#,
+            r#"{"file_rego_versions": {"a": "0"}}"#,
+        ] {
+            assert!(matches!(Manifest::parse(text.as_bytes()), Err(ManifestError::Shape(_))), "{text}");
+        }
+        let wasm = br#"{"wasm": [{"entrypoint": "a"}]}"#;
+        assert_eq!(Manifest::parse(wasm), Err(ManifestError::Wasm));
+    }
+}
