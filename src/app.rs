@@ -1,5 +1,6 @@
 //! Builds everything from a `Config`, serves, and drains.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,15 @@ use tokio::time::Instant;
 use crate::check::Checker;
 use crate::clock::Clock;
 use crate::config::{Config, GrpcDoor};
+use crate::feed::activation::Activation;
+use crate::feed::bundle::BundleFeed;
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::feed::keys::KeyFeed;
 use crate::lifecycle::Lifecycle;
 use crate::policy::{Store, Surroundings};
 use crate::remote::Remote;
-use crate::serve::{Address, GrpcServer, Health, HttpDoor, Listener, Readiness, SocketMode, serve_http};
+use crate::remote::service::Service;
+use crate::serve::{Address, BUNDLES, GrpcServer, Health, HttpDoor, Listener, Readiness, SocketMode, serve_http};
 use crate::telemetry::Metrics;
 use crate::token::{Issuer, IssuerSettings, Verifier};
 
@@ -60,14 +64,13 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     // Policies are compiled and every socket is bound before anything serves.
     let store = Arc::new(Store::default());
     let surroundings = Arc::new(Surroundings::new(&config.builtins));
-    let feed = PolicyFeed {
-        files,
-        entrypoint: config.entrypoint,
-        surroundings,
-        store: Arc::clone(&store),
-        metrics: Arc::clone(&metrics),
-    };
-    let feed = load(feed, launch.max_errors).await?;
+    let activation =
+        Arc::new(Activation::new(config.entrypoint, surroundings, Arc::clone(&store), Arc::clone(&metrics)));
+    let version = files.version;
+    if files.paths.is_empty() && config.bundles.is_empty() {
+        tracing::warn!("no policy was given: every check is denied");
+    }
+    let feed = load(PolicyFeed { files, activation: Arc::clone(&activation) }, launch.max_errors).await?;
     let grpc = match config.grpc {
         Some(GrpcDoor { address, socket_mode, settings }) => {
             Some((Listener::bind(&address, socket_mode).await.map_err(readable)?, settings))
@@ -89,6 +92,21 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         move || store.current().is_some()
     });
     let clock = Clock::System;
+    if !config.bundles.is_empty() {
+        let names: Vec<String> = config.bundles.iter().map(|bundle| bundle.name.clone()).collect();
+        health.await_condition(BUNDLES, {
+            let activation = Arc::clone(&activation);
+            move || activation.has_bundles(&names)
+        });
+    }
+    let services: BTreeMap<String, Arc<Service>> =
+        config.services.into_iter().map(|(name, settings)| (name, Arc::new(Service::new(settings)))).collect();
+    for settings in config.bundles {
+        // Resolving the configuration has made sure that the service is there.
+        let Some(service) = services.get(&settings.service).cloned() else { continue };
+        let (activation, metrics) = (Arc::clone(&activation), Arc::clone(&metrics));
+        BundleFeed { settings, service, activation, version, metrics, clock: clock.clone() }.start(&lifecycle);
+    }
     let tokens = match config.issuers {
         None => None,
         Some(issuers) => {
@@ -140,7 +158,6 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
 /// Compiles the policy off the runtime's workers; a first policy that is refused stops the start.
 async fn load(feed: PolicyFeed, max_errors: usize) -> anyhow::Result<PolicyFeed> {
     if feed.files.paths.is_empty() {
-        tracing::warn!("no policy was given: every check is denied");
         return Ok(feed);
     }
     let loaded = tokio::task::spawn_blocking(move || feed.activate().map(|()| feed)).await?;

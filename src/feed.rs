@@ -1,6 +1,26 @@
 //! The control plane: tasks that keep the stores fresh. They may wait, retry and fail; no check ever waits for one,
 //! except, briefly and by name, for keys.
 
+pub mod activation;
 pub mod bundle;
 pub mod files;
 pub mod keys;
+
+use std::time::Duration;
+
+/// The pause after so many failures in a row, doubled each time, with a tenth of chance.
+fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {
+    jittered(first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(16))).min(longest))
+}
+
+/// A tenth more or less, so that many servers do not ask at once.
+fn jittered(pause: Duration) -> Duration {
+    pause.saturating_mul(9).saturating_add(random_share(pause.saturating_mul(2))) / 10
+}
+
+/// Any part of `whole`.
+fn random_share(whole: Duration) -> Duration {
+    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let per_mille = u32::try_from(random % 1_001).unwrap_or(500);
+    whole.saturating_mul(per_mille) / 1_000
+}

@@ -1,11 +1,13 @@
-//! Fetching documents over HTTP, for the control plane. With `send.rs`, the only file that names the HTTP client.
+//! Fetching documents over HTTP, for the control plane. With `send.rs` and `service.rs`, the only file that names the HTTP client.
 //!
 //! No redirects are followed. A URL that an operator wrote may lead anywhere; one that was learned from a document may
 //! not lead to a private address, so that an identity provider's metadata cannot make stepgate knock on inner doors.
 
 pub mod send;
+pub mod service;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -53,6 +55,14 @@ pub enum RemoteError {
     PrivateAddress(String),
     #[error("the request failed")]
     Request(#[source] reqwest::Error),
+    #[error("the server sent no head of an answer within {0:?}")]
+    Late(Duration),
+    #[error("the server redirects too often, or to something that is no http or https URL")]
+    Redirect,
+    #[error("`{0}` is no header, or its value cannot stand in one")]
+    Header(String),
+    #[error("`{}` cannot be read", .0.display())]
+    File(PathBuf, #[source] std::io::Error),
     #[error("the server answered with status {0}")]
     Status(u16),
     #[error("the document is larger than {0} bytes")]

@@ -11,6 +11,6 @@ mod limits;
 
 pub use self::bind::{Address, AddressError, BindError, Listener, SocketMode};
 pub use self::grpc::{GrpcServer, GrpcSettings};
-pub use self::health::{Health, Readiness};
+pub use self::health::{BUNDLES, Health, Readiness};
 pub use self::http::{HttpDoor, serve_http};
 pub use self::limits::Limits;

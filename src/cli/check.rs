@@ -28,11 +28,12 @@ impl PolicyArgs {
         if self.v0_compatible { RegoVersion::V0 } else { RegoVersion::V1 }
     }
 
-    pub fn load(&self, paths: &[String]) -> anyhow::Result<Sources> {
+    pub fn load(&self, paths: &[String], as_bundles: bool) -> anyhow::Result<Sources> {
         let files = PolicyFiles {
             paths: paths.iter().map(|path| PathSpec::parse(path)).collect(),
             ignore: self.ignore.iter().filter_map(|pattern| ignore_pattern(pattern)).collect(),
             version: self.version(),
+            as_bundles,
         };
         files.load().map_err(|error| anyhow::anyhow!("{}", crate::telemetry::chain(&error)))
     }
@@ -52,6 +53,9 @@ pub struct Check {
     /// Policies and data: files or folders
     #[arg(required = true)]
     paths: Vec<String>,
+    /// Take the paths for bundles: archives or folders
+    #[arg(short, long)]
+    bundle: bool,
     /// Refuse imports, arguments and assigned variables that nothing uses, too
     #[arg(short = 'S', long)]
     strict: bool,
@@ -61,7 +65,7 @@ pub struct Check {
 
 impl Check {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
-        let sources = self.policy.load(&self.paths)?;
+        let sources = self.policy.load(&self.paths, self.bundle)?;
         let surroundings = Surroundings::local()?;
         let how = Strictness { strict: self.strict, ..Strictness::default() };
         match compile_sources(&sources, &surroundings, how) {

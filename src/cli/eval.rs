@@ -44,6 +44,9 @@ pub struct Eval {
     /// Policies and data: files or folders
     #[arg(short, long)]
     data: Vec<String>,
+    /// Bundles: archives or folders
+    #[arg(short, long)]
+    bundle: Vec<String>,
     /// A file with the input document, JSON or YAML
     #[arg(short, long)]
     input: Option<PathBuf>,
@@ -89,7 +92,10 @@ pub struct Eval {
 
 impl Eval {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
-        let sources = self.policy.load(&self.data)?;
+        let mut sources = self.policy.load(&self.data, false)?;
+        let bundles = self.policy.load(&self.bundle, true)?;
+        sources.modules.extend(bundles.modules);
+        sources.add_data(&[], bundles.data)?;
         let surroundings = Surroundings::local()?;
         let traced = self.profile || self.coverage || self.explain == Explain::Full;
         let how = Strictness { traced, ..Strictness::default() };

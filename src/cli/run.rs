@@ -52,6 +52,9 @@ pub struct Run {
     /// Override configuration by a file's content: `a.b=path`
     #[arg(long, env = "OPA_RUN_SET_FILE")]
     set_file: Vec<String>,
+    /// Take the paths for bundles: archives or folders
+    #[arg(short, long, env = "OPA_RUN_BUNDLE", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    bundle: bool,
     /// Leave out files and folders with such names, for example `.*`
     #[arg(long, env = "OPA_RUN_IGNORE", value_delimiter = ',')]
     ignore: Vec<String>,
@@ -115,8 +118,6 @@ struct WithoutEffect {
 /// Flags that promise something that is not offered.
 #[derive(Debug, Args)]
 struct Refused {
-    #[arg(long, short = 'b', hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    bundle: Option<String>,
     #[arg(long, hide = true)]
     tls_cert_file: Option<String>,
     #[arg(long, hide = true)]
@@ -174,10 +175,9 @@ impl Refused {
     /// The first flag given, and why it is refused.
     fn first(&self) -> Option<(&'static str, &'static str)> {
         const TLS: &str = "the HTTP listeners serve only health and metrics, without TLS";
-        const BUNDLES: &str = "bundles are not offered yet";
+        const BUNDLES: &str = "signatures of bundles are not verified yet";
         let off = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "off");
         [
-            ("bundle", self.bundle.is_some(), BUNDLES),
             ("tls-cert-file", self.tls_cert_file.is_some(), TLS),
             ("tls-private-key-file", self.tls_private_key_file.is_some(), TLS),
             ("tls-ca-cert-file", self.tls_ca_cert_file.is_some(), TLS),
@@ -239,7 +239,7 @@ impl Run {
             bail!("{} error(s) in the configuration:\n{}", lines.len(), lines.join("\n"));
         };
         if let Some(url) = self.paths.iter().find(|path| path.starts_with("http://") || path.starts_with("https://")) {
-            bail!("`{url}` is refused: bundles are not offered yet");
+            bail!("`{url}` is refused: name the bundle under `bundles` in the configuration");
         }
         let addresses = |texts: &[String]| -> anyhow::Result<Vec<Address>> {
             texts.iter().filter(|text| !text.is_empty()).map(|text| Ok(Address::parse(text)?)).collect()
@@ -254,6 +254,7 @@ impl Run {
                 paths: self.paths.iter().map(|path| PathSpec::parse(path)).collect(),
                 ignore: ignore.collect::<anyhow::Result<_>>()?,
                 version: if self.v0_compatible && !self.v1_compatible { RegoVersion::V0 } else { RegoVersion::V1 },
+                as_bundles: self.bundle,
             },
             http: addresses(&self.addr)?.into_iter().chain(addresses(&self.diagnostic_addr)?).collect(),
             http_socket_mode: SocketMode(mode),

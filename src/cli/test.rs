@@ -31,6 +31,9 @@ pub struct Test {
     /// Policies, tests and data: files or folders
     #[arg(required = true)]
     paths: Vec<String>,
+    /// Take the paths for bundles: archives or folders
+    #[arg(short, long)]
+    bundle: bool,
     /// Only tests whose path (`data.app_test.test_x`) matches this regular expression
     #[arg(short, long)]
     run: Option<String>,
@@ -83,7 +86,7 @@ impl Test {
         let only = self.run.as_deref().map(globless).transpose()?;
         let budget =
             crate::config::parse_duration(&self.timeout).context("--timeout: expected a duration such as `5s`")?;
-        let sources = self.policy.load(&self.paths)?;
+        let sources = self.policy.load(&self.paths, self.bundle)?;
         let surroundings = Surroundings::local()?;
         let coverage = self.coverage || self.threshold > 0.0;
         let how = Strictness { traced: coverage, ..Strictness::default() };

@@ -24,6 +24,8 @@ pub enum Kind {
     Section,
     /// A list of sections.
     Sections,
+    /// An object of sections by name, or a list of them.
+    Named,
     /// `strict`, or an object whose keys are listed on their own.
     SectionOrStrict,
     /// Anything: OPA's, kept and not looked at.
@@ -33,7 +35,7 @@ pub enum Kind {
 impl Kind {
     /// Whether the value is looked at here, and not key by key.
     fn is_leaf(self) -> bool {
-        !matches!(self, Self::Section | Self::Sections | Self::SectionOrStrict)
+        !matches!(self, Self::Section | Self::Sections | Self::Named | Self::SectionOrStrict)
     }
 }
 
@@ -75,15 +77,58 @@ const LEVELS: u64 = 4;
 
 /// The table.
 pub const KEYS: &[Key] = &[
-    refused("services", LATER),
-    refused("bundles", LATER),
+    key("services", Kind::Named, "", "Servers by name, as an object or as a list of objects with a `name`."),
+    key("services[].name", Kind::Text, "", "In a list."),
+    key("services[].url", Kind::Text, "required", "http or https."),
+    key("services[].headers", Kind::TextMap, "", "Sent with every request to this origin, and to no other."),
+    key("services[].response_header_timeout_seconds", Kind::Count(1, 86_400), "10", "For the head of an answer."),
+    key("services[].allow_insecure_tls", Kind::Bool, "false", "Do not verify the server."),
+    key("services[].tls", Kind::Section, "", ""),
+    key("services[].tls.ca_cert", Kind::Text, "", "Path of the roots in PEM that are trusted."),
+    key("services[].tls.system_ca_required", Kind::Bool, "false", "Trust the system's roots beside them."),
+    key("services[].type", Kind::Text, "", "Only plain HTTP: `oci` is not offered yet."),
+    key("services[].credentials", Kind::Section, "", ""),
+    key("services[].credentials.bearer", Kind::Section, "", ""),
+    key("services[].credentials.bearer.token", Kind::Text, "", "The token itself."),
+    key("services[].credentials.bearer.token_path", Kind::Text, "", "Path of the token, read for every request."),
+    key("services[].credentials.bearer.scheme", Kind::Text, "Bearer", "Before the token."),
+    refused("services[].credentials.oauth2", LATER),
+    refused("services[].credentials.client_tls", LATER),
+    refused("services[].credentials.s3_signing", LATER),
+    refused("services[].credentials.gcp_metadata", LATER),
+    refused("services[].credentials.azure_managed_identity", LATER),
+    refused("services[].credentials.plugin", "there are no plugins"),
+    key("bundles", Kind::Named, "", "Bundles by name."),
+    key("bundles[].service", Kind::Text, "the first service", "The name of its service."),
+    key("bundles[].resource", Kind::Text, "bundles/<name>", "Its path below the service's URL."),
+    key("bundles[].polling", Kind::Section, "", ""),
+    key("bundles[].polling.min_delay_seconds", Kind::Count(0, 1 << 32), "60", "The shortest pause between two polls."),
+    key("bundles[].polling.max_delay_seconds", Kind::Count(0, 1 << 32), "120", "The longest."),
+    no_op("bundles[].polling.long_polling_timeout_seconds", "every poll is answered at once"),
+    key(
+        "bundles[].size_limit_bytes",
+        Kind::Count(1, 1 << 40),
+        "1073741824",
+        "Bytes of the archive, and of all that is in it.",
+    ),
+    key(
+        "bundles[].trigger",
+        Kind::Choice(&["periodic"]),
+        "periodic",
+        "`manual` is not offered: nothing could trigger it.",
+    ),
+    no_op(
+        "bundles[].persist",
+        "not offered yet: after a start every check is denied until the bundle has been fetched",
+    ),
+    refused("bundles[].signing", LATER),
     refused("bundle", LATER),
     refused("discovery", LATER),
     refused("decision_logs", LATER),
     refused("status", LATER),
     refused("distributed_tracing", LATER),
     refused("storage", "policies and data are kept in memory only"),
-    no_op("keys", "there are no bundles to verify"),
+    no_op("keys", "bundles are not verified yet; with `bundles`, keys stop the start"),
     no_op("labels", "they appear in decision logs and status, which are not offered yet"),
     no_op("default_decision", "the data API is not offered"),
     no_op("default_authorization_decision", "the data API is not offered"),
@@ -392,14 +437,14 @@ fn known(key: &Key, value: &Value, path: &str, pattern: &str, problems: &mut Pro
         (Kind::Section, Value::Null) => {}
         (Kind::Section | Kind::SectionOrStrict, Value::Object(_)) => section(value, path, pattern, problems),
         (Kind::SectionOrStrict, Value::String(text)) if text == "strict" => {}
-        (Kind::Sections, Value::Array(items)) => {
+        (Kind::Named, Value::Object(members)) => {
+            for (name, item) in members {
+                item_of(item, format!("{path}.{name}"), pattern, problems);
+            }
+        }
+        (Kind::Sections | Kind::Named, Value::Array(items)) => {
             for (at, item) in items.iter().enumerate() {
-                let path = format!("{path}[{at}]");
-                if item.is_object() {
-                    section(item, &path, &format!("{pattern}[]"), problems);
-                } else {
-                    problems.error(path, "expected an object");
-                }
+                item_of(item, format!("{path}[{at}]"), pattern, problems);
             }
         }
         (kind, value) => {
@@ -409,6 +454,14 @@ fn known(key: &Key, value: &Value, path: &str, pattern: &str, problems: &mut Pro
                 problems.error(path, format!("expected {expected}, got `{got}`"));
             }
         }
+    }
+}
+
+fn item_of(item: &Value, path: String, pattern: &str, problems: &mut Problems) {
+    if item.is_object() {
+        section(item, &path, &format!("{pattern}[]"), problems);
+    } else {
+        problems.error(path, "expected an object");
     }
 }
 
@@ -453,6 +506,7 @@ fn mismatch(kind: Kind, value: &Value) -> Option<String> {
         ),
         Kind::Section | Kind::SectionOrStrict => (false, "an object".to_owned()),
         Kind::Sections => (false, "a list of objects".to_owned()),
+        Kind::Named => (false, "an object of objects".to_owned()),
         Kind::Any => (true, String::new()),
     };
     (!fits).then_some(expected)

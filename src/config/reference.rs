@@ -37,6 +37,7 @@ fn kind(kind: Kind) -> String {
         Kind::LevelMap => "object of levels".to_owned(),
         Kind::Section => "section".to_owned(),
         Kind::Sections => "list of sections".to_owned(),
+        Kind::Named => "sections by name".to_owned(),
         Kind::SectionOrStrict => "`strict` or section".to_owned(),
         Kind::Any => "anything".to_owned(),
     }

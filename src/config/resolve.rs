@@ -1,5 +1,6 @@
 //! From a checked document to settings that cannot be wrong.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -9,9 +10,11 @@ use super::duration;
 use super::keys;
 use super::problem::Problems;
 use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
+use crate::feed::bundle::BundleSettings;
 use crate::jws::Alg;
 use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
+use crate::remote::service::ServiceSettings;
 use crate::serve::{Address, GrpcSettings, SocketMode};
 use crate::token::{self, AssuranceTable, IssuerSettings, KeySource, Location, Preset, Profile};
 
@@ -29,6 +32,8 @@ pub struct Config {
     pub grpc: Option<GrpcDoor>,
     pub entrypoint: Entrypoint,
     pub builtins: BuiltinSettings,
+    pub services: BTreeMap<String, ServiceSettings>,
+    pub bundles: Vec<BundleSettings>,
     pub check: check::Settings,
     /// Absent without `issuers`.
     pub issuers: Option<Vec<IssuerSettings>>,
@@ -58,32 +63,32 @@ pub fn resolve(document: &Document, memory_limit: Option<u64>) -> (Option<Config
     (config, problems)
 }
 
-struct Resolver<'a> {
-    problems: &'a mut Problems,
+pub(super) struct Resolver<'a> {
+    pub(super) problems: &'a mut Problems,
 }
 
 /// A section whose values have the types that the table says.
 #[derive(Clone, Copy)]
-struct Section<'a>(Option<&'a Value>);
+pub(super) struct Section<'a>(pub(super) Option<&'a Value>);
 
 impl<'a> Section<'a> {
-    fn at(self, name: &str) -> Option<&'a Value> {
+    pub(super) fn at(self, name: &str) -> Option<&'a Value> {
         self.0?.get(name).filter(|value| !value.is_null())
     }
 
-    fn section(self, name: &str) -> Self {
+    pub(super) fn section(self, name: &str) -> Self {
         Self(self.at(name))
     }
 
-    fn text(self, name: &str) -> Option<&'a str> {
+    pub(super) fn text(self, name: &str) -> Option<&'a str> {
         self.at(name)?.as_str()
     }
 
-    fn flag(self, name: &str) -> Option<bool> {
+    pub(super) fn flag(self, name: &str) -> Option<bool> {
         self.at(name)?.as_bool()
     }
 
-    fn count(self, name: &str, default: u64) -> u64 {
+    pub(super) fn count(self, name: &str, default: u64) -> u64 {
         self.at(name).and_then(Value::as_u64).unwrap_or(default)
     }
 
@@ -100,7 +105,7 @@ impl<'a> Section<'a> {
         items.into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
-    fn members(self, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    pub(super) fn members(self, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
         self.at(name).and_then(Value::as_object).into_iter().flatten()
     }
 }
@@ -167,11 +172,15 @@ impl Resolver<'_> {
             },
             identity_headers: self.identity_headers(own),
         };
+        let services = self.services(document);
+        let bundles = self.bundles(document, &services);
         let performance = plugin.flag("enable-performance-metrics") == Some(true);
         Config {
             grpc: has_block.then(|| self.grpc(plugin, own, check_timeout)).flatten(),
             entrypoint: self.entrypoint(plugin),
             builtins,
+            services,
+            bundles,
             check,
             issuers: self.issuers(own),
             tokens: token::Settings {

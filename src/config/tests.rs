@@ -26,10 +26,56 @@ fn an_empty_configuration_is_good_and_opens_no_grpc_port() {
     assert!(config.expect("it resolves").grpc.is_some(), "null is all defaults, as in OPA");
 }
 
+/// A configuration with one bundle that has these members.
+fn bundle(members: serde_json::Value) -> serde_json::Value {
+    json!({"bundles": {"b": members}, "services": {"a": {"url": "http://a"}}})
+}
+
+#[test]
+fn services_and_bundles_have_opas_defaults() {
+    let (config, _) = resolve(
+        &Document(json!({
+            "services": [{"name": "a", "url": "http://a/base", "headers": {"X-Team": "blue"}}],
+            "bundles": {"b": {}, "c": {"resource": "/c.tar.gz", "polling": {"min_delay_seconds": 1, "max_delay_seconds": 2}}},
+        })),
+        None,
+    );
+    let config = config.expect("it resolves");
+    assert_eq!(config.services["a"].url.as_str(), "http://a/base");
+    assert_eq!(config.services["a"].headers[0].0, "x-team");
+    let [b, c] = config.bundles.as_slice() else { panic!("two bundles") };
+    assert_eq!((b.service.as_str(), b.resource.as_str()), ("a", "bundles/b"));
+    assert_eq!((b.min_delay.as_secs(), b.max_delay.as_secs(), b.size_limit), (60, 120, 1 << 30));
+    assert_eq!((c.min_delay.as_secs(), c.max_delay.as_secs()), (1, 2));
+}
+
 #[test]
 fn every_problem_is_reported_with_its_place() {
     for (document, place) in [
-        (json!({"bundles": {}}), "bundles"),
+        (json!({"discovery": {}}), "discovery"),
+        (json!({"services": {"a": {"url": "file:///x"}}}), "services.a.url"),
+        (json!({"services": [{"url": "http://a"}]}), "services[0]"),
+        (json!({"services": [{"name": "a", "url": "http://a"}, {"name": "a", "url": "http://b"}]}), "services[1]"),
+        (json!({"services": {"a": {"url": "http://a", "type": "oci"}}}), "services.a.type"),
+        (
+            json!({"services": {"a": {"url": "http://a", "credentials": {"s3_signing": {}}}}}),
+            "services.a.credentials.s3_signing",
+        ),
+        (
+            json!({"services": {"a": {"url": "http://a", "credentials": {"bearer": {}}}}}),
+            "services.a.credentials.bearer",
+        ),
+        (
+            json!({"services": {"a": {"url": "http://a", "credentials": {"bearer": {"token": "${NONE}"}}}}}),
+            "services.a.credentials.bearer.token",
+        ),
+        (json!({"bundles": {"b": {}}}), "bundles.b.service"),
+        (json!({"bundles": {"b": {"service": "z"}}, "services": {"a": {"url": "http://a"}}}), "bundles.b.service"),
+        (bundle(json!({"signing": {"keyid": "k"}})), "bundles.b.signing"),
+        (bundle(json!({"trigger": "manual"})), "bundles.b.trigger"),
+        (bundle(json!({"resource": "file:///b.tar.gz"})), "bundles.b.resource"),
+        (bundle(json!({"polling": {"min_delay_seconds": 9, "max_delay_seconds": 3}})), "bundles.b.polling"),
+        (json!({"keys": {"k": {"key": "x"}}, "bundles": {"b": {}}, "services": {"a": {"url": "http://a"}}}), "keys"),
         (json!({"plugins": {"other": {}}}), "plugins.other"),
         (json!({"plugins": {"envoy_ext_authz_grpc": {"addr": "nowhere"}}}), "plugins.envoy_ext_authz_grpc.addr"),
         (json!({"plugins": {"envoy_ext_authz_grpc": {"dry-run": "yes"}}}), "plugins.envoy_ext_authz_grpc.dry-run"),

@@ -13,11 +13,11 @@ use globset::{Glob, GlobMatcher};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
+use super::activation::{Activation, ActivationError};
+use super::bundle::archive::{self, BundleError};
 use crate::lifecycle::Lifecycle;
-use crate::policy::{
-    Entrypoint, Module, RegoVersion, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings,
-};
-use crate::telemetry::{Metrics, Outcome};
+use crate::opa::manifest::Roots;
+use crate::policy::{Module, RegoVersion, SourceConflict, Sources};
 use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml};
 
 /// Folders within folders that are followed.
@@ -60,6 +60,8 @@ pub struct PolicyFiles {
     pub paths: Vec<PathSpec>,
     pub ignore: Vec<GlobMatcher>,
     pub version: RegoVersion,
+    /// Each path is a bundle: an archive or a folder.
+    pub as_bundles: bool,
 }
 
 /// Why files cannot be loaded.
@@ -75,6 +77,10 @@ pub enum FilesError {
     Utf8 { path: PathBuf },
     #[error("`{}`: {conflict}", path.display())]
     Conflict { path: PathBuf, conflict: SourceConflict },
+    #[error("`{}` is not taken for a bundle", path.display())]
+    Bundle { path: PathBuf, source: BundleError },
+    #[error("the bundles `{}` and `{}` both own `{root}`", one.display(), other.display())]
+    Overlap { one: PathBuf, other: PathBuf, root: String },
     #[error("`{}` goes beyond the limit of {what}", path.display())]
     Limit { path: PathBuf, what: &'static str },
 }
@@ -103,6 +109,9 @@ fn kind(path: &Path) -> Option<FileKind> {
 impl PolicyFiles {
     /// Reads everything; the first fault ends it.
     pub fn load(&self) -> Result<Sources, FilesError> {
+        if self.as_bundles {
+            return self.load_bundles();
+        }
         let mut loading = Loading { files: self, sources: Sources::default(), seen: HashSet::new(), bytes: 0 };
         for spec in &self.paths {
             let meta = std::fs::metadata(&spec.path).map_err(|source| read_error(&spec.path, source))?;
@@ -114,6 +123,34 @@ impl PolicyFiles {
             }
         }
         Ok(loading.sources)
+    }
+
+    fn load_bundles(&self) -> Result<Sources, FilesError> {
+        let mut all = Sources::default();
+        let mut known: Vec<(&Path, Roots)> = Vec::new();
+        for spec in &self.paths {
+            let path = spec.path.as_path();
+            let read = if path.is_dir() {
+                archive::read_folder(path, MAX_TOTAL_BYTES, self.version, &|name| self.ignores(name))
+            } else {
+                let packed = std::fs::read(path).map_err(|source| read_error(path, source))?;
+                archive::read(&packed, MAX_TOTAL_BYTES, self.version)
+            };
+            let bundle = read.map_err(|source| FilesError::Bundle { path: path.to_owned(), source })?;
+            let roots = bundle.manifest.roots;
+            let shared = known.iter().find_map(|(other, own)| Some((*other, roots.shared_with(own)?)));
+            if let Some((one, root)) = shared {
+                return Err(FilesError::Overlap { one: one.to_owned(), other: path.to_owned(), root });
+            }
+            known.push((path, roots));
+            for module in bundle.sources.modules {
+                let path = format!("{}/{}", path.display(), module.path);
+                all.modules.push(Module { path, ..module });
+            }
+            let added = all.add_data(&[], bundle.sources.data);
+            added.map_err(|conflict| FilesError::Conflict { path: path.to_owned(), conflict })?;
+        }
+        Ok(all)
     }
 
     fn ignores(&self, name: &str) -> bool {
@@ -191,42 +228,26 @@ fn read_error(path: &Path, source: io::Error) -> FilesError {
     FilesError::Read { path: path.to_owned(), source }
 }
 
-/// Why a policy was not put in force.
+/// Why files were not put in force.
 #[derive(Debug, thiserror::Error)]
-pub enum ActivationError {
+pub enum FilesFeedError {
     #[error("the files cannot be loaded")]
     Files(#[from] FilesError),
-    #[error("{}", list(.0))]
-    Policy(Vec<Rejection>),
-}
-
-fn list(rejections: &[Rejection]) -> String {
-    let lines: Vec<_> = rejections.iter().map(ToString::to_string).collect();
-    format!("{} error(s) in the policy:\n{}", lines.len(), lines.join("\n"))
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
 }
 
 /// Puts the policy of a set of files in force.
 #[derive(Clone, Debug)]
 pub struct PolicyFeed {
     pub files: PolicyFiles,
-    pub entrypoint: Entrypoint,
-    pub surroundings: Arc<Surroundings>,
-    pub store: Arc<Store>,
-    pub metrics: Arc<Metrics>,
+    pub activation: Arc<Activation>,
 }
 
 impl PolicyFeed {
     /// Loads, compiles and, if all is well, swaps. What served before keeps serving otherwise.
-    pub fn activate(&self) -> Result<(), ActivationError> {
-        let built = self.build();
-        self.metrics.policy_activated(if built.is_ok() { Outcome::Success } else { Outcome::Failure });
-        self.store.activate(built?);
-        Ok(())
-    }
-
-    fn build(&self) -> Result<Snapshot, ActivationError> {
-        let sources = self.files.load()?;
-        Snapshot::build(&sources, &self.entrypoint, &self.surroundings).map_err(ActivationError::Policy)
+    pub fn activate(&self) -> Result<(), FilesFeedError> {
+        Ok(self.activation.replace_files(self.files.load()?)?)
     }
 
     /// Reloads whenever a file changes, until everything stops.
@@ -279,6 +300,7 @@ mod tests {
             paths: vec![PathSpec::parse(&folder.display().to_string())],
             ignore: ignore.iter().filter_map(|pattern| ignore_pattern(pattern)).collect(),
             version: RegoVersion::V1,
+            as_bundles: false,
         }
         .load()
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 use url::Url;
 
+use super::{backoff, jittered};
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
 use crate::remote::{Origin, Remote, RemoteError};
@@ -79,7 +80,7 @@ impl KeyFeed {
                         "keys could not be refreshed; the last good ones stay"
                     );
                     failures = failures.saturating_add(1);
-                    jittered(FIRST_RETRY.saturating_mul(2u32.saturating_pow(failures.min(16))).min(LONGEST_RETRY))
+                    backoff(FIRST_RETRY, LONGEST_RETRY, failures)
                 }
             };
             tokio::select! {
@@ -169,13 +170,6 @@ async fn read_file(path: &Path) -> Result<KeySet, KeysError> {
     .await;
     let bytes = read.map_err(|_| KeysError::Malformed)?.map_err(KeysError::File)?;
     Ok(KeySet::parse(&bytes)?)
-}
-
-/// Spreads a pause by ±10 %, so that replicas do not ask in step.
-fn jittered(pause: Duration) -> Duration {
-    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
-    let per_mille = u32::try_from(random % 201).unwrap_or(100).saturating_add(900);
-    pause.saturating_mul(per_mille) / 1_000
 }
 
 #[cfg(test)]

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+/// The condition that every configured bundle has been in force.
+pub const BUNDLES: &str = "bundles";
+
 type Condition = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// Conditions that must all hold for the process to take traffic.

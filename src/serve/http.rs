@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::bind::Listener;
-use super::health::Health;
+use super::health::{BUNDLES, Health};
 use crate::telemetry::Metrics;
 
 /// What the HTTP doors show.
@@ -40,11 +40,14 @@ pub async fn serve_http(listener: Listener, door: HttpDoor, stop: impl Future<Ou
     }
 }
 
-/// `GET /health[?bundles][&plugins[&exclude-plugin=name]]`. There are no bundles, so `bundles` alone is always green.
+/// `GET /health[?bundles][&plugins[&exclude-plugin=name]]`.
 async fn health(State(door): State<HttpDoor>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
     let pairs: Vec<_> = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true"))).collect();
     let asked = |name: &str| pairs.iter().any(|&(key, value)| key == name && value != "false");
+    if (asked("bundles") || asked("bundle")) && door.health.waiting_for().contains(&BUNDLES) {
+        return json(StatusCode::INTERNAL_SERVER_ERROR, r#"{"error": "one or more bundles are not activated"}"#);
+    }
     let excluded = pairs.iter().any(|&(key, value)| key == "exclude-plugin" && value == PLUGIN);
     if asked("plugins") && !excluded && !door.health.is_ready() {
         return json(StatusCode::INTERNAL_SERVER_ERROR, r#"{"error": "one or more plugins are not up"}"#);

@@ -60,6 +60,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     key_refreshes: Family<Labels, Counter>,
     key_refreshed_at: Family<Labels, Gauge>,
+    bundle_polls: Family<Labels, Counter>,
+    bundle_polled_at: Family<Labels, Gauge>,
     policy_activations: Family<Labels, Counter>,
     config_warnings: Gauge,
     opa: Option<OpaMetrics>,
@@ -114,6 +116,8 @@ impl Metrics {
             key_refreshes: Family::default(),
             key_refreshed_at: Family::default(),
             policy_activations: Family::default(),
+            bundle_polls: Family::default(),
+            bundle_polled_at: Family::default(),
             config_warnings: Gauge::default(),
             opa,
             registry,
@@ -133,6 +137,9 @@ impl Metrics {
         registry.register("stepgate_key_refreshes", "Key set refreshes by issuer", self.key_refreshes.clone());
         let help = "When the issuer's keys were last refreshed, in seconds since the epoch";
         registry.register("stepgate_key_refreshed_at_seconds", help, self.key_refreshed_at.clone());
+        registry.register("stepgate_bundle_polls", "Polls of bundles by outcome", self.bundle_polls.clone());
+        let help = "When the bundle was last known to be what its server offers, in seconds since the epoch";
+        registry.register("stepgate_bundle_polled_at_seconds", help, self.bundle_polled_at.clone());
         let help = "Policies that were put in force or refused";
         registry.register("stepgate_policy_activations", help, self.policy_activations.clone());
         registry.register(
@@ -183,6 +190,15 @@ impl Metrics {
         self.key_refreshes.get_or_create(&vec![issuer.clone(), ("outcome", outcome.label())]).inc();
         if outcome == Outcome::Success {
             self.key_refreshed_at.get_or_create(&vec![issuer]).set(now);
+        }
+    }
+
+    /// A bundle was asked for and, if it was new, put in force.
+    pub fn bundle_polled(&self, name: &str, outcome: Outcome, now: i64) {
+        let name = ("name", name.to_owned());
+        self.bundle_polls.get_or_create(&vec![name.clone(), ("outcome", outcome.label())]).inc();
+        if outcome == Outcome::Success {
+            self.bundle_polled_at.get_or_create(&vec![name]).set(now);
         }
     }
 

@@ -75,3 +75,38 @@ fn strict_checks_are_asked_for() {
         String::from_utf8_lossy(&strict.stderr).contains("a.rego:3: rego_compile_error: import data.unused unused")
     );
 }
+
+#[test]
+fn bundles_are_taken_as_archives_and_as_folders() {
+    let folder = folder("bundles");
+    let bundle = folder.join("b");
+    std::fs::create_dir_all(bundle.join("conf")).expect("folders");
+    for (name, content) in [
+        ("p.rego", "package p\n\nallow if data.conf.open == input.x\n"),
+        ("p_test.rego", "package p_test\n\ntest_it if data.p.allow with input as {\"x\": 1}\n"),
+        ("conf/data.json", "{\"open\": 1}"),
+        ("conf/other.json", "{\"open\": 2}"),
+        (".manifest", "{\"revision\": \"r\", \"roots\": [\"p\", \"p_test\", \"conf\"]}"),
+    ] {
+        std::fs::write(bundle.join(name), content).expect("a file");
+    }
+    let file = std::fs::File::create(folder.join("b.tar.gz")).expect("a file");
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(file, flate2::Compression::fast()));
+    tar.append_dir_all(".", &bundle).expect("it is packed");
+    tar.into_inner().and_then(flate2::write::GzEncoder::finish).expect("it is written");
+
+    for path in ["b", "b.tar.gz"] {
+        let eval = ["eval", "-b", path, "-i", "input.json", "-f", "raw", "data.p.allow"];
+        let output = stepgate(&folder, &eval);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "true\n", "{path}: {output:?}");
+        assert!(stepgate(&folder, &["check", "-b", path]).status.success(), "{path}");
+        assert!(stepgate(&folder, &["test", "-b", path]).status.success(), "{path}");
+    }
+    let twice = stepgate(&folder, &["check", "-b", "b", "b.tar.gz"]);
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("both own `conf`"), "{twice:?}");
+    let plain = stepgate(&folder, &["check", "-b", "a.rego"]);
+    assert!(String::from_utf8_lossy(&plain.stderr).contains("a bundle is a gzipped tar"), "{plain:?}");
+    std::fs::write(bundle.join(".manifest"), "{\"roots\": [\"p\"]}").expect("a file");
+    let outside = stepgate(&folder, &["check", "-b", "b"]);
+    assert!(String::from_utf8_lossy(&outside.stderr).contains("do not permit"), "{outside:?}");
+}

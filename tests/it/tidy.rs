@@ -39,7 +39,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("tonic", &["src/serve/grpc.rs"]),
     ("hyper", &["src/serve/grpc.rs", "src/serve/connection.rs"]),
     ("jsonwebtoken", &["src/jws.rs"]),
-    ("reqwest", &["src/remote.rs", "src/remote/send.rs"]),
+    ("reqwest", &["src/remote.rs", "src/remote/send.rs", "src/remote/service.rs"]),
 ];
 
 /// Paths that only some files may name: ambient time, environment and tasks.

@@ -4,6 +4,7 @@
 //! plans, WebAssembly and signatures are refused by name; nothing of a refused archive is used.
 
 use std::io::{self, Read};
+use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, EntryType};
@@ -33,6 +34,8 @@ pub struct Bundle {
 pub enum BundleError {
     #[error("the archive cannot be read; a bundle is a gzipped tar")]
     Archive(#[source] io::Error),
+    #[error("the bundle's files cannot be read")]
+    Read(#[source] io::Error),
     #[error("the unpacked bundle is larger than `size_limit_bytes`, {0} bytes")]
     TooLarge(u64),
     #[error("the bundle has more than 100,000 files")]
@@ -120,6 +123,48 @@ pub fn read(packed: &[u8], limit: u64, version: RegoVersion) -> Result<Bundle, B
     }
     // What follows the last file has the checksum: an archive that was cut is no bundle.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(failed)?;
+    assemble(files, size, version)
+}
+
+/// Reads a bundle from a folder, as `opa build` would pack it; `ignores` says what is left out.
+pub fn read_folder(
+    folder: &Path,
+    limit: u64,
+    version: RegoVersion,
+    ignores: &dyn Fn(&str) -> bool,
+) -> Result<Bundle, BundleError> {
+    let mut files = Vec::new();
+    let mut size = 0u64;
+    let mut open = vec![(folder.to_owned(), String::new())];
+    while let Some((folder, prefix)) = open.pop() {
+        if prefix.split('/').count() > MAX_DEPTH {
+            return Err(BundleError::TooDeep(prefix));
+        }
+        for entry in std::fs::read_dir(&folder).map_err(BundleError::Read)? {
+            let entry = entry.map_err(BundleError::Read)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if ignores(&name) && name != ".manifest" {
+                continue;
+            }
+            let (path, name) = (entry.path(), format!("{prefix}{name}"));
+            // Links are followed: Kubernetes mounts files by way of them. Those that lead to folders are not.
+            if entry.file_type().map_err(BundleError::Read)?.is_dir() {
+                open.push((path, format!("{name}/")));
+            } else if path.is_file() {
+                let length = std::fs::metadata(&path).map_err(BundleError::Read)?.len();
+                size = size.saturating_add(length);
+                if size > limit {
+                    return Err(BundleError::TooLarge(limit));
+                }
+                if files.len() >= MAX_FILES {
+                    return Err(BundleError::TooManyFiles);
+                }
+                files.push((name, std::fs::read(&path).map_err(BundleError::Read)?));
+            }
+        }
+    }
+    // Folders give their files in any order; errors should not.
+    files.sort();
     assemble(files, size, version)
 }
 

@@ -1,0 +1,242 @@
+//! A service of the configuration: a server that is asked again and again, with the credentials that it was given.
+//!
+//! Mirrors: OPA `v1/plugins/rest`, v1.19.0. Redirects are followed; what proves who we are never goes to another origin.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use reqwest::Certificate;
+use reqwest::header::{AUTHORIZATION, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::redirect::Policy;
+use url::Url;
+
+use super::{RemoteError, without_url};
+use crate::secret::Secret;
+
+/// Redirects that are followed, as in Go.
+const MAX_REDIRECTS: usize = 10;
+/// How long nothing may arrive in the middle of a body.
+const BODY_PAUSE: Duration = Duration::from_secs(30);
+
+/// How a service is reached.
+#[derive(Clone, Debug)]
+pub struct ServiceSettings {
+    pub url: Url,
+    pub headers: Vec<(String, Secret<String>)>,
+    pub credentials: Credentials,
+    /// For the head of an answer.
+    pub header_timeout: Duration,
+    /// Roots in PEM that are trusted, alone or beside those of the system.
+    pub ca_cert: Option<PathBuf>,
+    pub system_roots: bool,
+    pub skip_verification: bool,
+}
+
+/// What proves who we are.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    None,
+    Bearer {
+        scheme: String,
+        token: Secret<String>,
+    },
+    /// Read again for every request.
+    BearerFile {
+        scheme: String,
+        path: PathBuf,
+    },
+}
+
+/// A service, with connections that are kept.
+#[derive(Debug)]
+pub struct Service {
+    settings: ServiceSettings,
+    client: OnceLock<reqwest::Client>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct ServiceReply {
+    pub status: u16,
+    /// The words of the status, such as `Not Found`.
+    pub reason: &'static str,
+    pub etag: Option<String>,
+    /// Empty unless the status is 200.
+    pub body: Vec<u8>,
+}
+
+impl Service {
+    pub fn new(settings: ServiceSettings) -> Self {
+        Self { settings, client: OnceLock::new() }
+    }
+
+    fn client(&self) -> Result<&reqwest::Client, RemoteError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let mut builder = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .read_timeout(BODY_PAUSE)
+            .user_agent(concat!("stepgate/", env!("CARGO_PKG_VERSION")))
+            .danger_accept_invalid_certs(self.settings.skip_verification);
+        if let Some(path) = &self.settings.ca_cert {
+            let pem = std::fs::read(path).map_err(|error| RemoteError::File(path.clone(), error))?;
+            let roots = Certificate::from_pem_bundle(&pem).map_err(RemoteError::Client)?;
+            builder = match self.settings.system_roots {
+                true => builder.tls_certs_merge(roots),
+                false => builder.tls_certs_only(roots),
+            };
+        }
+        let client = builder.build().map_err(RemoteError::Client)?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    /// Asks for `path` below the service's URL, reading at most `limit` bytes.
+    pub async fn get(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        limit: usize,
+    ) -> Result<ServiceReply, RemoteError> {
+        let base = self.settings.url.as_str().trim_end_matches('/');
+        let text = format!("{base}/{}", path.trim_start_matches('/'));
+        let mut url = Url::parse(&text).map_err(|_| RemoteError::Url(text))?;
+        let origin = url.origin();
+        let own = self.own_headers()?;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = self.client()?.get(url.clone());
+            if url.origin() == origin {
+                request = request.headers(own.clone());
+            }
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let head = tokio::time::timeout(self.settings.header_timeout, request.send());
+            let mut response =
+                head.await.map_err(|_| RemoteError::Late(self.settings.header_timeout))?.map_err(without_url)?;
+            let status = response.status();
+            if let (301 | 302 | 303 | 307 | 308, Some(to)) = (status.as_u16(), response.headers().get(LOCATION)) {
+                let to = to.to_str().ok().and_then(|to| url.join(to).ok());
+                url = to.filter(|to| matches!(to.scheme(), "http" | "https")).ok_or(RemoteError::Redirect)?;
+                continue;
+            }
+            let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+            let mut body = Vec::new();
+            while let Some(chunk) =
+                if status.as_u16() == 200 { response.chunk().await.map_err(without_url)? } else { None }
+            {
+                if body.len().saturating_add(chunk.len()) > limit {
+                    return Err(RemoteError::TooLarge(limit));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            let reason = status.canonical_reason().unwrap_or("an unknown status");
+            return Ok(ServiceReply { status: status.as_u16(), reason, etag, body });
+        }
+        Err(RemoteError::Redirect)
+    }
+
+    /// The headers that only the service itself may see.
+    fn own_headers(&self) -> Result<HeaderMap, RemoteError> {
+        let mut headers = HeaderMap::new();
+        let mut put = |name: HeaderName, value: &str| {
+            let mut value = HeaderValue::from_str(value).map_err(|_| RemoteError::Header(name.to_string()))?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+            Ok(())
+        };
+        for (name, value) in &self.settings.headers {
+            let known = HeaderName::from_bytes(name.as_bytes()).map_err(|_| RemoteError::Header(name.clone()))?;
+            put(known, value.expose())?;
+        }
+        match &self.settings.credentials {
+            Credentials::None => {}
+            Credentials::Bearer { scheme, token } => put(AUTHORIZATION, &format!("{scheme} {}", token.expose()))?,
+            Credentials::BearerFile { scheme, path } => {
+                let token = std::fs::read_to_string(path).map_err(|error| RemoteError::File(path.clone(), error))?;
+                put(AUTHORIZATION, &format!("{scheme} {}", token.trim()))?;
+            }
+        }
+        Ok(headers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that gives every connection the next answer, and keeps what it was asked.
+    async fn server(answers: Vec<String>) -> (String, Arc<parking_lot::Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let asked = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        tokio::spawn(async move {
+            for answer in answers {
+                let Ok((mut stream, _)) = listener.accept().await else { return };
+                let mut bytes = vec![0; 4_096];
+                let read = stream.read(&mut bytes).await.unwrap_or(0);
+                log.lock().push(String::from_utf8_lossy(&bytes[..read]).into_owned());
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        (address, asked)
+    }
+
+    fn service(url: &str) -> Service {
+        Service::new(ServiceSettings {
+            url: Url::parse(url).expect("a URL"),
+            headers: vec![("x-team".to_owned(), Secret::new("blue".to_owned()))],
+            credentials: Credentials::Bearer { scheme: "Bearer".to_owned(), token: Secret::new("s3cret".to_owned()) },
+            header_timeout: Duration::from_millis(300),
+            ca_cert: None,
+            system_roots: true,
+            skip_verification: false,
+        })
+    }
+
+    fn answer(head: &str, body: &str) -> String {
+        format!("HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[tokio::test]
+    async fn credentials_stay_with_their_origin() {
+        let (elsewhere, asked_elsewhere) = server(vec![answer("200 OK\r\netag: \"e\"", "bundle")]).await;
+        let hop = answer("302 Found\r\nlocation: /b", "");
+        let away = answer(&format!("307 Temporary Redirect\r\nlocation: {elsewhere}/c"), "");
+        let (own, asked) = server(vec![hop, away]).await;
+        let reply = service(&format!("{own}/base/")).get("/a.tar.gz", &[("if-none-match", "\"old\"")], 100).await;
+        let reply = reply.expect("an answer");
+        assert_eq!((reply.status, reply.etag.as_deref(), reply.body.as_slice()), (200, Some("\"e\""), &b"bundle"[..]));
+        let asked = asked.lock();
+        assert!(asked[0].starts_with("GET /base/a.tar.gz ") && asked[1].starts_with("GET /b "), "{asked:?}");
+        assert!(asked.iter().all(|text| text.contains("Bearer s3cret") && text.contains("x-team: blue")), "{asked:?}");
+        let elsewhere = asked_elsewhere.lock();
+        assert!(!elsewhere[0].contains("s3cret") && !elsewhere[0].contains("blue"), "{elsewhere:?}");
+        assert!(elsewhere[0].contains("if-none-match: \"old\""), "{elsewhere:?}");
+    }
+
+    #[tokio::test]
+    async fn bad_answers_are_errors_of_their_own() {
+        let cut = "HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhalf".to_owned();
+        let lie = "HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\nlittle".to_owned();
+        let (url, _) = server(vec![answer("200 OK", &"x".repeat(101)), cut, lie, answer("503 Busy", "ignored")]).await;
+        let service = service(&url);
+        assert!(matches!(service.get("a", &[], 100).await, Err(RemoteError::TooLarge(100))));
+        assert!(matches!(service.get("a", &[], 100).await, Err(RemoteError::Request(_))));
+        assert!(matches!(service.get("a", &[], 100).await, Err(RemoteError::Request(_))));
+        let busy = service.get("a", &[], 100).await.expect("an answer");
+        assert_eq!((busy.status, busy.reason, busy.body.len()), (503, "Service Unavailable", 0));
+        let (url, _) = server(vec![answer("302 Found\r\nlocation: file:///etc/passwd", "")]).await;
+        assert!(matches!(self::service(&url).get("a", &[], 100).await, Err(RemoteError::Redirect)));
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", silent.local_addr().expect("an address"));
+        assert!(matches!(self::service(&url).get("a", &[], 100).await, Err(RemoteError::Late(_))));
+    }
+}
