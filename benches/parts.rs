@@ -88,7 +88,10 @@ fn parts(c: &mut Criterion) {
     c.bench_function("input build", |b| {
         b.iter(|| {
             let attributes = Attributes::parse(black_box(&message)).expect("it parses");
-            input::build(&message, &attributes, &OPTIONS, true).expect("a document").members.into_value()
+            input::build(&message, &attributes, &OPTIONS, input::BodyUse::Decision)
+                .expect("a document")
+                .members
+                .into_value()
         });
     });
     c.bench_function("token cold", |b| {
@@ -102,7 +105,10 @@ fn parts(c: &mut Criterion) {
     runtime.block_on(warm.verify(http, far()));
     c.bench_function("token cached", |b| b.iter(|| runtime.block_on(warm.verify(black_box(http), far()))));
 
-    let document = input::build(&message, &attributes, &OPTIONS, true).expect("a document").members.into_value();
+    let document = input::build(&message, &attributes, &OPTIONS, input::BodyUse::Decision)
+        .expect("a document")
+        .members
+        .into_value();
     let policy = snapshot();
     let budget = Duration::from_millis(50);
     c.bench_function("evaluation", |b| {

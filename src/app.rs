@@ -13,10 +13,11 @@ use crate::clock::Clock;
 use crate::config::{Config, GrpcDoor};
 use crate::feed::activation::Activation;
 use crate::feed::bundle::BundleFeed;
+use crate::feed::decision_log::DecisionLog;
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::feed::keys::KeyFeed;
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Store, Surroundings};
+use crate::policy::{Journal, Store, Surroundings};
 use crate::remote::Remote;
 use crate::remote::service::Service;
 use crate::serve::{Address, BUNDLES, GrpcServer, Health, HttpDoor, Listener, Readiness, SocketMode, serve_http};
@@ -119,7 +120,14 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
             Some(verifier)
         }
     };
-    let checker = Arc::new(Checker::new(config.check, store, tokens, clock, Arc::clone(&metrics)));
+    let mut checker = Checker::new(config.check, store, tokens, clock, Arc::clone(&metrics));
+    if let Some(settings) = config.decision_log {
+        let service = settings.service.as_ref().and_then(|name| services.get(name).cloned());
+        let (journal, records) = Journal::new(Arc::clone(&metrics));
+        DecisionLog { settings, service, metrics: Arc::clone(&metrics) }.start(records, &lifecycle);
+        checker = checker.with_journal(journal);
+    }
+    let checker = Arc::new(checker);
 
     for listener in http {
         tracing::info!(address = listener.local_address(), "serving health and metrics");

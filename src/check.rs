@@ -23,8 +23,8 @@ use self::evidence::Evidence;
 use self::respond::Verdict;
 use crate::clock::Clock;
 use crate::opa::decision::{Decision, Dialect};
-use crate::opa::input::{self, Attributes};
-use crate::policy;
+use crate::opa::input::{self, Attributes, BodyUse};
+use crate::policy::{self, Journal, Record};
 use crate::telemetry::{Decided, Metrics};
 use crate::token::Verifier;
 use crate::value::Value;
@@ -85,6 +85,8 @@ pub struct Checker {
     tokens: Option<Arc<Verifier>>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    /// Where decisions are logged, if they are.
+    journal: Option<Journal>,
     /// Places for evaluations that may wait for other servers.
     aside: Arc<Semaphore>,
 }
@@ -98,38 +100,52 @@ impl Checker {
         metrics: Arc<Metrics>,
     ) -> Self {
         let aside = Arc::new(Semaphore::new(MAX_ASIDE));
-        Self { settings, policy, tokens, clock, metrics, aside }
+        Self { settings, policy, tokens, clock, metrics, journal: None, aside }
+    }
+
+    /// The same, telling every decision.
+    pub fn with_journal(self, journal: Journal) -> Self {
+        Self { journal: Some(journal), ..self }
     }
 
     /// Answers one check before `deadline`.
     pub async fn check(&self, message: &[u8], deadline: Instant) -> Answer {
         let started = Instant::now();
-        let id = decision_id();
-        let answer = match Attributes::parse(message) {
-            Err(error) => self.fault(Fault::Malformed(error), None, &id),
-            Ok(attributes) => match self.decide(message, &attributes, deadline, &id).await {
-                Ok(verdict) => {
-                    let (decided, answer) = respond::decision(&self.settings, verdict, &attributes, &id);
-                    self.metrics.checked(decided, started.elapsed());
-                    return answer;
-                }
-                Err(fault) => self.fault(fault, Some(&attributes), &id),
+        let mut record = Record { decision_id: decision_id(), timestamp_ns: self.clock.now_ns(), ..Record::default() };
+        let (decided, answer) = match Attributes::parse(message) {
+            Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, &mut record)),
+            Ok(attributes) => match self.decide(message, &attributes, deadline, &mut record).await {
+                Ok(verdict) => respond::decision(&self.settings, verdict, &attributes, &record.decision_id),
+                Err(fault) => (Decided::Fault, self.fault(fault, Some(&attributes), &mut record)),
             },
         };
-        self.metrics.checked(Decided::Fault, started.elapsed());
+        self.metrics.checked(decided, started.elapsed());
+        self.tell(record, started);
         answer
+    }
+
+    fn tell(&self, mut record: Record, started: Instant) {
+        if let Some(journal) = &self.journal {
+            record.total = started.elapsed();
+            journal.record(record);
+        }
     }
 
     /// The answer to a check that could not be made.
     pub fn refuse(&self, fault: Fault) -> Answer {
         self.metrics.checked(Decided::Fault, Duration::ZERO);
-        self.fault(fault, None, &decision_id())
+        let mut record = Record { decision_id: decision_id(), timestamp_ns: self.clock.now_ns(), ..Record::default() };
+        let answer = self.fault(fault, None, &mut record);
+        self.tell(record, Instant::now());
+        answer
     }
 
-    fn fault(&self, fault: Fault, attributes: Option<&Attributes<'_>>, id: &str) -> Answer {
-        fault.log(id);
+    fn fault(&self, fault: Fault, attributes: Option<&Attributes<'_>>, record: &mut Record) -> Answer {
+        fault.log(&record.decision_id);
         self.metrics.fault(fault.reason(), fault.opa_reason());
-        respond::fault(&self.settings, &fault, attributes, id)
+        record.result = None;
+        record.error = Some(fault.grpc_error().map_or_else(|| crate::telemetry::chain(&fault), |(_, message)| message));
+        respond::fault(&self.settings, &fault, attributes, &record.decision_id)
     }
 
     async fn decide(
@@ -137,14 +153,19 @@ impl Checker {
         message: &[u8],
         attributes: &Attributes<'_>,
         deadline: Instant,
-        id: &str,
+        record: &mut Record,
     ) -> Result<Verdict, Fault> {
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
         let path = self.canonical(attributes)?;
+        record.snapshot = self.journal.is_some().then(|| Arc::clone(&snapshot));
         // A body that no rule looks at can be as broken as it likes, unless OPA's answer is wanted.
-        let body_matters =
-            self.settings.compat.body_errors || input::OF_BODY.iter().any(|member| snapshot.reads(member));
-        let document = input::build(message, attributes, &self.settings.input, body_matters)?;
+        let is_read = self.settings.compat.body_errors || input::OF_BODY.iter().any(|member| snapshot.reads(member));
+        let body = match (is_read, &self.journal) {
+            (true, _) => BodyUse::Decision,
+            (false, Some(_)) => BodyUse::Log,
+            (false, None) => BodyUse::Nothing,
+        };
+        let document = input::build(message, attributes, &self.settings.input, body)?;
         let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
         self.metrics.token(evidence.state_name(), evidence.rejection_reason());
 
@@ -152,7 +173,9 @@ impl Checker {
         if self.settings.extras {
             evidence.add_to(&mut members, attributes, path.as_deref(), self.clock.now());
         }
-        let decision = self.evaluate(snapshot, members.into_value(), deadline, id).await?;
+        let input = members.into_value();
+        record.input = self.journal.is_some().then(|| input.clone());
+        let decision = self.evaluate(snapshot, input, deadline, record).await?;
         Ok(Verdict { decision, evidence, now: self.clock.now() })
     }
 
@@ -177,18 +200,20 @@ impl Checker {
         snapshot: Arc<policy::Snapshot>,
         input: Value,
         deadline: Instant,
-        id: &str,
+        record: &mut Record,
     ) -> Result<Decision, Fault> {
         let left = deadline.saturating_duration_since(Instant::now());
         let budget = self.settings.evaluation_timeout.min(left);
         if budget.is_zero() {
             return Err(Fault::Deadline);
         }
+        let started = Instant::now();
         let evaluation = if snapshot.waits() {
             self.evaluate_aside(snapshot, input, budget, deadline).await?
         } else {
             snapshot.eval(&input, budget, deadline.into_std())
         };
+        record.evaluation = started.elapsed();
         let evaluation = evaluation.map_err(|error| match error {
             policy::EvalError::Budget if budget < self.settings.evaluation_timeout || Instant::now() >= deadline => {
                 Fault::Deadline
@@ -198,9 +223,10 @@ impl Checker {
             policy::EvalError::Failed(message) => Fault::Evaluation(message),
         })?;
         for print in &evaluation.prints {
-            tracing::info!(decision_id = id, "{print}");
+            tracing::info!(decision_id = record.decision_id, "{print}");
         }
         let value = evaluation.value.ok_or(Fault::Undefined)?;
+        record.result = self.journal.is_some().then(|| value.clone());
         let dialect = if self.settings.compat.decision_keys { Dialect::Opa } else { Dialect::Stepgate };
         Decision::parse(&value, dialect).map_err(Fault::Result)
     }

@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod bundle;
+pub mod decision_log;
 pub mod files;
 pub mod keys;
 

@@ -5,6 +5,7 @@
 
 mod engine;
 mod entrypoint;
+mod journal;
 mod outbound;
 mod snapshot;
 mod sources;
@@ -17,6 +18,7 @@ use arc_swap::ArcSwapOption;
 
 pub use self::engine::{EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
+pub use self::journal::{Journal, Record};
 pub use self::outbound::OutboundSettings;
 pub use self::snapshot::Snapshot;
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};

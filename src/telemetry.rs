@@ -3,7 +3,7 @@
 pub mod log;
 mod metrics;
 
-pub use self::metrics::{Decided, Metrics, Outcome};
+pub use self::metrics::{Decided, Logged, Metrics, Outcome};
 
 /// An error with all its causes on one line; `Display` of an error never repeats its source.
 pub fn chain(error: &dyn std::error::Error) -> String {

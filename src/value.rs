@@ -87,6 +87,68 @@ pub fn parse_yaml(text: &str, limits: JsonLimits) -> Option<Value> {
     parse_json(document.to_string().as_bytes(), limits).ok()
 }
 
+/// The items of an array or set; none of anything else.
+pub fn items(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Array(items) => items.iter().collect(),
+        Value::Set(set) => set.iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The value without what stands at `path`; nothing when nothing stands there.
+pub fn without(value: &Value, path: &[String]) -> Option<Value> {
+    let (first, rest) = path.split_first()?;
+    let changed = |inner: &Value| if rest.is_empty() { Some(None) } else { without(inner, rest).map(Some) };
+    match value {
+        Value::Object(members) => {
+            let key = Value::from(first.as_str());
+            let changed = changed(members.get(&key)?)?;
+            let others = members.iter().filter(|(name, _)| **name != key);
+            let mut members: Vec<(Value, Value)> = others.map(|(name, value)| (name.clone(), value.clone())).collect();
+            members.extend(changed.map(|value| (key, value)));
+            Some(Value::object(members))
+        }
+        Value::Array(items) => {
+            let at: usize = first.parse().ok()?;
+            let changed = changed(items.get(at)?)?;
+            let mut items: Vec<Value> = items.to_vec();
+            match changed {
+                Some(value) => *items.get_mut(at)? = value,
+                None => {
+                    items.remove(at);
+                }
+            }
+            Some(Value::array(items))
+        }
+        _ => None,
+    }
+}
+
+/// The value with `new` at `path`, objects made on the way; nothing when the path leads through something else.
+pub fn with_at(value: &Value, path: &[String], new: &Value) -> Option<Value> {
+    let Some((first, rest)) = path.split_first() else { return Some(new.clone()) };
+    match value {
+        Value::Object(members) => {
+            let key = Value::from(first.as_str());
+            let inner = members.get(&key).cloned().unwrap_or_else(Value::empty_object);
+            let changed = with_at(&inner, rest, new)?;
+            let others = members.iter().filter(|(name, _)| **name != key);
+            let mut members: Vec<(Value, Value)> = others.map(|(name, value)| (name.clone(), value.clone())).collect();
+            members.push((key, changed));
+            Some(Value::object(members))
+        }
+        Value::Array(items) => {
+            let at: usize = first.parse().ok()?;
+            let changed = with_at(items.get(at)?, rest, new)?;
+            let mut items: Vec<Value> = items.to_vec();
+            *items.get_mut(at)? = changed;
+            Some(Value::array(items))
+        }
+        _ => None,
+    }
+}
+
 /// An array of strings.
 pub fn texts<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
     Value::array(items.into_iter().map(Value::from).collect())

@@ -7,7 +7,7 @@ use super::keys::{Effect, KEYS, Kind};
 /// The reference in Markdown.
 pub fn reference() -> String {
     let mut text = "# Configuration reference\n\n\
-        Generated from `src/config/keys.rs` by `stepgate config-reference`; a test keeps it up to date.\n\n\
+        Generated from `src/config/keys/table.rs` by `stepgate config-reference`; a test keeps it up to date.\n\n\
         The file is OPA's. stepgate's own keys stand under `plugins.stepgate`, where an unknown key stops the start; elsewhere\n\
         a typo is a warning. All problems are reported together.\n\n\
         | key | value | default | meaning |\n| --- | --- | --- | --- |\n"

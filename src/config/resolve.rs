@@ -11,6 +11,7 @@ use super::keys;
 use super::problem::Problems;
 use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
 use crate::feed::bundle::BundleSettings;
+use crate::feed::decision_log::DecisionLogSettings;
 use crate::jws::Alg;
 use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
@@ -34,6 +35,7 @@ pub struct Config {
     pub builtins: BuiltinSettings,
     pub services: BTreeMap<String, ServiceSettings>,
     pub bundles: Vec<BundleSettings>,
+    pub decision_log: Option<DecisionLogSettings>,
     pub check: check::Settings,
     /// Absent without `issuers`.
     pub issuers: Option<Vec<IssuerSettings>>,
@@ -174,13 +176,17 @@ impl Resolver<'_> {
         };
         let services = self.services(document);
         let bundles = self.bundles(document, &services);
+        let entrypoint = self.entrypoint(plugin);
+        let redact = own.section("log").flag("redact").unwrap_or(true);
+        let decision_log = self.decision_log(document, entrypoint.configured(), redact, &services);
         let performance = plugin.flag("enable-performance-metrics") == Some(true);
         Config {
             grpc: has_block.then(|| self.grpc(plugin, own, check_timeout)).flatten(),
-            entrypoint: self.entrypoint(plugin),
+            entrypoint,
             builtins,
             services,
             bundles,
+            decision_log,
             check,
             issuers: self.issuers(own),
             tokens: token::Settings {

@@ -70,6 +70,13 @@ fn every_problem_is_reported_with_its_place() {
             "services.a.credentials.bearer.token",
         ),
         (json!({"bundles": {"b": {}}}), "bundles.b.service"),
+        (json!({"decision_logs": {}}), "decision_logs"),
+        (json!({"decision_logs": {"service": "z"}}), "decision_logs.service"),
+        (json!({"decision_logs": {"console": true, "plugin": "x"}}), "decision_logs.plugin"),
+        (
+            json!({"decision_logs": {"console": true, "reporting": {"min_delay_seconds": 700}}}),
+            "decision_logs.reporting",
+        ),
         (json!({"bundles": {"b": {"service": "z"}}, "services": {"a": {"url": "http://a"}}}), "bundles.b.service"),
         (bundle(json!({"signing": {"keyid": "k"}})), "bundles.b.signing"),
         (bundle(json!({"trigger": "manual"})), "bundles.b.trigger"),

@@ -113,7 +113,10 @@ impl Active {
             all.add_data(&[], part.bundle.sources.data.clone()).map_err(failed)?;
             all.add_data(&["system", "bundles", name], part.record()).map_err(failed)?;
         }
-        Snapshot::build(&all, entrypoint, surroundings).map_err(ActivationError::Policy)
+        let revision = |(name, part): (&String, &Arc<Part>)| (name.clone(), part.bundle.manifest.revision.clone());
+        let revisions = self.bundles.iter().map(revision).collect();
+        let built = Snapshot::build(&all, entrypoint, surroundings).map_err(ActivationError::Policy)?;
+        Ok(built.with_revisions(revisions))
     }
 
     /// No two bundles may own the same place.

@@ -88,6 +88,14 @@ impl Engine {
         self.reads.contains(member)
     }
 
+    /// The document at another place, such as `system.log.mask`.
+    pub fn ask(&self, path: &[String], input: &Value, budget: Duration) -> Result<Option<Value>, EvalError> {
+        let path: Vec<Value> = path.iter().map(|part| Value::from(part.as_str())).collect();
+        let world = World::lasting(budget, &self.surroundings);
+        let result = self.policy.eval(&path, Some(input), &EvalOptions::default(), &world);
+        result.map_err(|error| EvalError::Failed(error.to_string()))
+    }
+
     /// Evaluates the decision. `budget` is for the evaluation's own work, without what it waits for.
     pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {
         let world = World::until(deadline, budget, &self.surroundings);

@@ -1,5 +1,6 @@
 //! A policy and its data, compiled once and never changed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::value::Value;
 #[derive(Debug)]
 pub struct Snapshot {
     engine: Engine,
+    revisions: BTreeMap<String, String>,
 }
 
 impl Snapshot {
@@ -22,7 +24,22 @@ impl Snapshot {
         entrypoint: &Entrypoint,
         surroundings: &Arc<Surroundings>,
     ) -> Result<Self, Vec<Rejection>> {
-        Ok(Self { engine: Engine::load(sources, entrypoint, surroundings)? })
+        Ok(Self { engine: Engine::load(sources, entrypoint, surroundings)?, revisions: BTreeMap::new() })
+    }
+
+    /// The same, made of bundles with these revisions.
+    pub fn with_revisions(self, revisions: BTreeMap<String, String>) -> Self {
+        Self { revisions, ..self }
+    }
+
+    /// The revisions of the bundles that it was made of, by their names.
+    pub fn revisions(&self) -> &BTreeMap<String, String> {
+        &self.revisions
+    }
+
+    /// The document at another place than the decision's, within `budget`.
+    pub fn ask(&self, path: &[String], input: &Value, budget: Duration) -> Result<Option<Value>, EvalError> {
+        self.engine.ask(path, input, budget)
     }
 
     /// Whether an evaluation may wait for another server.

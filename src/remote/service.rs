@@ -99,9 +99,7 @@ impl Service {
         headers: &[(&'static str, &str)],
         limit: usize,
     ) -> Result<ServiceReply, RemoteError> {
-        let base = self.settings.url.as_str().trim_end_matches('/');
-        let text = format!("{base}/{}", path.trim_start_matches('/'));
-        let mut url = Url::parse(&text).map_err(|_| RemoteError::Url(text))?;
+        let mut url = self.url(path)?;
         let origin = url.origin();
         let own = self.own_headers()?;
         for _ in 0..=MAX_REDIRECTS {
@@ -135,6 +133,23 @@ impl Service {
             return Ok(ServiceReply { status: status.as_u16(), reason, etag, body });
         }
         Err(RemoteError::Redirect)
+    }
+
+    /// Sends `body` to `path` below the service's URL; gives the status. Redirects are not followed.
+    pub async fn post(&self, path: &str, headers: &[(&'static str, &str)], body: Vec<u8>) -> Result<u16, RemoteError> {
+        let mut request = self.client()?.post(self.url(path)?).headers(self.own_headers()?).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let head = tokio::time::timeout(self.settings.header_timeout, request.send());
+        let response = head.await.map_err(|_| RemoteError::Late(self.settings.header_timeout))?;
+        Ok(response.map_err(without_url)?.status().as_u16())
+    }
+
+    fn url(&self, path: &str) -> Result<Url, RemoteError> {
+        let base = self.settings.url.as_str().trim_end_matches('/');
+        let text = format!("{base}/{}", path.trim_start_matches('/'));
+        Url::parse(&text).map_err(|_| RemoteError::Url(text))
     }
 
     /// The headers that only the service itself may see.

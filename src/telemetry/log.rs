@@ -46,6 +46,16 @@ pub fn init(format: Format, verbosity: Verbosity) {
     let _ = tracing_subscriber::registry().with(lines).try_init();
 }
 
+/// Writes one event of the decision log, which is JSON, as OPA writes it to its console.
+pub fn decision(event: &str) {
+    let Some(members) = event.strip_prefix('{') else { return };
+    let mut time = String::new();
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    let kind = "openpolicyagent.org/decision_logs";
+    let head = format!(r#"{{"level":"info","msg":"Decision Log","time":"{time}","type":"{kind}","#);
+    let _ = writeln!(std::io::stderr().lock(), "{head}{members}");
+}
+
 struct Lines {
     format: Format,
 }

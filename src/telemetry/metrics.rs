@@ -32,6 +32,42 @@ pub enum Outcome {
     Failure,
 }
 
+/// What became of a decision in the decision log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// The service took it.
+    Uploaded,
+    /// It stands on the console, and is sent nowhere.
+    Written,
+    /// The policy's `drop` rule is true.
+    Unwanted,
+    /// Too many decisions waited to become events.
+    QueueFull,
+    /// Too many bytes of events waited for an upload.
+    BufferFull,
+    /// More than `max_decisions_per_second`.
+    RateLimited,
+    /// The process ended before the service took it.
+    Stopped,
+    /// Not an end: a rule of the mask was skipped, or the mask failed and all was erased.
+    BadMaskRule,
+}
+
+impl Logged {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Uploaded => "uploaded",
+            Self::Written => "written",
+            Self::Unwanted => "drop_rule",
+            Self::QueueFull => "queue_full",
+            Self::BufferFull => "buffer_full",
+            Self::RateLimited => "rate_limited",
+            Self::Stopped => "stopped",
+            Self::BadMaskRule => "bad_mask_rule",
+        }
+    }
+}
+
 impl Outcome {
     fn label(self) -> String {
         match self {
@@ -61,6 +97,7 @@ pub struct Metrics {
     key_refreshes: Family<Labels, Counter>,
     key_refreshed_at: Family<Labels, Gauge>,
     bundle_polls: Family<Labels, Counter>,
+    decision_logs: Family<Labels, Counter>,
     bundle_polled_at: Family<Labels, Gauge>,
     policy_activations: Family<Labels, Counter>,
     config_warnings: Gauge,
@@ -117,6 +154,7 @@ impl Metrics {
             key_refreshed_at: Family::default(),
             policy_activations: Family::default(),
             bundle_polls: Family::default(),
+            decision_logs: Family::default(),
             bundle_polled_at: Family::default(),
             config_warnings: Gauge::default(),
             opa,
@@ -137,6 +175,8 @@ impl Metrics {
         registry.register("stepgate_key_refreshes", "Key set refreshes by issuer", self.key_refreshes.clone());
         let help = "When the issuer's keys were last refreshed, in seconds since the epoch";
         registry.register("stepgate_key_refreshed_at_seconds", help, self.key_refreshed_at.clone());
+        let help = "Decisions by what became of them in the decision log";
+        registry.register("stepgate_decision_logs", help, self.decision_logs.clone());
         registry.register("stepgate_bundle_polls", "Polls of bundles by outcome", self.bundle_polls.clone());
         let help = "When the bundle was last known to be what its server offers, in seconds since the epoch";
         registry.register("stepgate_bundle_polled_at_seconds", help, self.bundle_polled_at.clone());
@@ -200,6 +240,12 @@ impl Metrics {
         if outcome == Outcome::Success {
             self.bundle_polled_at.get_or_create(&vec![name]).set(now);
         }
+    }
+
+    /// So many decisions came to this end in the decision log.
+    pub fn decisions_logged(&self, end: Logged, count: usize) {
+        let label = vec![("outcome", end.label().to_owned())];
+        self.decision_logs.get_or_create(&label).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
     pub fn policy_activated(&self, outcome: Outcome) {

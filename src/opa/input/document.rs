@@ -66,12 +66,22 @@ pub enum InputError {
 /// Members that only the parsed body gives.
 pub const OF_BODY: [&str; 3] = ["parsed_body", "truncated_body", "body_error"];
 
-/// Builds the document of `message`, whose typed view is `attributes`; without the members [`OF_BODY`] unless they matter.
+/// What a body is parsed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyUse {
+    /// The policy can read it: one that is broken has no document.
+    Decision,
+    /// Only the decision log shows it: one that is broken is left out.
+    Log,
+    Nothing,
+}
+
+/// Builds the document of `message`, whose typed view is `attributes`; without the members [`OF_BODY`] when they are for nothing.
 pub fn build(
     message: &[u8],
     attributes: &Attributes<'_>,
     options: &Options,
-    body_matters: bool,
+    body: BodyUse,
 ) -> Result<Document, InputError> {
     let mut members = Walk { depth: options.depth }.members(&CHECK_REQUEST, message, 0)?;
 
@@ -79,17 +89,20 @@ pub fn build(
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = parse_path(path).map_err(QueryError::Escape)?;
     let query = parse_query(query.as_bytes())?;
-    if body_matters && !options.skip_body {
-        let body = match body::parse(attributes, &path, options) {
-            Ok(body) => body,
+    if body != BodyUse::Nothing && !options.skip_body {
+        let parsed = match body::parse(attributes, &path, options) {
+            Ok(parsed) => Some(parsed),
+            Err(_) if body == BodyUse::Log => None,
             Err(error) if options.expose_body_errors => {
                 members.put(&BODY_ERROR, Value::from(error.to_string()));
-                ParsedBody { value: Value::Null, truncated: false }
+                Some(ParsedBody { value: Value::Null, truncated: false })
             }
             Err(error) => return Err(error.into()),
         };
-        members.put(&PARSED_BODY, body.value);
-        members.put(&TRUNCATED_BODY, Value::Bool(body.truncated));
+        if let Some(parsed) = parsed {
+            members.put(&PARSED_BODY, parsed.value);
+            members.put(&TRUNCATED_BODY, Value::Bool(parsed.truncated));
+        }
     }
     members.put(&PARSED_PATH, texts(path.iter().map(String::as_str)));
     members.put(&PARSED_QUERY, query);

@@ -1,0 +1,88 @@
+//! The decision log.
+//!
+//! Mirrors: OPA `v1/plugins/logs/plugin.go`, v1.19.0.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::resolve::{Resolver, Section};
+use crate::feed::decision_log::DecisionLogSettings;
+use crate::remote::service::ServiceSettings;
+
+/// OPA's pauses between uploads, in seconds.
+const MIN_DELAY: u64 = 300;
+const MAX_DELAY: u64 = 600;
+/// OPA's bytes of one upload.
+const UPLOAD_LIMIT: u64 = 32_768;
+/// Bytes of events that wait; OPA has no bound.
+const BUFFER_LIMIT: u64 = 64 << 20;
+
+impl Resolver<'_> {
+    pub(super) fn decision_log(
+        &mut self,
+        document: &Value,
+        path: &str,
+        redact: bool,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<DecisionLogSettings> {
+        let item = Section(Some(document.get("decision_logs").filter(|value| value.is_object())?));
+        let console = item.flag("console").unwrap_or(false);
+        // With neither a service nor the console the first service counts, as in OPA.
+        let first = || services.keys().next().cloned().filter(|_| !console);
+        let service = item.text("service").map(str::to_owned).or_else(first);
+        if let Some(name) = service.as_ref().filter(|name| !services.contains_key(*name)) {
+            self.problems.error("decision_logs.service", format!("there is no service `{name}`"));
+        }
+        if service.is_none() && !console {
+            self.problems.error("decision_logs", "give a `service`, or `console: true`");
+        }
+        let reporting = item.section("reporting");
+        let (least, most) =
+            (reporting.count("min_delay_seconds", MIN_DELAY), reporting.count("max_delay_seconds", MAX_DELAY));
+        if least > most {
+            let message = "max_delay_seconds must not be less than min_delay_seconds";
+            self.problems.error("decision_logs.reporting", message);
+        }
+        let resource = match (item.text("resource"), item.text("partition_name")) {
+            (Some(resource), _) => resource.to_owned(),
+            (None, Some(partition)) if !partition.is_empty() => format!("/logs/{partition}"),
+            _ => "/logs".to_owned(),
+        };
+        let parts = |name: &str, default: &str| {
+            let path = item.text(name).unwrap_or(default);
+            path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        };
+        let buffer = match reporting.count("buffer_size_limit_bytes", 0) {
+            0 => BUFFER_LIMIT,
+            bytes => bytes,
+        };
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Some(DecisionLogSettings {
+            console,
+            service,
+            resource,
+            path: path.to_owned(),
+            labels: labels(document),
+            mask: parts("mask_decision", "/system/log/mask"),
+            drop: parts("drop_decision", "/system/log/drop"),
+            redact,
+            min_delay: Duration::from_secs(least.max(1)),
+            max_delay: Duration::from_secs(most.max(1)),
+            upload_limit: bytes(reporting.count("upload_size_limit_bytes", UPLOAD_LIMIT)),
+            buffer_limit: bytes(buffer),
+            max_per_second: reporting.at("max_decisions_per_second").and_then(Value::as_u64),
+        })
+    }
+}
+
+/// The labels of this process: those that were given, and `id` and `version`, which are always its own.
+fn labels(document: &Value) -> BTreeMap<String, String> {
+    let given = Section(Some(document)).members("labels");
+    let mut labels: BTreeMap<String, String> =
+        given.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
+    labels.insert("id".to_owned(), uuid::Uuid::new_v4().to_string());
+    labels.insert("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    labels
+}

@@ -1,0 +1,352 @@
+//! One event of the decision log: made of a decision, masked by the policy that decided, and cleared of credentials.
+//!
+//! Mirrors: OPA `v1/plugins/logs/{plugin,mask}.go`, v1.19.0. What differs, on purpose: a rule of a mask that names no part of the
+//! event is skipped, and a mask that cannot be evaluated erases everything, where OPA drops the event.
+
+use std::time::Duration;
+
+use super::DecisionLogSettings;
+use crate::clock::rfc3339;
+use crate::policy::{Record, Snapshot};
+use crate::telemetry::{Logged, Metrics};
+use crate::value::{Members, Value, as_text, items, json_text, texts, with_at, without};
+
+/// How long a mask or a drop rule may take.
+const BUDGET: Duration = Duration::from_millis(100);
+/// Parts of an event that masks may name.
+const MASKABLE: [&str; 3] = ["input", "result", "nd_builtin_cache"];
+/// Headers that prove who somebody is.
+const SECRET_HEADERS: [&str; 8] = [
+    "authorization",
+    "cookie",
+    "dpop",
+    "proxy-authorization",
+    "set-cookie",
+    "x-api-key",
+    "x-forwarded-access-token",
+    "x-forwarded-client-cert",
+];
+/// Claims that say nothing about a person.
+const PLAIN_CLAIMS: [&str; 12] =
+    ["acr", "amr", "aud", "auth_time", "azp", "client_id", "exp", "iat", "iss", "nbf", "scope", "token_use"];
+/// Query parameters that prove who somebody is.
+const SECRET_PARAMETERS: [&str; 9] =
+    ["access_token", "api_key", "apikey", "client_secret", "code", "id_token", "password", "refresh_token", "token"];
+
+/// Makes events.
+pub struct Events<'a> {
+    pub settings: &'a DecisionLogSettings,
+    pub metrics: &'a Metrics,
+}
+
+/// One rule of a mask.
+struct Rule {
+    path: Vec<String>,
+    /// What the part becomes; nothing: it goes.
+    value: Option<Value>,
+}
+
+impl Events<'_> {
+    /// The event in JSON; nothing when the policy does not want it logged.
+    pub fn make(&self, record: &Record) -> Option<String> {
+        let mut event = Event::of(record, self.settings);
+        if let Some(snapshot) = &record.snapshot {
+            let view = event.view();
+            if matches!(snapshot.ask(&self.settings.drop, &view, BUDGET), Ok(Some(Value::Bool(true)))) {
+                return None;
+            }
+            self.mask(snapshot, &view, &mut event);
+        }
+        if self.settings.redact {
+            event.redact();
+        }
+        Some(event.finish(record))
+    }
+
+    fn mask(&self, snapshot: &Snapshot, view: &Value, event: &mut Event) {
+        match snapshot.ask(&self.settings.mask, view, BUDGET) {
+            Ok(None) => {}
+            Ok(Some(rules)) => {
+                for rule in items(&rules) {
+                    match Rule::parse(rule) {
+                        Some(rule) => event.apply(rule),
+                        None => self.metrics.decisions_logged(Logged::BadMaskRule, 1),
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "the mask cannot be evaluated; the event is erased");
+                self.metrics.decisions_logged(Logged::BadMaskRule, 1);
+                for part in MASKABLE {
+                    event.apply(Rule { path: vec![part.to_owned()], value: None });
+                }
+            }
+        }
+    }
+}
+
+impl Rule {
+    /// A path to remove, or an object with `op`, `path` and `value`.
+    fn parse(rule: &Value) -> Option<Self> {
+        let (path, value) = match rule {
+            Value::String(path) => (&**path, None),
+            rule => {
+                let path = as_text(rule.member("path")?)?;
+                match as_text(rule.member("op")?)? {
+                    "remove" => (path, None),
+                    "upsert" => (path, Some(rule.member("value").cloned().unwrap_or_default())),
+                    _ => return None,
+                }
+            }
+        };
+        let path: Vec<String> = path.strip_prefix('/')?.split('/').map(str::to_owned).collect();
+        MASKABLE.contains(&path.first()?.as_str()).then_some(Self { path, value })
+    }
+}
+
+/// An event under construction.
+struct Event {
+    members: Value,
+    erased: Vec<String>,
+    masked: Vec<String>,
+}
+
+impl Event {
+    fn of(record: &Record, settings: &DecisionLogSettings) -> Self {
+        let mut members = Members::default();
+        let text = |name: &str, text: &str, members: &mut Members| members.put_text(name, Value::from(text));
+        let labels = settings.labels.iter().map(|(name, label)| (name.as_str(), Value::from(label.as_str())));
+        members.put_text("labels", labels.collect());
+        text("decision_id", &record.decision_id, &mut members);
+        text("path", &settings.path, &mut members);
+        text("timestamp", &rfc3339(record.timestamp_ns), &mut members);
+        let revisions = record.snapshot.as_ref().map(|snapshot| snapshot.revisions());
+        if let Some(revisions) = revisions.filter(|revisions| !revisions.is_empty()) {
+            let bundle = |(name, revision): (&String, &String)| {
+                let revision = Value::from(revision.as_str());
+                (name.clone(), [("revision", revision)].into_iter().collect::<Value>())
+            };
+            let mut bundles = Members::default();
+            revisions.iter().map(bundle).for_each(|(name, bundle)| bundles.put_text(&name, bundle));
+            members.put_text("bundles", bundles.into_value());
+        }
+        if let Some(input) = &record.input {
+            members.put_text("input", input.clone());
+        }
+        if let Some(result) = &record.result {
+            members.put_text("result", result.clone());
+        }
+        Self { members: members.into_value(), erased: Vec::new(), masked: Vec::new() }
+    }
+
+    /// What mask and drop rules see.
+    fn view(&self) -> Value {
+        self.members.clone()
+    }
+
+    fn apply(&mut self, rule: Rule) {
+        let name = || format!("/{}", rule.path.join("/"));
+        match &rule.value {
+            None => {
+                if let Some(changed) = without(&self.members, &rule.path) {
+                    self.members = changed;
+                    self.erased.push(name());
+                }
+            }
+            Some(value) => {
+                if let Some(changed) = with_at(&self.members, &rule.path, value) {
+                    self.members = changed;
+                    self.masked.push(name());
+                }
+            }
+        }
+    }
+
+    fn erase(&mut self, path: &[&str]) {
+        self.apply(Rule { path: path.iter().map(|part| (*part).to_owned()).collect(), value: None });
+    }
+
+    /// Takes out what proves who somebody is.
+    fn redact(&mut self) {
+        let http = ["input", "attributes", "request", "http"];
+        let names = |event: &Self, path: &[&str]| -> Vec<String> {
+            let at = path.iter().try_fold(&event.members, |at, part| at.member(part));
+            let Some(Value::Object(members)) = at else { return Vec::new() };
+            members.iter().filter_map(|(name, _)| as_text(name).map(str::to_owned)).collect()
+        };
+        let is_secret = |name: &str| SECRET_HEADERS.contains(&name.to_ascii_lowercase().as_str());
+        for folder in
+            [&[&http[..], &["headers"]].concat()[..], &["result", "headers"], &["result", "response_headers_to_add"]]
+        {
+            for name in names(self, folder).iter().filter(|name| is_secret(name)) {
+                self.erase(&[folder, &[name.as_str()]].concat());
+            }
+        }
+        // Unjoined headers say nothing that their names could be told from one by one.
+        self.erase(&[&http[..], &["header_map"]].concat());
+        for name in names(self, &["input", "jwt", "claims"]) {
+            if !PLAIN_CLAIMS.contains(&name.as_str()) {
+                self.erase(&["input", "jwt", "claims", &name]);
+            }
+        }
+        let parameters = names(self, &["input", "parsed_query"]);
+        let secret = |name: &str| SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str());
+        if parameters.iter().any(|name| secret(name)) {
+            for name in parameters.iter().filter(|name| secret(name)) {
+                self.erase(&["input", "parsed_query", name]);
+            }
+            // The same stands in the paths; without their queries they stay.
+            for path in [&[&http[..], &["path"]].concat()[..], &[&http[..], &["headers", ":path"]].concat()] {
+                let at = path.iter().try_fold(&self.members, |at, part| at.member(part));
+                let Some(plain) = at.and_then(as_text).and_then(|text| text.split('?').next()) else { continue };
+                let value = Some(Value::from(plain));
+                self.apply(Rule { path: path.iter().map(|part| (*part).to_owned()).collect(), value });
+            }
+            self.erase(&[&http[..], &["query"]].concat());
+        }
+    }
+
+    fn finish(self, record: &Record) -> String {
+        let mut members = Members::default();
+        if let Value::Object(known) = &self.members {
+            for (name, value) in known.iter() {
+                members.put_text(as_text(name).unwrap_or_default(), value.clone());
+            }
+        }
+        if !self.erased.is_empty() {
+            members.put_text("erased", texts(self.erased.iter().map(String::as_str)));
+        }
+        if !self.masked.is_empty() {
+            members.put_text("masked", texts(self.masked.iter().map(String::as_str)));
+        }
+        if let Some(error) = &record.error {
+            members.put_text("error", [("message", Value::from(error.as_str()))].into_iter().collect());
+        }
+        let nanoseconds = |length: Duration| Value::Number(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX).into());
+        let metrics = [
+            ("timer_rego_query_eval_ns", nanoseconds(record.evaluation)),
+            ("timer_server_handler_ns", nanoseconds(record.total)),
+        ];
+        members.put_text("metrics", metrics.into_iter().collect());
+        json_text(&members.into_value())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::policy::{BuiltinSettings, Entrypoint, Module, RegoVersion, Sources, Surroundings};
+    use crate::value::{DuplicateKeys, JsonLimits, parse_json};
+
+    const INPUT: &str = r#"{
+        "attributes": {"request": {"http": {
+            "headers": {"authorization": "Bearer canary-1", "cookie": "s=canary-2", ":path": "/a?token=canary-3&x=1", "accept": "*/*"},
+            "path": "/a?token=canary-3&x=1", "header_map": {"headers": [{"raw_value": "canary-4"}]}
+        }}},
+        "jwt": {"state": "verified", "claims": {"iss": "i", "acr": "mfa", "sub": "canary-5", "email": "canary-6"}},
+        "parsed_query": {"token": ["canary-3"], "x": ["1"]},
+        "parsed_body": {"name": "ann", "list": [1, 2, 3]}
+    }"#;
+
+    fn value(text: &str) -> Value {
+        let limits = JsonLimits { depth: 50, duplicates: DuplicateKeys::Refuse };
+        parse_json(text.as_bytes(), limits).expect("JSON")
+    }
+
+    /// The event of a decision under a policy with these rules in `system.log`; nothing when it is dropped.
+    fn event(rules: &str, redact: bool) -> (Option<serde_json::Value>, String) {
+        let text = format!("package system.log\n{rules}");
+        let module = Module { path: "log.rego".into(), text, version: RegoVersion::V1 };
+        let sources = Sources { modules: vec![module], ..Sources::default() };
+        let surroundings = Arc::new(Surroundings::new(&BuiltinSettings::default()));
+        let snapshot =
+            Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &surroundings).expect("it compiles");
+        let record = Record {
+            decision_id: "d".to_owned(),
+            snapshot: Some(Arc::new(snapshot)),
+            input: Some(value(INPUT)),
+            result: Some(value(r#"{"allowed": true, "headers": {"Set-Cookie": "canary-7", "x-n": 1.50}}"#)),
+            ..Record::default()
+        };
+        let settings = DecisionLogSettings {
+            console: false,
+            service: None,
+            resource: "/logs".to_owned(),
+            path: "p/allow".to_owned(),
+            labels: [("id".to_owned(), "me".to_owned())].into(),
+            mask: ["system", "log", "mask"].map(str::to_owned).to_vec(),
+            drop: ["system", "log", "drop"].map(str::to_owned).to_vec(),
+            redact,
+            min_delay: Duration::ZERO,
+            max_delay: Duration::ZERO,
+            upload_limit: 1_000,
+            buffer_limit: 1_000,
+            max_per_second: None,
+        };
+        let metrics = Metrics::new(None);
+        let made = Events { settings: &settings, metrics: &metrics }.make(&record);
+        let text = made.clone().unwrap_or_default();
+        (made.map(|text| serde_json::from_str(&text).expect("JSON")), text)
+    }
+
+    #[test]
+    fn credentials_never_leave_in_clear() {
+        let (event, text) = event("", true);
+        let event = event.expect("it is logged");
+        assert!(!text.contains("canary"), "{text}");
+        let http = &event["input"]["attributes"]["request"]["http"];
+        assert_eq!((&http["path"], &http["headers"][":path"]), (&"/a".into(), &"/a".into()));
+        assert_eq!(http["headers"]["accept"], "*/*");
+        assert_eq!(event["input"]["jwt"]["claims"], serde_json::json!({"acr": "mfa", "iss": "i"}));
+        assert_eq!(event["input"]["parsed_query"], serde_json::json!({"x": ["1"]}));
+        assert!(text.contains(r#""x-n":1.50"#), "numbers keep their spelling: {text}");
+        let erased = event["erased"].to_string();
+        for path in [
+            "headers/authorization",
+            "/input/jwt/claims/sub",
+            "/result/headers/Set-Cookie",
+            "/input/parsed_query/token",
+        ] {
+            assert!(erased.contains(path), "{path}: {erased}");
+        }
+        assert_eq!(
+            (&event["decision_id"], &event["path"], &event["labels"]["id"]),
+            (&"d".into(), &"p/allow".into(), &"me".into())
+        );
+        let (_, clear) = self::event("", false);
+        assert!(clear.contains("canary-1") && clear.contains("canary-7"));
+    }
+
+    #[test]
+    fn masks_remove_replace_and_skip_what_is_no_path() {
+        let rules = r#"mask contains "/input/parsed_body/name"
+            mask contains "/input/parsed_body/list/1"
+            mask contains "/input/parsed_query/x/0"
+            mask contains "/input/not/there"
+            mask contains "/labels/id"
+            mask contains 7
+            mask contains {"op": "upsert", "path": "/result/note", "value": {"by": "mask"}}
+            mask contains {"op": "remove", "path": "/result/allowed"}"#;
+        let event = event(rules, false).0.expect("it is logged");
+        assert_eq!(event["input"]["parsed_body"], serde_json::json!({"list": [1, 3]}));
+        assert_eq!(event["input"]["parsed_query"]["x"], serde_json::json!([]));
+        assert_eq!(event["result"]["note"]["by"], "mask");
+        assert!(event["result"].get("allowed").is_none());
+        assert_eq!(event["labels"]["id"], "me", "only parts of the decision can be masked");
+        assert_eq!(event["masked"], serde_json::json!(["/result/note"]));
+        assert_eq!(event["erased"].as_array().map(Vec::len), Some(4), "{}", event["erased"]);
+    }
+
+    #[test]
+    fn a_mask_that_fails_erases_everything_and_a_drop_rule_keeps_the_event_away() {
+        let failing = "mask := \"/input\"\nmask := \"/result\" if true";
+        let event = event(failing, false).0.expect("it is logged all the same");
+        assert!(event.get("input").is_none() && event.get("result").is_none());
+        assert_eq!(event["erased"], serde_json::json!(["/input", "/result"]));
+        assert!(self::event("drop if input.input.parsed_body.name == \"ann\"", true).0.is_none());
+        assert!(self::event("drop if input.input.parsed_body.name == \"bob\"", true).0.is_some());
+        assert!(self::event("drop := \"yes\"", true).0.is_some(), "only true drops");
+    }
+}

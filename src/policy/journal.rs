@@ -1,0 +1,50 @@
+//! Decisions on their way to the decision log. Recording one never waits: what does not fit is dropped and counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+use super::Snapshot;
+use crate::telemetry::{Logged, Metrics};
+use crate::value::Value;
+
+/// Decisions that wait for the decision log at most.
+const MAX_WAITING: usize = 10_000;
+
+/// One decision, as it was made.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub decision_id: String,
+    /// When the check arrived, in nanoseconds since the epoch.
+    pub timestamp_ns: i64,
+    /// What decided.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// Absent when the request could not be turned into input.
+    pub input: Option<Value>,
+    pub result: Option<Value>,
+    /// Why there is no decision.
+    pub error: Option<String>,
+    pub evaluation: Duration,
+    pub total: Duration,
+}
+
+/// The near end of the way.
+#[derive(Debug)]
+pub struct Journal {
+    records: Sender<Box<Record>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Journal {
+    pub fn new(metrics: Arc<Metrics>) -> (Self, Receiver<Box<Record>>) {
+        let (records, waiting) = mpsc::channel(MAX_WAITING);
+        (Self { records, metrics }, waiting)
+    }
+
+    pub fn record(&self, record: Record) {
+        if self.records.try_send(Box::new(record)).is_err() {
+            self.metrics.decisions_logged(Logged::QueueFull, 1);
+        }
+    }
+}
