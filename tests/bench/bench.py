@@ -1,4 +1,4 @@
-"""h2load against a no-op server and stepgate, alternating: rates, their ratio, latencies, memory."""
+"""h2load against a no-op server and stepgate, without and with a decision log, alternating: rates, ratios, latencies, memory."""
 import json
 import os
 import re
@@ -7,8 +7,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from envoy.service.auth.v3 import external_auth_pb2 as ea
 
@@ -56,6 +58,26 @@ def load(port, body, log):
     return rate, micros[len(micros) // 2], micros[len(micros) * 99 // 100]
 
 
+class Sink(BaseHTTPRequestHandler):
+    """A service that takes every upload and looks at none."""
+    protocol_version = 'HTTP/1.1'
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers['content-length']))
+        self.send_response(200)
+        self.send_header('content-length', '0')
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def logged(port):
+    """What became of decisions in the decision log, by outcome."""
+    metrics = urllib.request.urlopen(f'http://127.0.0.1:{port}/metrics').read().decode()
+    return {name: int(count) for name, count in re.findall(r'stepgate_decision_logs_total\{outcome="(\w+)"\} (\d+)', metrics)}
+
+
 def rss(process):
     with open(f'/proc/{process.pid}/status', encoding='ascii') as file:
         return int(re.search(r'VmRSS:\s+(\d+)', file.read()).group(1)) / 1024
@@ -73,36 +95,57 @@ def main():
                                 json.dumps(claims)], check=True, capture_output=True, text=True).stdout.strip()
         with open(path('body'), 'wb') as file:
             file.write(message(token))
-        ports = {'noop': free_port(), 'stepgate': free_port()}
-        diagnostic = free_port()
-        config = {'plugins': {
-            'envoy_ext_authz_grpc': {'addr': f'127.0.0.1:{ports["stepgate"]}', 'path': 'api_policy/allow'},
-            'stepgate': {'issuers': [{'issuer': ISSUER, 'audiences': [AUDIENCE], 'algorithms': ['RS256'], 'jwks': json.loads(keys)}]}}}
-        with open(path('config.json'), 'w', encoding='ascii') as file:
-            json.dump(config, file)
+        names = ('noop', 'stepgate', 'logging')
+        ports = {name: free_port() for name in names}
+        diagnostic = {name: free_port() for name in names}
+        sink = ThreadingHTTPServer(('127.0.0.1', 0), Sink)
+        threading.Thread(target=sink.serve_forever, daemon=True).start()
+
+        def config(name):
+            config = {'plugins': {
+                'envoy_ext_authz_grpc': {'addr': f'127.0.0.1:{ports[name]}', 'path': 'api_policy/allow'},
+                'stepgate': {'issuers': [{'issuer': ISSUER, 'audiences': [AUDIENCE], 'algorithms': ['RS256'], 'jwks': json.loads(keys)}]}}}
+            if name == 'logging':
+                config['services'] = {'sink': {'url': f'http://127.0.0.1:{sink.server_port}'}}
+                config['decision_logs'] = {'service': 'sink', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1}}
+            with open(path(name), 'w', encoding='ascii') as file:
+                json.dump(config, file)
+            return path(name)
+
         with open(path('log'), 'wb') as log:
-            servers = {
-                'noop': subprocess.Popen([NOOP, f'127.0.0.1:{ports["noop"]}'], stdout=log, stderr=log),
-                'stepgate': subprocess.Popen(
-                    [STEPGATE, 'run', '--server', '--addr', '127.0.0.1:0', '--diagnostic-addr', f'127.0.0.1:{diagnostic}',
-                     '--config-file', path('config.json'), os.path.join(ROOT, 'policies')], stdout=log, stderr=log)}
+            servers = {'noop': subprocess.Popen([NOOP, f'127.0.0.1:{ports["noop"]}'], stdout=log, stderr=log)}
+            for name in names[1:]:
+                servers[name] = subprocess.Popen(
+                    [STEPGATE, 'run', '--server', '--addr', '127.0.0.1:0', '--diagnostic-addr', f'127.0.0.1:{diagnostic[name]}',
+                     '--config-file', config(name), os.path.join(ROOT, 'policies')], stdout=log, stderr=log)
         try:
             time.sleep(1.5)
             print(f'idle memory: {rss(servers["stepgate"]):.1f} MB')
-            results = {'noop': [], 'stepgate': []}
+            results = {name: [] for name in names}
+            busy = 0.0
             for _ in range(PAIRS):
-                for name in ('noop', 'stepgate'):
+                for name in names:
+                    began = time.monotonic()
                     results[name].append(load(ports[name], path('body'), path('times')))
-            metrics = urllib.request.urlopen(f'http://127.0.0.1:{diagnostic}/metrics').read().decode()
-            allowed = int(re.search(r'stepgate_checks_total\{decision="allow"\} (\d+)', metrics).group(1))
-            if allowed != PAIRS * REQUESTS:
-                raise SystemExit(f'{allowed} of {PAIRS * REQUESTS} were allowed: not the work that was to be measured')
+                    busy += time.monotonic() - began if name == 'logging' else 0.0
+            for name in names[1:]:
+                metrics = urllib.request.urlopen(f'http://127.0.0.1:{diagnostic[name]}/metrics').read().decode()
+                allowed = int(re.search(r'stepgate_checks_total\{decision="allow"\} (\d+)', metrics).group(1))
+                if allowed != PAIRS * REQUESTS:
+                    raise SystemExit(f'{name}: {allowed} of {PAIRS * REQUESTS} were allowed: not the work that was to be measured')
             for name, runs in results.items():
                 rate, p50, p99 = (statistics.median(column) for column in zip(*runs))
                 print(f'{name:9} {rate:9.0f} checks/s   p50 {p50:6.0f} µs   p99 {p99:6.0f} µs')
-            ratios = [b[0] / a[0] for a, b in zip(results['noop'], results['stepgate'])]
-            print(f'ratio, median of {PAIRS} pairs: {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})')
-            print(f'memory after load: {rss(servers["stepgate"]):.1f} MB')
+            for one, other in (('noop', 'stepgate'), ('stepgate', 'logging')):
+                ratios = [b[0] / a[0] for a, b in zip(results[one], results[other])]
+                spread = f'{min(ratios):.2f} to {max(ratios):.2f}'
+                print(f'{other} against {one}, median of {PAIRS} pairs: {statistics.median(ratios):.2f}   ({spread})')
+            print(f'memory after load: {rss(servers["stepgate"]):.1f} MB, with the decision log {rss(servers["logging"]):.1f} MB')
+            time.sleep(3)
+            ends = logged(diagnostic['logging'])
+            total = PAIRS * REQUESTS
+            print(f'decision log: {ends.get("uploaded", 0) / busy:.0f} uploaded/s while under load, {ends.get("uploaded", 0) / total:.0%} of '
+                  f'{total}; {ends}')
         finally:
             for process in servers.values():
                 process.terminate()
