@@ -280,10 +280,10 @@ impl Type {
                 _ => all.is_empty() || all.iter().any(|it| it.unifies(one)),
             },
             (Self::Array(a), Self::Array(b)) => {
-                a.holds_items_of(b) && b.holds_items_of(a) && both(&a.rest, &b.rest, Self::unifies)
+                a.holds_items_of(b) && b.holds_items_of(a) && both(a.known_rest(), b.known_rest())
             }
             (Self::Object(a), Self::Object(b)) => {
-                a.holds_members_of(b) && b.holds_members_of(a) && both(&a.rest, &b.rest, |(_, a), (_, b)| a.unifies(b))
+                a.holds_members_of(b) && b.holds_members_of(a) && both(a.known_rest(), b.known_rest())
             }
             (Self::Set(a), Self::Set(b)) => a.of.unifies(&b.of),
             (Self::Function(a), Self::Function(b)) => {
@@ -308,16 +308,36 @@ impl Type {
                 Self::object(Vec::new(), rest)
             }
             (Self::Set(a), Self::Set(b)) => Self::set(a.of.clone().or(b.of.clone())),
+            (Self::Object(one), Self::Any(all)) | (Self::Any(all), Self::Object(one)) if one.members.is_empty() => {
+                // It joins the first object among the alternatives whose members are not known either.
+                let is_open = |it: &&Self| matches!(it, Self::Object(it) if it.members.is_empty());
+                match (all.iter().find(is_open), &one.rest) {
+                    (Some(Self::Object(known)), Some((key, value))) => {
+                        let rest = known.rest.clone().map_or((key.clone(), value.clone()), |(own, values)| {
+                            (own.or(key.clone()), values.or(value.clone()))
+                        });
+                        let joined = Self::object(Vec::new(), Some(rest));
+                        let others = all.iter().filter(|it| !matches!(it, Self::Object(it) if Arc::ptr_eq(it, known)));
+                        others.cloned().fold(joined, Self::or)
+                    }
+                    _ => Self::Any(all).or(Self::Object(one)),
+                }
+            }
             (a, b) => a.or(b),
         }
     }
 }
 
-fn both<T>(a: &Option<T>, b: &Option<T>, test: impl Fn(&T, &T) -> bool) -> bool {
-    a.as_ref().zip(b.as_ref()).is_none_or(|(a, b)| test(a, b))
+fn both(a: Option<&Type>, b: Option<&Type>) -> bool {
+    a.zip(b).is_none_or(|(a, b)| a.unifies(b))
 }
 
 impl ArrayType {
+    /// The type of the items that follow; of which nothing is known, there are none, as in OPA.
+    pub fn known_rest(&self) -> Option<&Type> {
+        self.rest.as_ref().filter(|rest| **rest != Type::Unknown)
+    }
+
     /// The type of the item at `at`.
     pub fn at(&self, at: usize) -> Type {
         self.items.get(at).or(self.rest.as_ref()).cloned().unwrap_or(Type::Unknown)
@@ -329,6 +349,11 @@ impl ArrayType {
 }
 
 impl ObjectType {
+    /// The type of other members' values; of which nothing is known, there are none, as in OPA.
+    pub fn known_rest(&self) -> Option<&Type> {
+        self.rest.as_ref().map(|(_, value)| value).filter(|value| **value != Type::Unknown)
+    }
+
     fn at(&self, key: &Value) -> Type {
         if let Ok(found) = self.members.binary_search_by(|(own, _)| own.cmp(key)) {
             return self.members.get(found).map_or(Type::Unknown, |(_, value)| value.clone());
@@ -341,7 +366,7 @@ impl ObjectType {
 
     fn holds_members_of(&self, other: &Self) -> bool {
         other.members.iter().all(|(key, value)| match self.at(key) {
-            Type::Unknown => self.rest.is_some() || other.rest.is_some(),
+            Type::Unknown => self.known_rest().is_some() || other.known_rest().is_some(),
             own => own.unifies(value),
         })
     }

@@ -116,7 +116,10 @@ impl Resolver<'_> {
         item: Section<'_>,
         services: &BTreeMap<String, ServiceSettings>,
     ) -> Option<BundleSettings> {
-        let resource = item.text("resource").map_or_else(|| format!("bundles/{name}"), str::to_owned);
+        let resource = item
+            .text("resource")
+            .filter(|resource| !resource.is_empty())
+            .map_or_else(|| format!("bundles/{name}"), str::to_owned);
         if resource.starts_with("file:") {
             let message = "not offered yet; give the file on the command line with `--bundle`";
             self.problems.error(format!("{place}.resource"), message);
@@ -129,10 +132,11 @@ impl Resolver<'_> {
             self.problems.error(format!("{place}.service"), message);
         }
         let polling = item.section("polling");
-        let (least, most) = match (polling.at("min_delay_seconds"), polling.at("max_delay_seconds")) {
-            (None, None) => (MIN_DELAY, MAX_DELAY),
-            _ => (polling.count("min_delay_seconds", MIN_DELAY), polling.count("max_delay_seconds", MAX_DELAY)),
-        };
+        let (least, most) =
+            (polling.count("min_delay_seconds", MIN_DELAY), polling.count("max_delay_seconds", MAX_DELAY));
+        if polling.at("min_delay_seconds").is_some() != polling.at("max_delay_seconds").is_some() {
+            self.problems.error(format!("{place}.polling"), "give both min_delay_seconds and max_delay_seconds");
+        }
         if least > most {
             let message = "max_delay_seconds must not be less than min_delay_seconds";
             self.problems.error(format!("{place}.polling"), message);

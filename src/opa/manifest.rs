@@ -2,21 +2,21 @@
 //!
 //! Mirrors: `Manifest` of OPA `v1/bundle/bundle.go`, v1.19.0.
 
-use globset::Glob;
+use globset::{Glob, GlobMatcher};
 use serde_json::Value;
 
 /// Roots that one manifest may name.
 const MAX_ROOTS: usize = 10_000;
 
 /// What a bundle says about itself.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Manifest {
     pub revision: String,
     pub roots: Roots,
     /// 0 or 1, for all its modules.
     pub rego_version: Option<u64>,
-    /// 0 or 1, by path or pattern as the archive spells paths; the exact path counts before any pattern.
-    file_versions: Vec<(String, u64)>,
+    /// 0 or 1, by pattern, for paths as the archive spells them; in order of the patterns, the first that matches counts.
+    file_versions: Vec<(String, GlobMatcher, u64)>,
     /// As it was read.
     pub document: Option<Value>,
 }
@@ -47,9 +47,15 @@ pub enum ManifestError {
 
 impl Manifest {
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let document: Value = serde_json::from_slice(bytes).map_err(|_| ManifestError::Shape("not JSON"))?;
+        // As Go decodes: the first value counts, whatever follows, and names are compared without regard to case.
+        let first = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>().next();
+        let document = first.and_then(Result::ok).ok_or(ManifestError::Shape("not JSON"))?;
+        if document.is_null() {
+            return Ok(Self::default());
+        }
         let members = document.as_object().ok_or(ManifestError::Shape("not an object"))?;
-        let get = |name: &str| members.get(name).filter(|value| !value.is_null());
+        let alike = |name: &str| members.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        let get = |name: &str| members.get(name).or_else(|| alike(name)).filter(|value| !value.is_null());
         if get("wasm").is_some_and(|wasm| wasm.as_array().is_none_or(|list| !list.is_empty())) {
             return Err(ManifestError::Wasm);
         }
@@ -65,9 +71,12 @@ impl Manifest {
         let mut file_versions = Vec::new();
         if let Some(value) = get("file_rego_versions") {
             let wrong = ManifestError::Shape("`file_rego_versions` is not an object from paths to 0 or 1");
-            for (path, value) in value.as_object().ok_or_else(|| wrong.clone())? {
-                file_versions.push((path.clone(), version(value).ok_or_else(|| wrong.clone())?));
+            for (pattern, value) in value.as_object().ok_or_else(|| wrong.clone())? {
+                let glob = Glob::new(pattern).map_err(|_| ManifestError::Shape("a pattern of `file_rego_versions`"))?;
+                let version = version(value).ok_or_else(|| wrong.clone())?;
+                file_versions.push((pattern.clone(), glob.compile_matcher(), version));
             }
+            file_versions.sort_by(|(a, ..), (b, ..)| a.cmp(b));
         }
         let roots = match get("roots") {
             None => Roots::default(),
@@ -83,10 +92,8 @@ impl Manifest {
 
     /// The version of Rego that the module at `path`, as the archive spells it, is written in.
     pub fn version_of(&self, path: &str) -> Option<u64> {
-        let exact = self.file_versions.iter().find(|(known, _)| known == path);
-        let matching = |pattern: &str| Glob::new(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(path));
-        let found = exact.or_else(|| self.file_versions.iter().find(|(pattern, _)| matching(pattern)));
-        found.map(|(_, version)| *version).or(self.rego_version)
+        let found = self.file_versions.iter().find(|(_, pattern, _)| pattern.is_match(path));
+        found.map(|(_, _, version)| *version).or(self.rego_version)
     }
 }
 
@@ -180,9 +187,13 @@ mod tests {
         .expect("a manifest");
         assert_eq!(manifest.revision, "r1");
         assert_eq!(manifest.version_of("/old/p.rego"), Some(0));
-        assert_eq!(manifest.version_of("/old/new.rego"), Some(1), "the exact path counts first");
+        assert_eq!(manifest.version_of("/old/new.rego"), Some(0), "`*` sorts before `n`");
         assert_eq!(manifest.version_of("old/p.rego"), Some(1), "paths are compared as they are spelled");
-        assert_eq!(Manifest::parse(b"{}").expect("a manifest").roots, Roots::default());
+        for text in ["{}", "null", "{} more"] {
+            assert_eq!(Manifest::parse(text.as_bytes()).expect("a manifest").roots, Roots::default(), "{text}");
+        }
+        let other_case = Manifest::parse(br#"{"Roots": ["p"]}"#).expect("a manifest");
+        assert_eq!(other_case.roots.listed(), ["p"]);
         for text in [
             "[]",
             "{",
@@ -191,10 +202,11 @@ mod tests {
             r#"{"roots": [1]}"#,
             r#"{"rego_version": 2}"#,
             r#"{"file_rego_versions": {"a": "0"}}"#,
+            r#"{"file_rego_versions": {"/old/[": 0}}"#,
         ] {
             assert!(matches!(Manifest::parse(text.as_bytes()), Err(ManifestError::Shape(_))), "{text}");
         }
         let wasm = br#"{"wasm": [{"entrypoint": "a"}]}"#;
-        assert_eq!(Manifest::parse(wasm), Err(ManifestError::Wasm));
+        assert_eq!(Manifest::parse(wasm).err(), Some(ManifestError::Wasm));
     }
 }

@@ -29,6 +29,7 @@ fn what_leads_nowhere_is_refused() {
         ("allow if not startswith(input.x, 1)", "startswith: invalid argument(s)"),
         ("f(x) := x + 1\nallow if f(\"a\")", "data.p.f: invalid argument(s)"),
         ("allow if glob.match(\"a\", \"b\", \"c\")", "glob.match: invalid argument(s)"),
+        ("f(x) := {k: x | some k in input.ks}\nallow if not f(1) == {\"a\": 1}", "match error"),
         ("f(x) := x\ng(x, y) := x + y\nallow if f(1) with f as g", "data.p.f: arity mismatch"),
         ("allow if { some x; true }", "declared var x unused"),
         ("allow if every k, v in [1] { v == 1 }", "declared var k unused"),
@@ -51,6 +52,13 @@ fn what_may_lead_somewhere_is_taken() {
         "allow if http == 1\nhttp := input.n",
         "allow if 1 < \"a\"",
         "x := {}\nallow if x.anything",
+        // What a function's argument is, nobody knows: what is made of it fits anywhere.
+        "f(x) := object.union({k: x | some k in input.ks}, {\"a\": 1})\nallow if f(1)",
+        "f(x) := count([x | some y in input.ys; y])\nallow if f(1)",
+        "f(x) if { s := {x}; count(s) == 1 }\nallow if f(1)",
+        "f(x, y) if { z := {x, y}; some w in z; w == 1 }\nallow if f(1, 2)",
+        "p[x] := {y: 1 | some y in input.a} if x := input.x\np[x] := 1 if x := input.y\n\
+         p[x] := {y: \"s\" | some y in input.a} if x := input.z\nallow if p[_] == {\"a\": 1, \"b\": \"x\"}",
     ] {
         assert_eq!(refusal(rules, &Options::default()), None, "{rules}");
     }
@@ -75,9 +83,11 @@ fn strict_refuses_what_nothing_uses() {
         ("import input.y as z\nallow if true", "import input.y as z unused"),
         ("f(x, q) := x\nallow if f(1, 2)", "unused argument q. (hint: use _ (wildcard variable) instead)"),
         ("allow if { z := 3 }", "assigned var z unused"),
+        ("default f(x) := 1\nf(x) if x\nallow if f(1)", "unused argument x. (hint: use _ (wildcard variable) instead)"),
     ] {
         assert_eq!(refusal(rules, &strict).as_deref(), Some(message), "{rules}");
         assert_eq!(refusal(rules, &Options::default()), None, "{rules}");
     }
+    assert_eq!(refusal("f(x, x) := 1\nallow if f(1, 1)", &strict), None);
     assert_eq!(refusal("import data.zzz\nf(_, x) := x\nallow if { y := zzz.a; f(1, y) }", &strict), None);
 }

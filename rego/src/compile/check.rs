@@ -413,7 +413,10 @@ impl<'a> Checker<'a> {
             Term::Ref(Root::Var(var), path) => select(self.of_var(*var), path),
             Term::Ref(Root::Data, path) => self.of_data(path),
             Term::Array(items) => Type::array(items.iter().map(|item| self.of(item)).collect(), None),
-            Term::Set(items) => Type::set(items.iter().fold(Type::Unknown, |sum, item| sum.or(self.of(item)))),
+            Term::Set(items) => match items.iter().fold(Type::Unknown, |sum, item| sum.or(self.of(item))) {
+                Type::Unknown => Type::set(Type::any()),
+                of => Type::set(of),
+            },
             Term::Object(members) => {
                 let mut known = Vec::new();
                 let mut rest = None;

@@ -351,7 +351,7 @@ impl Parser {
         let path: Vec<&str> = import.path.iter().map(|part| &**part).collect();
         let refused = |message: String| Err(SyntaxError::new(import.at, message));
         match path.as_slice() {
-            ["future", ..] | ["rego", "v1"] if import.alias.is_some() => {
+            ["future", ..] if import.alias.is_some() => {
                 refused(format!("{} imports cannot be aliased", path.first().unwrap_or(&"")))
             }
             ["future", "keywords"] => {

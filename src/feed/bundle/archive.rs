@@ -146,10 +146,11 @@ pub fn read_folder(
             if ignores(&name) && name != ".manifest" {
                 continue;
             }
-            let (path, name) = (entry.path(), format!("{prefix}{name}"));
+            // Paths of a folder begin with `/`, as OPA reads them.
+            let (path, name) = (entry.path(), format!("{prefix}/{name}"));
             // Links are followed: Kubernetes mounts files by way of them. Those that lead to folders are not.
             if entry.file_type().map_err(BundleError::Read)?.is_dir() {
-                open.push((path, format!("{name}/")));
+                open.push((path, name));
             } else if path.is_file() {
                 let length = std::fs::metadata(&path).map_err(BundleError::Read)?.len();
                 size = size.saturating_add(length);
@@ -179,22 +180,28 @@ fn assemble(files: Vec<(String, Vec<u8>)>, size: u64, version: RegoVersion) -> R
     if let Some((name, _)) = files.iter().find(|(name, _)| !seen.insert(plain(name).to_owned())) {
         return Err(BundleError::Twice(name.clone()));
     }
-    let manifest = match files.iter().find(|(name, _)| plain(name) == ".manifest") {
-        Some((_, bytes)) => Manifest::parse(bytes)?,
-        None => Manifest::default(),
+    // Wherever it lies, as in OPA.
+    let mut manifests = files.iter().filter(|(name, _)| name.ends_with(".manifest"));
+    let manifest = match (manifests.next(), manifests.next()) {
+        (_, Some((name, _))) => return Err(BundleError::Twice(name.clone())),
+        (Some((_, bytes)), None) => Manifest::parse(bytes)?,
+        (None, None) => Manifest::default(),
     };
     let mut sources = Sources::default();
     for (name, bytes) in files {
         let path = plain(&name).to_owned();
         let (folder, file) = path.rsplit_once('/').unwrap_or(("", &path));
-        match (folder, file) {
-            ("", "patch.json") => {
+        match file {
+            "patch.json" => {
                 return Err(BundleError::NotOffered(name, "delta bundles; ask the server for snapshots"));
             }
-            ("", ".signatures.json") => {
+            _ if file.ends_with("signatures.json") => {
                 return Err(BundleError::NotOffered(name, "signatures; what cannot be verified is not used"));
             }
-            ("", "plan.json") | (_, "policy.wasm") => {
+            _ if file.ends_with(".manifest.pb") => {
+                return Err(BundleError::NotOffered(name, "manifests in Protobuf; build the bundle with a JSON one"));
+            }
+            "plan.json" | "plan.pb" | "policy.wasm" => {
                 return Err(BundleError::NotOffered(
                     name,
                     "compiled policies; build the bundle with `opa build -t rego`",
@@ -334,6 +341,11 @@ mod tests {
             (&[(".signatures.json", "{}")], "signatures"),
             (&[("policy.wasm", "")], "compiled policies"),
             (&[(".manifest", "[]")], "not an object"),
+            (&[("a/.manifest", "{}"), (".manifest", "{}")], "stands in the bundle twice"),
+            (&[("a/.manifest", r#"{"roots": ["z"]}"#), ("p.rego", "package p")], "do not permit `package p`"),
+            (&[("a/signatures.json", "{}")], "signatures"),
+            (&[("a/patch.json", "{}")], "delta bundles"),
+            (&[(".manifest.pb", "")], "manifests in Protobuf"),
             (&[(".manifest", r#"{"roots": ["a"]}"#), ("p.rego", "package b")], "do not permit `package b`"),
             (&[(".manifest", r#"{"roots": ["a"]}"#), ("p.rego", "package ab")], "do not permit `package ab`"),
             (&[(".manifest", r#"{"roots": ["a"]}"#), ("data.json", r#"{"b": {"c": 1}}"#)], "data at `/b`"),

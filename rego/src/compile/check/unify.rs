@@ -106,12 +106,12 @@ impl Checker<'_> {
     fn unify_inside(&mut self, term: &Term, wanted: &Type, joins: bool) -> bool {
         match (term, wanted) {
             (Term::Array(items), Type::Array(wanted)) => {
-                (items.len() == wanted.items.len() || wanted.rest.is_some())
+                (items.len() == wanted.items.len() || wanted.known_rest().is_some())
                     && items.iter().enumerate().all(|(at, item)| self.unify(item, &wanted.at(at), joins))
             }
             (Term::Set(items), Type::Set(wanted)) => items.iter().all(|item| self.unify(item, &wanted.of, joins)),
             (Term::Object(members), Type::Object(object)) => {
-                if members.len() != object.members.len() && object.rest.is_none() {
+                if members.len() != object.members.len() && object.known_rest().is_none() {
                     return false;
                 }
                 members.iter().all(|(key, value)| match key.as_const() {

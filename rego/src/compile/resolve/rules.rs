@@ -113,7 +113,7 @@ impl Resolver<'_> {
             let clause = self.clause(next.at, &next.value, &next.body, &arg_support, |_| Vec::new());
             clauses.push(clause);
         }
-        if self.names.shared.refuses_unused && !rule.is_default {
+        if self.names.shared.refuses_unused {
             self.refuse_unused_arguments(rule.at, args.as_deref().unwrap_or_default(), &clauses);
         }
         Rule {
@@ -137,7 +137,10 @@ impl Resolver<'_> {
             clause.body.iter().for_each(|expr| expr.all_vars(&mut |var| used.push(var)));
         }
         let mut unused = Vec::new();
-        args.iter().for_each(|arg| arg.open_vars(&mut |var| unused.push(var)));
+        // An argument that stands twice compares both places: that is a use.
+        args.iter().for_each(|arg| {
+            arg.open_vars(&mut |var| if unused.contains(&var) { used.push(var) } else { unused.push(var) });
+        });
         unused.retain(|var| !used.contains(var) && self.vars.get(*var as usize).is_some_and(|info| !info.generated));
         for var in unused {
             let message = format!("unused argument {}. (hint: use _ (wildcard variable) instead)", self.name_of(var));
