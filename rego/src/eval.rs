@@ -145,6 +145,10 @@ struct World<'a> {
     memo: Vec<Memo<'a>>,
     keyed: HashMap<(GroupId, &'a Value), Option<&'a Value>, ahash::RandomState>,
     documents: HashMap<NodeId, Option<&'a Value>, ahash::RandomState>,
+    /// Calls of functions so far.
+    calls: u32,
+    /// What functions gave for their arguments, once there were many calls.
+    results: HashMap<(GroupId, Vec<&'a Value>), Option<&'a Value>, ahash::RandomState>,
 }
 
 impl<'a> World<'a> {
@@ -157,6 +161,8 @@ impl<'a> World<'a> {
             memo: vec![Memo::Unknown; policy.groups.len()],
             keyed: HashMap::default(),
             documents: HashMap::default(),
+            calls: 0,
+            results: HashMap::default(),
         }
     }
 }

@@ -253,19 +253,21 @@ def a_bad_start_stops_and_says_why():
             ('a bad address', {'plugins': {'envoy_ext_authz_grpc': {'addr': 'nowhere'}}}, POLICY, 'nowhere'),
             ('an empty list of issuers', {'plugins': {'stepgate': {'issuers': []}}}, POLICY, 'issuers'),
             ('a refused flag', {}, ['--tls-cert-file', 'x', *POLICY], '--tls-cert-file is refused'),
-            ('a bundle flag', {}, ['-b', 'x'], '--bundle is refused'),
+            ('a verification flag', {}, ['--verification-key', 'x', *POLICY], '--verification-key is refused'),
+            ('a bundle that is none', {}, ['-b', __file__], 'a bundle is a gzipped tar'),
             ('a missing file', {}, ['/nonexistent.rego'], '/nonexistent.rego')):
         ended = starts(config, *args)
         eq((ended.returncode, words in ended.stderr), (1, True), f'{what}: {ended.stderr}')
 
 
 def tokens_and_secrets_stay_out_of_logs():
-    with Stack(POLICY, args=['--log-level', 'debug']) as stack:
+    with Stack(POLICY, args=['--log-level', 'debug', '--set', 'decision_logs.console=true']) as stack:
         token = stack.token(secret_claim='canary-in-claims')
-        stack.request('GET', '/undefined', token=token)
+        stack.request('GET', f'/undefined?access_token={token}', token=token)
         stack.request('GET', '/undefined', token=token[:-6] + 'aaaaaa')
         time.sleep(0.1)
         log = stack.log('stepgate')
+        eq(log.count('"msg":"Decision Log"') >= 2, True, f'both decisions are logged: {log[-2000:]}')
         for part in token.split('.') + ['canary-in-claims']:
             eq(part[:40] in log, False, 'part of a token in the log')
 

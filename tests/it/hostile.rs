@@ -168,6 +168,13 @@ fn rules_that_call_each_other_too_deeply_go_over_the_budget() {
 }
 
 #[test]
+fn functions_that_call_one_another_twice_do_their_work_once() {
+    let chain: String = (1..50).map(|at| format!("f{at}(x) := f{}(x) + f{}(x)\n", at - 1, at - 1)).collect();
+    let policy = load(&format!("f0(x) := x\n{chain}allow if f49(1) == 562949953421312")).expect("it compiles");
+    assert_eq!(ask(&policy), Ok(Some(Value::from(true))));
+}
+
+#[test]
 fn recursion_is_refused_with_its_path() {
     is_refused(
         "allow if b\nb if c\nc if allow",

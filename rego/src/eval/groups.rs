@@ -28,6 +28,13 @@ impl<'a> Facts<'a> for Seen<'_, 'a> {
     }
 }
 
+/// Calls of functions that are made without remembering their results: most evaluations make no more.
+const FREE_CALLS: u32 = 64;
+/// The heaviest arguments whose result is remembered: telling them apart takes time.
+const MAX_REMEMBERED_WEIGHT: usize = 64;
+/// Results that are remembered.
+const MAX_RESULTS: usize = 100_000;
+
 /// A nested object in the making.
 enum Tree<'a> {
     Empty,
@@ -101,7 +108,22 @@ impl<'a> Evaluator<'a> {
         if let Some(replaced) = self.replaced(&group.path) {
             return Ok(replaced);
         }
-        self.complete(group, args)
+        self.world.calls = self.world.calls.saturating_add(1);
+        let weight: usize = args.iter().map(|arg| arg.weight()).sum();
+        if self.world.calls <= FREE_CALLS || weight > MAX_REMEMBERED_WEIGHT {
+            return self.complete(group, args);
+        }
+        // Functions that call one another twice would otherwise do their work over and over.
+        let key = (id, args.to_vec());
+        if let Some(known) = self.world.results.get(&key) {
+            return Ok(*known);
+        }
+        let value = self.complete(group, args)?;
+        if self.world.results.len() < MAX_RESULTS {
+            self.spend(128)?;
+            self.world.results.insert(key, value);
+        }
+        Ok(value)
     }
 
     /// The one value of a complete rule or of a function for its arguments.
