@@ -125,6 +125,21 @@ impl PolicyFiles {
         Ok(loading.sources)
     }
 
+    /// Whether a change of `path` can change what is loaded. Others would never end: a log file in the same folder grows with
+    /// every reload that it tells of.
+    fn may_change_with(&self, path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default();
+        // Kubernetes swaps a link named `..data`.
+        let is_swap = name.to_string_lossy().starts_with("..");
+        self.paths.iter().any(|spec| {
+            if spec.path.is_dir() {
+                is_swap || kind(path).is_some() || path.extension().is_none()
+            } else {
+                is_swap || spec.path.file_name() == Some(name)
+            }
+        })
+    }
+
     fn load_bundles(&self) -> Result<Sources, FilesError> {
         let mut all = Sources::default();
         let mut known: Vec<(&Path, Roots)> = Vec::new();
@@ -253,9 +268,13 @@ impl PolicyFeed {
     /// Reloads whenever a file changes, until everything stops.
     pub fn watch(self, lifecycle: &Lifecycle) -> Result<(), notify::Error> {
         let (changed, changes) = mpsc::channel(1);
+        let files = self.files.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // One waiting signal is enough; whatever else happens meanwhile is read by the same reload.
-            if event.is_ok_and(|event| !event.kind.is_access()) {
+            let matters = |event: notify::Event| {
+                !event.kind.is_access() && event.paths.iter().any(|path| files.may_change_with(path))
+            };
+            if event.is_ok_and(matters) {
                 let _ = changed.try_send(());
             }
         })?;
@@ -344,6 +363,31 @@ mod tests {
         std::os::unix::fs::symlink("..data/p.rego", folder.path().join("p.rego")).expect("a link");
         for ignore in [&[][..], &[".*"]] {
             assert_eq!(load(folder.path(), ignore).expect("it loads").modules.len(), 1, "{ignore:?}");
+        }
+    }
+
+    #[test]
+    fn only_changes_of_what_is_loaded_are_looked_at() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bundle = folder.path().join("b.tar.gz");
+        std::fs::write(&bundle, "").expect("a file");
+        let files = |path: &Path| PolicyFiles {
+            paths: vec![PathSpec::parse(&path.display().to_string())],
+            ignore: Vec::new(),
+            version: RegoVersion::V1,
+            as_bundles: false,
+        };
+        let (inside, alone) = (files(folder.path()), files(&bundle));
+        for (name, of_folder, of_file) in [
+            ("p.rego", true, false),
+            ("data.yaml", true, false),
+            (".manifest", true, false),
+            ("run.log", false, false),
+            ("b.tar.gz", false, true),
+            ("..data", true, true),
+        ] {
+            let path = folder.path().join(name);
+            assert_eq!((inside.may_change_with(&path), alone.may_change_with(&path)), (of_folder, of_file), "{name}");
         }
     }
 
