@@ -159,7 +159,7 @@ impl Checker {
         let path = self.canonical(attributes)?;
         record.snapshot = self.journal.is_some().then(|| Arc::clone(&snapshot));
         // A body that no rule looks at can be as broken as it likes, unless OPA's answer is wanted.
-        let is_read = self.settings.compat.body_errors || input::OF_BODY.iter().any(|member| snapshot.reads(member));
+        let is_read = self.settings.compat.body_errors || snapshot.reads_body();
         let body = match (is_read, &self.journal) {
             (true, _) => BodyUse::Decision,
             (false, Some(_)) => BodyUse::Log,

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stepgate_rego::compile::Options;
-use stepgate_rego::{ErrorKind, EvalOptions, Policy, Reads, Source, Version, compile};
+use stepgate_rego::{ErrorKind, EvalOptions, Policy, Source, Version, compile};
 
 use super::entrypoint::Entrypoint;
 use super::sources::{Module, RegoVersion, Sources};
 use super::world::{Surroundings, World};
+use crate::opa::input::OF_BODY;
 use crate::value::Value;
 
 /// One reason for refusing a policy.
@@ -57,7 +58,7 @@ pub struct Evaluation {
 pub struct Engine {
     policy: Policy,
     entrypoint: Vec<Value>,
-    reads: Reads,
+    reads_body: bool,
     surroundings: Arc<Surroundings>,
 }
 
@@ -75,7 +76,8 @@ impl Engine {
         };
         let entrypoint: Vec<Value> = entrypoint.segments().iter().map(key).collect();
         let reads = policy.reads(&entrypoint);
-        Ok(Self { policy, entrypoint, reads, surroundings: Arc::clone(surroundings) })
+        let reads_body = OF_BODY.iter().any(|member| reads.contains(member));
+        Ok(Self { policy, entrypoint, reads_body, surroundings: Arc::clone(surroundings) })
     }
 
     /// Whether an evaluation may wait for another server.
@@ -83,9 +85,9 @@ impl Engine {
         self.policy.waits()
     }
 
-    /// Whether the decision can depend on this member of the input.
-    pub fn reads(&self, member: &str) -> bool {
-        self.reads.contains(member)
+    /// Whether the decision can depend on the parsed body.
+    pub fn reads_body(&self) -> bool {
+        self.reads_body
     }
 
     /// The document at another place, such as `system.log.mask`.

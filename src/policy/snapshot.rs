@@ -47,9 +47,9 @@ impl Snapshot {
         self.engine.waits()
     }
 
-    /// Whether the decision can depend on this member of the input.
-    pub fn reads(&self, member: &str) -> bool {
-        self.engine.reads(member)
+    /// Whether the decision can depend on the parsed body.
+    pub fn reads_body(&self) -> bool {
+        self.engine.reads_body()
     }
 
     /// Evaluates the decision for `input` within `budget`, which does not count time spent waiting for others, and before
