@@ -111,7 +111,7 @@ impl Checker {
     /// Answers one check before `deadline`.
     pub async fn check(&self, message: &[u8], deadline: Instant) -> Answer {
         let started = Instant::now();
-        let mut record = Record { decision_id: decision_id(), timestamp_ns: self.clock.now_ns(), ..Record::default() };
+        let mut record = self.record();
         let (decided, answer) = match Attributes::parse(message) {
             Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, &mut record)),
             Ok(attributes) => match self.decide(message, &attributes, deadline, &mut record).await {
@@ -124,6 +124,12 @@ impl Checker {
         answer
     }
 
+    /// What will be told of a check; no more than its id when nobody is told.
+    fn record(&self) -> Record {
+        let timestamp_ns = self.journal.as_ref().map_or(0, |_| self.clock.now_ns());
+        Record { decision_id: decision_id(), timestamp_ns, ..Record::default() }
+    }
+
     fn tell(&self, mut record: Record, started: Instant) {
         if let Some(journal) = &self.journal {
             record.total = started.elapsed();
@@ -134,7 +140,7 @@ impl Checker {
     /// The answer to a check that could not be made.
     pub fn refuse(&self, fault: Fault) -> Answer {
         self.metrics.checked(Decided::Fault, Duration::ZERO);
-        let mut record = Record { decision_id: decision_id(), timestamp_ns: self.clock.now_ns(), ..Record::default() };
+        let mut record = self.record();
         let answer = self.fault(fault, None, &mut record);
         self.tell(record, Instant::now());
         answer
@@ -144,7 +150,10 @@ impl Checker {
         fault.log(&record.decision_id);
         self.metrics.fault(fault.reason(), fault.opa_reason());
         record.result = None;
-        record.error = Some(fault.grpc_error().map_or_else(|| crate::telemetry::chain(&fault), |(_, message)| message));
+        if self.journal.is_some() {
+            let message = fault.grpc_error().map(|(_, message)| message);
+            record.error = Some(message.unwrap_or_else(|| crate::telemetry::chain(&fault)));
+        }
         respond::fault(&self.settings, &fault, attributes, &record.decision_id)
     }
 
