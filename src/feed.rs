@@ -9,6 +9,11 @@ pub mod keys;
 
 use std::time::Duration;
 
+use crate::value::{DuplicateKeys, JsonLimits};
+
+/// Data nested deeper than this cannot be kept by the engine.
+const DATA: JsonLimits = JsonLimits { depth: 120, duplicates: DuplicateKeys::LastWins };
+
 /// The pause after so many failures in a row, doubled each time, with a tenth of chance.
 fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {
     jittered(first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(16))).min(longest))

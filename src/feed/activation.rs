@@ -8,13 +8,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::json;
 
+use super::DATA;
 use super::bundle::archive::Bundle;
 use crate::policy::{Entrypoint, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings};
 use crate::telemetry::{Metrics, Outcome};
-use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json};
-
-/// A manifest is shallow.
-const MANIFEST: JsonLimits = JsonLimits { depth: 120, duplicates: DuplicateKeys::LastWins };
+use crate::value::{Value, parse_json};
 
 /// Why a candidate was not put in force.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +138,7 @@ impl Part {
             members.insert("roots".to_owned(), manifest.roots.listed().into());
         }
         let record = json!({"manifest": document, "etag": self.etag});
-        parse_json(record.to_string().as_bytes(), MANIFEST).unwrap_or_else(|_| Value::empty_object())
+        parse_json(record.to_string().as_bytes(), DATA).unwrap_or_else(|_| Value::empty_object())
     }
 }
 

@@ -13,12 +13,13 @@ use globset::{Glob, GlobMatcher};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
+use super::DATA;
 use super::activation::{Activation, ActivationError};
 use super::bundle::archive::{self, BundleError};
 use crate::lifecycle::Lifecycle;
 use crate::opa::manifest::Roots;
 use crate::policy::{Module, RegoVersion, SourceConflict, Sources};
-use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml};
+use crate::value::{Value, parse_json, parse_yaml};
 
 /// Folders within folders that are followed.
 const MAX_FOLDER_DEPTH: usize = 64;
@@ -26,8 +27,6 @@ const MAX_FOLDER_DEPTH: usize = 64;
 const MAX_FILES: usize = 100_000;
 /// Bytes of all files together.
 const MAX_TOTAL_BYTES: u64 = 1 << 30;
-/// Data nested deeper than this cannot be kept by the engine.
-const DATA: JsonLimits = JsonLimits { depth: 120, duplicates: DuplicateKeys::LastWins };
 /// How long the files must be quiet before they are read again.
 const QUIET: Duration = Duration::from_millis(200);
 

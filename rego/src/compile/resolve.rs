@@ -547,14 +547,14 @@ pub fn constant(term: Term) -> Term {
     .map_or(term, Term::Const)
 }
 
-/// The names that a body declares with `some` and `:=`, nested comprehensions apart.
-///
-/// Mirrors: `declaredVars`.
 /// Whether a name is one of the two documents.
 fn is_root(name: &str) -> bool {
     matches!(name, "input" | "data")
 }
 
+/// The names that a body declares with `some` and `:=`, nested comprehensions apart.
+///
+/// Mirrors: `declaredVars`.
 fn declared_names(body: &[syntax::Expr]) -> Hidden {
     let mut names = Hidden::new();
     for expr in body {

@@ -9,16 +9,15 @@ use std::path::Path;
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, EntryType};
 
+use crate::feed::DATA;
 use crate::opa::manifest::{Manifest, ManifestError};
 use crate::policy::{Module, RegoVersion, SourceConflict, Sources, package_of};
-use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml};
+use crate::value::{Value, parse_json, parse_yaml};
 
 /// Files of one archive.
 const MAX_FILES: usize = 100_000;
 /// Folders within folders.
 const MAX_DEPTH: usize = 64;
-/// Data nested deeper than this cannot be kept by the engine.
-const DATA: JsonLimits = JsonLimits { depth: 120, duplicates: DuplicateKeys::LastWins };
 
 /// What an archive holds.
 #[derive(Debug)]
