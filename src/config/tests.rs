@@ -80,6 +80,7 @@ fn every_problem_is_reported_with_its_place() {
         (json!({"bundles": {"b": {"service": "z"}}, "services": {"a": {"url": "http://a"}}}), "bundles.b.service"),
         (bundle(json!({"signing": {"keyid": "k"}})), "bundles.b.signing"),
         (bundle(json!({"trigger": "manual"})), "bundles.b.trigger"),
+        (bundle(json!({"polling": {"min_delay_seconds": 9}})), "bundles.b.polling"),
         (bundle(json!({"resource": "file:///b.tar.gz"})), "bundles.b.resource"),
         (bundle(json!({"polling": {"min_delay_seconds": 9, "max_delay_seconds": 3}})), "bundles.b.polling"),
         (json!({"keys": {"k": {"key": "x"}}, "bundles": {"b": {}}, "services": {"a": {"url": "http://a"}}}), "keys"),

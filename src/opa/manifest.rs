@@ -177,6 +177,9 @@ mod tests {
         for texts in [&["a", "a/b"][..], &["a", "a"], &["", "a"], &["a/b", "c", "a"]] {
             assert!(matches!(Roots::parse(texts), Err(ManifestError::Overlap(..))), "{texts:?}");
         }
+        let many: Vec<String> = (0..=MAX_ROOTS).map(|at| format!("r{at}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(Roots::parse(&many), Err(ManifestError::TooManyRoots));
     }
 
     #[test]

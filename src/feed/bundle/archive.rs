@@ -355,6 +355,8 @@ mod tests {
         }
         let deep = format!("{}data.json", "d/".repeat(45));
         assert!(read(&packed(&[(&deep, "1")]), LIMIT, RegoVersion::V1).is_ok());
+        let deeper = format!("{}data.json", "/".repeat(70));
+        assert!(refusal(&packed(&[(&deeper, "{}")])).contains("more than 64 folders deep"));
     }
 
     #[test]
