@@ -1,6 +1,5 @@
 //! Builds everything from a `Config`, serves, and drains.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +11,11 @@ use crate::check::Checker;
 use crate::clock::Clock;
 use crate::config::{Config, GrpcDoor};
 use crate::feed::activation::Activation;
-use crate::feed::bundle::BundleFeed;
+use crate::feed::bundles::{Bundles, Services};
 use crate::feed::decision_log::DecisionLog;
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::feed::keys::KeyFeed;
+use crate::feed::status::Status;
 use crate::lifecycle::Lifecycle;
 use crate::policy::{Journal, Store, Surroundings};
 use crate::remote::Remote;
@@ -93,21 +93,21 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         move || store.current().is_some()
     });
     let clock = Clock::System;
-    if !config.bundles.is_empty() {
-        let names: Vec<String> = config.bundles.iter().map(|bundle| bundle.name.clone()).collect();
-        health.await_condition(BUNDLES, {
-            let activation = Arc::clone(&activation);
-            move || activation.has_bundles(&names)
-        });
-    }
-    let services: BTreeMap<String, Arc<Service>> =
+    let services: Services =
         config.services.into_iter().map(|(name, settings)| (name, Arc::new(Service::new(settings)))).collect();
-    for settings in config.bundles {
-        // Resolving the configuration has made sure that the service is there.
-        let Some(service) = services.get(&settings.service).cloned() else { continue };
-        let (activation, metrics) = (Arc::clone(&activation), Arc::clone(&metrics));
-        BundleFeed { settings, service, activation, version, metrics, clock: clock.clone() }.start(&lifecycle);
-    }
+    let status = Status::default();
+    let bundles =
+        Bundles::new(activation, Arc::clone(&status), Arc::clone(&metrics), clock.clone(), version, &lifecycle);
+    bundles.apply(config.bundles, &services);
+    let bundles = Arc::new(bundles);
+    health.await_condition(BUNDLES, {
+        let bundles = Arc::clone(&bundles);
+        move || bundles.are_active()
+    });
+    health.await_condition("bundle_freshness", {
+        let bundles = Arc::clone(&bundles);
+        move || bundles.stale().is_empty()
+    });
     let tokens = match config.issuers {
         None => None,
         Some(issuers) => {

@@ -1,5 +1,6 @@
 //! The command line, in OPA's words.
 
+mod bundle;
 mod check;
 mod coverage;
 mod eval;
@@ -30,6 +31,12 @@ enum Command {
     Test(test::Test),
     /// Compile policies and say everything that is wrong with them
     Check(check::Check),
+    /// Put policies and data into a bundle
+    Build(bundle::Build),
+    /// Sign the files of a bundle
+    Sign(bundle::Sign),
+    /// Show what a bundle holds
+    Inspect(bundle::Inspect),
     /// Make keys and tokens for development and tests
     #[command(subcommand)]
     Token(token::Token),
@@ -48,6 +55,9 @@ impl Cli {
             Command::Eval(eval) => eval.execute(),
             Command::Test(test) => test.execute(),
             Command::Check(check) => check.execute(),
+            Command::Build(build) => build.execute(),
+            Command::Sign(sign) => sign.execute(),
+            Command::Inspect(inspect) => inspect.execute(),
             Command::Token(token) => token.execute().map(|()| ExitCode::SUCCESS),
             Command::Version => {
                 println!("Version: {}", env!("CARGO_PKG_VERSION"));

@@ -11,6 +11,7 @@ mod overrides;
 mod problem;
 mod reference;
 mod resolve;
+mod services;
 
 pub use self::document::{Document, DocumentError};
 pub use self::duration::parse as parse_duration;

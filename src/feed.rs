@@ -3,9 +3,11 @@
 
 pub mod activation;
 pub mod bundle;
+pub mod bundles;
 pub mod decision_log;
 pub mod files;
 pub mod keys;
+pub mod status;
 
 use std::time::Duration;
 

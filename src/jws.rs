@@ -12,6 +12,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 
+pub use stepgate_rego::signing::{SigningError, Verifier as ConfiguredKey, sign as sign_with};
+
 /// Signature algorithms (RFC 7518 section 3.1, RFC 8037). There is no `none`, and no shared secret: keys come from
 /// published sets, where an HMAC secret would be public (RFC 8725 section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -36,6 +36,11 @@ impl Lifecycle {
         });
     }
 
+    /// Tasks that can be stopped before the others; they end with them at the latest.
+    pub fn child(&self) -> Self {
+        Self { tasks: self.tasks.clone(), stop: self.stop.child_token() }
+    }
+
     /// Comes when everything is to stop.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         self.stop.clone().cancelled_owned()

@@ -5,3 +5,4 @@
 pub mod decision;
 pub mod input;
 pub mod manifest;
+pub mod signature;

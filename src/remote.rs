@@ -55,7 +55,7 @@ pub enum RemoteError {
     PrivateAddress(String),
     #[error("the request failed")]
     Request(#[source] reqwest::Error),
-    #[error("the server sent no head of an answer within {0:?}")]
+    #[error("the server sent nothing for {0:?}")]
     Late(Duration),
     #[error("the server redirects too often, or to something that is no http or https URL")]
     Redirect,

@@ -6,7 +6,7 @@
 mod aggregates;
 mod arithmetic;
 mod collections;
-mod crypto;
+pub(crate) mod crypto;
 mod encoding;
 mod http;
 mod net;

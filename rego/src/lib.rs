@@ -5,6 +5,7 @@ pub mod compile;
 pub mod eval;
 mod host;
 pub mod policy;
+pub mod signing;
 pub mod syntax;
 mod typing;
 pub mod value;

@@ -2,6 +2,7 @@
 //!
 //! Mirrors: OPA `cmd/run.go`, v1.9.0. Every flag can come from `OPA_RUN_<FLAG>`; an explicit flag wins.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use clap::{Args, ValueEnum};
 use crate::app::{self, Launch};
 use crate::config::{Document, resolve};
 use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
+use crate::jws::ConfiguredKey;
+use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
 use crate::policy::RegoVersion;
 use crate::serve::{Address, SocketMode};
 use crate::telemetry::log::{Format, Verbosity, init};
@@ -87,9 +90,53 @@ pub struct Run {
     #[arg(short, long, env = "OPA_RUN_MAX_ERRORS", default_value_t = 10)]
     max_errors: usize,
     #[command(flatten)]
+    verify: Verify,
+    #[command(flatten)]
     without_effect: WithoutEffect,
     #[command(flatten)]
     refused: Refused,
+}
+
+/// How the bundles of the command line are verified.
+#[derive(Debug, Args)]
+struct Verify {
+    /// Take signed bundles without looking at their signatures
+    #[arg(long, env = "OPA_RUN_SKIP_VERIFY", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    skip_verify: bool,
+    /// The key that bundles must be signed with: a public key in PEM, a secret, or the path of either
+    #[arg(long, env = "OPA_RUN_VERIFICATION_KEY")]
+    verification_key: Option<String>,
+    #[arg(long, env = "OPA_RUN_VERIFICATION_KEY_ID", default_value = "default")]
+    verification_key_id: String,
+    #[arg(long, env = "OPA_RUN_SIGNING_ALG", default_value = "RS256")]
+    signing_alg: String,
+    /// The scope that signatures must have
+    #[arg(long, env = "OPA_RUN_SCOPE", default_value = "")]
+    scope: String,
+    /// Patterns of files that need not be signed
+    #[arg(long, env = "OPA_RUN_EXCLUDE_FILES_VERIFY", value_delimiter = ',')]
+    exclude_files_verify: Vec<String>,
+}
+
+impl Verify {
+    fn verification(&self) -> anyhow::Result<Verification> {
+        if self.skip_verify {
+            return Ok(Verification { demand: Demand::Skip, ..Verification::default() });
+        }
+        let Some(given) = &self.verification_key else { return Ok(Verification::default()) };
+        let text = std::fs::read_to_string(given).unwrap_or_else(|_| given.clone());
+        let key = ConfiguredKey::new(&self.signing_alg, &text).context("--verification-key")?;
+        let exclude = self.exclude_files_verify.iter().map(|pattern| {
+            exclusion(pattern).with_context(|| format!("--exclude-files-verify `{pattern}` is not a pattern"))
+        });
+        Ok(Verification {
+            keys: BTreeMap::from([(self.verification_key_id.clone(), PublicKey { key, scope: String::new() })]),
+            key_id: Some(self.verification_key_id.clone()),
+            scope: self.scope.clone(),
+            exclude: exclude.collect::<anyhow::Result<_>>()?,
+            demand: Demand::Required,
+        })
+    }
 }
 
 /// Flags that are accepted because scripts pass them, and do nothing.
@@ -134,18 +181,6 @@ struct Refused {
     authorization: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pprof: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    skip_verify: Option<String>,
-    #[arg(long, hide = true)]
-    verification_key: Option<String>,
-    #[arg(long, hide = true)]
-    verification_key_id: Option<String>,
-    #[arg(long, hide = true)]
-    signing_alg: Option<String>,
-    #[arg(long, hide = true)]
-    scope: Option<String>,
-    #[arg(long, hide = true)]
-    exclude_files_verify: Option<String>,
 }
 
 impl WithoutEffect {
@@ -175,7 +210,6 @@ impl Refused {
     /// The first flag given, and why it is refused.
     fn first(&self) -> Option<(&'static str, &'static str)> {
         const TLS: &str = "the HTTP listeners serve only health and metrics, without TLS";
-        const BUNDLES: &str = "signatures of bundles are not verified yet";
         let off = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "off");
         [
             ("tls-cert-file", self.tls_cert_file.is_some(), TLS),
@@ -186,12 +220,6 @@ impl Refused {
             ("authentication", off(&self.authentication), "the HTTP listeners are read-only and open"),
             ("authorization", off(&self.authorization), "the HTTP listeners are read-only and open"),
             ("pprof", self.pprof.is_some(), "there is no profiler"),
-            ("skip-verify", self.skip_verify.is_some(), BUNDLES),
-            ("verification-key", self.verification_key.is_some(), BUNDLES),
-            ("verification-key-id", self.verification_key_id.is_some(), BUNDLES),
-            ("signing-alg", self.signing_alg.is_some(), BUNDLES),
-            ("scope", self.scope.is_some(), BUNDLES),
-            ("exclude-files-verify", self.exclude_files_verify.is_some(), BUNDLES),
         ]
         .into_iter()
         .find_map(|(name, given, why)| given.then_some((name, why)))
@@ -255,6 +283,7 @@ impl Run {
                 ignore: ignore.collect::<anyhow::Result<_>>()?,
                 version: if self.v0_compatible && !self.v1_compatible { RegoVersion::V0 } else { RegoVersion::V1 },
                 as_bundles: self.bundle,
+                verification: self.verify.verification()?,
             },
             http: addresses(&self.addr)?.into_iter().chain(addresses(&self.diagnostic_addr)?).collect(),
             http_socket_mode: SocketMode(mode),

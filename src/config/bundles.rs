@@ -1,129 +1,135 @@
-//! Services and bundles.
+//! Bundles, and the keys that verify them.
 //!
-//! Mirrors: OPA `v1/plugins/rest`, `v1/plugins/bundle/config.go` and `v1/download/config.go`, v1.19.0.
+//! Mirrors: OPA `v1/plugins/bundle/config.go`, `v1/download/config.go` and `v1/keys/keys.go`, v1.19.0.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use url::Url;
 
 use super::resolve::{Resolver, Section};
-use crate::feed::bundle::BundleSettings;
-use crate::remote::service::{Credentials, ServiceSettings};
-use crate::secret::Secret;
+use super::services::named;
+use crate::feed::bundle::kept::Kept;
+use crate::feed::bundle::poller::Polling;
+use crate::feed::bundle::{BundleSettings, Source};
+use crate::jws::ConfiguredKey;
+use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
+use crate::remote::service::ServiceSettings;
 
 /// OPA's pauses between polls.
 const MIN_DELAY: u64 = 60;
 const MAX_DELAY: u64 = 120;
 /// OPA's limit of a bundle.
 const SIZE_LIMIT: u64 = 1 << 30;
-/// OPA's time for the head of an answer, in seconds.
-const HEADER_TIMEOUT: u64 = 10;
+/// OPA's algorithm of a key that names none.
+pub(super) const KEY_ALGORITHM: &str = "RS256";
+
+/// What bundles lean on beside their own section.
+pub(super) struct BundleContext<'a> {
+    pub document: &'a Value,
+    pub services: &'a BTreeMap<String, ServiceSettings>,
+    pub keys: BTreeMap<String, PublicKey>,
+    /// `compat: {bundle_signatures: opa}`.
+    pub signatures_as_in_opa: bool,
+}
 
 impl Resolver<'_> {
-    /// Services by name, from an object or from a list whose items have a `name`.
-    pub(super) fn services(&mut self, document: &Value) -> BTreeMap<String, ServiceSettings> {
-        let mut services = BTreeMap::new();
-        for (name, place, item) in named(document.get("services"), "services") {
-            let Some(name) = name else {
-                self.problems.error(place, "a service in a list needs a `name`");
-                continue;
-            };
-            let Some(service) = self.service(&place, Section(Some(item))) else { continue };
-            if services.insert(name.to_owned(), service).is_some() {
-                self.problems.error(place, "named twice");
+    /// The keys that can verify, by their ids.
+    pub(super) fn public_keys(&mut self, document: &Value) -> BTreeMap<String, PublicKey> {
+        let mut keys = BTreeMap::new();
+        for (id, item) in Section(Some(document)).members("keys") {
+            let (place, item) = (format!("keys.{id}"), Section(Some(item)));
+            let (public, private) = (item.text("key"), item.text("private_key"));
+            let given = |key: Option<&str>| key.is_some_and(|key| !key.is_empty());
+            if !given(public) && !given(private) {
+                self.problems.error(&place, "no keys provided: give `key` or `private_key`");
             }
-        }
-        services
-    }
-
-    fn service(&mut self, place: &str, item: Section<'_>) -> Option<ServiceSettings> {
-        let text = item.text("url").unwrap_or_default();
-        let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        if url.is_none() {
-            self.problems.error(format!("{place}.url"), "expected an http or https URL");
-        }
-        if item.text("type").is_some_and(|kind| !kind.is_empty()) {
-            self.problems.error(format!("{place}.type"), "not offered yet; bundles come over http and https");
-        }
-        if item.flag("allow_insecure_tls") == Some(true) {
-            let message = "the server is not verified: whoever stands between can replace every policy";
-            self.problems.warn(format!("{place}.allow_insecure_tls"), message);
-        }
-        let headers = item
-            .members("headers")
-            .filter_map(|(name, value)| Some((name.to_ascii_lowercase(), Secret::new(value.as_str()?.to_owned()))));
-        Some(ServiceSettings {
-            url: url?,
-            headers: headers.collect(),
-            credentials: self.credentials(place, item.section("credentials")),
-            header_timeout: Duration::from_secs(item.count("response_header_timeout_seconds", HEADER_TIMEOUT)),
-            ca_cert: item.section("tls").text("ca_cert").map(Into::into),
-            system_roots: item.section("tls").flag("system_ca_required").unwrap_or(false),
-            skip_verification: item.flag("allow_insecure_tls").unwrap_or(false),
-        })
-    }
-
-    fn credentials(&mut self, place: &str, item: Section<'_>) -> Credentials {
-        let bearer = item.section("bearer");
-        if bearer.0.is_none() {
-            return Credentials::None;
-        }
-        let scheme = bearer.text("scheme").unwrap_or("Bearer").to_owned();
-        let place = format!("{place}.credentials.bearer");
-        match (bearer.text("token"), bearer.text("token_path")) {
-            (Some(token), None) => {
-                if token.is_empty() || token.contains("${") {
-                    self.problems.error(format!("{place}.token"), "empty, or a `${…}` in it was not replaced");
+            let Some(text) = public.filter(|text| !text.is_empty()) else { continue };
+            match ConfiguredKey::new(item.text("algorithm").unwrap_or(KEY_ALGORITHM), text) {
+                Ok(key) => {
+                    keys.insert(id.clone(), PublicKey { key, scope: item.text("scope").unwrap_or("").to_owned() });
                 }
-                Credentials::Bearer { scheme, token: Secret::new(token.to_owned()) }
-            }
-            (None, Some(path)) => Credentials::BearerFile { scheme, path: path.into() },
-            _ => {
-                self.problems.error(place, "give either `token` or `token_path`");
-                Credentials::None
+                Err(error) => {
+                    let hint = "; the key itself is wanted, so for a file use `--set-file`";
+                    self.problems.error(format!("{place}.key"), format!("{error}{hint}"));
+                }
             }
         }
+        keys
     }
 
-    pub(super) fn bundles(
-        &mut self,
-        document: &Value,
-        services: &BTreeMap<String, ServiceSettings>,
-    ) -> Vec<BundleSettings> {
+    pub(super) fn bundles(&mut self, context: &BundleContext<'_>) -> Vec<BundleSettings> {
         let mut bundles = Vec::new();
-        for (name, place, item) in named(document.get("bundles"), "bundles") {
+        for (name, place, item) in named(context.document.get("bundles"), "bundles") {
             let Some(name) = name else {
                 self.problems.error(place, "expected an object of bundles by name");
                 continue;
             };
-            bundles.extend(self.bundle(name, &place, Section(Some(item)), services));
+            bundles.extend(self.bundle(name, &place, Section(Some(item)), context));
         }
-        let has_keys = document.get("keys").and_then(Value::as_object).is_some_and(|keys| !keys.is_empty());
-        if has_keys && !bundles.is_empty() {
-            let message = "signatures of bundles are not verified yet, and unverified bundles must not pass for verified ones; \
-                           remove the keys, or keep using OPA for this";
-            self.problems.error("keys", message);
+        let own = Section(context.document.get("plugins")).section("stepgate");
+        for (name, _) in own.members("bundles") {
+            if !bundles.iter().any(|bundle| bundle.name == *name) {
+                self.problems.error(format!("plugins.stepgate.bundles.{name}"), "there is no such bundle");
+            }
         }
         bundles
     }
 
-    fn bundle(
+    /// One bundle, or the discovery bundle.
+    pub(super) fn bundle(
+        &mut self,
+        name: &str,
+        place: &str,
+        item: Section<'_>,
+        context: &BundleContext<'_>,
+    ) -> Option<BundleSettings> {
+        let source = self.source(name, place, item, context.services);
+        let polling = self.polling(place, item);
+        let verification = self.verification(place, item.section("signing"), context);
+        let own = Section(context.document.get("plugins")).section("stepgate").section("bundles").section(name);
+        let kept = item.flag("persist").unwrap_or(false).then(|| {
+            if Path::new(name).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+                self.problems.error(place, "a bundle of this name cannot be kept in a folder");
+            }
+            let folder = Section(Some(context.document)).text("persistence_directory").unwrap_or(".opa");
+            Kept { folder: PathBuf::from(folder).join("bundles").join(name) }
+        });
+        let mut hasher = DefaultHasher::new();
+        for part in [item.0, context.document.get("services"), context.document.get("keys"), own.0] {
+            part.map(Value::to_string).hash(&mut hasher);
+        }
+        Some(BundleSettings {
+            name: name.to_owned(),
+            source: source?,
+            polling,
+            size_limit: item.count("size_limit_bytes", SIZE_LIMIT),
+            verification,
+            kept,
+            rollback_guard: own.flag("rollback_guard").unwrap_or(false),
+            max_staleness: own.at("max_staleness").map(|_| own.duration("max_staleness", Duration::MAX)),
+            fingerprint: hasher.finish(),
+        })
+    }
+
+    fn source(
         &mut self,
         name: &str,
         place: &str,
         item: Section<'_>,
         services: &BTreeMap<String, ServiceSettings>,
-    ) -> Option<BundleSettings> {
-        let resource = item
-            .text("resource")
-            .filter(|resource| !resource.is_empty())
-            .map_or_else(|| format!("bundles/{name}"), str::to_owned);
-        if resource.starts_with("file:") {
-            let message = "not offered yet; give the file on the command line with `--bundle`";
-            self.problems.error(format!("{place}.resource"), message);
+    ) -> Option<Source> {
+        let resource = item.text("resource").filter(|resource| !resource.is_empty());
+        if let Some(path) = resource.and_then(|resource| resource.strip_prefix("file://")) {
+            if item.flag("persist") == Some(true) {
+                self.problems.warn(format!("{place}.persist"), "has no effect: the bundle is a file already");
+            }
+            return Some(Source::File(path.into()));
         }
+        let resource = resource.map_or_else(|| format!("bundles/{name}"), str::to_owned);
         // Without a name the first service counts, as in OPA.
         let service = item.text("service").map(str::to_owned).or_else(|| services.keys().next().cloned());
         if !service.as_ref().is_some_and(|service| services.contains_key(service)) {
@@ -131,38 +137,55 @@ impl Resolver<'_> {
             let message = format!("there is no such service; there are: {}", known.join(", "));
             self.problems.error(format!("{place}.service"), message);
         }
-        let polling = item.section("polling");
-        let (least, most) =
-            (polling.count("min_delay_seconds", MIN_DELAY), polling.count("max_delay_seconds", MAX_DELAY));
-        if polling.at("min_delay_seconds").is_some() != polling.at("max_delay_seconds").is_some() {
+        Some(Source::Service { service: service?, resource })
+    }
+
+    fn polling(&mut self, place: &str, bundle: Section<'_>) -> Polling {
+        let item = bundle.section("polling");
+        let (least, most) = (item.count("min_delay_seconds", MIN_DELAY), item.count("max_delay_seconds", MAX_DELAY));
+        if item.at("min_delay_seconds").is_some() != item.at("max_delay_seconds").is_some() {
             self.problems.error(format!("{place}.polling"), "give both min_delay_seconds and max_delay_seconds");
         }
         if least > most {
             let message = "max_delay_seconds must not be less than min_delay_seconds";
             self.problems.error(format!("{place}.polling"), message);
         }
-        Some(BundleSettings {
-            name: name.to_owned(),
-            service: service?,
-            resource,
+        let long = item.at("long_polling_timeout_seconds").and_then(Value::as_u64);
+        Polling {
             min_delay: Duration::from_secs(least.max(1)),
             max_delay: Duration::from_secs(most.max(1)),
-            size_limit: item.count("size_limit_bytes", SIZE_LIMIT),
-        })
-    }
-}
-
-/// The items of an object by their names, or of a list by their members `name`, each with its place.
-fn named<'a>(value: Option<&'a Value>, place: &str) -> Vec<(Option<&'a str>, String, &'a Value)> {
-    match value {
-        Some(Value::Object(members)) => {
-            members.iter().map(|(name, item)| (Some(name.as_str()), format!("{place}.{name}"), item)).collect()
+            long: long.map(Duration::from_secs),
+            is_manual: bundle.text("trigger") == Some("manual"),
         }
-        Some(Value::Array(items)) => items
-            .iter()
-            .enumerate()
-            .map(|(at, item)| (item.get("name").and_then(Value::as_str), format!("{place}[{at}]"), item))
-            .collect(),
-        _ => Vec::new(),
+    }
+
+    fn verification(&mut self, place: &str, signing: Section<'_>, context: &BundleContext<'_>) -> Verification {
+        let key_id = signing.text("keyid").filter(|id| !id.is_empty()).map(str::to_owned);
+        if let Some(id) = key_id.as_ref().filter(|id| !context.keys.contains_key(*id)) {
+            let message = format!("there is no key `{id}` with a `key` under `keys`");
+            self.problems.error(format!("{place}.signing.keyid"), message);
+        }
+        let mut exclude = Vec::new();
+        for pattern in signing.texts("exclude_files") {
+            match exclusion(pattern) {
+                Some(glob) => exclude.push(glob),
+                None => {
+                    let message = format!("`{pattern}` is not a pattern");
+                    self.problems.error(format!("{place}.signing.exclude_files"), message);
+                }
+            }
+        }
+        let is_wanted = !context.keys.is_empty() || signing.0.is_some();
+        Verification {
+            keys: context.keys.clone(),
+            key_id,
+            scope: signing.text("scope").unwrap_or("").to_owned(),
+            exclude,
+            demand: match (context.signatures_as_in_opa, is_wanted) {
+                (true, _) => Demand::AsInOpa,
+                (false, true) => Demand::Required,
+                (false, false) => Demand::Optional,
+            },
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::bundles::BundleContext;
 use super::document::Document;
 use super::duration;
 use super::keys;
@@ -98,11 +99,11 @@ impl<'a> Section<'a> {
         usize::try_from(self.count(name, default)).unwrap_or(usize::MAX)
     }
 
-    fn duration(self, name: &str, default: Duration) -> Duration {
+    pub(super) fn duration(self, name: &str, default: Duration) -> Duration {
         self.text(name).and_then(duration::parse).unwrap_or(default)
     }
 
-    fn texts(self, name: &str) -> Vec<&'a str> {
+    pub(super) fn texts(self, name: &str) -> Vec<&'a str> {
         let items = self.at(name).and_then(Value::as_array);
         items.into_iter().flatten().filter_map(Value::as_str).collect()
     }
@@ -175,7 +176,13 @@ impl Resolver<'_> {
             identity_headers: self.identity_headers(own),
         };
         let services = self.services(document);
-        let bundles = self.bundles(document, &services);
+        let context = BundleContext {
+            document,
+            services: &services,
+            keys: self.public_keys(document),
+            signatures_as_in_opa: own.section("compat").text("bundle_signatures") == Some("opa"),
+        };
+        let bundles = self.bundles(&context);
         let entrypoint = self.entrypoint(plugin);
         let redact = own.section("log").flag("redact").unwrap_or(true);
         let decision_log = self.decision_log(document, entrypoint.configured(), redact, &services);

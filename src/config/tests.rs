@@ -4,6 +4,8 @@ use serde_json::json;
 
 use super::keys::{Effect, KEYS, Kind};
 use super::*;
+use crate::feed::bundle::{BundleSettings, Source};
+use crate::opa::signature::Demand;
 
 fn problems(document: serde_json::Value) -> Problems {
     resolve(&Document(document), None).1
@@ -44,9 +46,28 @@ fn services_and_bundles_have_opas_defaults() {
     assert_eq!(config.services["a"].url.as_str(), "http://a/base");
     assert_eq!(config.services["a"].headers[0].0, "x-team");
     let [b, c] = config.bundles.as_slice() else { panic!("two bundles") };
-    assert_eq!((b.service.as_str(), b.resource.as_str()), ("a", "bundles/b"));
-    assert_eq!((b.min_delay.as_secs(), b.max_delay.as_secs(), b.size_limit), (60, 120, 1 << 30));
-    assert_eq!((c.min_delay.as_secs(), c.max_delay.as_secs()), (1, 2));
+    assert_eq!(b.source, Source::Service { service: "a".to_owned(), resource: "bundles/b".to_owned() });
+    let seconds = |it: &BundleSettings| (it.polling.min_delay.as_secs(), it.polling.max_delay.as_secs());
+    assert_eq!((seconds(b), seconds(c), b.size_limit), ((60, 120), (1, 2), 1 << 30));
+    assert_eq!(b.verification.demand, Demand::Optional);
+}
+
+#[test]
+fn a_public_key_makes_signatures_a_must() {
+    let demand = |keys: serde_json::Value, signing: serde_json::Value, compat: serde_json::Value| {
+        let mut document = bundle(json!({"signing": signing}));
+        document["keys"] = keys;
+        document["plugins"] = json!({"stepgate": {"compat": compat}});
+        let (config, problems) = resolve(&Document(document), None);
+        config.unwrap_or_else(|| panic!("{problems:?}")).bundles[0].verification.demand
+    };
+    let (public, private) = (json!({"algorithm": "HS256", "key": "x"}), json!({"private_key": "x"}));
+    assert_eq!(demand(json!({"k": public}), json!(null), json!({})), Demand::Required);
+    assert_eq!(demand(json!({"k": public}), json!({"keyid": "k"}), json!({})), Demand::Required);
+    assert_eq!(demand(json!({}), json!({"scope": "x"}), json!({})), Demand::Required);
+    assert_eq!(demand(json!({"k": private}), json!(null), json!({})), Demand::Optional);
+    assert_eq!(demand(json!({"k": public}), json!(null), json!("strict")), Demand::Required);
+    assert_eq!(demand(json!({"k": public}), json!(null), json!({"bundle_signatures": "opa"})), Demand::AsInOpa);
 }
 
 #[test]
@@ -70,6 +91,13 @@ fn every_problem_is_reported_with_its_place() {
             "services.a.credentials.bearer.token",
         ),
         (json!({"bundles": {"b": {}}}), "bundles.b.service"),
+        (json!({"keys": {"k": {}}}), "keys.k"),
+        (json!({"keys": {"k": {"key": "no PEM"}}}), "keys.k.key"),
+        (json!({"keys": {"k": {"key": "x", "algorithm": "none"}}}), "keys.k.algorithm"),
+        (bundle(json!({"signing": {"keyid": "k"}})), "bundles.b.signing.keyid"),
+        (bundle(json!({"persist": "yes"})), "bundles.b.persist"),
+        (json!({"services": {"a": {"url": "http://a"}}, "bundles": {"../b": {"persist": true}}}), "bundles.../b"),
+        (json!({"plugins": {"stepgate": {"bundles": {"z": {}}}}}), "plugins.stepgate.bundles.z"),
         (json!({"decision_logs": {}}), "decision_logs"),
         (json!({"decision_logs": {"service": "z"}}), "decision_logs.service"),
         (json!({"decision_logs": {"console": true, "plugin": "x"}}), "decision_logs.plugin"),
@@ -78,12 +106,9 @@ fn every_problem_is_reported_with_its_place() {
             "decision_logs.reporting",
         ),
         (json!({"bundles": {"b": {"service": "z"}}, "services": {"a": {"url": "http://a"}}}), "bundles.b.service"),
-        (bundle(json!({"signing": {"keyid": "k"}})), "bundles.b.signing"),
-        (bundle(json!({"trigger": "manual"})), "bundles.b.trigger"),
+        (bundle(json!({"trigger": "often"})), "bundles.b.trigger"),
         (bundle(json!({"polling": {"min_delay_seconds": 9}})), "bundles.b.polling"),
-        (bundle(json!({"resource": "file:///b.tar.gz"})), "bundles.b.resource"),
         (bundle(json!({"polling": {"min_delay_seconds": 9, "max_delay_seconds": 3}})), "bundles.b.polling"),
-        (json!({"keys": {"k": {"key": "x"}}, "bundles": {"b": {}}, "services": {"a": {"url": "http://a"}}}), "keys"),
         (json!({"plugins": {"other": {}}}), "plugins.other"),
         (json!({"plugins": {"envoy_ext_authz_grpc": {"addr": "nowhere"}}}), "plugins.envoy_ext_authz_grpc.addr"),
         (json!({"plugins": {"envoy_ext_authz_grpc": {"dry-run": "yes"}}}), "plugins.envoy_ext_authz_grpc.dry-run"),

@@ -4,15 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::json;
 
 use super::DATA;
-use super::bundle::archive::Bundle;
-use crate::policy::{Entrypoint, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings};
+use super::bundle::contents::{Bundle, Contents, Delta};
+use super::bundle::patch::{PatchError, apply_all};
+use crate::policy::{
+    Entrypoint, EvalError, Evaluation, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings,
+};
 use crate::telemetry::{Metrics, Outcome};
 use crate::value::{Value, parse_json};
+
+/// How long a new policy may think about its first request.
+const TRIAL: Duration = Duration::from_secs(1);
 
 /// Why a candidate was not put in force.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +30,18 @@ pub enum ActivationError {
     Overlap { one: String, other: String, root: String },
     #[error("the data of the bundle `{bundle}` does not fit: {conflict}")]
     Conflict { bundle: String, conflict: SourceConflict },
+    #[error("a delta came, and there is no bundle in force that it could change")]
+    NothingToPatch,
+    #[error("delta bundle '{0}' has manifest roots that are different from those in the store")]
+    DeltaRoots(String),
+    #[error("the delta is refused as a whole: {0}")]
+    Patch(#[from] PatchError),
+    #[error("the manifest has no whole number at `metadata.sequence`, which is asked of this bundle")]
+    NoSequence,
+    #[error("`metadata.sequence` fell from {from} to {to}: an older bundle is not put in force again")]
+    Rollback { from: i64, to: i64 },
+    #[error("an evaluation of the new policy took longer than {0:?}")]
+    Slow(Duration),
 }
 
 fn list(rejections: &[Rejection]) -> String {
@@ -35,6 +54,14 @@ fn list(rejections: &[Rejection]) -> String {
 struct Part {
     bundle: Bundle,
     etag: String,
+}
+
+/// What was put in force.
+#[derive(Debug, Default)]
+pub struct Activated {
+    pub revision: String,
+    /// `snapshot` or `delta`.
+    pub kind: &'static str,
 }
 
 type Parts = BTreeMap<String, Arc<Part>>;
@@ -67,34 +94,102 @@ impl Activation {
 
     /// Replaces the files of the command line. Compiling takes time and blocks the thread.
     pub fn replace_files(&self, files: Sources) -> Result<(), ActivationError> {
-        self.change(|active| active.files = Arc::new(files))
+        self.change(|active| {
+            active.files = Arc::new(files);
+            Ok(())
+        })
     }
 
-    /// Replaces one bundle. Compiling takes time and blocks the thread.
-    pub fn replace_bundle(&self, name: &str, bundle: Bundle, etag: &str) -> Result<(), ActivationError> {
-        let part = Arc::new(Part { bundle, etag: etag.to_owned() });
+    /// Replaces or changes one bundle. Compiling takes time and blocks the thread. With `rollback_guard` its
+    /// `metadata.sequence` must not fall.
+    pub fn replace_bundle(
+        &self,
+        name: &str,
+        contents: Contents,
+        etag: &str,
+        rollback_guard: bool,
+    ) -> Result<Activated, ActivationError> {
+        let mut told = Activated::default();
         self.change(|active| {
-            active.bundles.insert(name.to_owned(), part);
+            let before = active.bundles.get(name);
+            told.kind = if matches!(contents, Contents::Snapshot(_)) { "snapshot" } else { "delta" };
+            let bundle = match contents {
+                Contents::Snapshot(bundle) => bundle,
+                Contents::Delta(delta) => {
+                    let before = before.ok_or(ActivationError::NothingToPatch)?;
+                    before.patched(name, delta)?
+                }
+            };
+            if rollback_guard {
+                let to = bundle.manifest.sequence().ok_or(ActivationError::NoSequence)?;
+                let from = before.and_then(|before| before.bundle.manifest.sequence());
+                if let Some(from) = from.filter(|from| to < *from) {
+                    return Err(ActivationError::Rollback { from, to });
+                }
+            }
+            told.revision = bundle.manifest.revision.clone();
+            active.bundles.insert(name.to_owned(), Arc::new(Part { bundle, etag: etag.to_owned() }));
+            Ok(())
+        })?;
+        Ok(told)
+    }
+
+    /// Takes a bundle out of force.
+    pub fn remove_bundle(&self, name: &str) -> Result<(), ActivationError> {
+        if !self.active.lock().bundles.contains_key(name) {
+            return Ok(());
+        }
+        self.change(|active| {
+            active.bundles.remove(name);
+            Ok(())
         })
     }
 
     /// Whether every one of these bundles has been in force.
-    pub fn has_bundles(&self, names: &[String]) -> bool {
+    pub fn has_bundles<'n>(&self, mut names: impl Iterator<Item = &'n String>) -> bool {
         let active = self.active.lock();
-        names.iter().all(|name| active.bundles.contains_key(name))
+        names.all(|name| active.bundles.contains_key(name))
     }
 
     /// Builds what a change makes of everything, and puts it in force when it is sound.
-    fn change(&self, change: impl FnOnce(&mut Active)) -> Result<(), ActivationError> {
+    fn change(&self, change: impl FnOnce(&mut Active) -> Result<(), ActivationError>) -> Result<(), ActivationError> {
         let mut active = self.active.lock();
         let mut candidate = active.clone();
-        change(&mut candidate);
-        let built = candidate.build(&self.entrypoint, &self.surroundings);
+        let built = change(&mut candidate).and_then(|()| candidate.build(&self.entrypoint, &self.surroundings));
+        let built = built.and_then(|built| self.try_out(built));
         self.metrics.policy_activated(if built.is_ok() { Outcome::Success } else { Outcome::Failure });
         self.store.activate(built?);
         *active = candidate;
         Ok(())
     }
+
+    /// Asks a candidate for a decision before requests do. What cannot answer in time never gets any; an error or no decision is
+    /// said, and denies.
+    fn try_out(&self, candidate: Snapshot) -> Result<Snapshot, ActivationError> {
+        if candidate.waits() {
+            // It would ask other servers.
+            return Ok(candidate);
+        }
+        let path = self.entrypoint.configured();
+        match candidate.eval(&smoke_input(), TRIAL, Instant::now() + TRIAL) {
+            Err(EvalError::Budget) => return Err(ActivationError::Slow(TRIAL)),
+            Err(error) => tracing::info!(path, %error, "the new policy cannot decide about a bare request"),
+            Ok(Evaluation { value: None, .. }) => {
+                tracing::info!(path, "the new policy has no decision about a bare request");
+            }
+            Ok(_) => {}
+        }
+        Ok(candidate)
+    }
+}
+
+/// A request with nothing in it.
+fn smoke_input() -> Value {
+    let http = r#"{"method": "GET", "path": "/", "host": "localhost", "scheme": "http", "headers": {}}"#;
+    let text = format!(
+        r#"{{"attributes": {{"request": {{"http": {http}}}}}, "parsed_path": [""], "parsed_query": {{}}, "method": "GET", "path": "/"}}"#
+    );
+    parse_json(text.as_bytes(), DATA).unwrap_or_default()
 }
 
 impl Active {
@@ -129,6 +224,16 @@ impl Active {
 }
 
 impl Part {
+    /// The bundle after a delta.
+    fn patched(&self, name: &str, delta: Delta) -> Result<Bundle, ActivationError> {
+        if delta.manifest.roots != self.bundle.manifest.roots {
+            return Err(ActivationError::DeltaRoots(name.to_owned()));
+        }
+        let data = apply_all(&delta.patches, &self.bundle.sources.data)?;
+        let sources = Sources { modules: self.bundle.sources.modules.clone(), data };
+        Ok(Bundle { manifest: delta.manifest, sources })
+    }
+
     /// What stands under `data.system.bundles.<name>`.
     fn record(&self) -> Value {
         let manifest = &self.bundle.manifest;
@@ -144,9 +249,8 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
+    use crate::feed::bundle::patch::Patch;
     use crate::opa::manifest::Manifest;
     use crate::policy::{BuiltinSettings, Module, RegoVersion};
     use crate::value::json_text;
@@ -158,13 +262,23 @@ mod tests {
         (Activation::new(Entrypoint::from_path("p/allow"), surroundings, Arc::clone(&store), metrics), store)
     }
 
-    fn bundle(manifest: &str, policy: &str) -> Bundle {
+    fn bundle(manifest: &str, policy: &str) -> Contents {
         let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
-        Bundle {
+        Contents::Snapshot(Bundle {
             manifest: Manifest::parse(manifest.as_bytes()).expect("a manifest"),
             sources: Sources { modules: vec![module], ..Sources::default() },
-            size: 0,
-        }
+        })
+    }
+
+    fn delta(manifest: &str, changes: &str) -> Contents {
+        let manifest = Manifest::parse(manifest.as_bytes()).expect("a manifest");
+        let patches = Patch::parse_all(format!("{{\"data\": [{changes}]}}").as_bytes()).expect("changes");
+        Contents::Delta(Delta { manifest, patches })
+    }
+
+    fn files(policy: &str) -> Sources {
+        let module = Module { path: "own.rego".into(), text: policy.into(), version: RegoVersion::V1 };
+        Sources { modules: vec![module], ..Sources::default() }
     }
 
     fn decide(store: &Store) -> String {
@@ -178,29 +292,76 @@ mod tests {
     fn what_is_unsound_changes_nothing() {
         let (activation, store) = activation();
         let names = ["a".to_owned()];
-        assert!(!activation.has_bundles(&names));
+        assert!(!activation.has_bundles(names.iter()));
         let first = bundle(r#"{"revision": "r1", "roots": ["p"]}"#, "package p\nallow := data.system.bundles");
-        activation.replace_bundle("a", first, "\"e1\"").expect("it is sound");
+        activation.replace_bundle("a", first, "\"e1\"", false).expect("it is sound");
         let one = r#"{"a":{"etag":"\"e1\"","manifest":{"revision":"r1","roots":["p"]}}}"#;
         assert_eq!(decide(&store), one);
-        assert!(activation.has_bundles(&names));
+        assert!(activation.has_bundles(names.iter()));
         let broken = bundle(r#"{"roots": ["p"]}"#, "package p\nallow := nothing()");
-        assert!(matches!(activation.replace_bundle("a", broken, ""), Err(ActivationError::Policy(_))));
+        assert!(matches!(activation.replace_bundle("a", broken, "", false), Err(ActivationError::Policy(_))));
         let greedy = bundle("{}", "package q\nx := 1");
-        let error = activation.replace_bundle("b", greedy, "").expect_err("both own `p`");
+        let error = activation.replace_bundle("b", greedy, "", false).expect_err("both own `p`");
         assert_eq!(error.to_string(), "the bundles `a` and `b` both own `p`");
         assert_eq!(decide(&store), one, "the first stays in force");
         let beside = bundle(r#"{"roots": ["q"]}"#, "package q\nx := 1");
-        activation.replace_bundle("b", beside, "").expect("they are apart");
+        activation.replace_bundle("b", beside, "", false).expect("they are apart");
         assert!(decide(&store).contains(r#""b":{"etag":"""#));
     }
 
     #[test]
     fn files_outlive_a_bundle_without_roots() {
         let (activation, store) = activation();
-        let module = Module { path: "own.rego".into(), text: "package own\nx := 7".into(), version: RegoVersion::V1 };
-        activation.replace_files(Sources { modules: vec![module], ..Sources::default() }).expect("it is sound");
-        activation.replace_bundle("a", bundle("{}", "package p\nallow := data.own.x"), "").expect("it is sound");
+        activation.replace_files(files("package own\nx := 7")).expect("it is sound");
+        activation.replace_bundle("a", bundle("{}", "package p\nallow := data.own.x"), "", false).expect("it is sound");
         assert_eq!(decide(&store), "7");
+    }
+
+    #[test]
+    fn a_delta_changes_data_whole_or_not_at_all() {
+        let (activation, store) = activation();
+        let change =
+            |manifest: &str, changes: &str| activation.replace_bundle("a", delta(manifest, changes), "", false);
+        let two = r#"{"op":"upsert","path":"/p/n","value":2}"#;
+        assert!(matches!(change(r#"{"roots": ["p"]}"#, two), Err(ActivationError::NothingToPatch)));
+        let first = bundle(r#"{"revision": "r1", "roots": ["p", "q"]}"#, "package q\nx := data.p.n");
+        activation.replace_bundle("a", first, "", false).expect("it is sound");
+        activation.replace_files(files("package p\nallow := data.q.x")).expect("it is sound");
+        let roots = r#"{"revision": "r2", "roots": ["q", "p"]}"#;
+        let told = change(roots, two).expect("it fits");
+        assert_eq!((told.revision.as_str(), told.kind, decide(&store).as_str()), ("r2", "delta", "2"));
+        let half = r#"{"op":"replace","path":"/p/n","value":3},{"op":"remove","path":"/p/none"}"#;
+        assert!(matches!(change(roots, half), Err(ActivationError::Patch(PatchError::Missing(_)))));
+        assert!(matches!(change(r#"{"roots": ["p"]}"#, two), Err(ActivationError::DeltaRoots(_))));
+        assert_eq!(decide(&store), "2");
+    }
+
+    #[test]
+    fn an_older_bundle_does_not_come_back() {
+        let (activation, store) = activation();
+        let at = |sequence: &str| {
+            let manifest = format!(r#"{{"metadata": {{"sequence": {sequence}}}}}"#);
+            let policy = format!("package p\nallow := {sequence}");
+            activation.replace_bundle("a", bundle(&manifest, &policy), "", true).map(drop)
+        };
+        at("7").expect("the first");
+        at("7").expect("the same again");
+        assert!(matches!(at("6"), Err(ActivationError::Rollback { from: 7, to: 6 })));
+        assert!(matches!(at("\"8\""), Err(ActivationError::NoSequence)));
+        assert!(matches!(at("7.5"), Err(ActivationError::NoSequence)));
+        assert_eq!(decide(&store), "7");
+        at("9").expect("a newer one");
+    }
+
+    #[test]
+    fn a_policy_that_never_ends_is_not_put_in_force() {
+        let (activation, store) = activation();
+        let first = bundle("{}", "package p\nallow := 1");
+        activation.replace_bundle("a", first, "", false).expect("it is sound");
+        let endless =
+            "package p\nallow if {\n  n := numbers.range(1, 100000)\n  some a in n\n  some b in n\n  a + b < 0\n}";
+        let refused = activation.replace_bundle("a", bundle("{}", endless), "", false);
+        assert!(matches!(refused, Err(ActivationError::Slow(_))), "{refused:?}");
+        assert_eq!(decide(&store), "1");
     }
 }

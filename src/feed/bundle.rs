@@ -1,51 +1,72 @@
 //! Bundles: archives of policies and data that a server offers, fetched again and again.
 //!
-//! Mirrors: OPA `v1/download` and `v1/plugins/bundle`, v1.19.0. Whatever goes wrong, what is in force stays in force.
+//! Mirrors: OPA `v1/plugins/bundle`, v1.19.0. Whatever goes wrong, what is in force stays in force.
 
 pub mod archive;
+pub mod contents;
+pub mod kept;
+pub mod patch;
+pub mod poller;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use self::archive::BundleError;
-use super::activation::{Activation, ActivationError};
-use super::{backoff, random_share};
+use tokio::sync::Notify;
+
+use self::contents::{BundleError, Contents, Reading};
+use self::kept::Kept;
+use self::poller::{Download, PollError, Poller, Polling};
+use super::activation::{Activated, Activation, ActivationError};
+use super::backoff;
+use super::status::{Fault, Status};
 use crate::clock::Clock;
-use crate::lifecycle::Lifecycle;
-use crate::policy::RegoVersion;
-use crate::remote::RemoteError;
-use crate::remote::service::Service;
+use crate::opa::signature::Verification;
 use crate::telemetry::{Metrics, Outcome, chain};
 
-/// The first pause after a failure; the longest is that between two polls.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// The first pause before a file is read again, and the longest.
+const FIRST_REREAD: Duration = Duration::from_secs(1);
+const LONGEST_REREAD: Duration = Duration::from_secs(60);
+
+/// Where a bundle comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A service by name, and what to ask it for.
+    Service { service: String, resource: String },
+    /// An archive or a folder, read once.
+    File(PathBuf),
+}
 
 /// One bundle of the configuration.
 #[derive(Clone, Debug)]
 pub struct BundleSettings {
     pub name: String,
-    /// The name of its service.
-    pub service: String,
-    /// Below the service's URL.
-    pub resource: String,
-    pub min_delay: Duration,
-    pub max_delay: Duration,
+    pub source: Source,
+    pub polling: Polling,
     /// Bytes of the archive, and of everything in it.
     pub size_limit: u64,
+    pub verification: Verification,
+    /// Where it is kept for the next start.
+    pub kept: Option<Kept>,
+    /// Whether `metadata.sequence` of its manifest must be there and never fall.
+    pub rollback_guard: bool,
+    /// How long its server may be unheard of before readiness ends.
+    pub max_staleness: Option<Duration>,
+    /// Of everything that it was configured with: what differs is started anew.
+    pub fingerprint: u64,
 }
 
 /// Why a bundle was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleFeedError {
-    #[error("the bundle cannot be fetched")]
-    Fetch(#[from] RemoteError),
-    /// OPA's words.
-    #[error("server replied with {0}")]
-    Status(&'static str),
+    #[error(transparent)]
+    Poll(#[from] PollError),
     #[error("the bundle is refused")]
     Bundle(#[from] BundleError),
     #[error("the bundle is not put in force")]
     Activation(#[from] ActivationError),
+    #[error("the saved bundle cannot be read")]
+    Kept(#[source] std::io::Error),
     #[error("the bundle is not put in force: building it panicked")]
     Panic,
 }
@@ -60,68 +81,169 @@ enum Polled {
 /// Keeps one bundle fresh.
 #[derive(Debug)]
 pub struct BundleFeed {
-    pub settings: BundleSettings,
-    pub service: Arc<Service>,
+    pub settings: Arc<BundleSettings>,
+    pub reading: Arc<Reading>,
+    /// Absent for a file.
+    pub poller: Option<Poller>,
     pub activation: Arc<Activation>,
-    pub version: RegoVersion,
+    pub status: Status,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
+    /// Asks for a poll at once.
+    pub refresh: Arc<Notify>,
 }
 
 impl BundleFeed {
-    /// Polls until everything stops.
-    pub fn start(self, lifecycle: &Lifecycle) {
-        lifecycle.spawn_until_stop(self.run());
-    }
-
-    async fn run(self) {
-        let name = self.settings.name.as_str();
-        let mut etag = None;
+    /// Polls for ever; for a file, until it is in force.
+    pub async fn run(mut self) {
+        self.begin_with_kept().await;
+        if self.settings.polling.is_manual {
+            self.refresh.notified().await;
+        }
         let mut failures = 0u32;
         loop {
-            let polled = self.poll(&mut etag).await;
-            let outcome = if polled.is_ok() { Outcome::Success } else { Outcome::Failure };
-            self.metrics.bundle_polled(name, outcome, self.clock.now());
-            let pause = match polled {
-                Ok(found) => {
-                    if found == Polled::Activated {
-                        tracing::info!(name, etag = etag.as_deref(), "Bundle loaded and activated successfully.");
-                    }
-                    failures = 0;
-                    let spread = self.settings.max_delay.saturating_sub(self.settings.min_delay);
-                    self.settings.min_delay.saturating_add(random_share(spread))
-                }
-                Err(error) => {
-                    failures = failures.saturating_add(1);
-                    tracing::error!(name, "Bundle load failed: {}", chain(&error));
-                    backoff(FIRST_RETRY, self.settings.max_delay, failures)
-                }
+            let polled = self.poll().await;
+            failures = if polled.is_ok() { 0 } else { failures.saturating_add(1) };
+            self.tell(&polled);
+            let pause = match (&self.poller, &polled) {
+                (Some(poller), _) => poller.pause(failures),
+                (None, Err(_)) => backoff(FIRST_REREAD, LONGEST_REREAD, failures),
+                // Read once, as in OPA; again only when somebody asks.
+                (None, Ok(_)) => Duration::MAX,
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.refresh.notified() => {}
+            }
         }
     }
 
-    /// Asks once. The etag is that of the bundle in force: a refused one is fetched again.
-    async fn poll(&self, etag: &mut Option<String>) -> Result<Polled, BundleFeedError> {
-        let limit = usize::try_from(self.settings.size_limit).unwrap_or(usize::MAX);
-        let mut headers = vec![("prefer", "modes=snapshot")];
-        headers.extend(etag.as_deref().map(|etag| ("if-none-match", etag)));
-        let reply = self.service.get(&self.settings.resource, &headers, limit).await?;
-        match reply.status {
-            304 => return Ok(Polled::Same),
-            200 => {}
-            _ => return Err(BundleFeedError::Status(reply.reason)),
+    fn tell(&self, polled: &Result<Polled, BundleFeedError>) {
+        let (name, now) = (self.settings.name.as_str(), self.clock.now_ns());
+        let outcome = if polled.is_ok() { Outcome::Success } else { Outcome::Failure };
+        self.metrics.bundle_polled(name, outcome, self.clock.now());
+        match polled {
+            Ok(Polled::Same) => {}
+            Ok(Polled::Activated) => {
+                let etag = self.poller.as_ref().and_then(|poller| poller.etag.as_deref());
+                tracing::info!(name, etag, "Bundle loaded and activated successfully.");
+            }
+            Err(error) => tracing::error!(name, "Bundle load failed: {}", chain(error)),
         }
-        let (activation, settings) = (Arc::clone(&self.activation), self.settings.clone());
-        let (version, new) = (self.version, reply.etag.clone().unwrap_or_default());
-        // Unpacking and compiling keep a thread busy.
-        let built = tokio::task::spawn_blocking(move || -> Result<(), BundleFeedError> {
-            let bundle = archive::read(&reply.body, settings.size_limit, version)?;
-            drop(reply.body);
-            Ok(activation.replace_bundle(&settings.name, bundle, &new)?)
+        self.status.bundle(name, |status| {
+            status.fault = polled.as_ref().err().map(fault);
+            let answered = !matches!(polled, Err(BundleFeedError::Poll(_)));
+            if answered {
+                status.answered_at = Some(now);
+            }
         });
-        built.await.map_err(|_| BundleFeedError::Panic)??;
-        *etag = reply.etag;
+    }
+
+    /// Puts the saved bundle in force, so that a start does not wait for a server.
+    async fn begin_with_kept(&mut self) {
+        let Some(kept) = self.settings.kept.clone() else { return };
+        let limit = self.settings.size_limit;
+        let name = self.settings.name.clone();
+        let loaded = tokio::task::spawn_blocking(move || kept.load(limit)).await;
+        let (archive, saved_at) = match loaded {
+            Ok(Ok(Some(loaded))) => loaded,
+            Ok(Ok(None)) | Err(_) => return,
+            Ok(Err(error)) => {
+                return tracing::warn!(name, "{}", chain(&BundleFeedError::Kept(error)));
+            }
+        };
+        match self.activate(Download { archive, etag: None }, false).await {
+            Ok(()) => {
+                tracing::info!(name, "Bundle loaded from disk and activated successfully.");
+                self.status.bundle(&name, |status| status.answered_at = Some(saved_at));
+            }
+            Err(error) => tracing::warn!(name, "the saved bundle is not used: {}", chain(&error)),
+        }
+    }
+
+    /// Asks once.
+    async fn poll(&mut self) -> Result<Polled, BundleFeedError> {
+        let name = self.settings.name.clone();
+        let (asked, asked_at) = (Instant::now(), self.clock.now_ns());
+        self.status.bundle(&name, |status| status.asked_at = Some(asked_at));
+        let download = match &mut self.poller {
+            Some(poller) => match poller.ask().await? {
+                None => return Ok(Polled::Same),
+                Some(download) => download,
+            },
+            None => Download { archive: Vec::new(), etag: None },
+        };
+        let took = nanoseconds(asked);
+        self.status.bundle(&name, |status| {
+            status.downloaded_at = Some(self.clock.now_ns());
+            status.size = download.archive.len();
+            status.timers.insert("timer_bundle_request_ns", took);
+        });
+        let etag = download.etag.clone();
+        self.activate(download, true).await?;
+        if let Some(poller) = &mut self.poller {
+            poller.etag = etag;
+        }
         Ok(Polled::Activated)
     }
+
+    /// Reads, verifies and builds what came, on a thread that may be busy.
+    async fn activate(&self, download: Download, is_new: bool) -> Result<(), BundleFeedError> {
+        let (settings, reading) = (Arc::clone(&self.settings), Arc::clone(&self.reading));
+        let activation = Arc::clone(&self.activation);
+        let built = tokio::task::spawn_blocking(move || -> Result<(Activated, u64, u64), BundleFeedError> {
+            let began = Instant::now();
+            let contents = match &settings.source {
+                Source::File(path) => Contents::Snapshot(reading.snapshot(path, &|_| false)?),
+                Source::Service { .. } => reading.archive(&download.archive)?,
+            };
+            let read = nanoseconds(began);
+            let is_snapshot = matches!(contents, Contents::Snapshot(_));
+            // What is not to be saved need not be held while the policy is built.
+            let archive = settings.kept.as_ref().filter(|_| is_snapshot && is_new).map(|_| download.archive);
+            let etag = download.etag.unwrap_or_default();
+            let began = Instant::now();
+            let activated = activation.replace_bundle(&settings.name, contents, &etag, settings.rollback_guard)?;
+            if let (Some(kept), Some(archive)) = (&settings.kept, archive)
+                && let Err(error) = kept.save(&archive)
+            {
+                let (name, folder) = (&settings.name, kept.folder.display());
+                tracing::warn!(name, %folder, %error, "the bundle is in force and could not be saved for the next start");
+            }
+            Ok((activated, read, nanoseconds(began)))
+        });
+        let (activated, read, build) = built.await.map_err(|_| BundleFeedError::Panic)??;
+        let now = self.clock.now_ns();
+        self.status.bundle(&self.settings.name, |status| {
+            status.active_revision = activated.revision;
+            status.kind = activated.kind;
+            status.activated_at = Some(now);
+            status.timers.insert("timer_rego_load_bundles_ns", read);
+            status.timers.insert("timer_rego_module_compile_ns", build);
+        });
+        Ok(())
+    }
+}
+
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// As OPA tells it.
+pub fn fault(error: &BundleFeedError) -> Fault {
+    let (message, errors) = match error {
+        BundleFeedError::Activation(ActivationError::Policy(rejections)) => {
+            let errors = rejections.iter().map(|it| {
+                let location = serde_json::json!({"file": it.file, "row": it.line, "col": it.column});
+                serde_json::json!({"code": it.code, "message": it.message, "location": location})
+            });
+            ("error(s) occurred while compiling module(s)".to_owned(), errors.collect())
+        }
+        other => (chain(other), Vec::new()),
+    };
+    let http_code = match error {
+        BundleFeedError::Poll(PollError::Status { code, .. }) => Some(*code),
+        _ => None,
+    };
+    Fault { code: "bundle_error", message, errors, http_code }
 }

@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 
 use super::DATA;
 use super::activation::{Activation, ActivationError};
-use super::bundle::archive::{self, BundleError};
+use super::bundle::contents::{Bundle, BundleError, Reading};
 use crate::lifecycle::Lifecycle;
 use crate::opa::manifest::Roots;
+use crate::opa::signature::Verification;
 use crate::policy::{Module, RegoVersion, SourceConflict, Sources};
 use crate::value::{Value, parse_json, parse_yaml};
 
@@ -61,6 +62,8 @@ pub struct PolicyFiles {
     pub version: RegoVersion,
     /// Each path is a bundle: an archive or a folder.
     pub as_bundles: bool,
+    /// How such bundles are verified.
+    pub verification: Verification,
 }
 
 /// Why files cannot be loaded.
@@ -144,13 +147,7 @@ impl PolicyFiles {
         let mut known: Vec<(&Path, Roots)> = Vec::new();
         for spec in &self.paths {
             let path = spec.path.as_path();
-            let read = if path.is_dir() {
-                archive::read_folder(path, MAX_TOTAL_BYTES, self.version, &|name| self.ignores(name))
-            } else {
-                let packed = std::fs::read(path).map_err(|source| read_error(path, source))?;
-                archive::read(&packed, MAX_TOTAL_BYTES, self.version)
-            };
-            let bundle = read.map_err(|source| FilesError::Bundle { path: path.to_owned(), source })?;
+            let bundle = self.bundle(path)?;
             let roots = bundle.manifest.roots;
             let shared = known.iter().find_map(|(other, own)| Some((*other, roots.shared_with(own)?)));
             if let Some((one, root)) = shared {
@@ -165,6 +162,14 @@ impl PolicyFiles {
             added.map_err(|conflict| FilesError::Conflict { path: path.to_owned(), conflict })?;
         }
         Ok(all)
+    }
+
+    /// Reads one bundle.
+    pub fn bundle(&self, path: &Path) -> Result<Bundle, FilesError> {
+        let verification = self.verification.clone();
+        let reading = Reading { limit: MAX_TOTAL_BYTES, version: self.version, verification };
+        let read = reading.snapshot(path, &|name| self.ignores(name));
+        read.map_err(|source| FilesError::Bundle { path: path.to_owned(), source })
     }
 
     fn ignores(&self, name: &str) -> bool {
@@ -319,6 +324,7 @@ mod tests {
             ignore: ignore.iter().filter_map(|pattern| ignore_pattern(pattern)).collect(),
             version: RegoVersion::V1,
             as_bundles: false,
+            verification: Verification::default(),
         }
         .load()
     }
@@ -375,6 +381,7 @@ mod tests {
             ignore: Vec::new(),
             version: RegoVersion::V1,
             as_bundles: false,
+            verification: Verification::default(),
         };
         let (inside, alone) = (files(folder.path()), files(&bundle));
         for (name, of_folder, of_file) in [

@@ -90,6 +90,11 @@ impl Manifest {
         Ok(Self { revision, roots, rego_version, file_versions, document: Some(document) })
     }
 
+    /// The number at `metadata.sequence`, which grows with every bundle of those who want no older one to come back.
+    pub fn sequence(&self) -> Option<i64> {
+        self.document.as_ref()?.get("metadata")?.get("sequence")?.as_i64()
+    }
+
     /// The version of Rego that the module at `path`, as the archive spells it, is written in.
     pub fn version_of(&self, path: &str) -> Option<u64> {
         let found = self.file_versions.iter().find(|(_, pattern, _)| pattern.is_match(path));

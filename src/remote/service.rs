@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use reqwest::Certificate;
-use reqwest::header::{AUTHORIZATION, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use url::Url;
 
@@ -55,6 +55,16 @@ pub struct Service {
     client: OnceLock<reqwest::Client>,
 }
 
+/// How a service is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub headers: &'a [(&'static str, &'a str)],
+    /// Bytes of the body at most.
+    pub limit: usize,
+    /// How much longer than usual the head of the answer may take: the server was asked to wait.
+    pub wait: Duration,
+}
+
 /// What came back.
 #[derive(Debug)]
 pub struct ServiceReply {
@@ -62,6 +72,7 @@ pub struct ServiceReply {
     /// The words of the status, such as `Not Found`.
     pub reason: &'static str,
     pub etag: Option<String>,
+    pub content_type: Option<String>,
     /// Empty unless the status is 200.
     pub body: Vec<u8>,
 }
@@ -77,7 +88,6 @@ impl Service {
         }
         let mut builder = reqwest::Client::builder()
             .redirect(Policy::none())
-            .read_timeout(BODY_PAUSE)
             .user_agent(concat!("stepgate/", env!("CARGO_PKG_VERSION")))
             .danger_accept_invalid_certs(self.settings.skip_verification);
         if let Some(path) = &self.settings.ca_cert {
@@ -93,12 +103,8 @@ impl Service {
     }
 
     /// Asks for `path` below the service's URL, reading at most `limit` bytes.
-    pub async fn get(
-        &self,
-        path: &str,
-        headers: &[(&'static str, &str)],
-        limit: usize,
-    ) -> Result<ServiceReply, RemoteError> {
+    pub async fn get(&self, path: &str, ask: &Ask<'_>) -> Result<ServiceReply, RemoteError> {
+        let (limit, patience) = (ask.limit, self.settings.header_timeout.saturating_add(ask.wait));
         let mut url = self.url(path)?;
         let origin = url.origin();
         let own = self.own_headers()?;
@@ -107,30 +113,31 @@ impl Service {
             if url.origin() == origin {
                 request = request.headers(own.clone());
             }
-            for (name, value) in headers {
+            for (name, value) in ask.headers {
                 request = request.header(*name, *value);
             }
-            let head = tokio::time::timeout(self.settings.header_timeout, request.send());
-            let mut response =
-                head.await.map_err(|_| RemoteError::Late(self.settings.header_timeout))?.map_err(without_url)?;
+            let head = tokio::time::timeout(patience, request.send());
+            let mut response = head.await.map_err(|_| RemoteError::Late(patience))?.map_err(without_url)?;
             let status = response.status();
             if let (301 | 302 | 303 | 307 | 308, Some(to)) = (status.as_u16(), response.headers().get(LOCATION)) {
                 let to = to.to_str().ok().and_then(|to| url.join(to).ok());
                 url = to.filter(|to| matches!(to.scheme(), "http" | "https")).ok_or(RemoteError::Redirect)?;
                 continue;
             }
-            let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+            let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let (etag, content_type) = (header(ETAG), header(CONTENT_TYPE));
             let mut body = Vec::new();
-            while let Some(chunk) =
-                if status.as_u16() == 200 { response.chunk().await.map_err(without_url)? } else { None }
-            {
+            while status.as_u16() == 200 {
+                let chunk = tokio::time::timeout(BODY_PAUSE, response.chunk()).await;
+                let chunk = chunk.map_err(|_| RemoteError::Late(BODY_PAUSE))?.map_err(without_url)?;
+                let Some(chunk) = chunk else { break };
                 if body.len().saturating_add(chunk.len()) > limit {
                     return Err(RemoteError::TooLarge(limit));
                 }
                 body.extend_from_slice(&chunk);
             }
             let reason = status.canonical_reason().unwrap_or("an unknown status");
-            return Ok(ServiceReply { status: status.as_u16(), reason, etag, body });
+            return Ok(ServiceReply { status: status.as_u16(), reason, etag, content_type, body });
         }
         Err(RemoteError::Redirect)
     }
@@ -216,6 +223,10 @@ mod tests {
         })
     }
 
+    fn ask<'a>(headers: &'a [(&'static str, &'a str)]) -> Ask<'a> {
+        Ask { headers, limit: 100, wait: Duration::ZERO }
+    }
+
     fn answer(head: &str, body: &str) -> String {
         format!("HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     }
@@ -226,7 +237,7 @@ mod tests {
         let hop = answer("302 Found\r\nlocation: /b", "");
         let away = answer(&format!("307 Temporary Redirect\r\nlocation: {elsewhere}/c"), "");
         let (own, asked) = server(vec![hop, away]).await;
-        let reply = service(&format!("{own}/base/")).get("/a.tar.gz", &[("if-none-match", "\"old\"")], 100).await;
+        let reply = service(&format!("{own}/base/")).get("/a.tar.gz", &ask(&[("if-none-match", "\"old\"")])).await;
         let reply = reply.expect("an answer");
         assert_eq!((reply.status, reply.etag.as_deref(), reply.body.as_slice()), (200, Some("\"e\""), &b"bundle"[..]));
         let asked = asked.lock();
@@ -243,15 +254,15 @@ mod tests {
         let lie = "HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\nlittle".to_owned();
         let (url, _) = server(vec![answer("200 OK", &"x".repeat(101)), cut, lie, answer("503 Busy", "ignored")]).await;
         let service = service(&url);
-        assert!(matches!(service.get("a", &[], 100).await, Err(RemoteError::TooLarge(100))));
-        assert!(matches!(service.get("a", &[], 100).await, Err(RemoteError::Request(_))));
-        assert!(matches!(service.get("a", &[], 100).await, Err(RemoteError::Request(_))));
-        let busy = service.get("a", &[], 100).await.expect("an answer");
+        assert!(matches!(service.get("a", &ask(&[])).await, Err(RemoteError::TooLarge(100))));
+        assert!(matches!(service.get("a", &ask(&[])).await, Err(RemoteError::Request(_))));
+        assert!(matches!(service.get("a", &ask(&[])).await, Err(RemoteError::Request(_))));
+        let busy = service.get("a", &ask(&[])).await.expect("an answer");
         assert_eq!((busy.status, busy.reason, busy.body.len()), (503, "Service Unavailable", 0));
         let (url, _) = server(vec![answer("302 Found\r\nlocation: file:///etc/passwd", "")]).await;
-        assert!(matches!(self::service(&url).get("a", &[], 100).await, Err(RemoteError::Redirect)));
+        assert!(matches!(self::service(&url).get("a", &ask(&[])).await, Err(RemoteError::Redirect)));
         let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", silent.local_addr().expect("an address"));
-        assert!(matches!(self::service(&url).get("a", &[], 100).await, Err(RemoteError::Late(_))));
+        assert!(matches!(self::service(&url).get("a", &ask(&[])).await, Err(RemoteError::Late(_))));
     }
 }

@@ -27,6 +27,7 @@ const ONLY: &[(&str, &[&str])] = &[
         "stepgate_rego",
         &[
             "src/value.rs",
+            "src/jws.rs",
             "src/policy/engine.rs",
             "src/policy/world.rs",
             "src/policy/outbound.rs",

@@ -4,8 +4,8 @@
 
 mod certificates;
 mod chain;
-pub(super) mod keys;
-mod private;
+pub(crate) mod keys;
+pub(crate) mod private;
 
 use ::hmac::Mac as _;
 use aws_lc_rs::{constant_time, digest, hmac};

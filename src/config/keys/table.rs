@@ -14,6 +14,10 @@ const fn refused(path: &'static str, why: &'static str) -> Key {
     Key { path, kind: Kind::Any, default: "", about: "", effect: Effect::Refused(why) }
 }
 
+/// OPA's list.
+const KEY_ALGORITHMS: [&str; 12] =
+    ["ES256", "ES384", "ES512", "HS256", "HS384", "HS512", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"];
+
 const LATER: &str = "not offered yet; remove it or keep using OPA for this";
 
 /// The table.
@@ -41,11 +45,21 @@ pub const KEYS: &[Key] = &[
     refused("services[].credentials.plugin", "there are no plugins"),
     key("bundles", Kind::Named, "", "Bundles by name."),
     key("bundles[].service", Kind::Text, "the first service", "The name of its service."),
-    key("bundles[].resource", Kind::Text, "bundles/<name>", "Its path below the service's URL."),
+    key(
+        "bundles[].resource",
+        Kind::Text,
+        "bundles/<name>",
+        "Its path below the service's URL, or `file://` and the path of an archive or a folder.",
+    ),
     key("bundles[].polling", Kind::Section, "", ""),
     key("bundles[].polling.min_delay_seconds", Kind::Count(0, 1 << 32), "60", "The shortest pause between two polls."),
     key("bundles[].polling.max_delay_seconds", Kind::Count(0, 1 << 32), "120", "The longest."),
-    no_op("bundles[].polling.long_polling_timeout_seconds", "every poll is answered at once"),
+    key(
+        "bundles[].polling.long_polling_timeout_seconds",
+        Kind::Count(0, 86_400),
+        "",
+        "How long a server that offers it may hold its answer back until there is a new bundle.",
+    ),
     key(
         "bundles[].size_limit_bytes",
         Kind::Count(1, 1 << 40),
@@ -54,15 +68,30 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "bundles[].trigger",
-        Kind::Choice(&["periodic"]),
+        Kind::Choice(&["periodic", "manual"]),
         "periodic",
-        "`manual` is not offered: nothing could trigger it.",
+        "`manual`: only when asked by `POST /v1/bundles/<name>/refresh` on the admin socket.",
     ),
-    no_op(
+    key(
         "bundles[].persist",
-        "not offered yet: after a start every check is denied until the bundle has been fetched",
+        Kind::Bool,
+        "false",
+        "Keep the bundle in `<persistence_directory>/bundles/<name>` and begin with it at the next start. Only snapshots are asked for.",
     ),
-    refused("bundles[].signing", LATER),
+    key("bundles[].signing", Kind::Section, "", ""),
+    key(
+        "bundles[].signing.keyid",
+        Kind::Text,
+        "",
+        "The only key that counts; without it that which the signature names.",
+    ),
+    key("bundles[].signing.scope", Kind::Text, "the key's", "The `scope` that a signature must have."),
+    key(
+        "bundles[].signing.exclude_files",
+        Kind::Texts,
+        "",
+        "Patterns of files that need not be signed; `*` does not cross a `/`.",
+    ),
     refused("bundle", LATER),
     refused("discovery", LATER),
     key("decision_logs", Kind::Section, "", "Where decisions are logged."),
@@ -106,7 +135,16 @@ pub const KEYS: &[Key] = &[
     refused("status", LATER),
     refused("distributed_tracing", LATER),
     refused("storage", "policies and data are kept in memory only"),
-    no_op("keys", "bundles are not verified yet; with `bundles`, keys stop the start"),
+    key(
+        "keys",
+        Kind::Named,
+        "",
+        "Keys by id. Once one has a `key`, unsigned bundles and deltas are refused (see `compat.bundle_signatures`).",
+    ),
+    key("keys[].key", Kind::Text, "", "A public key or certificate in PEM, or the secret of an `HS…` algorithm."),
+    key("keys[].private_key", Kind::Text, "", "A private key in PEM, or a secret: for credentials of services."),
+    key("keys[].algorithm", Kind::Choice(&KEY_ALGORITHMS), "RS256", "The only algorithm that the key is used with."),
+    key("keys[].scope", Kind::Text, "", "The `scope` that its signatures must have."),
     key("labels", Kind::TextMap, "", "Of every event of the decision log, beside `id` and `version`."),
     no_op("default_decision", "the data API is not offered"),
     no_op("default_authorization_decision", "the data API is not offered"),
@@ -122,7 +160,7 @@ pub const KEYS: &[Key] = &[
     no_op("caching.inter_query_builtin_cache.stale_entry_eviction_period_seconds", "the cache evicts by itself"),
     no_op("caching.inter_query_builtin_value_cache", "patterns and parsed values are kept with the policy"),
     no_op("nd_builtin_cache", "decision logs do not show it yet"),
-    no_op("persistence_directory", "there are no bundles to persist"),
+    key("persistence_directory", Kind::Text, ".opa", "Where bundles with `persist` are kept."),
     no_op("server", "it tunes the data API, which is not offered"),
     key("plugins", Kind::Section, "", ""),
     key(
@@ -211,6 +249,12 @@ pub const KEYS: &[Key] = &[
         "false",
         "Show the client why its request could not be parsed, in OPA's words.",
     ),
+    key(
+        "plugins.stepgate.compat.bundle_signatures",
+        Kind::Choice(&["opa"]),
+        "",
+        "`opa`: unsigned bundles are taken unless a `signing.keyid` is named, and deltas never verified. `strict` does not set it.",
+    ),
     key("plugins.stepgate.compat.decision_keys", Kind::Bool, "false", "Ignore `step_up` and `reason` in decisions."),
     key(
         "plugins.stepgate.dry_run_faults",
@@ -226,6 +270,19 @@ pub const KEYS: &[Key] = &[
         "Take credentials and personal claims out of the decision log, whatever the mask says.",
     ),
     key("plugins.stepgate.socket_mode", Kind::Text, "\"0660\"", "Permissions of the gRPC socket file, octal."),
+    key("plugins.stepgate.bundles", Kind::Named, "", "More about the bundles of the same names."),
+    key(
+        "plugins.stepgate.bundles[].max_staleness",
+        Kind::Duration,
+        "",
+        "Readiness ends when the bundle's server has not been heard of for so long.",
+    ),
+    key(
+        "plugins.stepgate.bundles[].rollback_guard",
+        Kind::Bool,
+        "false",
+        "Refuse a bundle without a whole number at `metadata.sequence` of its manifest, or with one that is lower than that in force.",
+    ),
     key("plugins.stepgate.input", Kind::Section, "", ""),
     key(
         "plugins.stepgate.input.extras",

@@ -97,6 +97,11 @@ impl Curve {
         }
     }
 
+    /// Whether signatures of so many bits are made on it (RFC 7518 section 3.4).
+    pub fn fits(self, bits: Bits) -> bool {
+        matches!((self, bits), (Self::P256, Bits::B256) | (Self::P384, Bits::B384) | (Self::P521, Bits::B512))
+    }
+
     /// By the length of an uncompressed point.
     fn of_point(point: &[u8]) -> Option<Self> {
         [Self::P256, Self::P384, Self::P521].into_iter().find(|curve| point.len() == curve.bytes() * 2 + 1)

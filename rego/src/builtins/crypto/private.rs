@@ -114,6 +114,23 @@ fn from_pem(given: &str) -> Result<Vec<PrivateKey>, BuiltinError> {
     Ok(keys)
 }
 
+/// The public half of the first key, which may be a public key in PKCS#1, too.
+pub fn public_half(pem: &str) -> Option<VerifyingKey> {
+    match pem_block(pem)? {
+        ("RSA PUBLIC KEY", der, _) => {
+            let numbers = sequence(&der)?;
+            let [n, e] = numbers.as_slice() else { return None };
+            Some(VerifyingKey::Rsa { n: unsigned(n.data).to_vec(), e: unsigned(e.data).to_vec() })
+        }
+        _ => from_pem(pem).ok()?.first().map(PrivateKey::public),
+    }
+}
+
+/// The first private key of `pem` as a JSON Web Key.
+pub fn web_key_of_pem(pem: &str) -> Option<Value> {
+    from_pem(pem).ok()?.first().map(PrivateKey::web_key)
+}
+
 /// The elements of a DER sequence.
 fn sequence(der: &[u8]) -> Option<Vec<Any<'_>>> {
     let (_, outer) = Any::from_der(der).ok()?;

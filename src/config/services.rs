@@ -1,0 +1,98 @@
+//! Services.
+//!
+//! Mirrors: OPA `v1/plugins/rest`, v1.19.0.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use url::Url;
+
+use super::resolve::{Resolver, Section};
+use crate::remote::service::{Credentials, ServiceSettings};
+use crate::secret::Secret;
+
+/// OPA's time for the head of an answer, in seconds.
+const HEADER_TIMEOUT: u64 = 10;
+
+impl Resolver<'_> {
+    /// Services by name, from an object or from a list whose items have a `name`.
+    pub(super) fn services(&mut self, document: &Value) -> BTreeMap<String, ServiceSettings> {
+        let mut services = BTreeMap::new();
+        for (name, place, item) in named(document.get("services"), "services") {
+            let Some(name) = name else {
+                self.problems.error(place, "a service in a list needs a `name`");
+                continue;
+            };
+            let Some(service) = self.service(&place, Section(Some(item))) else { continue };
+            if services.insert(name.to_owned(), service).is_some() {
+                self.problems.error(place, "named twice");
+            }
+        }
+        services
+    }
+
+    fn service(&mut self, place: &str, item: Section<'_>) -> Option<ServiceSettings> {
+        let text = item.text("url").unwrap_or_default();
+        let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        if url.is_none() {
+            self.problems.error(format!("{place}.url"), "expected an http or https URL");
+        }
+        if item.text("type").is_some_and(|kind| !kind.is_empty()) {
+            self.problems.error(format!("{place}.type"), "not offered yet; bundles come over http and https");
+        }
+        if item.flag("allow_insecure_tls") == Some(true) {
+            let message = "the server is not verified: whoever stands between can replace every policy";
+            self.problems.warn(format!("{place}.allow_insecure_tls"), message);
+        }
+        let headers = item
+            .members("headers")
+            .filter_map(|(name, value)| Some((name.to_ascii_lowercase(), Secret::new(value.as_str()?.to_owned()))));
+        Some(ServiceSettings {
+            url: url?,
+            headers: headers.collect(),
+            credentials: self.credentials(place, item.section("credentials")),
+            header_timeout: Duration::from_secs(item.count("response_header_timeout_seconds", HEADER_TIMEOUT)),
+            ca_cert: item.section("tls").text("ca_cert").map(Into::into),
+            system_roots: item.section("tls").flag("system_ca_required").unwrap_or(false),
+            skip_verification: item.flag("allow_insecure_tls").unwrap_or(false),
+        })
+    }
+
+    fn credentials(&mut self, place: &str, item: Section<'_>) -> Credentials {
+        let bearer = item.section("bearer");
+        if bearer.0.is_none() {
+            return Credentials::None;
+        }
+        let scheme = bearer.text("scheme").unwrap_or("Bearer").to_owned();
+        let place = format!("{place}.credentials.bearer");
+        match (bearer.text("token"), bearer.text("token_path")) {
+            (Some(token), None) => {
+                if token.is_empty() || token.contains("${") {
+                    self.problems.error(format!("{place}.token"), "empty, or a `${…}` in it was not replaced");
+                }
+                Credentials::Bearer { scheme, token: Secret::new(token.to_owned()) }
+            }
+            (None, Some(path)) => Credentials::BearerFile { scheme, path: path.into() },
+            _ => {
+                self.problems.error(place, "give either `token` or `token_path`");
+                Credentials::None
+            }
+        }
+    }
+}
+
+/// The items of an object by their names, or of a list by their members `name`, each with its place.
+pub(super) fn named<'a>(value: Option<&'a Value>, place: &str) -> Vec<(Option<&'a str>, String, &'a Value)> {
+    match value {
+        Some(Value::Object(members)) => {
+            members.iter().map(|(name, item)| (Some(name.as_str()), format!("{place}.{name}"), item)).collect()
+        }
+        Some(Value::Array(items)) => items
+            .iter()
+            .enumerate()
+            .map(|(at, item)| (item.get("name").and_then(Value::as_str), format!("{place}[{at}]"), item))
+            .collect(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,63 @@
+//! The last bundle that was in force, on disk: what a start begins with when its server cannot be reached.
+//!
+//! Mirrors: `persist` of OPA `v1/plugins/bundle/plugin.go`, v1.19.0, and its places. What differs, on purpose: a bundle that cannot
+//! be saved is a warning, and is in force all the same.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+
+/// Where a bundle is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// `<persistence_directory>/bundles/<name>`.
+    pub folder: PathBuf,
+}
+
+impl Kept {
+    fn path(&self) -> PathBuf {
+        self.folder.join("bundle.tar.gz")
+    }
+
+    /// The archive, and when it was saved, in nanoseconds since the epoch; nothing when none was.
+    pub fn load(&self, limit: u64) -> io::Result<Option<(Vec<u8>, i64)>> {
+        let meta = match std::fs::metadata(self.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        if meta.len() > limit {
+            return Err(io::Error::other("it is larger than `size_limit_bytes`"));
+        }
+        let age = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Some((std::fs::read(self.path())?, i64::try_from(age.as_nanos()).unwrap_or(i64::MAX))))
+    }
+
+    /// Saves an archive whole or not at all.
+    pub fn save(&self, archive: &[u8]) -> io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let (draft, path) = (self.folder.join(".bundle.tar.gz.draft"), self.path());
+        let mut file = std::fs::File::create(&draft)?;
+        file.write_all(archive)?;
+        file.sync_all()?;
+        std::fs::rename(draft, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kept = Kept { folder: folder.path().join("bundles/a/b") };
+        assert!(kept.load(10).expect("it is looked for").is_none());
+        kept.save(b"first").expect("it is saved");
+        kept.save(b"second").expect("it is saved again");
+        let (archive, at) = kept.load(10).expect("it is read").expect("it is there");
+        assert!(archive == b"second" && at > 1_700_000_000_000_000_000);
+        assert!(kept.load(3).is_err(), "it is too large");
+        let blocked = Kept { folder: folder.path().join("bundles/a/b/bundle.tar.gz/x") };
+        assert!(blocked.save(b"x").is_err());
+    }
+}

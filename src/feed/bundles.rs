@@ -1,0 +1,143 @@
+//! All bundles of the configuration: started, changed and ended as the configuration says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::activation::Activation;
+use super::bundle::contents::Reading;
+use super::bundle::poller::Poller;
+use super::bundle::{BundleFeed, BundleSettings, Source};
+use super::status::Status;
+use crate::clock::Clock;
+use crate::lifecycle::Lifecycle;
+use crate::policy::RegoVersion;
+use crate::remote::service::Service;
+use crate::telemetry::Metrics;
+
+/// Services by name.
+pub type Services = BTreeMap<String, Arc<Service>>;
+
+/// Keeps all bundles fresh.
+#[derive(Debug)]
+pub struct Bundles {
+    pub activation: Arc<Activation>,
+    pub status: Status,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    /// What modules are written in unless a manifest says.
+    pub version: RegoVersion,
+    pub lifecycle: Lifecycle,
+    running: Mutex<BTreeMap<String, Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    settings: Arc<BundleSettings>,
+    refresh: Arc<Notify>,
+    lifecycle: Lifecycle,
+}
+
+impl Bundles {
+    pub fn new(
+        activation: Arc<Activation>,
+        status: Status,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+        version: RegoVersion,
+        lifecycle: &Lifecycle,
+    ) -> Self {
+        let lifecycle = lifecycle.child();
+        Self { activation, status, metrics, clock, version, lifecycle, running: Mutex::default() }
+    }
+
+    /// Makes these the bundles. What is new is started, what is as it was goes on, what is gone ends and is in force no more.
+    pub fn apply(&self, wanted: Vec<BundleSettings>, services: &Services) {
+        let mut running = self.running.lock();
+        let gone: Vec<String> =
+            running.keys().filter(|name| !wanted.iter().any(|it| it.name == **name)).cloned().collect();
+        for name in gone {
+            if let Some(ended) = running.remove(&name) {
+                ended.lifecycle.stop();
+            }
+            self.status.forget_bundle(&name);
+            if let Err(error) = self.activation.remove_bundle(&name) {
+                // The others make no sense without it: what is in force stays, as with every failed change.
+                tracing::error!(name, "the bundle is not taken out of force: {error}");
+            }
+        }
+        for settings in wanted {
+            if running.get(&settings.name).is_some_and(|it| it.settings.fingerprint == settings.fingerprint) {
+                continue;
+            }
+            let name = settings.name.clone();
+            let Some(started) = self.start(settings, services) else { continue };
+            if let Some(before) = running.insert(name, started) {
+                before.lifecycle.stop();
+            }
+        }
+    }
+
+    fn start(&self, settings: BundleSettings, services: &Services) -> Option<Running> {
+        let (settings, refresh) = (Arc::new(settings), Arc::new(Notify::new()));
+        let poller = match &settings.source {
+            Source::File(_) => None,
+            // Resolving the configuration has made sure that the service is there.
+            Source::Service { service, resource } => Some(Poller {
+                service: Arc::clone(services.get(service)?),
+                resource: resource.clone(),
+                polling: settings.polling.clone(),
+                limit: settings.size_limit,
+                // A saved bundle must be whole.
+                deltas: settings.kept.is_none(),
+                etag: None,
+                is_long: false,
+            }),
+        };
+        self.status.bundle(&settings.name, |_| {});
+        let feed = BundleFeed {
+            reading: Arc::new(Reading {
+                limit: settings.size_limit,
+                version: self.version,
+                verification: settings.verification.clone(),
+            }),
+            settings: Arc::clone(&settings),
+            poller,
+            activation: Arc::clone(&self.activation),
+            status: Arc::clone(&self.status),
+            metrics: Arc::clone(&self.metrics),
+            clock: self.clock.clone(),
+            refresh: Arc::clone(&refresh),
+        };
+        let lifecycle = self.lifecycle.child();
+        lifecycle.spawn_until_stop(feed.run());
+        Some(Running { settings, refresh, lifecycle })
+    }
+
+    /// Whether every bundle has been in force.
+    pub fn are_active(&self) -> bool {
+        self.activation.has_bundles(self.running.lock().keys())
+    }
+
+    /// The bundles that have not been heard of for longer than their `max_staleness`.
+    pub fn stale(&self) -> Vec<String> {
+        let now = self.clock.now_ns();
+        let is_stale = |running: &&Running| {
+            let limit = running.settings.max_staleness;
+            limit.is_some_and(|limit| !self.status.is_fresh(&running.settings.name, limit, now))
+        };
+        self.running.lock().values().filter(is_stale).map(|running| running.settings.name.clone()).collect()
+    }
+
+    /// Asks for a poll of this bundle at once; false when there is no such bundle.
+    pub fn refresh(&self, name: &str) -> bool {
+        let running = self.running.lock();
+        let found = running.get(name);
+        if let Some(running) = found {
+            running.refresh.notify_one();
+        }
+        found.is_some()
+    }
+}

@@ -1,0 +1,260 @@
+//! How bundles, discovery and the decision log are doing: kept here by the feeds, shown at `/v1/status`, sent to a service.
+//!
+//! Mirrors: `Status` of OPA `v1/plugins/bundle/status.go` and `UpdateRequestV1` of `v1/plugins/status/plugin.go`, v1.19.0.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Map, Value as Json, json};
+use tokio::sync::Notify;
+
+use crate::clock::rfc3339;
+
+/// How Go writes a time that never was.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+/// Errors that a status lists at most.
+const MAX_ERRORS: usize = 100;
+
+/// What went wrong with the last attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    pub code: &'static str,
+    pub message: String,
+    /// Each as OPA describes an error of a policy.
+    pub errors: Vec<Json>,
+    /// The status that the server answered with.
+    pub http_code: Option<u16>,
+}
+
+/// How one bundle is doing. Times are nanoseconds since the epoch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BundleStatus {
+    pub name: String,
+    pub active_revision: String,
+    /// `snapshot` or `delta`, the last that came.
+    pub kind: &'static str,
+    /// Bytes of the last archive.
+    pub size: usize,
+    pub activated_at: Option<i64>,
+    pub downloaded_at: Option<i64>,
+    /// When the server last gave a bundle, or said that it is the same.
+    pub answered_at: Option<i64>,
+    pub asked_at: Option<i64>,
+    pub fault: Option<Fault>,
+    pub timers: BTreeMap<&'static str, u64>,
+}
+
+impl BundleStatus {
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+
+    fn to_json(&self) -> Json {
+        let time = |at: Option<i64>| Json::from(at.map_or_else(|| NEVER.to_owned(), rfc3339));
+        let mut members = Map::new();
+        let mut put = |name: &str, value: Json| {
+            if !matches!(&value, Json::Null) && value != json!("") && value != json!(0) {
+                members.insert(name.to_owned(), value);
+            }
+        };
+        put("name", self.name.clone().into());
+        put("active_revision", self.active_revision.clone().into());
+        put("last_successful_activation", time(self.activated_at));
+        put("type", self.kind.into());
+        put("size", self.size.into());
+        put("last_successful_download", time(self.downloaded_at));
+        put("last_successful_request", time(self.answered_at));
+        put("last_request", time(self.asked_at));
+        if !self.timers.is_empty() {
+            put("metrics", self.timers.iter().map(|(name, took)| ((*name).to_owned(), Json::from(*took))).collect());
+        }
+        if let Some(fault) = &self.fault {
+            put("code", fault.code.into());
+            put("message", fault.message.clone().into());
+            if !fault.errors.is_empty() {
+                put("errors", fault.errors.iter().take(MAX_ERRORS).cloned().collect());
+            }
+            put("http_code", fault.http_code.map_or(Json::Null, Json::from));
+        }
+        Json::Object(members)
+    }
+
+    /// What counts as a change: not when the server was asked.
+    fn essence(&self) -> Self {
+        Self { answered_at: None, asked_at: None, timers: BTreeMap::new(), ..self.clone() }
+    }
+}
+
+/// Everything that the status tells.
+#[derive(Debug, Default)]
+pub struct Board {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    labels: BTreeMap<String, String>,
+    bundles: BTreeMap<String, BundleStatus>,
+    discovery: Option<BundleStatus>,
+    decision_logs: Option<Fault>,
+}
+
+impl Board {
+    pub fn set_labels(&self, labels: BTreeMap<String, String>) {
+        self.state.lock().labels = labels;
+    }
+
+    /// Changes what is told of a bundle.
+    pub fn bundle(&self, name: &str, change: impl FnOnce(&mut BundleStatus)) {
+        let mut state = self.state.lock();
+        let status = state.bundles.entry(name.to_owned()).or_insert_with(|| BundleStatus::named(name));
+        let before = status.essence();
+        change(status);
+        if status.essence() != before {
+            self.changed.notify_one();
+        }
+    }
+
+    pub fn forget_bundle(&self, name: &str) {
+        if self.state.lock().bundles.remove(name).is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Changes what is told of discovery.
+    pub fn discovery(&self, change: impl FnOnce(&mut BundleStatus)) {
+        let mut state = self.state.lock();
+        let status = state.discovery.get_or_insert_with(|| BundleStatus::named("discovery"));
+        let before = status.essence();
+        change(status);
+        if status.essence() != before {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The last upload of decisions worked, or did not.
+    pub fn decision_logs(&self, fault: Option<Fault>) {
+        let mut state = self.state.lock();
+        if state.decision_logs != fault {
+            state.decision_logs = fault;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Comes when something has changed since the last time.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub fn bundles(&self) -> Vec<BundleStatus> {
+        self.state.lock().bundles.values().cloned().collect()
+    }
+
+    /// Whether the server has been heard of within `limit` before `now`.
+    pub fn is_fresh(&self, name: &str, limit: Duration, now_ns: i64) -> bool {
+        let limit = i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX);
+        let state = self.state.lock();
+        let answered = state.bundles.get(name).and_then(|status| status.answered_at);
+        answered.is_some_and(|at| now_ns.saturating_sub(at) <= limit)
+    }
+
+    /// The whole status. `plugins` are states by name, `metrics` those of the process.
+    pub fn to_json(&self, plugins: &BTreeMap<String, &'static str>, metrics: Option<Json>) -> Json {
+        let state = self.state.lock();
+        let mut status = json!({"labels": state.labels});
+        let Some(members) = status.as_object_mut() else { return status };
+        if !state.bundles.is_empty() {
+            let bundles = state.bundles.iter().map(|(name, status)| (name.clone(), status.to_json()));
+            members.insert("bundles".to_owned(), bundles.collect());
+        }
+        if let Some(discovery) = &state.discovery {
+            members.insert("discovery".to_owned(), discovery.to_json());
+        }
+        if let Some(fault) = &state.decision_logs {
+            let mut told = json!({"code": fault.code, "message": fault.message});
+            if let (Some(code), Some(told)) = (fault.http_code, told.as_object_mut()) {
+                told.insert("http_code".to_owned(), code.into());
+            }
+            members.insert("decision_logs".to_owned(), told);
+        }
+        let plugins = plugins.iter().map(|(name, state)| (name.clone(), json!({"state": state})));
+        members.insert("plugins".to_owned(), plugins.collect());
+        if let Some(metrics) = metrics {
+            members.insert("metrics".to_owned(), json!({"prometheus": metrics}));
+        }
+        status
+    }
+}
+
+/// A shared board.
+pub type Status = Arc<Board>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_changes_are_told() {
+        let board = Board::default();
+        let told = async || tokio::time::timeout(Duration::from_millis(20), board.changed()).await.is_ok();
+        board.bundle("a", |status| status.active_revision = "r1".to_owned());
+        assert!(told().await);
+        board.bundle("a", |status| {
+            status.asked_at = Some(5);
+            status.answered_at = Some(5);
+        });
+        assert!(!told().await, "a poll that finds nothing new is no news");
+        board.bundle("a", |status| status.fault = Some(Fault { code: "bundle_error", ..Fault::default() }));
+        assert!(told().await);
+        board.decision_logs(None);
+        assert!(!told().await);
+        board.forget_bundle("a");
+        assert!(told().await && board.bundles().is_empty());
+    }
+
+    #[test]
+    fn it_looks_as_in_opa() {
+        let board = Board::default();
+        board.set_labels(BTreeMap::from([("id".to_owned(), "x".to_owned())]));
+        board.bundle("a", |status| {
+            status.activated_at = Some(1_700_000_000_000_000_000);
+            status.active_revision = "r1".to_owned();
+            status.fault = Some(Fault {
+                code: "bundle_error",
+                message: "server replied with Not Found".to_owned(),
+                http_code: Some(404),
+                ..Fault::default()
+            });
+        });
+        let plugins = BTreeMap::from([("bundle".to_owned(), "OK")]);
+        assert_eq!(
+            board.to_json(&plugins, None),
+            json!({
+                "labels": {"id": "x"},
+                "bundles": {"a": {
+                    "name": "a",
+                    "active_revision": "r1",
+                    "last_successful_activation": "2023-11-14T22:13:20.000000000Z",
+                    "last_successful_download": NEVER,
+                    "last_successful_request": NEVER,
+                    "last_request": NEVER,
+                    "code": "bundle_error",
+                    "message": "server replied with Not Found",
+                    "http_code": 404,
+                }},
+                "plugins": {"bundle": {"state": "OK"}},
+            })
+        );
+    }
+
+    #[test]
+    fn freshness_is_counted_from_the_last_answer() {
+        let (board, minute) = (Board::default(), Duration::from_secs(60));
+        assert!(!board.is_fresh("a", minute, 0));
+        board.bundle("a", |status| status.answered_at = Some(0));
+        assert!(board.is_fresh("a", minute, 60_000_000_000) && !board.is_fresh("a", minute, 60_000_000_001));
+    }
+}
