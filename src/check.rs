@@ -86,7 +86,7 @@ pub struct Checker {
     clock: Clock,
     metrics: Arc<Metrics>,
     /// Where decisions are logged, if they are.
-    journal: Option<Journal>,
+    journal: Option<Arc<Journal>>,
     /// Places for evaluations that may wait for other servers.
     aside: Arc<Semaphore>,
 }
@@ -104,7 +104,7 @@ impl Checker {
     }
 
     /// The same, telling every decision.
-    pub fn with_journal(self, journal: Journal) -> Self {
+    pub fn with_journal(self, journal: Arc<Journal>) -> Self {
         Self { journal: Some(journal), ..self }
     }
 

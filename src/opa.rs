@@ -5,4 +5,5 @@
 pub mod decision;
 pub mod input;
 pub mod manifest;
+pub mod rest;
 pub mod signature;

@@ -7,6 +7,7 @@ mod engine;
 mod entrypoint;
 mod journal;
 mod outbound;
+mod question;
 mod snapshot;
 mod sources;
 mod trail;
@@ -18,8 +19,9 @@ use arc_swap::ArcSwapOption;
 
 pub use self::engine::{EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
-pub use self::journal::{Journal, Record};
+pub use self::journal::{Asked, Journal, Record};
 pub use self::outbound::OutboundSettings;
+pub use self::question::{Complaint, Question, QueryError};
 pub use self::snapshot::Snapshot;
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};
 pub use self::trail::{Step, Trail, Visits};

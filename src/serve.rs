@@ -2,6 +2,7 @@
 //!
 //! Knows how to listen and how to speak gRPC and HTTP; knows nothing about files, feeds or Rego.
 
+mod api;
 mod bind;
 mod connection;
 mod grpc;
@@ -9,6 +10,7 @@ mod health;
 mod http;
 mod limits;
 
+pub use self::api::{Access, Api, ApiSettings, Authentication, BodyLimits, Control, PolicyChangeError};
 pub use self::bind::{Address, AddressError, BindError, Listener, SocketMode};
 pub use self::grpc::{GrpcServer, GrpcSettings};
 pub use self::health::{BUNDLES, Health, Readiness};

@@ -1,6 +1,6 @@
 //! One compiled policy: our Rego engine over the sources of a snapshot.
 //!
-//! With `world.rs`, `trail.rs` and `value.rs`, the only file of the service that names `stepgate_rego`. The policy is immutable and shared by all workers;
+//! With `question.rs`, `world.rs`, `trail.rs` and `value.rs`, the only file of the service that names `stepgate_rego`. The policy is immutable and shared by all workers;
 //! what an evaluation needs beside it lives as long as the evaluation.
 
 use std::fmt;
@@ -11,6 +11,7 @@ use stepgate_rego::compile::Options;
 use stepgate_rego::{ErrorKind, EvalOptions, Policy, Source, Version, compile};
 
 use super::entrypoint::Entrypoint;
+use super::question::key;
 use super::sources::{Module, RegoVersion, Sources};
 use super::world::{Surroundings, World};
 use crate::opa::input::OF_BODY;
@@ -70,14 +71,18 @@ impl Engine {
         surroundings: &Arc<Surroundings>,
     ) -> Result<Self, Vec<Rejection>> {
         let policy = compile_sources(sources, surroundings, Strictness::default())?;
-        let key = |segment: &String| match segment.parse::<u32>() {
-            Ok(index) => Value::from(index),
-            Err(_) => Value::from(segment),
-        };
-        let entrypoint: Vec<Value> = entrypoint.segments().iter().map(key).collect();
+        let entrypoint: Vec<Value> = entrypoint.segments().iter().map(|segment| key(segment)).collect();
         let reads = policy.reads(&entrypoint);
         let reads_body = OF_BODY.iter().any(|member| reads.contains(member));
         Ok(Self { policy, entrypoint, reads_body, surroundings: Arc::clone(surroundings) })
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
     }
 
     /// Whether an evaluation may wait for another server.

@@ -12,12 +12,25 @@ use crate::value::Value;
 /// Decisions that wait for the decision log at most.
 const MAX_WAITING: usize = 10_000;
 
+/// What the data API asked for, where it and not Envoy asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Of the document.
+    pub path: Option<String>,
+    pub query: Option<String>,
+    /// The caller's address.
+    pub by: String,
+    pub request: u64,
+}
+
 /// One decision, as it was made.
 #[derive(Debug, Default)]
 pub struct Record {
     pub decision_id: String,
     /// When the check arrived, in nanoseconds since the epoch.
     pub timestamp_ns: i64,
+    /// Absent for a check.
+    pub asked: Option<Box<Asked>>,
     /// What decided.
     pub snapshot: Option<Arc<Snapshot>>,
     /// Absent when the request could not be turned into input.

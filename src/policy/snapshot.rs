@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EvalError, Evaluation, Rejection};
 use super::entrypoint::Entrypoint;
+use super::question::{Complaint, Question, QueryError};
 use super::sources::Sources;
 use super::world::Surroundings;
 use crate::value::Value;
@@ -40,6 +41,16 @@ impl Snapshot {
     /// The document at another place than the decision's, within `budget`.
     pub fn ask(&self, path: &[String], input: &Value, budget: Duration) -> Result<Option<Value>, EvalError> {
         self.engine.ask(path, input, budget)
+    }
+
+    /// The document at any place, as OPA's data API asks for it.
+    pub fn document(&self, path: &[String], question: &Question<'_>) -> Result<Option<Value>, Complaint> {
+        self.engine.document(path, question)
+    }
+
+    /// The bindings of every answer to a query.
+    pub fn query(&self, text: &str, question: &Question<'_>) -> Result<Vec<Value>, QueryError> {
+        self.engine.query(text, question)
     }
 
     /// Whether an evaluation may wait for another server.

@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -140,6 +142,14 @@ impl Listener {
         }
     }
 
+    /// Whether only this machine can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().is_ok_and(|address| address.ip().is_loopback()),
+            Self::Unix { .. } => true,
+        }
+    }
+
     /// Where it really listens; tells the port that the system chose.
     pub fn local_address(&self) -> String {
         match self {
@@ -167,16 +177,38 @@ pub enum Connection {
     Unix(UnixStream),
 }
 
+impl Connection {
+    /// Where it comes from; `@` from a Unix socket, as in Go.
+    pub fn peer(&self) -> String {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().map(|address| address.to_string()).unwrap_or_default(),
+            Self::Unix(_) => "@".to_owned(),
+        }
+    }
+}
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer(pub String);
+
 impl axum::serve::Listener for Listener {
     type Io = Connection;
-    type Addr = ();
+    type Addr = Peer;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        (self.next_connection().await, ())
+        let connection = self.next_connection().await;
+        let peer = Peer(connection.peer());
+        (connection, peer)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(())
+        Ok(Peer(self.local_address()))
+    }
+}
+
+impl Connected<IncomingStream<'_, Listener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
+        stream.remote_addr().clone()
     }
 }
 

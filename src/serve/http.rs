@@ -1,41 +1,65 @@
-//! The HTTP doors: health and metrics, read-only.
+//! The HTTP doors: health and metrics on all of them, OPA's API on the main one, what changes something on the admin socket.
 //!
-//! Mirrors: OPA `v1/server/server.go` for `/health` and `/metrics`, v1.9.0. `/live` and `/ready` are ours. The policy and
-//! data API of OPA is not offered; its paths answer 404 with OPA's error shape.
+//! Mirrors: OPA `v1/server/server.go` for `/health` and `/metrics`, v1.9.0. `/live` and `/ready` are ours.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::bind::Listener;
-use super::health::{BUNDLES, Health};
+use super::api::{self, Api};
+use super::bind::{Listener, Peer};
+use super::health::{BUNDLES, Health, Plugin};
+use crate::policy::{Question, Store};
 use crate::telemetry::Metrics;
+use crate::value::{Value, json_text};
 
-/// What the HTTP doors show.
+/// How long a health rule of the policy may take.
+const HEALTH_BUDGET: Duration = Duration::from_millis(500);
+
+/// What every HTTP door shows.
 #[derive(Clone, Debug)]
 pub struct HttpDoor {
     pub health: Health,
     pub metrics: Arc<Metrics>,
+    pub policy: Arc<Store>,
+    pub kind: DoorKind,
 }
 
-/// The name of the one plugin, as OPA's `?plugins` and `exclude-plugin` know it.
-const PLUGIN: &str = "envoy_ext_authz_grpc";
+/// What else a door offers.
+#[derive(Clone, Debug)]
+pub enum DoorKind {
+    /// Nothing: it is for probes.
+    Diagnostic,
+    Api(Arc<Api>),
+    /// The API and what changes something; only for a socket file of this machine.
+    Admin(Arc<Api>),
+}
 
 /// Serves until `stop` comes.
 pub async fn serve_http(listener: Listener, door: HttpDoor, stop: impl Future<Output = ()> + Send + 'static) {
-    let router = Router::new()
+    let is_local = listener.is_local();
+    let kind = door.kind.clone();
+    let mut router = Router::new()
         .route("/health", get(health))
+        .route("/health/{*rule}", get(health_rule))
         .route("/live", get(|| async { json(StatusCode::OK, "{}") }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .fallback(not_found)
         .with_state(door);
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+    router = match kind {
+        DoorKind::Diagnostic => router,
+        DoorKind::Api(api) => api::guarded(router.merge(api::routes(&api)), api, is_local),
+        DoorKind::Admin(api) => router.merge(api::routes(&api)).merge(api::admin_routes(&api)),
+    };
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stop).await {
         tracing::error!(error = %error, "an HTTP listener ended");
     }
 }
@@ -45,14 +69,45 @@ async fn health(State(door): State<HttpDoor>, RawQuery(query): RawQuery) -> Resp
     let query = query.unwrap_or_default();
     let pairs: Vec<_> = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true"))).collect();
     let asked = |name: &str| pairs.iter().any(|&(key, value)| key == name && value != "false");
-    if (asked("bundles") || asked("bundle")) && door.health.waiting_for().contains(&BUNDLES) {
+    let waits = |plugin: Plugin| door.health.plugins().get(plugin.name()) == Some(&"NOT_READY");
+    let bundles = door.health.waiting_for().contains(&BUNDLES) || waits(Plugin::Discovery);
+    if (asked("bundles") || asked("bundle")) && bundles {
         return json(StatusCode::INTERNAL_SERVER_ERROR, r#"{"error": "one or more bundles are not activated"}"#);
     }
-    let excluded = pairs.iter().any(|&(key, value)| key == "exclude-plugin" && value == PLUGIN);
-    if asked("plugins") && !excluded && !door.health.is_ready() {
+    let excluded = |name: &str| pairs.iter().any(|&(key, value)| key == "exclude-plugin" && value == name);
+    let down = |(name, state): (String, &'static str)| state != "OK" && !excluded(&name);
+    if asked("plugins") && door.health.plugins().into_iter().any(down) {
         return json(StatusCode::INTERNAL_SERVER_ERROR, r#"{"error": "one or more plugins are not up"}"#);
     }
     json(StatusCode::OK, "{}")
+}
+
+/// `GET /health/<rule>`: what `data.system.health.<rule>` says of the states of all parts.
+async fn health_rule(State(door): State<HttpDoor>, Path(rule): Path<String>) -> Response {
+    let failed = |what: &str| {
+        let message = format!("health check (data.system.health.{}) {what}", rule.replace('/', "."));
+        json(StatusCode::INTERNAL_SERVER_ERROR, &serde_json::json!({ "error": message }).to_string())
+    };
+    let states = door.health.plugins().into_iter().map(|(name, state)| (Value::from(name), Value::from(state)));
+    let input: Value = [
+        ("plugin_state", Value::object(states.collect())),
+        ("plugins_ready", Value::Bool(door.health.has_been_up())),
+    ]
+    .into_iter()
+    .collect();
+    let Some(snapshot) = door.policy.current() else { return failed("was undefined") };
+    let path: Vec<String> = ["system", "health"].into_iter().chain(rule.split('/')).map(str::to_owned).collect();
+    let asked = tokio::task::spawn_blocking(move || {
+        let question = Question { input: Some(&input), strict_builtin_errors: false, budget: HEALTH_BUDGET };
+        snapshot.document(&path, &question)
+    });
+    match asked.await {
+        Ok(Ok(Some(Value::Bool(true)))) => json(StatusCode::OK, "{}"),
+        Ok(Ok(None)) => failed("was undefined"),
+        Ok(Ok(Some(other))) => failed(&format!("returned unexpected value {}", json_text(&other))),
+        Ok(Err(complaint)) => failed(&format!("cannot be evaluated: {}", complaint.message)),
+        Err(_) => failed("panicked"),
+    }
 }
 
 async fn ready(State(door): State<HttpDoor>) -> Response {
@@ -69,10 +124,16 @@ async fn metrics(State(door): State<HttpDoor>) -> Response {
     ([(header::CONTENT_TYPE, kind)], door.metrics.text()).into_response()
 }
 
-async fn not_found() -> Response {
-    let body =
-        r#"{"code": "resource_not_found", "message": "stepgate serves /health, /live, /ready and /metrics here"}"#;
-    json(StatusCode::NOT_FOUND, body)
+async fn not_found(State(door): State<HttpDoor>) -> Response {
+    let offered = match door.kind {
+        DoorKind::Diagnostic => "/health, /live, /ready and /metrics",
+        DoorKind::Api(_) => {
+            "/v1/data, /v0/data, /v1/query, /v1/policies, /v1/config, /v1/status, /health, /live, /ready and /metrics"
+        }
+        DoorKind::Admin(_) => "POST /v1/bundles/<name>/refresh and all that the API has",
+    };
+    let body = serde_json::json!({"code": "resource_not_found", "message": format!("stepgate serves {offered} here")});
+    json(StatusCode::NOT_FOUND, &body.to_string())
 }
 
 fn json(status: StatusCode, body: &str) -> Response {

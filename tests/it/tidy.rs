@@ -29,6 +29,7 @@ const ONLY: &[(&str, &[&str])] = &[
             "src/value.rs",
             "src/jws.rs",
             "src/policy/engine.rs",
+            "src/policy/question.rs",
             "src/policy/world.rs",
             "src/policy/outbound.rs",
             "src/policy/trail.rs",

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::feed::DATA;
+use crate::opa::rest::percent_decoded;
 use crate::value::{JsonLimits, Value, parse_json};
 
 /// Changes of one delta.
@@ -75,7 +76,7 @@ impl Patch {
         };
         let spelled = text("path")?;
         let refused = || PatchError::Path(spelled.to_owned());
-        let segment = |part: &str| Some(unescaped(part)?.replace("~1", "/").replace("~0", "~"));
+        let segment = |part: &str| Some(percent_decoded(part)?.replace("~1", "/").replace("~0", "~"));
         let path: Option<Vec<String>> = spelled.trim_matches('/').split('/').map(segment).collect();
         let path = path.filter(|path| path.len() <= MAX_PATH && path.iter().all(|part| !part.is_empty()));
         Ok(Self { path: path.ok_or_else(refused)?, operation })
@@ -156,24 +157,6 @@ impl Node {
             Self::Closed(_) => Err(PatchError::Through(place())),
         }
     }
-}
-
-/// `%2F` and the like decoded; nothing when that is malformed.
-fn unescaped(part: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(part.len());
-    let mut rest = part.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        if *first != b'%' {
-            bytes.push(*first);
-            rest = tail;
-            continue;
-        }
-        let (digits, tail) = tail.split_at_checked(2)?;
-        let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = tail;
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// The data after all changes, in order.

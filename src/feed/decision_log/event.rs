@@ -118,7 +118,16 @@ impl Event {
         let labels = settings.labels.iter().map(|(name, label)| (name.as_str(), Value::from(label.as_str())));
         members.put_text("labels", labels.collect());
         text("decision_id", &record.decision_id, &mut members);
-        text("path", &settings.path, &mut members);
+        match &record.asked {
+            None => text("path", &settings.path, &mut members),
+            Some(asked) => {
+                for (name, value) in [("path", &asked.path), ("query", &asked.query)] {
+                    value.iter().for_each(|value| text(name, value, &mut members));
+                }
+                text("requested_by", &asked.by, &mut members);
+                members.put_text("req_id", Value::Number(asked.request.into()));
+            }
+        }
         text("timestamp", &rfc3339(record.timestamp_ns), &mut members);
         let revisions = record.snapshot.as_ref().map(|snapshot| snapshot.revisions());
         if let Some(revisions) = revisions.filter(|revisions| !revisions.is_empty()) {

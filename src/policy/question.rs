@@ -1,0 +1,83 @@
+//! Questions that are not a check's: any document, any query, as OPA's data API asks them.
+
+use std::time::{Duration, Instant};
+
+use stepgate_rego::{EvalError, EvalOptions, Row, Version, compile_query};
+
+use super::engine::Engine;
+use super::world::World;
+use crate::value::Value;
+
+/// How a question is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    pub input: Option<&'a Value>,
+    /// Whether an error of a built-in function ends the evaluation.
+    pub strict_builtin_errors: bool,
+    pub budget: Duration,
+}
+
+/// An error as OPA describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// Such as `eval_conflict_error`.
+    pub code: &'static str,
+    pub message: String,
+    /// File, row and column.
+    pub place: Option<(String, u32, u32)>,
+}
+
+/// Why a query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryError {
+    /// It does not compile.
+    Query(Vec<Complaint>),
+    Evaluation(Complaint),
+}
+
+fn complaint(error: EvalError) -> Complaint {
+    let place = error.at.as_ref().map(|(file, at)| (file.to_string(), at.row, at.col));
+    Complaint { code: error.kind.code(), message: error.message, place }
+}
+
+impl Engine {
+    /// The document at `path` under `data`; parts that are whole numbers may be indexes.
+    pub fn document(&self, path: &[String], question: &Question<'_>) -> Result<Option<Value>, Complaint> {
+        let path: Vec<Value> = path.iter().map(|part| key(part)).collect();
+        let world = World::until(Instant::now() + question.budget, question.budget, self.surroundings());
+        let result = self.policy().eval(&path, question.input, &options(question), &world);
+        for line in world.into_prints() {
+            tracing::info!("{line}");
+        }
+        result.map_err(complaint)
+    }
+
+    /// The bindings of every answer to a query.
+    pub fn query(&self, text: &str, question: &Question<'_>) -> Result<Vec<Value>, QueryError> {
+        let compiled = compile_query(self.policy(), text, Version::V1, &[]).map_err(|errors| {
+            let complaint = |error: stepgate_rego::CompileError| Complaint {
+                code: error.code,
+                message: error.message,
+                place: Some((String::new(), error.at.row, error.at.col)),
+            };
+            QueryError::Query(errors.into_iter().map(complaint).collect())
+        })?;
+        let world = World::until(Instant::now() + question.budget, question.budget, self.surroundings());
+        let rows = self.policy().query(&compiled, question.input, &options(question), &world);
+        let rows = rows.map_err(|error| QueryError::Evaluation(complaint(error)))?;
+        let holds = |row: &Row| !row.values.iter().any(Value::is_false);
+        let bindings = |row: Row| {
+            Value::object(row.bindings.into_iter().map(|(name, value)| (Value::from(name.as_str()), value)).collect())
+        };
+        Ok(rows.into_iter().filter(holds).map(bindings).collect())
+    }
+}
+
+fn options(question: &Question<'_>) -> EvalOptions {
+    EvalOptions { strict_builtin_errors: question.strict_builtin_errors, ..EvalOptions::default() }
+}
+
+/// A part of a path: a whole number is one.
+pub(super) fn key(segment: &str) -> Value {
+    segment.parse::<u32>().map_or_else(|_| Value::from(segment), Value::from)
+}

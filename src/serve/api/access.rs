@@ -1,0 +1,160 @@
+//! Who may use the API.
+//!
+//! Mirrors: OPA `v1/server/{authorizer,identifier}`, v1.19.0.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+use super::{Api, BUDGET, Failure, INPUT, Parameters, decoded};
+use crate::opa::rest;
+use crate::policy::Question;
+use crate::value::{Members, Value, texts};
+
+/// How callers say who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Authentication {
+    #[default]
+    Off,
+    /// A bearer token, which the policy gets as `input.identity`.
+    Token,
+}
+
+/// Who may.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    pub authentication: Authentication,
+    /// The document that allows requests, part by part (`--authorization=basic`).
+    pub authorization: Option<Vec<String>>,
+}
+
+const UNAUTHORIZED: &str = "request rejected by administrative policy";
+
+fn unauthorized(message: impl Into<String>) -> Failure {
+    Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+}
+
+/// Passes a request on when it may come in.
+pub(super) async fn check(api: Arc<Api>, is_local: bool, request: Request, next: Next) -> Response {
+    match admitted(&api, is_local, request).await {
+        Ok(request) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    }
+}
+
+async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Request, Failure> {
+    let path = request.uri().path();
+    let is_probe = path == "/metrics" || path == "/live" || path == "/ready" || path.starts_with("/health");
+    let Some(document) = &api.access.authorization else {
+        return match is_local || is_probe {
+            true => Ok(request),
+            false => Err(unauthorized(
+                "this listener can be reached from other machines, and nobody says who may use it: start with \
+                 --authorization=basic and a policy at data.system.authz.allow, or listen on localhost",
+            )),
+        };
+    };
+    let (request, input) = described(api, request).await?;
+    let snapshot = api.policy.current();
+    let undefined = || {
+        let message = "authorization policy missing or undefined";
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    };
+    let Some(snapshot) = snapshot else { return Err(undefined()) };
+    let document = document.clone();
+    let decision = api.aside(move || {
+        let question = Question { input: Some(&input), strict_builtin_errors: false, budget: BUDGET };
+        snapshot.document(&document, &question)
+    });
+    let decision = decision.await?.map_err(|complaint| Failure::evaluation(&complaint))?;
+    match decision.ok_or_else(undefined)? {
+        Value::Bool(true) => Ok(request),
+        Value::Object(members) => match members.get(&Value::from("allowed")) {
+            Some(Value::Bool(true)) => Ok(request),
+            Some(_) => {
+                let reason = members.get(&Value::from("reason")).and_then(Value::as_str);
+                Err(unauthorized(reason.unwrap_or(UNAUTHORIZED)))
+            }
+            None => Err(Failure::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                "document missing or undefined",
+            )),
+        },
+        _ => Err(unauthorized(UNAUTHORIZED)),
+    }
+}
+
+/// What the policy sees of a request, and the request with its body put back.
+async fn described(api: &Api, request: Request) -> Result<(Request, Value), Failure> {
+    let (parts, body) = request.into_parts();
+    let mut input = Members::default();
+    // As Go splits: what follows the first `/`, so that `/` alone is one empty part.
+    let path: Vec<String> = parts
+        .uri
+        .path()
+        .split('/')
+        .skip(1)
+        .map(|part| rest::percent_decoded(part).ok_or_else(|| Failure::bad_request("invalid URL escape in the path")))
+        .collect::<Result<_, _>>()?;
+    let has_body = parts.method == Method::POST
+        && match path.as_slice() {
+            [only] => only.is_empty(),
+            [version, data, ..] => matches!(version.as_str(), "v0" | "v1") && data == "data",
+            [] => false,
+        };
+    input.put_text("path", texts(path.iter().map(String::as_str)));
+    input.put_text("method", Value::from(parts.method.as_str()));
+    input.put_text("params", gathered(Parameters::of(&parts.uri).0));
+    input.put_text("headers", gathered(canonical(&parts.headers)));
+    if let Some(token) = bearer(&parts.headers).filter(|_| api.access.authentication == Authentication::Token) {
+        input.put_text("identity", Value::from(token));
+    }
+    let too_large = |_| Failure::bad_request(rest::BodyError::TooLarge.to_string());
+    let bytes = axum::body::to_bytes(body, api.limits.body).await.map_err(too_large)?;
+    if has_body {
+        let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let document = rest::document(&decoded(api, &parts.headers, &bytes)?, kind, INPUT);
+        if let Some(document) = document.map_err(|error| Failure::bad_request(error.to_string()))? {
+            input.put_text("body", document);
+        }
+    }
+    Ok((Request::from_parts(parts, Body::from(bytes)), input.into_value()))
+}
+
+/// An object from each name to the list of its values.
+fn gathered(pairs: Vec<(String, String)>) -> Value {
+    let mut lists: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for (name, value) in pairs {
+        lists.entry(name).or_default().push(Value::from(value));
+    }
+    Value::object(lists.into_iter().map(|(name, values)| (Value::from(name), Value::array(values))).collect())
+}
+
+/// Headers with their names as Go spells them, such as `X-Request-Id`.
+fn canonical(headers: &HeaderMap) -> Vec<(String, String)> {
+    let spelled = |name: &str| {
+        let part = |part: &str| {
+            let (first, rest) = part.split_at_checked(1).unwrap_or((part, ""));
+            format!("{}{rest}", first.to_ascii_uppercase())
+        };
+        name.split('-').map(part).collect::<Vec<_>>().join("-")
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| *name != header::HOST)
+        .map(|(name, value)| (spelled(name.as_str()), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect()
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}

@@ -1,0 +1,293 @@
+//! Decisions and queries: `/v1/data`, `/v0/data`, `POST /` and `/v1/query`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::Response;
+
+use super::{Api, BUDGET, Failure, INPUT, Parameters, answer, decoded, described};
+use crate::opa::rest::{self, BodyError};
+use crate::policy::{Asked, Complaint, Question, QueryError, Record, Snapshot};
+use crate::serve::bind::Peer;
+use crate::value::{Members, Value, parse_json};
+
+/// Members of an input that only stepgate fills.
+const EVIDENCE: [&str; 2] = ["jwt", "authn"];
+
+type Reply = Result<Response, Failure>;
+
+/// One call.
+struct Call<'a> {
+    api: &'a Arc<Api>,
+    headers: &'a HeaderMap,
+    parameters: Parameters,
+    began: Instant,
+    peer: String,
+}
+
+/// What came of an evaluation.
+struct Decided {
+    id: String,
+    value: Option<Value>,
+    revisions: Value,
+    metrics: Value,
+}
+
+impl<'a> Call<'a> {
+    fn new(api: &'a Arc<Api>, headers: &'a HeaderMap, uri: &Uri, peer: Peer) -> Self {
+        Self { api, headers, parameters: Parameters::of(uri), began: Instant::now(), peer: peer.0 }
+    }
+
+    fn body(&self, bytes: &Bytes) -> Result<Option<Value>, Failure> {
+        let kind = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let malformed = |error: BodyError| Failure::bad_request(error.to_string());
+        rest::document(&decoded(self.api, self.headers, bytes)?, kind, INPUT).map_err(malformed)
+    }
+
+    fn snapshot(&self) -> Result<Arc<Snapshot>, Failure> {
+        let missing = "no policy is in force yet";
+        let failure = || Failure::new(StatusCode::SERVICE_UNAVAILABLE, "internal_error", missing);
+        self.api.policy.current().ok_or_else(failure)
+    }
+
+    /// The input without what only stepgate may say; true when something was taken out.
+    fn guarded(&self, input: Option<Value>) -> (Option<Value>, bool) {
+        match input {
+            Some(Value::Object(members)) if self.api.guards_evidence => {
+                let is_own = |key: &Value| key.as_str().is_some_and(|key| EVIDENCE.contains(&key));
+                if !members.iter().any(|(key, _)| is_own(key)) {
+                    return (Some(Value::Object(members)), false);
+                }
+                let kept = members.iter().filter(|(key, _)| !is_own(key));
+                (Some(Value::object(kept.map(|(key, value)| (key.clone(), value.clone())).collect())), true)
+            }
+            input => (input, false),
+        }
+    }
+
+    /// Evaluates the document at `path`, and tells the decision log.
+    async fn decide(&self, path: &[String], input: Option<Value>) -> Result<Decided, Failure> {
+        let snapshot = self.snapshot()?;
+        let strict_builtin_errors = self.parameters.flag("strict-builtin-errors");
+        let (asked, policy, given) = (path.to_vec(), Arc::clone(&snapshot), input.clone());
+        let began = Instant::now();
+        let result = self.api.aside(move || {
+            policy.document(&asked, &Question { input: given.as_ref(), strict_builtin_errors, budget: BUDGET })
+        });
+        let result = result.await?;
+        let evaluation = began.elapsed();
+        let id = uuid::Uuid::new_v4().to_string();
+        let asked = Asked { path: Some(path.join("/")), ..self.asked() };
+        self.tell(&id, &snapshot, asked, input, &result, evaluation);
+        let value = result.map_err(|complaint| Failure::evaluation(&complaint))?;
+        let revisions = snapshot.revisions().iter().map(|(name, revision)| {
+            (Value::from(name.as_str()), [("revision", Value::from(revision.as_str()))].into_iter().collect())
+        });
+        let revisions = Value::object(revisions.collect());
+        let nanoseconds =
+            |length: std::time::Duration| Value::Number(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX).into());
+        let metrics = [
+            ("timer_rego_query_eval_ns", nanoseconds(evaluation)),
+            ("timer_server_handler_ns", nanoseconds(self.began.elapsed())),
+        ];
+        Ok(Decided { id, value, revisions, metrics: metrics.into_iter().collect() })
+    }
+
+    fn asked(&self) -> Asked {
+        Asked { by: self.peer.clone(), request: self.api.next_request(), ..Asked::default() }
+    }
+
+    fn tell(
+        &self,
+        id: &str,
+        snapshot: &Arc<Snapshot>,
+        asked: Asked,
+        input: Option<Value>,
+        result: &Result<Option<Value>, Complaint>,
+        evaluation: std::time::Duration,
+    ) {
+        let Some(journal) = &self.api.journal else { return };
+        journal.record(Record {
+            decision_id: id.to_owned(),
+            timestamp_ns: self.api.clock.now_ns(),
+            asked: Some(Box::new(asked)),
+            snapshot: Some(Arc::clone(snapshot)),
+            input,
+            result: result.as_ref().ok().cloned().flatten(),
+            error: result.as_ref().err().map(|complaint| format!("{}: {}", complaint.code, complaint.message)),
+            evaluation,
+            total: self.began.elapsed(),
+            ..Record::default()
+        });
+    }
+
+    /// The answer of the data API, version 1.
+    async fn v1(&self, path: &[String], input: Option<Value>, is_missing: bool) -> Reply {
+        let (input, was_guarded) = self.guarded(input);
+        let decided = self.decide(path, input).await?;
+        let mut members = Members::default();
+        members.put_text("decision_id", Value::from(decided.id));
+        if self.parameters.flag("metrics") || self.parameters.flag("instrument") {
+            members.put_text("metrics", decided.metrics);
+        }
+        if self.parameters.flag("provenance") {
+            let version = Value::from(env!("CARGO_PKG_VERSION"));
+            let empty = || Value::from("");
+            let mut told = vec![
+                ("version", version),
+                ("build_commit", empty()),
+                ("build_timestamp", empty()),
+                ("build_hostname", empty()),
+            ];
+            if decided.revisions.as_object().is_some_and(|bundles| bundles.iter().next().is_some()) {
+                told.push(("bundles", decided.revisions));
+            }
+            members.put_text("provenance", told.into_iter().collect());
+        }
+        if let Some(value) = decided.value {
+            members.put_text("result", value);
+        }
+        let warning = match (is_missing, was_guarded) {
+            (true, _) => Some("'input' key missing from the request"),
+            (_, true) => Some("'jwt' and 'authn' of the input are stepgate's own and were taken out"),
+            _ => None,
+        };
+        if let Some(message) = warning {
+            let told = [("code", Value::from("api_usage_warning")), ("message", Value::from(message))];
+            members.put_text("warning", told.into_iter().collect());
+        }
+        Ok(answer(self.api, self.headers, &self.parameters, &members.into_value()))
+    }
+
+    /// The bare document, as version 0 answers.
+    async fn v0(&self, path: &[String], body: &Bytes) -> Reply {
+        let (input, _) = self.guarded(self.body(body)?);
+        let missing = || {
+            let message = format!("document missing: data{}", dotted(path));
+            Failure::new(StatusCode::NOT_FOUND, "undefined_document", message)
+        };
+        let value = self.decide(path, input).await?.value.ok_or_else(missing)?;
+        Ok(answer(self.api, self.headers, &self.parameters, &value))
+    }
+
+    async fn query(&self, text: &str, input: Option<Value>) -> Reply {
+        if text.trim().is_empty() {
+            return Err(Failure::bad_request("missing parameter 'q' value"));
+        }
+        let snapshot = self.snapshot()?;
+        let (input, _) = self.guarded(input);
+        let (asked, policy, given) = (text.to_owned(), Arc::clone(&snapshot), input.clone());
+        let began = Instant::now();
+        let rows = self.api.aside(move || {
+            let question = Question { input: given.as_ref(), strict_builtin_errors: false, budget: BUDGET };
+            policy.query(&asked, &question)
+        });
+        let rows = rows.await?.map(Value::array);
+        let told = match &rows {
+            Ok(rows) => Ok(Some(rows.clone())),
+            Err(QueryError::Evaluation(complaint)) => Err(complaint.clone()),
+            Err(QueryError::Query(errors)) => {
+                let failure = Failure::bad_request("error(s) occurred while compiling query");
+                return Err(failure.with_errors(errors.iter().map(described)));
+            }
+        };
+        let asked = Asked { query: Some(text.to_owned()), ..self.asked() };
+        self.tell(&uuid::Uuid::new_v4().to_string(), &snapshot, asked, input, &told, began.elapsed());
+        let rows = told.map_err(|complaint| Failure::evaluation(&complaint))?;
+        let rows = rows.filter(|rows| rows.as_array().is_some_and(|rows| !rows.is_empty()));
+        let members: Value = rows.map(|rows| ("result", rows)).into_iter().collect();
+        Ok(answer(self.api, self.headers, &self.parameters, &members))
+    }
+}
+
+fn dotted(path: &[String]) -> String {
+    path.iter().map(|part| format!(".{part}")).collect()
+}
+
+/// The path of a document, from that of a request.
+fn below_data(uri: &Uri) -> Vec<String> {
+    rest::segments(uri.path()).split_off(2)
+}
+
+pub async fn v1_get(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Reply {
+    let call = Call::new(&api, &headers, &uri, peer);
+    let input = match call.parameters.text("input") {
+        None => None,
+        Some(text) => {
+            let malformed = |_| Failure::bad_request("parameter contains malformed input document");
+            Some(parse_json(text.as_bytes(), INPUT).map_err(malformed)?)
+        }
+    };
+    call.v1(&below_data(&uri), input, false).await
+}
+
+pub async fn v1_post(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Reply {
+    let call = Call::new(&api, &headers, &uri, peer);
+    let input = match call.body(&body)? {
+        None => None,
+        Some(Value::Object(members)) => members.get(&Value::from("input")).filter(|it| **it != Value::Null).cloned(),
+        Some(_) => return Err(Failure::bad_request("body contains malformed input document: not an object")),
+    };
+    let is_missing = input.is_none();
+    call.v1(&below_data(&uri), input, is_missing).await
+}
+
+pub async fn v0_post(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Reply {
+    Call::new(&api, &headers, &uri, peer).v0(&below_data(&uri), &body).await
+}
+
+pub async fn default_decision(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Reply {
+    Call::new(&api, &headers, &uri, peer).v0(&api.default_decision, &body).await
+}
+
+pub async fn query_get(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Reply {
+    let call = Call::new(&api, &headers, &uri, peer);
+    call.query(call.parameters.text("q").unwrap_or_default(), None).await
+}
+
+pub async fn query_post(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Reply {
+    let call = Call::new(&api, &headers, &uri, peer);
+    let Some(Value::Object(members)) = call.body(&body)? else {
+        return Err(Failure::bad_request("error(s) occurred while decoding request: not an object"));
+    };
+    let member = |name: &str| members.get(&Value::from(name));
+    let text = member("query").and_then(Value::as_str).unwrap_or_default();
+    call.query(text, member("input").cloned()).await
+}
