@@ -35,6 +35,7 @@ unit: ## run the tests of units, policies, floors and descriptors
 
 e2e: tools build ## run the end-to-end tests through the real Envoy
 	$(PYTHON) tests/e2e/e2e.py
+	$(PYTHON) tests/e2e/control.py
 
 compat: tools build ## compare with OPA-Envoy's own answers
 	tests/compat/run

@@ -1,5 +1,9 @@
 //! Builds everything from a `Config`, serves, and drains.
 
+mod control;
+mod plane;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,23 +11,17 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::check::Checker;
-use crate::clock::Clock;
-use crate::config::{Config, GrpcDoor};
-use crate::feed::activation::Activation;
-use crate::feed::bundles::{Bundles, Services};
-use crate::feed::decision_log::DecisionLog;
+use self::plane::Plane;
+use crate::config::{Config, Document};
 use crate::feed::files::{PolicyFeed, PolicyFiles};
-use crate::feed::keys::KeyFeed;
-use crate::feed::status::Status;
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Journal, Store, Surroundings};
-use crate::remote::Remote;
-use crate::remote::service::Service;
-use crate::serve::{Address, BUNDLES, GrpcServer, Health, HttpDoor, Listener, Readiness, SocketMode, serve_http};
+use crate::serve::{
+    Access, Address, ApiSettings, Authentication, DoorKind, Listener, Readiness, SocketMode, serve_http,
+};
 use crate::telemetry::Metrics;
-use crate::token::{Issuer, IssuerSettings, Verifier};
 
+/// Only its owner may use the admin socket.
+const ADMIN_MODE: SocketMode = SocketMode(0o600);
 /// Rego's syntax trees and values nest; so does walking them.
 const THREAD_STACK_BYTES: usize = 8 << 20;
 
@@ -32,14 +30,31 @@ const THREAD_STACK_BYTES: usize = 8 << 20;
 pub struct Launch {
     pub config: Config,
     pub config_warnings: usize,
+    /// What the configuration was resolved from.
+    pub origin: Origin,
     pub files: PolicyFiles,
-    pub http: Vec<Address>,
+    /// Where the API is served.
+    pub api: Vec<Address>,
+    /// Where only health and metrics are.
+    pub diagnostic: Vec<Address>,
     pub http_socket_mode: SocketMode,
+    pub authentication: Authentication,
+    /// Whether the policy says who may use the API.
+    pub authorization: bool,
+    pub policy_writes: bool,
     pub watch: bool,
     pub max_errors: usize,
     pub ready_timeout: Option<Duration>,
     pub shutdown_wait: Duration,
     pub shutdown_grace: Duration,
+}
+
+/// What a configuration is resolved from, at the start and when one is discovered.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub document: Document,
+    pub environment: BTreeMap<String, String>,
+    pub memory_limit: Option<u64>,
 }
 
 /// Runs until a signal stops it.
@@ -58,97 +73,67 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 
 async fn serve(launch: Launch) -> anyhow::Result<()> {
     let mut stop = Signals::listen()?;
-    let Launch { config, files, .. } = launch;
-    let metrics = Arc::new(Metrics::new(config.opa_buckets));
+    let Launch { mut config, files, .. } = launch;
+    let metrics = Arc::new(Metrics::new(config.opa_buckets.take()));
     metrics.config_warned(launch.config_warnings);
 
     // Policies are compiled and every socket is bound before anything serves.
-    let store = Arc::new(Store::default());
-    let surroundings = Arc::new(Surroundings::new(&config.builtins));
-    let activation =
-        Arc::new(Activation::new(config.entrypoint, surroundings, Arc::clone(&store), Arc::clone(&metrics)));
-    let version = files.version;
-    if files.paths.is_empty() && config.bundles.is_empty() {
+    if files.paths.is_empty() && config.bundles.is_empty() && config.discovery.is_none() {
         tracing::warn!("no policy was given: every check is denied");
     }
-    let feed = load(PolicyFeed { files, activation: Arc::clone(&activation) }, launch.max_errors).await?;
-    let grpc = match config.grpc {
-        Some(GrpcDoor { address, socket_mode, settings }) => {
-            Some((Listener::bind(&address, socket_mode).await.map_err(readable)?, settings))
-        }
-        None => {
-            tracing::warn!("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port is opened");
-            None
-        }
-    };
-    let mut http = Vec::new();
-    for address in &launch.http {
-        http.push(Listener::bind(address, launch.http_socket_mode).await.map_err(readable)?);
-    }
-
     let lifecycle = Lifecycle::default();
-    let health: Health = Arc::new(Readiness::default());
-    health.await_condition("policy", {
-        let store = Arc::clone(&store);
-        move || store.current().is_some()
-    });
-    let clock = Clock::System;
-    let services: Services =
-        config.services.into_iter().map(|(name, settings)| (name, Arc::new(Service::new(settings)))).collect();
-    let status = Status::default();
-    let bundles =
-        Bundles::new(activation, Arc::clone(&status), Arc::clone(&metrics), clock.clone(), version, &lifecycle);
-    bundles.apply(config.bundles, &services);
-    let bundles = Arc::new(bundles);
-    health.await_condition(BUNDLES, {
-        let bundles = Arc::clone(&bundles);
-        move || bundles.are_active()
-    });
-    health.await_condition("bundle_freshness", {
-        let bundles = Arc::clone(&bundles);
-        move || bundles.stale().is_empty()
-    });
-    let tokens = match config.issuers {
-        None => None,
-        Some(issuers) => {
-            let issuers = start_issuers(issuers, &metrics, &clock, &lifecycle);
-            let verifier = Arc::new(Verifier::new(issuers, &config.tokens, clock.clone()));
-            health.await_condition("issuer_keys", {
-                let verifier = Arc::clone(&verifier);
-                move || verifier.has_keys()
-            });
-            Some(verifier)
-        }
+    let plane = Arc::new(Plane::new(&config, launch.origin, files.version, &lifecycle, Arc::clone(&metrics)));
+    let feed = load(PolicyFeed { files, activation: Arc::clone(&plane.activation) }, launch.max_errors).await?;
+    if config.grpc.is_none() && config.discovery.is_none() {
+        tracing::warn!("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port is opened");
+    }
+    let settings = ApiSettings {
+        access: Access {
+            authentication: launch.authentication,
+            authorization: launch.authorization.then(|| config.api.authorization.clone()),
+        },
+        limits: config.api.limits,
+        guards_evidence: config.check.extras,
+        policy_writes: launch.policy_writes,
+        default_decision: config.api.default_decision.clone(),
     };
-    let mut checker = Checker::new(config.check, store, tokens, clock, Arc::clone(&metrics));
-    if let Some(settings) = config.decision_log {
-        let service = settings.service.as_ref().and_then(|name| services.get(name).cloned());
-        let (journal, records) = Journal::new(Arc::clone(&metrics));
-        DecisionLog { settings, service, metrics: Arc::clone(&metrics) }.start(records, &lifecycle);
-        checker = checker.with_journal(journal);
+    let api = plane.api(settings);
+    let mut doors = Vec::new();
+    for address in &launch.api {
+        let listener = Listener::bind(address, launch.http_socket_mode).await.map_err(readable)?;
+        if !listener.is_local() && !launch.authorization {
+            let address = listener.local_address();
+            tracing::warn!(
+                address,
+                "only health and metrics are served here: other machines can reach it, and without --authorization=basic nobody says who may use the API"
+            );
+        }
+        doors.push((listener, DoorKind::Api(Arc::clone(&api))));
     }
-    let checker = Arc::new(checker);
-
-    for listener in http {
-        tracing::info!(address = listener.local_address(), "serving health and metrics");
-        let door = HttpDoor { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
-        lifecycle.spawn(serve_http(listener, door, lifecycle.stopping()));
+    for address in &launch.diagnostic {
+        doors.push((Listener::bind(address, launch.http_socket_mode).await.map_err(readable)?, DoorKind::Diagnostic));
     }
-    if let Some((listener, settings)) = grpc {
-        tracing::info!(address = listener.local_address(), "serving ext_authz");
-        let server = GrpcServer { settings, checker, health: Arc::clone(&health), metrics };
-        let stopping = lifecycle.stopping();
-        lifecycle.spawn(async move {
-            if let Err(error) = server.serve(listener, stopping).await {
-                tracing::error!(error = crate::telemetry::chain(&error), "the ext_authz server ended");
-            }
-        });
+    if let Some(address) = &config.api.admin {
+        doors.push((Listener::bind(address, ADMIN_MODE).await.map_err(readable)?, DoorKind::Admin(api)));
+    }
+    let discovery = config.discovery.take();
+    if config.grpc.is_some() {
+        plane.start_checks(&mut config).await?;
+    }
+    plane.apply(config);
+    if let Some(settings) = discovery {
+        plane.start_discovery(settings);
+    }
+    for (listener, kind) in doors {
+        tracing::info!(address = listener.local_address(), "serving HTTP");
+        lifecycle.spawn(serve_http(listener, plane.door(kind), lifecycle.stopping()));
     }
     if launch.watch {
         feed.watch(&lifecycle).context("--watch: the files cannot be watched")?;
     }
+    let health = &plane.health;
     if let Some(timeout) = launch.ready_timeout {
-        wait_ready(&health, timeout, &mut stop).await?;
+        wait_ready(health, timeout, &mut stop).await?;
     }
     stop.wait().await;
 
@@ -174,27 +159,6 @@ async fn load(feed: PolicyFeed, max_errors: usize) -> anyhow::Result<PolicyFeed>
         let lines: Vec<_> = text.lines().take(max_errors.saturating_add(1)).collect();
         anyhow::anyhow!("{}", lines.join("\n"))
     })
-}
-
-fn start_issuers(
-    settings: Vec<IssuerSettings>,
-    metrics: &Arc<Metrics>,
-    clock: &Clock,
-    lifecycle: &Lifecycle,
-) -> Vec<Arc<Issuer>> {
-    let remote = Remote::default();
-    let start = |settings| {
-        let (issuer, asked) = Issuer::new(settings);
-        let feed = KeyFeed {
-            issuer: Arc::clone(&issuer),
-            remote: remote.clone(),
-            metrics: Arc::clone(metrics),
-            clock: clock.clone(),
-        };
-        feed.start(asked, lifecycle);
-        issuer
-    };
-    settings.into_iter().map(start).collect()
 }
 
 async fn wait_ready(health: &Readiness, timeout: Duration, stop: &mut Signals) -> anyhow::Result<()> {

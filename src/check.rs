@@ -126,12 +126,17 @@ impl Checker {
 
     /// What will be told of a check; no more than its id when nobody is told.
     fn record(&self) -> Record {
-        let timestamp_ns = self.journal.as_ref().map_or(0, |_| self.clock.now_ns());
+        let timestamp_ns = self.journal().map_or(0, |_| self.clock.now_ns());
         Record { decision_id: decision_id(), timestamp_ns, ..Record::default() }
     }
 
+    /// The journal, while somebody reads it.
+    fn journal(&self) -> Option<&Journal> {
+        self.journal.as_deref().filter(|journal| journal.is_read())
+    }
+
     fn tell(&self, mut record: Record, started: Instant) {
-        if let Some(journal) = &self.journal {
+        if let Some(journal) = self.journal() {
             record.total = started.elapsed();
             journal.record(record);
         }
@@ -150,7 +155,7 @@ impl Checker {
         fault.log(&record.decision_id);
         self.metrics.fault(fault.reason(), fault.opa_reason());
         record.result = None;
-        if self.journal.is_some() {
+        if self.journal().is_some() {
             let message = fault.grpc_error().map(|(_, message)| message);
             record.error = Some(message.unwrap_or_else(|| crate::telemetry::chain(&fault)));
         }
@@ -166,10 +171,10 @@ impl Checker {
     ) -> Result<Verdict, Fault> {
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
         let path = self.canonical(attributes)?;
-        record.snapshot = self.journal.is_some().then(|| Arc::clone(&snapshot));
+        record.snapshot = self.journal().is_some().then(|| Arc::clone(&snapshot));
         // A body that no rule looks at can be as broken as it likes, unless OPA's answer is wanted.
         let is_read = self.settings.compat.body_errors || snapshot.reads_body();
-        let body = match (is_read, &self.journal) {
+        let body = match (is_read, self.journal()) {
             (true, _) => BodyUse::Decision,
             (false, Some(_)) => BodyUse::Log,
             (false, None) => BodyUse::Nothing,
@@ -183,7 +188,7 @@ impl Checker {
             evidence.add_to(&mut members, attributes, path.as_deref(), self.clock.now());
         }
         let input = members.into_value();
-        record.input = self.journal.is_some().then(|| input.clone());
+        record.input = self.journal().is_some().then(|| input.clone());
         let decision = self.evaluate(snapshot, input, deadline, record).await?;
         Ok(Verdict { decision, evidence, now: self.clock.now() })
     }
@@ -235,7 +240,7 @@ impl Checker {
             tracing::info!(decision_id = record.decision_id, "{print}");
         }
         let value = evaluation.value.ok_or(Fault::Undefined)?;
-        record.result = self.journal.is_some().then(|| value.clone());
+        record.result = self.journal().is_some().then(|| value.clone());
         let dialect = if self.settings.compat.decision_keys { Dialect::Opa } else { Dialect::Stepgate };
         Decision::parse(&value, dialect).map_err(Fault::Result)
     }

@@ -4,6 +4,7 @@
 
 mod bundles;
 mod decision_logs;
+mod discovered;
 mod document;
 mod duration;
 mod keys;
@@ -12,12 +13,15 @@ mod problem;
 mod reference;
 mod resolve;
 mod services;
+mod status;
 
+pub use self::discovered::{merge, public};
 pub use self::document::{Document, DocumentError};
 pub use self::duration::parse as parse_duration;
 pub use self::problem::{Problem, Problems};
 pub use self::reference::reference;
-pub use self::resolve::{Config, GrpcDoor, resolve};
+pub use self::resolve::{Config, GrpcDoor, resolve, resolve_labels};
+pub use self::status::ApiConfig;
 
 #[cfg(test)]
 mod tests;

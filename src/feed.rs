@@ -5,6 +5,7 @@ pub mod activation;
 pub mod bundle;
 pub mod bundles;
 pub mod decision_log;
+pub mod discovery;
 pub mod files;
 pub mod keys;
 pub mod status;

@@ -21,7 +21,7 @@ pub use self::engine::{EvalError, Evaluation, Rejection, Strictness, compile_sou
 pub use self::entrypoint::{Entrypoint, EntrypointError};
 pub use self::journal::{Asked, Journal, Record};
 pub use self::outbound::OutboundSettings;
-pub use self::question::{Complaint, Question, QueryError};
+pub use self::question::{Complaint, QueryError, Question};
 pub use self::snapshot::Snapshot;
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};
 pub use self::trail::{Step, Trail, Visits};

@@ -13,6 +13,6 @@ mod limits;
 pub use self::api::{Access, Api, ApiSettings, Authentication, BodyLimits, Control, PolicyChangeError};
 pub use self::bind::{Address, AddressError, BindError, Listener, SocketMode};
 pub use self::grpc::{GrpcServer, GrpcSettings};
-pub use self::health::{BUNDLES, Health, Readiness};
-pub use self::http::{HttpDoor, serve_http};
+pub use self::health::{BUNDLES, Health, Plugin, Readiness};
+pub use self::http::{DoorKind, HttpDoor, serve_http};
 pub use self::limits::Limits;

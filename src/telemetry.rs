@@ -2,8 +2,10 @@
 
 pub mod log;
 mod metrics;
+mod opa_metrics;
 
 pub use self::metrics::{Decided, Logged, Metrics, Outcome};
+pub use self::opa_metrics::BundleTold;
 
 /// An error with all its causes on one line; `Display` of an error never repeats its source.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -9,13 +9,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
-use crate::app::{self, Launch};
+use crate::app::{self, Launch, Origin};
 use crate::config::{Document, resolve};
 use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
 use crate::jws::ConfiguredKey;
 use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
 use crate::policy::RegoVersion;
-use crate::serve::{Address, SocketMode};
+use crate::serve::{Address, Authentication, SocketMode};
 use crate::telemetry::log::{Format, Verbosity, init};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -33,6 +33,18 @@ enum LogFormat {
     Text,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AuthenticationFlag {
+    Off,
+    Token,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AuthorizationFlag {
+    Off,
+    Basic,
+}
+
 #[derive(Debug, Args)]
 pub struct Run {
     /// Policy and data: files, folders, `file://…` or `dotted.prefix:file`
@@ -43,9 +55,18 @@ pub struct Run {
     /// The configuration file
     #[arg(short, long, env = "OPA_RUN_CONFIG_FILE")]
     config_file: Option<PathBuf>,
-    /// Where to serve health and metrics over HTTP, as OPA's API address does
+    /// Where to serve OPA's API, health and metrics over HTTP
     #[arg(short, long, env = "OPA_RUN_ADDR", default_value = "localhost:8181", value_delimiter = ',')]
     addr: Vec<String>,
+    /// How callers of the API say who they are: `token` hands a bearer token to the policy as `input.identity`
+    #[arg(long, env = "OPA_RUN_AUTHENTICATION", value_enum, default_value = "off")]
+    authentication: AuthenticationFlag,
+    /// Who may use the API: `basic` asks the policy at `data.system.authz.allow`
+    #[arg(long, env = "OPA_RUN_AUTHORIZATION", value_enum, default_value = "off")]
+    authorization: AuthorizationFlag,
+    /// Allow PUT and DELETE of /v1/policies
+    #[arg(long, env = "OPA_RUN_ALLOW_POLICY_WRITES", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    allow_policy_writes: bool,
     /// Where to serve health and metrics for probes
     #[arg(long, env = "OPA_RUN_DIAGNOSTIC_ADDR", default_value = "0.0.0.0:8282", value_delimiter = ',')]
     diagnostic_addr: Vec<String>,
@@ -175,10 +196,6 @@ struct Refused {
     tls_cert_refresh_period: Option<String>,
     #[arg(long, hide = true)]
     tls_cipher_suites: Option<String>,
-    #[arg(long, hide = true)]
-    authentication: Option<String>,
-    #[arg(long, hide = true)]
-    authorization: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pprof: Option<String>,
 }
@@ -209,16 +226,13 @@ impl WithoutEffect {
 impl Refused {
     /// The first flag given, and why it is refused.
     fn first(&self) -> Option<(&'static str, &'static str)> {
-        const TLS: &str = "the HTTP listeners serve only health and metrics, without TLS";
-        let off = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "off");
+        const TLS: &str = "the HTTP listeners have no TLS; keep them on localhost or a socket file";
         [
             ("tls-cert-file", self.tls_cert_file.is_some(), TLS),
             ("tls-private-key-file", self.tls_private_key_file.is_some(), TLS),
             ("tls-ca-cert-file", self.tls_ca_cert_file.is_some(), TLS),
             ("tls-cert-refresh-period", self.tls_cert_refresh_period.is_some(), TLS),
             ("tls-cipher-suites", self.tls_cipher_suites.is_some(), TLS),
-            ("authentication", off(&self.authentication), "the HTTP listeners are read-only and open"),
-            ("authorization", off(&self.authorization), "the HTTP listeners are read-only and open"),
             ("pprof", self.pprof.is_some(), "there is no profiler"),
         ]
         .into_iter()
@@ -254,11 +268,12 @@ impl Run {
     }
 
     fn launch(self) -> anyhow::Result<Launch> {
-        let environment = std::env::vars_os()
+        let environment: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         let document = Document::load(self.config_file.as_deref(), &self.set, &self.set_file, &environment)?;
-        let (config, problems) = resolve(&document, memory_limit());
+        let origin = Origin { document, environment, memory_limit: memory_limit() };
+        let (config, problems) = resolve(&origin.document, origin.memory_limit);
         for warning in &problems.warnings {
             tracing::warn!("configuration: {warning}");
         }
@@ -285,7 +300,15 @@ impl Run {
                 as_bundles: self.bundle,
                 verification: self.verify.verification()?,
             },
-            http: addresses(&self.addr)?.into_iter().chain(addresses(&self.diagnostic_addr)?).collect(),
+            origin,
+            api: addresses(&self.addr)?,
+            diagnostic: addresses(&self.diagnostic_addr)?,
+            authentication: match self.authentication {
+                AuthenticationFlag::Off => Authentication::Off,
+                AuthenticationFlag::Token => Authentication::Token,
+            },
+            authorization: matches!(self.authorization, AuthorizationFlag::Basic),
+            policy_writes: self.allow_policy_writes,
             http_socket_mode: SocketMode(mode),
             watch: self.watch,
             max_errors: self.max_errors,

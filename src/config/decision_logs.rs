@@ -64,7 +64,7 @@ impl Resolver<'_> {
             service,
             resource,
             path: path.to_owned(),
-            labels: labels(document),
+            labels: BTreeMap::new(),
             mask: parts("mask_decision", "/system/log/mask"),
             drop: parts("drop_decision", "/system/log/drop"),
             redact,
@@ -75,14 +75,4 @@ impl Resolver<'_> {
             max_per_second: reporting.at("max_decisions_per_second").and_then(Value::as_u64),
         })
     }
-}
-
-/// The labels of this process: those that were given, and `id` and `version`, which are always its own.
-fn labels(document: &Value) -> BTreeMap<String, String> {
-    let given = Section(Some(document)).members("labels");
-    let mut labels: BTreeMap<String, String> =
-        given.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
-    labels.insert("id".to_owned(), uuid::Uuid::new_v4().to_string());
-    labels.insert("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    labels
 }

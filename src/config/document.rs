@@ -78,7 +78,7 @@ fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<Value, Do
 }
 
 /// Replaces `${NAME}` for every name that is set.
-fn substitute(text: &str, environment: &BTreeMap<String, String>) -> String {
+pub(super) fn substitute(text: &str, environment: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {

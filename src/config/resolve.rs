@@ -10,9 +10,12 @@ use super::document::Document;
 use super::duration;
 use super::keys;
 use super::problem::Problems;
+use super::status::ApiConfig;
 use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
 use crate::feed::bundle::BundleSettings;
 use crate::feed::decision_log::DecisionLogSettings;
+use crate::feed::discovery::DiscoverySettings;
+use crate::feed::status::sender::StatusSettings;
 use crate::jws::Alg;
 use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
@@ -37,6 +40,11 @@ pub struct Config {
     pub services: BTreeMap<String, ServiceSettings>,
     pub bundles: Vec<BundleSettings>,
     pub decision_log: Option<DecisionLogSettings>,
+    pub status: Option<StatusSettings>,
+    pub discovery: Option<DiscoverySettings>,
+    pub api: ApiConfig,
+    /// Of this process, without `id` and `version`.
+    pub labels: BTreeMap<String, String>,
     pub check: check::Settings,
     /// Absent without `issuers`.
     pub issuers: Option<Vec<IssuerSettings>>,
@@ -132,6 +140,16 @@ fn builtins(document: &Value, own: Section<'_>, strict: bool) -> BuiltinSettings
     }
 }
 
+/// The labels that a document gives.
+pub fn resolve_labels(document: &Document) -> BTreeMap<String, String> {
+    labels(&document.0)
+}
+
+fn labels(document: &Value) -> BTreeMap<String, String> {
+    let given = Section(Some(document)).members("labels");
+    given.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+}
+
 impl Resolver<'_> {
     fn config(&mut self, document: &Value, memory_limit: Option<u64>) -> Config {
         let plugins = Section(document.get("plugins"));
@@ -176,6 +194,7 @@ impl Resolver<'_> {
             identity_headers: self.identity_headers(own),
         };
         let services = self.services(document);
+        let status = self.status(document, &services);
         let context = BundleContext {
             document,
             services: &services,
@@ -183,6 +202,7 @@ impl Resolver<'_> {
             signatures_as_in_opa: own.section("compat").text("bundle_signatures") == Some("opa"),
         };
         let bundles = self.bundles(&context);
+        let discovery = self.discovery(&context);
         let entrypoint = self.entrypoint(plugin);
         let redact = own.section("log").flag("redact").unwrap_or(true);
         let decision_log = self.decision_log(document, entrypoint.configured(), redact, &services);
@@ -194,6 +214,10 @@ impl Resolver<'_> {
             services,
             bundles,
             decision_log,
+            status,
+            discovery,
+            api: self.api(document),
+            labels: labels(document),
             check,
             issuers: self.issuers(own),
             tokens: token::Settings {

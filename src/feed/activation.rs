@@ -13,7 +13,8 @@ use super::DATA;
 use super::bundle::contents::{Bundle, Contents, Delta};
 use super::bundle::patch::{PatchError, apply_all};
 use crate::policy::{
-    Entrypoint, EvalError, Evaluation, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings,
+    Entrypoint, EvalError, Evaluation, Module, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings,
+    package_of,
 };
 use crate::telemetry::{Metrics, Outcome};
 use crate::value::{Value, parse_json};
@@ -40,6 +41,10 @@ pub enum ActivationError {
     NoSequence,
     #[error("`metadata.sequence` fell from {from} to {to}: an older bundle is not put in force again")]
     Rollback { from: i64, to: i64 },
+    #[error("it is owned by the bundle `{0}`")]
+    Owned(String),
+    #[error("there is no such policy")]
+    NoSuchPolicy,
     #[error("an evaluation of the new policy took longer than {0:?}")]
     Slow(Duration),
 }
@@ -69,8 +74,7 @@ type Parts = BTreeMap<String, Arc<Part>>;
 /// Puts policies in force.
 #[derive(Debug)]
 pub struct Activation {
-    entrypoint: Entrypoint,
-    surroundings: Arc<Surroundings>,
+    how: Mutex<(Entrypoint, Arc<Surroundings>)>,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     active: Mutex<Active>,
@@ -79,6 +83,8 @@ pub struct Activation {
 #[derive(Clone, Debug, Default)]
 struct Active {
     files: Arc<Sources>,
+    /// Policies that the API has put in the place of files, or taken away.
+    changed: BTreeMap<String, Option<Module>>,
     bundles: Parts,
 }
 
@@ -89,7 +95,16 @@ impl Activation {
         store: Arc<Store>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { entrypoint, surroundings, store, metrics, active: Mutex::default() }
+        Self { how: Mutex::new((entrypoint, surroundings)), store, metrics, active: Mutex::default() }
+    }
+
+    /// Changes what is asked of policies and what they may call. What is in force is built anew.
+    pub fn configure(&self, entrypoint: Entrypoint, surroundings: Arc<Surroundings>) -> Result<(), ActivationError> {
+        *self.how.lock() = (entrypoint, surroundings);
+        if self.store.current().is_none() {
+            return Ok(());
+        }
+        self.change(|_| Ok(()))
     }
 
     /// Replaces the files of the command line. Compiling takes time and blocks the thread.
@@ -134,6 +149,41 @@ impl Activation {
         Ok(told)
     }
 
+    /// All policies, those of bundles with the name of the bundle before theirs.
+    pub fn policies(&self) -> Vec<Module> {
+        let active = self.active.lock().clone();
+        let mut modules = active.own_modules();
+        for (name, part) in &active.bundles {
+            modules.extend(part.modules(name));
+        }
+        modules
+    }
+
+    /// Puts a policy beside the files, or in the place of the one of this name.
+    pub fn put_policy(&self, module: Module) -> Result<(), ActivationError> {
+        self.change(|active| {
+            active.check_owner(&module)?;
+            active.changed.insert(module.path.clone(), Some(module));
+            Ok(())
+        })
+    }
+
+    /// Takes a policy away that is not of a bundle.
+    pub fn delete_policy(&self, id: &str) -> Result<(), ActivationError> {
+        self.change(|active| {
+            if !active.own_modules().iter().any(|module| module.path == id) {
+                let of_bundle =
+                    active.bundles.iter().find(|(name, part)| part.modules(name).any(|module| module.path == id));
+                return Err(match of_bundle {
+                    Some((name, _)) => ActivationError::Owned(name.clone()),
+                    None => ActivationError::NoSuchPolicy,
+                });
+            }
+            active.changed.insert(id.to_owned(), None);
+            Ok(())
+        })
+    }
+
     /// Takes a bundle out of force.
     pub fn remove_bundle(&self, name: &str) -> Result<(), ActivationError> {
         if !self.active.lock().bundles.contains_key(name) {
@@ -155,32 +205,32 @@ impl Activation {
     fn change(&self, change: impl FnOnce(&mut Active) -> Result<(), ActivationError>) -> Result<(), ActivationError> {
         let mut active = self.active.lock();
         let mut candidate = active.clone();
-        let built = change(&mut candidate).and_then(|()| candidate.build(&self.entrypoint, &self.surroundings));
-        let built = built.and_then(|built| self.try_out(built));
+        let (entrypoint, surroundings) = self.how.lock().clone();
+        let built = change(&mut candidate).and_then(|()| candidate.build(&entrypoint, &surroundings));
+        let built = built.and_then(|built| try_out(built, entrypoint.configured()));
         self.metrics.policy_activated(if built.is_ok() { Outcome::Success } else { Outcome::Failure });
         self.store.activate(built?);
         *active = candidate;
         Ok(())
     }
+}
 
-    /// Asks a candidate for a decision before requests do. What cannot answer in time never gets any; an error or no decision is
-    /// said, and denies.
-    fn try_out(&self, candidate: Snapshot) -> Result<Snapshot, ActivationError> {
-        if candidate.waits() {
-            // It would ask other servers.
-            return Ok(candidate);
-        }
-        let path = self.entrypoint.configured();
-        match candidate.eval(&smoke_input(), TRIAL, Instant::now() + TRIAL) {
-            Err(EvalError::Budget) => return Err(ActivationError::Slow(TRIAL)),
-            Err(error) => tracing::info!(path, %error, "the new policy cannot decide about a bare request"),
-            Ok(Evaluation { value: None, .. }) => {
-                tracing::info!(path, "the new policy has no decision about a bare request");
-            }
-            Ok(_) => {}
-        }
-        Ok(candidate)
+/// Asks a candidate for a decision before requests do. What cannot answer in time never gets any; an error or no decision is
+/// said, and denies.
+fn try_out(candidate: Snapshot, path: &str) -> Result<Snapshot, ActivationError> {
+    if candidate.waits() {
+        // It would ask other servers.
+        return Ok(candidate);
     }
+    match candidate.eval(&smoke_input(), TRIAL, Instant::now() + TRIAL) {
+        Err(EvalError::Budget) => return Err(ActivationError::Slow(TRIAL)),
+        Err(error) => tracing::info!(path, %error, "the new policy cannot decide about a bare request"),
+        Ok(Evaluation { value: None, .. }) => {
+            tracing::info!(path, "the new policy has no decision about a bare request");
+        }
+        Ok(_) => {}
+    }
+    Ok(candidate)
 }
 
 /// A request with nothing in it.
@@ -193,15 +243,25 @@ fn smoke_input() -> Value {
 }
 
 impl Active {
+    /// The policies that are of no bundle.
+    fn own_modules(&self) -> Vec<Module> {
+        let of_files = self.files.modules.iter().filter(|module| !self.changed.contains_key(&module.path));
+        of_files.chain(self.changed.values().flatten()).cloned().collect()
+    }
+
+    /// What lies under the roots of a bundle is the bundle's.
+    fn check_owner(&self, module: &Module) -> Result<(), ActivationError> {
+        // One that cannot be parsed is reported when everything is compiled.
+        let Some(package) = package_of(module) else { return Ok(()) };
+        let owner = self.bundles.iter().find(|(_, part)| part.bundle.manifest.roots.own(&package));
+        owner.map_or(Ok(()), |(name, _)| Err(ActivationError::Owned(name.clone())))
+    }
+
     fn build(&self, entrypoint: &Entrypoint, surroundings: &Arc<Surroundings>) -> Result<Snapshot, ActivationError> {
-        let mut all = Sources::clone(&self.files);
+        let mut all = Sources { modules: self.own_modules(), data: self.files.data.clone() };
         for (name, part) in &self.bundles {
             self.check_roots(name, part)?;
-            let mut own = part.bundle.sources.modules.clone();
-            for module in &mut own {
-                module.path = format!("{name}/{}", module.path);
-            }
-            all.modules.append(&mut own);
+            all.modules.extend(part.modules(name));
             let failed = |conflict| ActivationError::Conflict { bundle: name.clone(), conflict };
             all.add_data(&[], part.bundle.sources.data.clone()).map_err(failed)?;
             all.add_data(&["system", "bundles", name], part.record()).map_err(failed)?;
@@ -224,6 +284,12 @@ impl Active {
 }
 
 impl Part {
+    /// Its policies, with its name before theirs.
+    fn modules<'p>(&'p self, name: &'p str) -> impl Iterator<Item = Module> + 'p {
+        let modules = self.bundle.sources.modules.iter();
+        modules.map(move |module| Module { path: format!("{name}/{}", module.path), ..module.clone() })
+    }
+
     /// The bundle after a delta.
     fn patched(&self, name: &str, delta: Delta) -> Result<Bundle, ActivationError> {
         if delta.manifest.roots != self.bundle.manifest.roots {
@@ -252,7 +318,7 @@ mod tests {
     use super::*;
     use crate::feed::bundle::patch::Patch;
     use crate::opa::manifest::Manifest;
-    use crate::policy::{BuiltinSettings, Module, RegoVersion};
+    use crate::policy::{BuiltinSettings, RegoVersion};
     use crate::value::json_text;
 
     fn activation() -> (Activation, Arc<Store>) {

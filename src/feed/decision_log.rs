@@ -13,17 +13,22 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::event::Events;
+use super::status::{Fault, Status};
 use super::{backoff, random_share};
 use crate::lifecycle::Lifecycle;
 use crate::policy::Record;
+use crate::remote::RemoteError;
 use crate::remote::service::Service;
 use crate::telemetry::{Logged, Metrics, chain};
 
 /// The first pause after a failed upload.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// How often it is looked for uploads where there is nothing to upload to.
+const IDLE: Duration = Duration::from_secs(3_600);
 /// How long decisions are waited for once everything stops.
 const LAST_DECISIONS: Duration = Duration::from_millis(500);
 
@@ -37,6 +42,7 @@ pub struct DecisionLogSettings {
     pub resource: String,
     /// The path of the decision, as it was configured.
     pub path: String,
+    /// Of this process, in every event.
     pub labels: BTreeMap<String, String>,
     pub mask: Vec<String>,
     pub drop: Vec<String>,
@@ -51,12 +57,27 @@ pub struct DecisionLogSettings {
     pub max_per_second: Option<u64>,
 }
 
+/// Settings with the service that they name.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub settings: DecisionLogSettings,
+    pub service: Option<Arc<Service>>,
+}
+
+impl Target {
+    fn pause(&self) -> Duration {
+        let spread = self.settings.max_delay.saturating_sub(self.settings.min_delay);
+        self.settings.min_delay.saturating_add(random_share(spread))
+    }
+}
+
 /// Writes the decision log.
 #[derive(Debug)]
 pub struct DecisionLog {
-    pub settings: DecisionLogSettings,
-    pub service: Option<Arc<Service>>,
+    /// Nothing while decisions are not logged.
+    pub target: watch::Receiver<Option<Arc<Target>>>,
     pub metrics: Arc<Metrics>,
+    pub status: Status,
 }
 
 impl DecisionLog {
@@ -66,10 +87,10 @@ impl DecisionLog {
         lifecycle.spawn(self.run(records, stopping));
     }
 
-    async fn run(self, mut records: Receiver<Box<Record>>, stopping: impl Future<Output = ()>) {
-        let mut writer = Writer::new(&self);
+    async fn run(mut self, mut records: Receiver<Box<Record>>, stopping: impl Future<Output = ()>) {
+        let mut writer = Writer::new(Arc::clone(&self.metrics), Arc::clone(&self.status));
         let mut stopping = std::pin::pin!(stopping);
-        let mut upload_at = Instant::now() + self.pause();
+        let mut upload_at = writer.retarget(self.target.borrow_and_update().clone());
         let mut failures = 0u32;
         loop {
             tokio::select! {
@@ -78,11 +99,15 @@ impl DecisionLog {
                     Some(record) => writer.write(&record),
                     None => break,
                 },
+                Ok(()) = self.target.changed() => {
+                    // What was gathered for the old target still goes there.
+                    writer.upload().await;
+                    upload_at = writer.retarget(self.target.borrow_and_update().clone());
+                }
                 () = tokio::time::sleep_until(upload_at) => {
                     let uploaded = writer.upload().await;
                     failures = if uploaded { 0 } else { failures.saturating_add(1) };
-                    let again = backoff(FIRST_RETRY, self.settings.max_delay, failures);
-                    upload_at = Instant::now() + if uploaded { self.pause() } else { again };
+                    upload_at = writer.next_upload(failures);
                 }
             }
         }
@@ -97,55 +122,70 @@ impl DecisionLog {
             tracing::error!(events = left, "decisions were not uploaded before the end");
         }
     }
-
-    fn pause(&self) -> Duration {
-        let spread = self.settings.max_delay.saturating_sub(self.settings.min_delay);
-        self.settings.min_delay.saturating_add(random_share(spread))
-    }
 }
 
 /// Events between a decision and their upload.
-struct Writer<'a> {
-    log: &'a DecisionLog,
-    events: Events<'a>,
+struct Writer {
+    target: Option<Arc<Target>>,
+    metrics: Arc<Metrics>,
+    status: Status,
     buffer: VecDeque<String>,
     bytes: usize,
     /// The second that is counted, and the events in it.
     second: (i64, u64),
 }
 
-impl<'a> Writer<'a> {
-    fn new(log: &'a DecisionLog) -> Self {
-        let events = Events { settings: &log.settings, metrics: &log.metrics };
-        Self { log, events, buffer: VecDeque::new(), bytes: 0, second: (0, 0) }
+impl Writer {
+    fn new(metrics: Arc<Metrics>, status: Status) -> Self {
+        Self { target: None, metrics, status, buffer: VecDeque::new(), bytes: 0, second: (0, 0) }
+    }
+
+    /// From now on writes there; gives when to upload first.
+    fn retarget(&mut self, target: Option<Arc<Target>>) -> Instant {
+        self.target = target;
+        self.next_upload(0)
+    }
+
+    /// When to upload after so many failures in a row.
+    fn next_upload(&self, failures: u32) -> Instant {
+        let pause = match &self.target {
+            None => IDLE,
+            Some(target) if failures == 0 => target.pause(),
+            Some(target) => backoff(FIRST_RETRY, target.settings.max_delay, failures),
+        };
+        Instant::now() + pause
     }
 
     fn write(&mut self, record: &Record) {
-        if !self.is_within_rate(record.timestamp_ns) {
-            return self.log.metrics.decisions_logged(Logged::RateLimited, 1);
-        }
-        let Some(event) = self.events.make(record) else {
-            return self.log.metrics.decisions_logged(Logged::Unwanted, 1);
+        let Some(target) = self.target.clone() else {
+            return self.metrics.decisions_logged(Logged::Unconfigured, 1);
         };
-        if self.log.settings.console {
+        let settings = &target.settings;
+        if !self.is_within_rate(settings.max_per_second, record.timestamp_ns) {
+            return self.metrics.decisions_logged(Logged::RateLimited, 1);
+        }
+        let Some(event) = (Events { settings, metrics: &self.metrics }).make(record) else {
+            return self.metrics.decisions_logged(Logged::Unwanted, 1);
+        };
+        if settings.console {
             crate::telemetry::log::decision(&event);
-            if self.log.service.is_none() {
-                return self.log.metrics.decisions_logged(Logged::Written, 1);
-            }
+        }
+        if target.service.is_none() {
+            return self.metrics.decisions_logged(Logged::Written, 1);
         }
         self.bytes = self.bytes.saturating_add(event.len());
         self.buffer.push_back(event);
         // The oldest go first, as in OPA.
-        while self.bytes > self.log.settings.buffer_limit
+        while self.bytes > settings.buffer_limit
             && let Some(oldest) = self.buffer.pop_front()
         {
             self.bytes = self.bytes.saturating_sub(oldest.len());
-            self.log.metrics.decisions_logged(Logged::BufferFull, 1);
+            self.metrics.decisions_logged(Logged::BufferFull, 1);
         }
     }
 
-    fn is_within_rate(&mut self, now_ns: i64) -> bool {
-        let Some(most) = self.log.settings.max_per_second else { return true };
+    fn is_within_rate(&mut self, most: Option<u64>, now_ns: i64) -> bool {
+        let Some(most) = most else { return true };
         let second = now_ns / 1_000_000_000;
         if self.second.0 != second {
             self.second = (second, 0);
@@ -156,17 +196,19 @@ impl<'a> Writer<'a> {
 
     /// Sends everything, chunk by chunk; false when a chunk was not taken and waits for the next time.
     async fn upload(&mut self) -> bool {
-        let Some(service) = &self.log.service else { return true };
+        let Some(target) = self.target.clone() else { return true };
+        let Some(service) = &target.service else { return true };
         while !self.buffer.is_empty() {
-            let (count, body) = self.chunk();
+            let (count, body) = self.chunk(target.settings.upload_limit);
             let headers = [("content-type", "application/json"), ("content-encoding", "gzip")];
-            let sent = service.post(&self.log.settings.resource, &headers, body).await;
+            let sent = service.post(&target.settings.resource, &headers, body).await;
+            self.status.decision_logs(fault(&sent));
             match sent {
                 Ok(status) if (200..300).contains(&status) => {
                     for event in self.buffer.drain(..count) {
                         self.bytes = self.bytes.saturating_sub(event.len());
                     }
-                    self.log.metrics.decisions_logged(Logged::Uploaded, count);
+                    self.metrics.decisions_logged(Logged::Uploaded, count);
                 }
                 Ok(status) => {
                     tracing::error!(status, "Log upload failed: the service refused the events; they are kept");
@@ -182,8 +224,7 @@ impl<'a> Writer<'a> {
     }
 
     /// As many of the oldest events as one upload takes, and at least one.
-    fn chunk(&self) -> (usize, Vec<u8>) {
-        let limit = self.log.settings.upload_limit;
+    fn chunk(&self, limit: usize) -> (usize, Vec<u8>) {
         // Events shrink to about a tenth; whatever is too much is halved.
         let mut bytes = 0usize;
         let fitting = self.buffer.iter().take_while(|event| {
@@ -198,6 +239,17 @@ impl<'a> Writer<'a> {
             }
             count /= 2;
         }
+    }
+}
+
+/// What the status tells of an upload that was not taken.
+fn fault(sent: &Result<u16, RemoteError>) -> Option<Fault> {
+    let told =
+        |message: String, http_code| Some(Fault { code: "decision_log_error", message, http_code, errors: Vec::new() });
+    match sent {
+        Ok(status) if (200..300).contains(status) => None,
+        Ok(status) => told(format!("log upload failed, server replied with HTTP {status}"), Some(*status)),
+        Err(error) => told(format!("log upload failed: {}", chain(error)), None),
     }
 }
 
@@ -300,7 +352,9 @@ mod tests {
     async fn log(settings: DecisionLogSettings, service: Arc<Service>, count: usize, pause: Duration) -> String {
         let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
         let (journal, records) = Journal::new(Arc::clone(&metrics));
-        DecisionLog { settings, service: Some(service), metrics: Arc::clone(&metrics) }.start(records, &lifecycle);
+        let target = Target { settings, service: Some(service) };
+        let (_keep, target) = watch::channel(Some(Arc::new(target)));
+        DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default() }.start(records, &lifecycle);
         for at in 0..count {
             journal.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
         }

@@ -2,6 +2,8 @@
 //!
 //! Mirrors: `Status` of OPA `v1/plugins/bundle/status.go` and `UpdateRequestV1` of `v1/plugins/status/plugin.go`, v1.19.0.
 
+pub mod sender;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use tokio::sync::Notify;
 
 use crate::clock::rfc3339;
+use crate::telemetry::BundleTold;
 
 /// How Go writes a time that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -71,6 +74,7 @@ impl BundleStatus {
             put("metrics", self.timers.iter().map(|(name, took)| ((*name).to_owned(), Json::from(*took))).collect());
         }
         if let Some(fault) = &self.fault {
+            // A message without a code is no error, as when discovery leaves something out.
             put("code", fault.code.into());
             put("message", fault.message.clone().into());
             if !fault.errors.is_empty() {
@@ -79,6 +83,19 @@ impl BundleStatus {
             put("http_code", fault.http_code.map_or(Json::Null, Json::from));
         }
         Json::Object(members)
+    }
+
+    /// What OPA's metrics tell of it.
+    fn told(&self) -> BundleTold<'_> {
+        BundleTold {
+            name: &self.name,
+            revision: &self.active_revision,
+            fault: self.fault.as_ref().map(|fault| (fault.code, fault.message.as_str())),
+            activated_at: self.activated_at,
+            downloaded_at: self.downloaded_at,
+            answered_at: self.answered_at,
+            asked_at: self.asked_at,
+        }
     }
 
     /// What counts as a change: not when the server was asked.
@@ -161,8 +178,8 @@ impl Board {
         answered.is_some_and(|at| now_ns.saturating_sub(at) <= limit)
     }
 
-    /// The whole status. `plugins` are states by name, `metrics` those of the process.
-    pub fn to_json(&self, plugins: &BTreeMap<String, &'static str>, metrics: Option<Json>) -> Json {
+    /// The whole status. `plugins` are states by name.
+    pub fn to_json(&self, plugins: &BTreeMap<String, &'static str>) -> Json {
         let state = self.state.lock();
         let mut status = json!({"labels": state.labels});
         let Some(members) = status.as_object_mut() else { return status };
@@ -182,9 +199,6 @@ impl Board {
         }
         let plugins = plugins.iter().map(|(name, state)| (name.clone(), json!({"state": state})));
         members.insert("plugins".to_owned(), plugins.collect());
-        if let Some(metrics) = metrics {
-            members.insert("metrics".to_owned(), json!({"prometheus": metrics}));
-        }
         status
     }
 }
@@ -231,7 +245,7 @@ mod tests {
         });
         let plugins = BTreeMap::from([("bundle".to_owned(), "OK")]);
         assert_eq!(
-            board.to_json(&plugins, None),
+            board.to_json(&plugins),
             json!({
                 "labels": {"id": "x"},
                 "bundles": {"a": {

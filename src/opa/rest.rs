@@ -48,7 +48,10 @@ pub fn document(bytes: &[u8], content_type: &str, limits: JsonLimits) -> Result<
 
 /// The parts of a path below `data`: split at `/`, empty ones dropped, percent-decoded one by one.
 pub fn segments(path: &str) -> Vec<String> {
-    path.split('/').filter(|part| !part.is_empty()).map(|part| percent_decoded(part).unwrap_or_else(|| part.to_owned())).collect()
+    path.split('/')
+        .filter(|part| !part.is_empty())
+        .map(|part| percent_decoded(part).unwrap_or_else(|| part.to_owned()))
+        .collect()
 }
 
 /// Nothing when an escape is malformed or the bytes are not UTF-8.

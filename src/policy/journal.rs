@@ -1,6 +1,7 @@
 //! Decisions on their way to the decision log. Recording one never waits: what does not fit is dropped and counted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -47,12 +48,22 @@ pub struct Record {
 pub struct Journal {
     records: Sender<Box<Record>>,
     metrics: Arc<Metrics>,
+    is_read: AtomicBool,
 }
 
 impl Journal {
     pub fn new(metrics: Arc<Metrics>) -> (Self, Receiver<Box<Record>>) {
         let (records, waiting) = mpsc::channel(MAX_WAITING);
-        (Self { records, metrics }, waiting)
+        (Self { records, metrics, is_read: AtomicBool::new(true) }, waiting)
+    }
+
+    /// Whether decisions are logged; while they are not, nothing needs to be gathered for it.
+    pub fn is_read(&self) -> bool {
+        self.is_read.load(Ordering::Relaxed)
+    }
+
+    pub fn set_read(&self, is_read: bool) {
+        self.is_read.store(is_read, Ordering::Relaxed);
     }
 
     pub fn record(&self, record: Record) {

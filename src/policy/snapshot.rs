@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EvalError, Evaluation, Rejection};
 use super::entrypoint::Entrypoint;
-use super::question::{Complaint, Question, QueryError};
+use super::question::{Complaint, QueryError, Question};
 use super::sources::Sources;
 use super::world::Surroundings;
 use crate::value::Value;

@@ -43,6 +43,17 @@ impl Surroundings {
         Self::with(settings.opa_runtime, outbound)
     }
 
+    /// For a discovery bundle, which computes a configuration from the environment, the labels and what else was configured.
+    pub fn for_discovery(config: Value) -> Self {
+        let mut surroundings = Self::with(true, None);
+        surroundings.runtime = surroundings.runtime.map(|runtime| {
+            let mut members = runtime.as_object().map(|members| members.to_vec()).unwrap_or_default();
+            members.push((Value::from("config"), config));
+            Value::object(members)
+        });
+        surroundings
+    }
+
     /// For the tools of the command line: whoever types a command sees the environment and reaches the network anyway.
     pub fn local() -> std::io::Result<Self> {
         Ok(Self::with(true, Some(Outbound::alone(&OutboundSettings::default())?)))

@@ -127,8 +127,7 @@ impl Api {
         let busy = || Failure::new(StatusCode::SERVICE_UNAVAILABLE, "internal_error", "too many evaluations at once");
         let permit = tokio::time::timeout(MAX_WAIT, self.evaluations.acquire()).await;
         let _permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
-        let panicked =
-            |_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the evaluation panicked");
+        let panicked = |_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the evaluation panicked");
         tokio::task::spawn_blocking(work).await.map_err(panicked)
     }
 }
@@ -162,14 +161,13 @@ pub fn routes(api: &Arc<Api>) -> Router {
 
 /// The routes of the admin socket.
 pub fn admin_routes(api: &Arc<Api>) -> Router {
-    Router::new()
-        .route("/v1/bundles/{name}/refresh", post(policies::refresh))
-        .with_state(Arc::clone(api))
+    Router::new().route("/v1/bundles/{name}/refresh", post(policies::refresh)).with_state(Arc::clone(api))
 }
 
 /// Puts the question who may before every route of `router`.
 pub fn guarded(router: Router, api: Arc<Api>, is_local: bool) -> Router {
-    router.layer(axum::middleware::from_fn(move |request, next| access::check(Arc::clone(&api), is_local, request, next)))
+    router
+        .layer(axum::middleware::from_fn(move |request, next| access::check(Arc::clone(&api), is_local, request, next)))
 }
 
 /// An answer that is an error, in OPA's shape.
@@ -251,8 +249,7 @@ impl Parameters {
 
 /// A JSON answer, indented and compressed as it was asked for.
 fn answer(api: &Api, headers: &HeaderMap, parameters: &Parameters, value: &Value) -> Response {
-    let mut text =
-        if parameters.flag("pretty") { crate::value::pretty(value) } else { crate::value::json_text(value) };
+    let mut text = if parameters.flag("pretty") { crate::value::pretty(value) } else { crate::value::json_text(value) };
     text.push('\n');
     let kind = (header::CONTENT_TYPE, "application/json");
     let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -89,12 +89,10 @@ async fn health_rule(State(door): State<HttpDoor>, Path(rule): Path<String>) -> 
         json(StatusCode::INTERNAL_SERVER_ERROR, &serde_json::json!({ "error": message }).to_string())
     };
     let states = door.health.plugins().into_iter().map(|(name, state)| (Value::from(name), Value::from(state)));
-    let input: Value = [
-        ("plugin_state", Value::object(states.collect())),
-        ("plugins_ready", Value::Bool(door.health.has_been_up())),
-    ]
-    .into_iter()
-    .collect();
+    let input: Value =
+        [("plugin_state", Value::object(states.collect())), ("plugins_ready", Value::Bool(door.health.has_been_up()))]
+            .into_iter()
+            .collect();
     let Some(snapshot) = door.policy.current() else { return failed("was undefined") };
     let path: Vec<String> = ["system", "health"].into_iter().chain(rule.split('/')).map(str::to_owned).collect();
     let asked = tokio::task::spawn_blocking(move || {

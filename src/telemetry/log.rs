@@ -48,11 +48,20 @@ pub fn init(format: Format, verbosity: Verbosity) {
 
 /// Writes one event of the decision log, which is JSON, as OPA writes it to its console.
 pub fn decision(event: &str) {
-    let Some(members) = event.strip_prefix('{') else { return };
+    console("Decision Log", "decision_logs", event);
+}
+
+/// Writes the status, a JSON object, as OPA writes it to its console.
+pub fn status(status: &str) {
+    console("Status Log", "status", status);
+}
+
+/// Writes a line with the members of a JSON object.
+fn console(message: &str, kind: &str, object: &str) {
+    let Some(members) = object.strip_prefix('{') else { return };
     let mut time = String::new();
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-    let kind = "openpolicyagent.org/decision_logs";
-    let head = format!(r#"{{"level":"info","msg":"Decision Log","time":"{time}","type":"{kind}","#);
+    let head = format!(r#"{{"level":"info","msg":"{message}","time":"{time}","type":"openpolicyagent.org/{kind}","#);
     let _ = writeln!(std::io::stderr().lock(), "{head}{members}");
 }
 

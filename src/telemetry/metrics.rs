@@ -1,5 +1,6 @@
 //! Prometheus metrics. Every label has a fixed set of values; nothing from a request becomes one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -9,7 +10,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-type Labels = Vec<(&'static str, String)>;
+use super::opa_metrics::{BundleTold, StatusMetrics};
+
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 /// Upper bounds of the check durations, in seconds.
 const CHECK_BUCKETS: [f64; 12] =
@@ -49,6 +52,8 @@ pub enum Logged {
     RateLimited,
     /// The process ended before the service took it.
     Stopped,
+    /// Nothing says where decisions are logged any more.
+    Unconfigured,
     /// Not an end: a rule of the mask was skipped, or the mask failed and all was erased.
     BadMaskRule,
 }
@@ -63,6 +68,7 @@ impl Logged {
             Self::BufferFull => "buffer_full",
             Self::RateLimited => "rate_limited",
             Self::Stopped => "stopped",
+            Self::Unconfigured => "unconfigured",
             Self::BadMaskRule => "bad_mask_rule",
         }
     }
@@ -101,6 +107,7 @@ pub struct Metrics {
     bundle_polled_at: Family<Labels, Gauge>,
     policy_activations: Family<Labels, Counter>,
     config_warnings: Gauge,
+    status: StatusMetrics,
     opa: Option<OpaMetrics>,
 }
 
@@ -157,6 +164,7 @@ impl Metrics {
             decision_logs: Family::default(),
             bundle_polled_at: Family::default(),
             config_warnings: Gauge::default(),
+            status: StatusMetrics::default(),
             opa,
             registry,
         };
@@ -166,6 +174,7 @@ impl Metrics {
 
     fn register(&mut self) {
         let registry = &mut self.registry;
+        self.status.register(registry);
         registry.register("stepgate_faults", "Denials because something went wrong, by reason", self.faults.clone());
         registry.register("stepgate_check_duration_seconds", "Time from message to answer", self.duration.clone());
         registry.register("stepgate_tokens", "Tokens by state and reason", self.tokens.clone());
@@ -254,6 +263,11 @@ impl Metrics {
 
     pub fn config_warned(&self, count: usize) {
         self.config_warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// How all parts and bundles are doing, for `status.prometheus`.
+    pub fn status_told(&self, plugins: &BTreeMap<String, &'static str>, bundles: &[BundleTold<'_>]) {
+        self.status.tell(plugins, bundles);
     }
 
     /// The text exposition format.

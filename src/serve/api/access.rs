@@ -80,11 +80,9 @@ async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Re
                 let reason = members.get(&Value::from("reason")).and_then(Value::as_str);
                 Err(unauthorized(reason.unwrap_or(UNAUTHORIZED)))
             }
-            None => Err(Failure::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal_error",
-                "document missing or undefined",
-            )),
+            None => {
+                Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "document missing or undefined"))
+            }
         },
         _ => Err(unauthorized(UNAUTHORIZED)),
     }

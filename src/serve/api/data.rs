@@ -10,7 +10,7 @@ use axum::response::Response;
 
 use super::{Api, BUDGET, Failure, INPUT, Parameters, answer, decoded, described};
 use crate::opa::rest::{self, BodyError};
-use crate::policy::{Asked, Complaint, Question, QueryError, Record, Snapshot};
+use crate::policy::{Asked, Complaint, QueryError, Question, Record, Snapshot};
 use crate::serve::bind::Peer;
 use crate::value::{Members, Value, parse_json};
 
@@ -109,7 +109,7 @@ impl<'a> Call<'a> {
         result: &Result<Option<Value>, Complaint>,
         evaluation: std::time::Duration,
     ) {
-        let Some(journal) = &self.api.journal else { return };
+        let Some(journal) = self.api.journal.as_ref().filter(|journal| journal.is_read()) else { return };
         journal.record(Record {
             decision_id: id.to_owned(),
             timestamp_ns: self.api.clock.now_ns(),
@@ -120,7 +120,6 @@ impl<'a> Call<'a> {
             error: result.as_ref().err().map(|complaint| format!("{}: {}", complaint.code, complaint.message)),
             evaluation,
             total: self.began.elapsed(),
-            ..Record::default()
         });
     }
 

@@ -41,16 +41,10 @@ pub async fn get(State(api): State<Arc<Api>>, Path(id): Path<String>, uri: Uri, 
 fn refused(id: &str, error: PolicyChangeError) -> Failure {
     match error {
         PolicyChangeError::NotFound => unknown(id),
-        PolicyChangeError::Owned(bundle) => {
-            Failure::bad_request(format!("path {id} is owned by bundle {bundle:?}"))
-        }
-        PolicyChangeError::Rejected(rejections) => {
-            Failure::bad_request("error(s) occurred while compiling module(s)")
-                .with_errors(rejections.iter().map(rejected))
-        }
-        PolicyChangeError::Other(message) => {
-            Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
-        }
+        PolicyChangeError::Owned(bundle) => Failure::bad_request(format!("path {id} is owned by bundle {bundle:?}")),
+        PolicyChangeError::Rejected(rejections) => Failure::bad_request("error(s) occurred while compiling module(s)")
+            .with_errors(rejections.iter().map(rejected)),
+        PolicyChangeError::Other(message) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message),
     }
 }
 
@@ -92,8 +86,7 @@ pub async fn config(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap) -
 }
 
 pub async fn status(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap) -> Reply {
-    let disabled =
-        || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "status plugin not enabled");
+    let disabled = || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "status plugin not enabled");
     let status = api.control.status().ok_or_else(disabled)?;
     Ok(shown(&api, &headers, &uri, &json!({"result": status})))
 }

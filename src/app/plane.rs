@@ -1,0 +1,323 @@
+//! Everything that lives as long as the process, and what a configuration makes of it: at the start, and when one is discovered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use serde_json::Value as Json;
+use tokio::sync::{mpsc, watch};
+
+use super::{Origin, readable};
+use crate::check::Checker;
+use crate::clock::Clock;
+use crate::config::{Config, Document, GrpcDoor, merge, public, resolve};
+use crate::feed::activation::Activation;
+use crate::feed::bundle::Source;
+use crate::feed::bundle::contents::Reading;
+use crate::feed::bundle::poller::Poller;
+use crate::feed::bundles::{Bundles, Services};
+use crate::feed::decision_log::{DecisionLog, Target as LogTarget};
+use crate::feed::discovery::{Discovered, Discovery, DiscoverySettings};
+use crate::feed::keys::KeyFeed;
+use crate::feed::status::Status;
+use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
+use crate::lifecycle::Lifecycle;
+use crate::policy::{Journal, RegoVersion, Store, Surroundings};
+use crate::remote::Remote;
+use crate::remote::service::Service;
+use crate::serve::{Api, ApiSettings, BUNDLES, DoorKind, GrpcServer, Health, HttpDoor, Listener, Plugin, Readiness};
+use crate::telemetry::{Metrics, chain};
+use crate::token::{Issuer, IssuerSettings, Verifier};
+use crate::value::{DuplicateKeys, JsonLimits, parse_json};
+
+/// Configurations are no deeper.
+const CONFIG: JsonLimits = JsonLimits { depth: 100, duplicates: DuplicateKeys::LastWins };
+
+/// The process.
+#[derive(Debug)]
+pub struct Plane {
+    origin: Origin,
+    /// Of this process, in its labels.
+    id: String,
+    pub activation: Arc<Activation>,
+    pub health: Health,
+    pub(super) bundles: Arc<Bundles>,
+    pub(super) status: Status,
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    lifecycle: Lifecycle,
+    /// Absent where decisions can never be logged.
+    journal: Option<Arc<Journal>>,
+    log: watch::Sender<Option<Arc<LogTarget>>>,
+    pub(super) told: watch::Sender<Option<StatusTarget>>,
+    pub(super) in_force: Mutex<Document>,
+    version: RegoVersion,
+    has_checks: AtomicBool,
+    has_discovered: AtomicBool,
+}
+
+impl Plane {
+    pub fn new(
+        config: &Config,
+        origin: Origin,
+        version: RegoVersion,
+        lifecycle: &Lifecycle,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (store, clock, status) = (Arc::new(Store::default()), Clock::System, Status::default());
+        let surroundings = Arc::new(Surroundings::new(&config.builtins));
+        let activation =
+            Activation::new(config.entrypoint.clone(), surroundings, Arc::clone(&store), Arc::clone(&metrics));
+        let activation = Arc::new(activation);
+        let bundles = Arc::new(Bundles::new(
+            Arc::clone(&activation),
+            Arc::clone(&status),
+            Arc::clone(&metrics),
+            clock.clone(),
+            version,
+            lifecycle,
+        ));
+        let health: Health = Arc::new(Readiness::default());
+        health.has_plugin(Plugin::Discovery);
+        health.await_condition("policy", Plugin::Checks, {
+            let store = Arc::clone(&store);
+            move || store.current().is_some()
+        });
+        let ((log, log_target), (told, status_target)) = (watch::channel(None), watch::channel(None));
+        let journal = (config.decision_log.is_some() || config.discovery.is_some()).then(|| {
+            let (journal, records) = Journal::new(Arc::clone(&metrics));
+            let writer = DecisionLog { target: log_target, metrics: Arc::clone(&metrics), status: Arc::clone(&status) };
+            writer.start(records, lifecycle);
+            Arc::new(journal)
+        });
+        let plugins = {
+            let health = Arc::clone(&health);
+            Arc::new(move || health.plugins())
+        };
+        let sender =
+            StatusSender { status: Arc::clone(&status), plugins, metrics: Arc::clone(&metrics), target: status_target };
+        lifecycle.spawn_until_stop(sender.run());
+        let in_force = Mutex::new(origin.document.clone());
+        Self {
+            origin,
+            id: uuid::Uuid::new_v4().to_string(),
+            activation,
+            health,
+            bundles,
+            status,
+            store,
+            metrics,
+            clock,
+            lifecycle: lifecycle.clone(),
+            journal,
+            log,
+            told,
+            in_force,
+            version,
+            has_checks: AtomicBool::new(false),
+            has_discovered: AtomicBool::new(false),
+        }
+    }
+
+    /// The API over this plane.
+    pub fn api(self: &Arc<Self>, settings: ApiSettings) -> Arc<Api> {
+        let control = Arc::clone(self);
+        let journal = self.journal.clone();
+        Arc::new(Api::new(Arc::clone(&self.store), control, journal, self.clock.clone(), settings))
+    }
+
+    pub fn door(&self, kind: DoorKind) -> HttpDoor {
+        HttpDoor {
+            health: Arc::clone(&self.health),
+            metrics: Arc::clone(&self.metrics),
+            policy: Arc::clone(&self.store),
+            kind,
+        }
+    }
+
+    /// The labels of this process: those that were configured, and `id` and `version`, which are always its own.
+    pub(super) fn labels(&self, configured: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut labels = configured.clone();
+        labels.insert("id".to_owned(), self.id.clone());
+        labels.insert("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        labels
+    }
+
+    /// Binds the gRPC door and answers checks there.
+    pub async fn start_checks(&self, config: &mut Config) -> anyhow::Result<()> {
+        let Some(GrpcDoor { address, socket_mode, settings }) = config.grpc.take() else { return Ok(()) };
+        let listener = Listener::bind(&address, socket_mode).await.map_err(readable)?;
+        let tokens = config.issuers.take().map(|issuers| {
+            let issuers = self.start_issuers(issuers);
+            let verifier = Arc::new(Verifier::new(issuers, &config.tokens, self.clock.clone()));
+            self.health.await_condition("issuer_keys", Plugin::Checks, {
+                let verifier = Arc::clone(&verifier);
+                move || verifier.has_keys()
+            });
+            verifier
+        });
+        let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
+        let mut checker = Checker::new(config.check.clone(), store, tokens, self.clock.clone(), metrics);
+        if let Some(journal) = &self.journal {
+            checker = checker.with_journal(Arc::clone(journal));
+        }
+        tracing::info!(address = listener.local_address(), "serving ext_authz");
+        let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
+        let server = GrpcServer { settings, checker: Arc::new(checker), health, metrics };
+        let stopping = self.lifecycle.stopping();
+        self.lifecycle.spawn(async move {
+            if let Err(error) = server.serve(listener, stopping).await {
+                tracing::error!(error = chain(&error), "the ext_authz server ended");
+            }
+        });
+        self.has_checks.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn start_issuers(&self, settings: Vec<IssuerSettings>) -> Vec<Arc<Issuer>> {
+        let remote = Remote::default();
+        let start = |settings| {
+            let (issuer, asked) = Issuer::new(settings);
+            let feed = KeyFeed {
+                issuer: Arc::clone(&issuer),
+                remote: remote.clone(),
+                metrics: Arc::clone(&self.metrics),
+                clock: self.clock.clone(),
+            };
+            feed.start(asked, &self.lifecycle);
+            issuer
+        };
+        settings.into_iter().map(start).collect()
+    }
+
+    /// Makes bundles, decision log, status and labels what the configuration says.
+    pub fn apply(&self, config: Config) {
+        let Config { services, bundles, decision_log, status, labels, .. } = config;
+        let services: Services =
+            services.into_iter().map(|(name, settings)| (name, Arc::new(Service::new(settings)))).collect();
+        let labels = self.labels(&labels);
+        self.status.set_labels(labels.clone());
+        let named = |name: &Option<String>| name.as_ref().and_then(|name| services.get(name).cloned());
+        let log = decision_log.map(|mut settings| {
+            settings.labels = labels;
+            self.health.has_plugin(Plugin::DecisionLogs);
+            Arc::new(LogTarget { service: named(&settings.service), settings })
+        });
+        if let Some(journal) = &self.journal {
+            journal.set_read(log.is_some());
+        }
+        self.log.send_replace(log);
+        self.told.send_replace(status.map(|settings| {
+            self.health.has_plugin(Plugin::Status);
+            StatusTarget { service: named(&settings.service), settings }
+        }));
+        if !bundles.is_empty() {
+            self.await_bundles();
+        }
+        self.bundles.apply(bundles, &services);
+    }
+
+    fn await_bundles(&self) {
+        let bundles = Arc::clone(&self.bundles);
+        self.health.await_condition(BUNDLES, Plugin::Bundle, move || bundles.are_active());
+        let bundles = Arc::clone(&self.bundles);
+        self.health.await_condition("bundle_freshness", Plugin::Bundle, move || bundles.stale().is_empty());
+    }
+
+    /// Polls the discovery bundle, and takes what it says.
+    pub fn start_discovery(self: &Arc<Self>, settings: DiscoverySettings) {
+        // Resolving the configuration has made sure that both are there.
+        let Source::Service { service, resource } = &settings.bundle.source else { return };
+        let Some(config) = resolve(&self.origin.document, self.origin.memory_limit).0 else { return };
+        let Some(service) = config.services.get(service).cloned() else { return };
+        self.health.await_condition("discovery", Plugin::Discovery, {
+            let plane = Arc::downgrade(self);
+            move || plane.upgrade().is_none_or(|plane| plane.has_discovered.load(Ordering::Acquire))
+        });
+        let poller = Poller {
+            service: Arc::new(Service::new(service)),
+            resource: resource.clone(),
+            polling: settings.bundle.polling.clone(),
+            limit: settings.bundle.size_limit,
+            deltas: false,
+            etag: None,
+            is_long: false,
+        };
+        let mut shown = public(&self.origin.document);
+        if let Some(members) = shown.as_object_mut() {
+            members.insert("labels".to_owned(), serde_json::json!(self.labels(&config.labels)));
+        }
+        let shown = parse_json(shown.to_string().as_bytes(), CONFIG).unwrap_or_default();
+        let (discovered, documents) = mpsc::channel(1);
+        let discovery = Discovery {
+            reading: Reading {
+                limit: settings.bundle.size_limit,
+                version: self.version,
+                verification: settings.bundle.verification.clone(),
+            },
+            settings,
+            poller,
+            surroundings: Arc::new(Surroundings::for_discovery(shown)),
+            status: Arc::clone(&self.status),
+            clock: self.clock.clone(),
+            discovered,
+        };
+        self.lifecycle.spawn_until_stop(discovery.run());
+        self.lifecycle.spawn_until_stop(Arc::clone(self).take_discovered(documents));
+    }
+
+    async fn take_discovered(self: Arc<Self>, mut documents: mpsc::Receiver<Discovered>) {
+        while let Some(Discovered { document, is_signed, reply }) = documents.recv().await {
+            let taken = self.take(document, is_signed).await;
+            if taken.is_ok() {
+                self.has_discovered.store(true, Ordering::Release);
+            }
+            // Nobody listens once everything stops.
+            let _ = reply.send(taken);
+        }
+    }
+
+    /// Puts a discovered configuration in force as a whole, or says why not. What cannot be changed while the process runs is
+    /// told and left as it is.
+    async fn take(&self, discovered: Json, is_signed: bool) -> Result<Option<String>, String> {
+        let merged = merge(&self.origin.document, discovered, is_signed, &self.origin.environment)?;
+        let (config, problems) = resolve(&merged.document, self.origin.memory_limit);
+        for warning in &problems.warnings {
+            tracing::warn!("discovered configuration: {warning}");
+        }
+        let Some(mut config) = config else {
+            let lines: Vec<_> = problems.errors.iter().map(ToString::to_string).collect();
+            return Err(format!("{} error(s) in the configuration: {}", lines.len(), lines.join("; ")));
+        };
+        let mut left_out = merged.left_out;
+        if self.has_checks.load(Ordering::Acquire) {
+            for section in ["/plugins/envoy_ext_authz_grpc", "/plugins/stepgate", "/server"] {
+                if fixed(&merged.document, section) != fixed(&self.in_force.lock(), section) {
+                    let name = section.trim_start_matches('/').replace('/', ".");
+                    left_out.push(format!("{name} (cannot change while the process runs; restart it)"));
+                }
+            }
+        } else {
+            let surroundings = Arc::new(Surroundings::new(&config.builtins));
+            let configured = self.activation.configure(config.entrypoint.clone(), surroundings);
+            configured.map_err(|error| error.to_string())?;
+            self.start_checks(&mut config).await.map_err(|error| format!("{error:#}"))?;
+        }
+        self.apply(config);
+        *self.in_force.lock() = merged.document;
+        let message =
+            || format!("Keys in the discovered configuration that count for nothing: {}", left_out.join(", "));
+        Ok((!left_out.is_empty()).then(message))
+    }
+}
+
+/// A section without what can change while the process runs.
+fn fixed(document: &Document, section: &str) -> Option<Json> {
+    let mut found = document.0.pointer(section).cloned()?;
+    if let Some(members) = found.as_object_mut() {
+        members.remove("bundles");
+    }
+    Some(found)
+}

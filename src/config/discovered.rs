@@ -1,0 +1,190 @@
+//! What a discovered configuration and that of the start make together.
+//!
+//! Mirrors: OPA `v1/plugins/discovery`, v1.19.0: whatever was configured at the start wins. What differs, on purpose: who may be
+//! trusted, and how far, is not for an unsigned document to say.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::document::{Document, substitute};
+
+/// Sections that say whom to trust.
+const SECURITY: [&str; 2] = ["keys", "plugins.stepgate"];
+
+/// A configuration that was put together.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    pub document: Document,
+    /// Keys of the discovered one that count for nothing, each with why.
+    pub left_out: Vec<String>,
+}
+
+/// Puts `discovered` under `boot`. `is_signed` says whether a key of the boot configuration vouches for it.
+pub fn merge(
+    boot: &Document,
+    discovered: Value,
+    is_signed: bool,
+    environment: &BTreeMap<String, String>,
+) -> Result<Merged, String> {
+    let text = substitute(&discovered.to_string(), environment);
+    let discovered: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let Value::Object(mut merged) = discovered else { return Err("the configuration is not an object".to_owned()) };
+    let mut left_out = Vec::new();
+    if merged.remove("discovery").is_some_and(|own| Some(&own) != boot.0.get("discovery")) {
+        left_out.push("discovery (fixed at the start)".to_owned());
+    }
+    if !is_signed {
+        let allowed = boot.0.pointer("/plugins/stepgate/discovery_may_set").and_then(Value::as_array);
+        let allowed: Vec<&str> = allowed.into_iter().flatten().filter_map(Value::as_str).collect();
+        for section in SECURITY {
+            withhold(&mut merged, section, &allowed, &mut left_out);
+        }
+    }
+    if let Value::Object(boot) = &boot.0 {
+        overlay(&mut merged, boot, "", &mut left_out);
+    }
+    Ok(Merged { document: Document(Value::Object(merged)), left_out })
+}
+
+/// Takes out of a section whatever is not allowed by its dotted name.
+fn withhold(merged: &mut Map<String, Value>, section: &str, allowed: &[&str], left_out: &mut Vec<String>) {
+    let path: Vec<&str> = section.split('.').collect();
+    let Some((last, parents)) = path.split_last() else { return };
+    let parent = parents.iter().try_fold(merged, |at, part| at.get_mut(*part)?.as_object_mut());
+    let Some(parent) = parent else { return };
+    let Some(members) = parent.get_mut(*last).and_then(Value::as_object_mut) else {
+        return;
+    };
+    members.retain(|name, _| {
+        let name = format!("{section}.{name}");
+        let is_allowed = allowed
+            .iter()
+            .any(|prefix| name == *prefix || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')));
+        if !is_allowed {
+            left_out.push(format!("{name} (neither signed nor named in plugins.stepgate.discovery_may_set)"));
+        }
+        is_allowed
+    });
+    if members.is_empty() {
+        parent.remove(*last);
+    }
+}
+
+/// What the start says wins, key by key.
+fn overlay(into: &mut Map<String, Value>, boot: &Map<String, Value>, path: &str, left_out: &mut Vec<String>) {
+    for (name, value) in boot {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        match (into.get_mut(name), value) {
+            (Some(Value::Object(inner)), Value::Object(boot)) => overlay(inner, boot, &path, left_out),
+            (present, _) => {
+                if present.is_some_and(|present| present != value) {
+                    left_out.push(format!("{path} (set at the start)"));
+                }
+                into.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// A configuration without anything secret, as `/v1/config` shows it.
+pub fn public(document: &Document) -> Value {
+    let mut shown = document.0.clone();
+    let hide = |item: &mut Value, names: &[&str]| {
+        if let Some(members) = item.as_object_mut() {
+            members.retain(|name, _| !names.contains(&name.as_str()));
+        }
+    };
+    for (section, names) in [("services", &["credentials", "headers"][..]), ("keys", &["key", "private_key"])] {
+        match shown.get_mut(section) {
+            Some(Value::Object(items)) => items.values_mut().for_each(|item| hide(item, names)),
+            Some(Value::Array(items)) => items.iter_mut().for_each(|item| hide(item, names)),
+            _ => {}
+        }
+    }
+    // A URL may carry a password, and so may an override of anything else.
+    blank_user_information(&mut shown);
+    shown
+}
+
+/// Takes names and passwords out of URLs.
+fn blank_user_information(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Ok(mut url) = url::Url::parse(text)
+                && (!url.username().is_empty() || url.password().is_some())
+                && url.set_username("").is_ok()
+                && url.set_password(None).is_ok()
+            {
+                *text = url.to_string();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(blank_user_information),
+        Value::Object(members) => members.values_mut().for_each(blank_user_information),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn merged(boot: Value, discovered: Value, is_signed: bool) -> (Value, Vec<String>) {
+        let environment = BTreeMap::from([("REGION".to_owned(), "eu".to_owned())]);
+        let merged = merge(&Document(boot), discovered, is_signed, &environment).expect("it merges");
+        (merged.document.0, merged.left_out)
+    }
+
+    #[test]
+    fn what_was_set_at_the_start_wins() {
+        let boot =
+            json!({"labels": {"app": "x"}, "discovery": {"resource": "/d"}, "services": {"a": {"url": "http://a"}}});
+        let found = json!({
+            "labels": {"app": "y", "region": "${REGION}"},
+            "discovery": {"resource": "/other"},
+            "services": {"a": {"url": "http://evil"}, "b": {"url": "http://b"}},
+        });
+        let (document, left_out) = merged(boot, found, true);
+        let want = json!({
+            "labels": {"app": "x", "region": "eu"},
+            "discovery": {"resource": "/d"},
+            "services": {"a": {"url": "http://a"}, "b": {"url": "http://b"}},
+        });
+        assert_eq!(document, want);
+        let names: Vec<_> = left_out.iter().filter_map(|text| text.split(' ').next()).collect();
+        assert_eq!(names, ["discovery", "labels.app", "services.a.url"]);
+    }
+
+    #[test]
+    fn whom_to_trust_is_not_for_an_unsigned_document_to_say() {
+        let found =
+            json!({"keys": {"k": {"key": "x"}}, "plugins": {"stepgate": {"issuers": [], "log": {"redact": false}}}});
+        let (document, left_out) = merged(json!({}), found.clone(), false);
+        assert_eq!(document, json!({"plugins": {}}));
+        assert_eq!(left_out.len(), 3, "{left_out:?}");
+        let (document, _) = merged(json!({}), found.clone(), true);
+        assert_eq!(document, found);
+        let boot = json!({"plugins": {"stepgate": {"discovery_may_set": ["plugins.stepgate.issuers"]}}});
+        let (document, _) = merged(boot, found, false);
+        assert_eq!(document.pointer("/plugins/stepgate/issuers"), Some(&json!([])));
+        assert_eq!(document.pointer("/plugins/stepgate/log"), None);
+        // What the start does not allow cannot allow itself.
+        let (document, _) = merged(json!({}), json!({"plugins": {"stepgate": {"discovery_may_set": ["keys"]}}}), false);
+        assert_eq!(document, json!({"plugins": {}}));
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let document = json!({
+            "services": [{"name": "a", "url": "http://u:canary@a/", "headers": {"x": "canary"}, "credentials": {"bearer": {"token": "canary"}}}],
+            "keys": {"k": {"key": "canary", "private_key": "canary", "algorithm": "HS256"}},
+            "bundles": {"b": {"service": "a"}},
+        });
+        let shown = public(&Document(document));
+        assert!(!shown.to_string().contains("canary"), "{shown}");
+        assert_eq!(shown.pointer("/keys/k/algorithm"), Some(&json!("HS256")));
+        assert_eq!(shown.pointer("/services/0/url"), Some(&json!("http://a/")));
+    }
+}

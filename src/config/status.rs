@@ -1,0 +1,111 @@
+//! The status, discovery, and the doors of the API.
+//!
+//! Mirrors: OPA `v1/plugins/{status,discovery}` and `v1/server` as far as they are configured, v1.19.0.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::bundles::BundleContext;
+use super::resolve::{Resolver, Section};
+use crate::feed::discovery::DiscoverySettings;
+use crate::feed::status::sender::StatusSettings;
+use crate::remote::service::ServiceSettings;
+use crate::serve::{Address, BodyLimits};
+
+/// Bytes of a body, sent and unpacked.
+const BODY_LIMIT: u64 = 16 << 20;
+const DECODED_LIMIT: u64 = 32 << 20;
+/// OPA's smallest answer that is compressed.
+const GZIP_FROM: u64 = 1_024;
+
+/// What the HTTP API is told by the configuration.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    pub limits: BodyLimits,
+    /// The document of `POST /`.
+    pub default_decision: Vec<String>,
+    /// The document that says who may.
+    pub authorization: Vec<String>,
+    /// The socket of what changes something.
+    pub admin: Option<Address>,
+}
+
+fn parts(path: &str) -> Vec<String> {
+    path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+impl Resolver<'_> {
+    pub(super) fn status(
+        &mut self,
+        document: &Value,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<StatusSettings> {
+        let item = Section(Some(document.get("status").filter(|value| value.is_object())?));
+        let (console, prometheus) = (item.flag("console").unwrap_or(false), item.flag("prometheus").unwrap_or(false));
+        // With nothing else the first service counts, as in OPA.
+        let first = || services.keys().next().cloned().filter(|_| !console && !prometheus);
+        let service = item.text("service").filter(|name| !name.is_empty()).map(str::to_owned).or_else(first);
+        if let Some(name) = service.as_ref().filter(|name| !services.contains_key(*name)) {
+            self.problems.error("status.service", format!("there is no service `{name}`"));
+        }
+        let resource = match item.text("partition_name") {
+            Some(partition) if !partition.is_empty() => format!("/status/{partition}"),
+            _ => "/status".to_owned(),
+        };
+        Some(StatusSettings { console, prometheus, service, resource })
+    }
+
+    pub(super) fn discovery(&mut self, context: &BundleContext<'_>) -> Option<DiscoverySettings> {
+        let item = Section(Some(context.document.get("discovery").filter(|value| value.is_object())?));
+        let name = item.text("name").filter(|name| !name.is_empty());
+        let Some(resource) = item.text("resource").filter(|text| !text.is_empty()).map(str::to_owned).or_else(|| {
+            let prefix = item.text("prefix").unwrap_or("bundles").trim_matches('/');
+            name.map(|name| format!("{prefix}/{name}"))
+        }) else {
+            self.problems.error("discovery.resource", "required: where the discovery bundle is");
+            return None;
+        };
+        if item.text("service").is_none() && context.services.len() > 1 {
+            self.problems.error("discovery.service", "more than one service is defined; name one");
+        }
+        if resource.starts_with("file:") {
+            self.problems.error("discovery.resource", "a file cannot be discovered; write it into the configuration");
+        }
+        // The same as a bundle, by another name.
+        let mut members = item.0.and_then(Value::as_object).cloned().unwrap_or_default();
+        members.insert("resource".to_owned(), resource.into());
+        let bundle = Value::Object(members);
+        let bundle = self.bundle(name.unwrap_or("discovery"), "discovery", Section(Some(&bundle)), context)?;
+        Some(DiscoverySettings { bundle, decision: parts(item.text("decision").or(name).unwrap_or("")) })
+    }
+
+    pub(super) fn api(&mut self, document: &Value) -> ApiConfig {
+        let document = Section(Some(document));
+        let server = document.section("server");
+        let encoding = server.section("encoding").section("gzip");
+        let decoding = server.section("decoding");
+        let bytes = |section: Section<'_>, name: &str, default: u64| {
+            usize::try_from(section.count(name, default)).unwrap_or(usize::MAX)
+        };
+        let own = document.section("plugins").section("stepgate");
+        let admin = own.text("admin_socket").and_then(|text| match Address::parse(text) {
+            Ok(address @ (Address::UnixPath(_) | Address::UnixAbstract(_))) => Some(address),
+            _ => {
+                let message = "expected `unix://` and the path of a socket: what changes something is for this machine";
+                self.problems.error("plugins.stepgate.admin_socket", message);
+                None
+            }
+        });
+        ApiConfig {
+            limits: BodyLimits {
+                body: bytes(decoding, "max_length", BODY_LIMIT),
+                decoded: bytes(decoding.section("gzip"), "max_length", DECODED_LIMIT),
+                gzip_from: bytes(encoding, "min_length", GZIP_FROM),
+            },
+            default_decision: parts(document.text("default_decision").unwrap_or("/system/main")),
+            authorization: parts(document.text("default_authorization_decision").unwrap_or("/system/authz/allow")),
+            admin,
+        }
+    }
+}

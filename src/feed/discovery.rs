@@ -1,0 +1,176 @@
+//! Discovery: a bundle whose policy says how everything else is configured.
+//!
+//! Mirrors: OPA `v1/plugins/discovery`, v1.19.0: where the configuration stands, and that what was configured at the start wins.
+//! Knows no configuration: it hands a document on, and tells what becomes of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use tokio::sync::{mpsc, oneshot};
+
+use super::bundle::BundleSettings;
+use super::bundle::contents::{BundleError, Contents, Reading};
+use super::bundle::poller::{Download, PollError, Poller};
+use super::status::{Fault, Status};
+use crate::clock::Clock;
+use crate::opa::signature::Demand;
+use crate::policy::{Complaint, Entrypoint, Question, Rejection, Snapshot, Surroundings};
+use crate::telemetry::chain;
+use crate::value::json_text;
+
+/// How long the configuration may be computed.
+const BUDGET: Duration = Duration::from_secs(5);
+
+/// The discovery of a configuration.
+#[derive(Clone, Debug)]
+pub struct DiscoverySettings {
+    pub bundle: BundleSettings,
+    /// Where in `data` the configuration stands, part by part.
+    pub decision: Vec<String>,
+}
+
+/// A configuration that was discovered.
+#[derive(Debug)]
+pub struct Discovered {
+    pub document: Json,
+    /// Whether a key that was configured at the start vouches for it.
+    pub is_signed: bool,
+    /// What becomes of it: why it is refused, or what of it was left out, if anything.
+    pub reply: oneshot::Sender<Result<Option<String>, String>>,
+}
+
+/// Why a discovered configuration is not in force.
+#[derive(Debug, thiserror::Error)]
+enum DiscoveryError {
+    #[error(transparent)]
+    Poll(#[from] PollError),
+    #[error("the bundle is refused")]
+    Bundle(#[from] BundleError),
+    #[error("a delta cannot be a configuration")]
+    Delta,
+    #[error("error(s) occurred while compiling module(s)")]
+    Policy(Vec<Rejection>),
+    #[error("{0}")]
+    Evaluation(String),
+    #[error("undefined configuration")]
+    Undefined,
+    #[error("{0}")]
+    Refused(String),
+    #[error("computing it panicked")]
+    Panic,
+}
+
+/// Keeps the configuration fresh.
+#[derive(Debug)]
+pub struct Discovery {
+    pub settings: DiscoverySettings,
+    pub reading: Reading,
+    pub poller: Poller,
+    pub surroundings: Arc<Surroundings>,
+    pub status: Status,
+    pub clock: Clock,
+    pub discovered: mpsc::Sender<Discovered>,
+}
+
+impl Discovery {
+    /// Polls for ever.
+    pub async fn run(mut self) {
+        self.begin_with_kept().await;
+        let mut failures = 0u32;
+        loop {
+            self.status.discovery(|status| status.asked_at = Some(self.clock.now_ns()));
+            let outcome = self.poll().await;
+            failures = if outcome.is_ok() { 0 } else { failures.saturating_add(1) };
+            if let Err(error) = &outcome {
+                tracing::error!("Discovery failed: {}", chain(error));
+            }
+            self.tell(outcome);
+            tokio::time::sleep(self.poller.pause(failures)).await;
+        }
+    }
+
+    fn tell(&self, outcome: Result<bool, DiscoveryError>) {
+        let now = self.clock.now_ns();
+        self.status.discovery(|status| match outcome {
+            Ok(is_new) => {
+                status.answered_at = Some(now);
+                if is_new {
+                    status.activated_at = Some(now);
+                }
+            }
+            Err(error) => {
+                let http_code = match &error {
+                    DiscoveryError::Poll(PollError::Status { code, .. }) => Some(*code),
+                    _ => None,
+                };
+                let errors = match &error {
+                    DiscoveryError::Policy(rejections) => rejections.iter().map(|it| it.to_string().into()).collect(),
+                    _ => Vec::new(),
+                };
+                status.fault = Some(Fault { code: "bundle_error", message: chain(&error), errors, http_code });
+            }
+        });
+    }
+
+    async fn begin_with_kept(&mut self) {
+        let Some(kept) = &self.settings.bundle.kept else { return };
+        match kept.load(self.settings.bundle.size_limit) {
+            Ok(None) => {}
+            Ok(Some((archive, _))) => match self.activate(&archive).await {
+                Ok(()) => tracing::info!("Discovery bundle loaded from disk and activated successfully."),
+                Err(error) => tracing::warn!("the saved discovery bundle is not used: {}", chain(&error)),
+            },
+            Err(error) => tracing::warn!("the saved discovery bundle cannot be read: {error}"),
+        }
+    }
+
+    /// Whether there was something new.
+    async fn poll(&mut self) -> Result<bool, DiscoveryError> {
+        let Some(Download { archive, etag }) = self.poller.ask().await? else { return Ok(false) };
+        let now = self.clock.now_ns();
+        self.status.discovery(|status| {
+            status.downloaded_at = Some(now);
+            status.size = archive.len();
+            status.kind = "snapshot";
+        });
+        self.activate(&archive).await?;
+        if let Some(kept) = &self.settings.bundle.kept
+            && let Err(error) = kept.save(&archive)
+        {
+            tracing::warn!("the discovery bundle is in force and could not be saved for the next start: {error}");
+        }
+        tracing::info!(etag, "Discovery update processed successfully.");
+        self.poller.etag = etag;
+        Ok(true)
+    }
+
+    async fn activate(&self, archive: &[u8]) -> Result<(), DiscoveryError> {
+        let bundle = match self.reading.archive(archive)? {
+            Contents::Snapshot(bundle) => bundle,
+            Contents::Delta(_) => return Err(DiscoveryError::Delta),
+        };
+        let (decision, surroundings) = (self.settings.decision.clone(), Arc::clone(&self.surroundings));
+        let revision = bundle.manifest.revision.clone();
+        let computed = tokio::task::spawn_blocking(move || {
+            let snapshot = Snapshot::build(&bundle.sources, &Entrypoint::from_path(""), &surroundings);
+            let snapshot = snapshot.map_err(DiscoveryError::Policy)?;
+            let question = Question { input: None, strict_builtin_errors: false, budget: BUDGET };
+            let failed = |complaint: Complaint| DiscoveryError::Evaluation(complaint.message);
+            let document = snapshot.document(&decision, &question).map_err(failed)?.ok_or(DiscoveryError::Undefined)?;
+            serde_json::from_str(&json_text(&document)).map_err(|error| DiscoveryError::Evaluation(error.to_string()))
+        });
+        let document = computed.await.map_err(|_| DiscoveryError::Panic)??;
+        let (reply, answer) = oneshot::channel();
+        let is_signed = self.reading.verification.demand == Demand::Required;
+        // Nobody takes it, or answers, once everything stops.
+        let gone = || DiscoveryError::Refused("stopping".to_owned());
+        self.discovered.send(Discovered { document, is_signed, reply }).await.map_err(|_| gone())?;
+        let left_out = answer.await.map_err(|_| gone())?.map_err(DiscoveryError::Refused)?;
+        self.status.discovery(|status| {
+            status.active_revision = revision;
+            status.fault = left_out.map(|message| Fault { message, ..Fault::default() });
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,403 @@
+"""End-to-end tests of the control plane against a server that misbehaves. Closes with a line 'N passed, N failed'."""
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+from harness import Server, Sidecar, bundle, policy, stepgate, wait
+from stack import free_port
+
+
+def eq(got, want, what):
+    if got != want:
+        raise AssertionError(f'{what}: got {got!r}, want {want!r}')
+
+
+def config(server, **more):
+    return {'services': {'s': {'url': server.url, 'response_header_timeout_seconds': 1}},
+            'bundles': {'b': {'resource': '/b.tar.gz', 'polling': {'min_delay_seconds': 1, 'max_delay_seconds': 1},
+                              **more.pop('bundle', {})}},
+            'status': {'console': True}, **more}
+
+
+def a_bad_answer_never_replaces_a_good_policy():
+    server = Server()
+    server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
+    good = policy('two', 'r2')
+    broken = bundle({'app.rego': 'package app\nallow := nothing()', '.manifest': {'revision': 'bad'}})
+    endless = bundle({'app.rego': 'package app\nimport rego.v1\nallow if {\n n := numbers.range(1, 100000)\n some a in n\n some b in n\n a + b < 0\n}\n'})
+    slow = threading.Event()
+    answers = {
+        'status 500': (lambda h: h.reply(500, b'oops'), 'server replied with Internal Server Error', 500),
+        'status 404': (lambda h: h.reply(404), 'server replied with Not Found', 404),
+        'cut in the middle': (lambda h: h.raw(f'HTTP/1.1 200 OK\r\ncontent-length: {len(good)}\r\n\r\n', good[:100]), 'request failed', None),
+        'a promise of 10 GB': (lambda h: h.raw('HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\n', good), 'request failed', None),
+        'cut within, length right': (lambda h: h.reply(200, good[:-20]), 'the bundle is refused', None),
+        'HTML': (lambda h: h.reply(200, b'<html>sign in</html>', {'content-type': 'text/html'}), 'a bundle is a gzipped tar', None),
+        'nothing': (lambda h: h.reply(200), 'the bundle is refused', None),
+        'no answer': (lambda h: slow.wait(30), 'sent nothing for 1s', None),
+        'a redirect in circles': (lambda h: h.reply(302, headers={'location': '/b.tar.gz'}), 'redirects too often', None),
+        'a policy that does not compile': (lambda h: h.reply(200, broken), 'error(s) occurred while compiling module(s)', None),
+        'a policy that never ends': (lambda h: h.reply(200, endless), 'took longer than 1s', None),
+    }
+    with Sidecar(config(server)) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the first bundle')
+        for name, (route, message, code) in answers.items():
+            server.routes['/b.tar.gz'] = route
+            sidecar.refresh('b')
+            sidecar.settled(lambda: message in sidecar.bundle().get('message', ''), f'{name}: {message} in {sidecar.bundle()}')
+            told = sidecar.bundle()
+            eq((told['code'], told.get('http_code'), told['active_revision']), ('bundle_error', code, 'r1'), name)
+            eq((sidecar.check('/one'), sidecar.check('/two')), (True, False), name)
+            eq(sidecar.get('/health?bundles')[0], 200, f'{name}: still healthy')
+            # Out of the way, so that the next answer is the next one's.
+            server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
+            slow.set()
+            sidecar.refresh('b')
+            sidecar.settled(lambda: 'code' not in sidecar.bundle(), f'{name}: no error any more')
+            slow.clear()
+        server.offer('/b.tar.gz', good, '"r2"')
+        sidecar.refresh('b')
+        sidecar.settled(lambda: sidecar.check('/two'), 'the good one after all')
+    server.stop()
+
+
+def the_server_is_asked_as_opa_asks():
+    server = Server()
+    server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
+    with Sidecar(config(server, bundle={'trigger': 'manual'})) as sidecar:
+        time.sleep(0.3)
+        eq(server.asked('/b.tar.gz'), [], 'a bundle that is triggered by hand')
+        eq(sidecar.refresh('b'), 202, 'refresh')
+        sidecar.settled(lambda: sidecar.check('/one'), 'the first bundle')
+        activated = sidecar.bundle()['last_successful_activation']
+        sidecar.refresh('b')
+        sidecar.settled(lambda: len(server.asked('/b.tar.gz')) == 2, 'a second request')
+        first, second = server.asked('/b.tar.gz')
+        eq((first['prefer'], first.get('if-none-match')), ('modes=snapshot,delta', None), 'the first request')
+        eq(second['if-none-match'], '"r1"', 'the second request')
+        sidecar.settled(lambda: sidecar.bundle()['last_successful_request'] > activated, 'a 304 counts as an answer')
+        eq(sidecar.bundle()['last_successful_activation'], activated, 'a 304 activates nothing')
+        eq(sidecar.refresh('none'), 404, 'a bundle that is not there')
+        eq(sidecar.post('/v1/bundles/b/refresh')[0], 404, 'refresh is for the admin socket alone')
+    server.stop()
+
+
+def a_server_may_hold_its_answer_back():
+    server = Server()
+    kind = {'content-type': 'application/vnd.openpolicyagent.bundles'}
+    news = threading.Event()
+
+    def route(handler):
+        if handler.headers.get('if-none-match') == '"r1"':
+            news.wait(20)
+            return handler.reply(200, policy('two', 'r2'), {'etag': '"r2"', **kind})
+        if handler.headers.get('if-none-match') == '"r2"':
+            time.sleep(2)
+            return handler.reply(304)
+        handler.reply(200, policy('one', 'r1'), {'etag': '"r1"', **kind})
+
+    server.routes['/b.tar.gz'] = route
+    polling = {'min_delay_seconds': 600, 'max_delay_seconds': 600, 'long_polling_timeout_seconds': 10}
+    with Sidecar(config(server, bundle={'polling': polling})) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the first bundle')
+        sidecar.settled(lambda: len(server.asked('/b.tar.gz')) == 2, 'the next request at once')
+        eq(server.asked('/b.tar.gz')[1]['prefer'], 'modes=snapshot,delta;wait=10', 'how long it may wait')
+        # Longer than `response_header_timeout_seconds`.
+        time.sleep(1.5)
+        news.set()
+        sidecar.settled(lambda: sidecar.check('/two'), 'the news')
+    server.stop()
+
+
+def deltas_change_data_whole_or_not_at_all():
+    server = Server()
+    server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
+
+    def delta(revision, *changes, roots=('app',)):
+        return bundle({'.manifest': {'revision': revision, 'roots': list(roots)}, 'patch.json': {'data': list(changes)}})
+
+    with Sidecar(config(server)) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the first bundle')
+        server.offer('/b.tar.gz', delta('r2', {'op': 'replace', 'path': '/app/word', 'value': 'two'}), '"r2"')
+        sidecar.settled(lambda: sidecar.check('/two'), 'the delta')
+        told = sidecar.bundle()
+        eq((told['type'], told['active_revision']), ('delta', 'r2'), 'status')
+        for change in (delta('r3', {'op': 'replace', 'path': '/app/word', 'value': 'three'}, {'op': 'remove', 'path': '/app/none'}),
+                       delta('r3', {'op': 'upsert', 'path': '/other', 'value': 1}),
+                       delta('r3', {'op': 'replace', 'path': '/app/word', 'value': 'three'}, roots=('app', 'more'))):
+            server.offer('/b.tar.gz', change, '"r3"')
+            sidecar.settled(lambda: 'code' in sidecar.bundle(), 'a refusal')
+            eq((sidecar.check('/two'), sidecar.bundle()['active_revision']), (True, 'r2'), 'the old data whole')
+            server.offer('/b.tar.gz', delta('r2'), '"r2"')
+            sidecar.settled(lambda: 'code' not in sidecar.bundle(), 'no error any more')
+    server.stop()
+
+
+def only_what_is_signed_is_believed():
+    server = Server()
+    with tempfile.TemporaryDirectory() as folder:
+        path = lambda name: os.path.join(folder, name)
+        for key in ('own', 'other'):
+            subprocess.run(['openssl', 'genpkey', '-algorithm', 'RSA', '-pkeyopt', 'rsa_keygen_bits:2048', '-out', path(f'{key}.pem')],
+                           check=True, capture_output=True)
+        public = subprocess.run(['openssl', 'pkey', '-in', path('own.pem'), '-pubout'], check=True, capture_output=True, text=True).stdout
+        with open(path('app.rego'), 'w') as f:
+            f.write('package app\nimport rego.v1\nallow if input.parsed_path[0] == data.app.word\n')
+        with open(path('claims.json'), 'w') as f:
+            json.dump({'keyid': 'k', 'scope': 'write'}, f)
+
+        def built(word, key='own', claims=True):
+            with open(path('data.json'), 'w') as f:
+                json.dump({'app': {'word': word, 'n': 1.0, 'text': '<é>'}}, f)
+            sign = ['--signing-key', path(f'{key}.pem'), '--claims-file', path('claims.json')] if key else []
+            stepgate('build', path('app.rego'), path('data.json'), '-o', path('b.tar.gz'), '-r', word, *sign)
+            with open(path('b.tar.gz'), 'rb') as f:
+                return f.read()
+
+        server.offer('/b.tar.gz', built('one'))
+        eq('SIGNED: yes' in stepgate('inspect', path('b.tar.gz')).stdout, True, 'inspect')
+        shown = json.loads(stepgate('inspect', path('b.tar.gz'), '-f', 'json').stdout)
+        eq((shown['manifest']['revision'], sorted(shown['namespaces'])), ('one', ['data', 'data.app']), 'inspect as JSON')
+        keys = {'k': {'key': public, 'scope': 'write'}}
+        with Sidecar(config(server, keys=keys, bundle={'persist': True}, persistence_directory=path('kept'))) as sidecar:
+            sidecar.settled(lambda: sidecar.check('/one'), 'the signed bundle')
+            eq(sidecar.get('/v1/config')[1]['result']['keys'], {'k': {'scope': 'write'}}, 'keys are not shown')
+            patch = bundle({'.manifest': {'roots': ['']}, 'patch.json': {'data': [{'op': 'replace', 'path': '/app/word', 'value': 'two'}]}})
+            for data, message in ((built('two', None), 'missing .signatures.json'), (patch, 'missing .signatures.json'),
+                                  (built('two', 'other'), 'not that of the key `k`')):
+                server.offer('/b.tar.gz', data)
+                sidecar.settled(lambda: message in sidecar.bundle().get('message', ''), message)
+                eq((sidecar.check('/one'), sidecar.check('/two')), (True, False), message)
+        # The next start begins with what was kept, whatever the server says, and believes it only when it is whole.
+        server.routes['/b.tar.gz'] = lambda handler: handler.reply(500)
+        with Sidecar(config(server, keys=keys, bundle={'persist': True}, persistence_directory=path('kept'))) as sidecar:
+            sidecar.settled(lambda: sidecar.check('/one'), 'the kept bundle')
+        with open(path('kept/bundles/b/bundle.tar.gz'), 'wb') as f:
+            f.write(built('two', 'other'))
+        with Sidecar(config(server, keys=keys, bundle={'persist': True}, persistence_directory=path('kept'))) as sidecar:
+            sidecar.settled(lambda: 'the saved bundle is not used' in sidecar.lines(), 'a refusal of the kept bundle')
+            eq((sidecar.check('/one'), sidecar.check('/two')), (False, False), 'nothing is in force')
+        # The command line: a signed bundle needs its key.
+        with open(path('signed.tar.gz'), 'wb') as f:
+            f.write(built('one'))
+        with open(path('own.pub'), 'w') as f:
+            f.write(public)
+        verify = ['--verification-key', path('own.pub'), '--verification-key-id', 'k', '--scope', 'write']
+        with Sidecar({}, args=['--bundle', *verify], files=[path('signed.tar.gz')]) as sidecar:
+            eq(sidecar.check('/one'), True, 'a signed bundle of the command line')
+        refused = stepgate('run', '--server', '--bundle', path('signed.tar.gz'), check=False)
+        eq((refused.returncode, 'verification key not provided' in refused.stderr), (1, True), refused.stderr)
+    server.stop()
+
+
+def discovery_configures_the_rest():
+    server = Server()
+    server.offer('/b.tar.gz', policy('one', 'r1'), '"b1"')
+    server.offer('/c.tar.gz', bundle({'c.rego': 'package c\nx := 1', '.manifest': {'revision': 'c1', 'roots': ['c']}}), '"c1"')
+    polling = {'min_delay_seconds': 1, 'max_delay_seconds': 1}
+    port = free_port()
+    grpc = {'addr': f'127.0.0.1:{port}', 'path': 'app/allow'}
+
+    def found(etag, **document):
+        rego = 'package found\nimport rego.v1\n' + ''.join(f'{name} := {json.dumps(value)}\n' for name, value in document.items())
+        rego += 'default_decision := concat("/", ["/system", opa.runtime().config.labels.app])\n'
+        server.offer('/d.tar.gz', bundle({'d.rego': rego, '.manifest': {'revision': etag}}), f'"{etag}"')
+
+    b = {'b': {'service': 's', 'resource': '/b.tar.gz', 'polling': polling}}
+    c = {'c': {'service': 's', 'resource': '/c.tar.gz', 'polling': polling}}
+    boot = {'services': {'s': {'url': server.url}}, 'labels': {'app': 'shop'}, 'status': {'console': True},
+            'discovery': {'resource': '/d.tar.gz', 'decision': 'found', 'polling': polling}}
+    with Sidecar(boot, grpc_block=False) as sidecar:
+        sidecar.grpc = port
+        sidecar.settled(lambda: sidecar.get('/v1/status')[1]['result'].get('discovery', {}).get('http_code') == 404, 'a status')
+        eq((sidecar.get('/health?bundles')[0], sidecar.get('/health?plugins')[0]), (500, 500), 'not ready yet')
+        found('d1', bundles=b, plugins={'envoy_ext_authz_grpc': grpc, 'stepgate': {'limits': {'check_timeout': '99ms'}}},
+              labels={'app': 'evil', 'region': 'eu'})
+        sidecar.settled(lambda: sidecar.get('/health?plugins')[0] == 200, 'ready')
+        eq((sidecar.check('/one'), sidecar.check('/two')), (True, False), 'the bundle that was discovered')
+        told = sidecar.get('/v1/status')[1]['result']
+        for name in ('labels.app', 'plugins.stepgate.limits'):
+            eq(name in told['discovery']['message'], True, told['discovery'])
+        eq({name: told['labels'][name] for name in ('app', 'region')}, {'app': 'shop', 'region': 'eu'}, 'labels')
+        shown = sidecar.get('/v1/config')[1]['result']
+        eq((shown['default_decision'], shown['labels']['app']), ('/system/shop', 'shop'), 'the configuration in force')
+        # Another bundle beside it, and a log; a listener that would move says that it does not.
+        logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1}}
+        found('d2', bundles={**b, **c}, decision_logs=logs, plugins={'envoy_ext_authz_grpc': {**grpc, 'addr': '127.0.0.1:1'}})
+        sidecar.settled(lambda: sidecar.get('/v1/data/c/x')[1].get('result') == 1, 'the other bundle')
+        eq('plugins.envoy_ext_authz_grpc' in sidecar.get('/v1/status')[1]['result']['discovery']['message'], True, 'the listener')
+        eq(sidecar.check('/one'), True, 'still there')
+        wait(lambda: any(event['path'] == 'app/allow' for event in server.logs), 'a logged check', sidecar)
+        # What is wrong changes nothing; what is gone is in force no more.
+        found('d3', bundles={'b': {'service': 'nobody'}})
+        sidecar.settled(lambda: 'no such service' in sidecar.get('/v1/status')[1]['result']['discovery'].get('message', ''), 'a refusal')
+        eq(sidecar.check('/one'), True, 'still there')
+        found('d4', bundles=b)
+        sidecar.settled(lambda: 'result' not in sidecar.get('/v1/data/c/x')[1], 'the other bundle is gone')
+        eq((sidecar.check('/one'), list(sidecar.get('/v1/status')[1]['result']['bundles'])), (True, ['b']), 'what is left')
+    server.stop()
+
+
+def the_status_is_told_when_it_changes():
+    server = Server()
+    server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
+    with Sidecar(config(server, status={'service': 's', 'prometheus': True}, labels={'app': 'shop'})) as sidecar:
+        wait(lambda: any(status.get('bundles', {}).get('b', {}).get('active_revision') == 'r1' for status in server.statuses), 'a status')
+        parts = {name: {'state': 'OK'} for name in ('bundle', 'discovery', 'envoy_ext_authz_grpc', 'status')}
+        wait(lambda: server.statuses[-1]['plugins'] == parts, 'all parts', sidecar)
+        eq(server.statuses[-1]['labels']['app'], 'shop', 'labels')
+        count, polls = len(server.statuses), len(server.asked('/b.tar.gz'))
+        wait(lambda: len(server.asked('/b.tar.gz')) > polls + 2, 'more polls')
+        eq(len(server.statuses), count, 'a 304 is no news')
+        metrics = sidecar.get('/metrics')[1].decode()
+        for name in ('last_success_bundle_activation{name="b",active_revision="r1"}', 'plugin_status_gauge{name="bundle",status="OK"} 1'):
+            eq(name in metrics, True, name)
+        server.routes['/b.tar.gz'] = lambda handler: handler.reply(503)
+        wait(lambda: server.statuses[-1]['bundles']['b'].get('http_code') == 503, 'the failure is told')
+    server.stop()
+
+
+def a_stale_bundle_ends_readiness():
+    server = Server()
+    server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
+    own = {'stepgate': {'bundles': {'b': {'max_staleness': '3s'}}}}
+    with Sidecar(config(server, plugins=own)) as sidecar:
+        sidecar.settled(lambda: sidecar.get('/ready')[0] == 200, 'ready')
+        server.routes['/b.tar.gz'] = lambda handler: handler.reply(500)
+        sidecar.settled(lambda: sidecar.get('/ready')[1].get('waiting_for') == ['bundle_freshness'], 'not ready any more')
+        eq(sidecar.check('/one'), True, 'what is in force still decides')
+        server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
+        sidecar.settled(lambda: sidecar.get('/ready')[0] == 200, 'ready again')
+    server.stop()
+
+
+def the_api_answers_as_opa_does():
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, 'p.rego')
+        with open(file, 'w') as f:
+            f.write('package app\nimport rego.v1\nallow if input.user == "ann"\nseen := input\nconflict := 1 if true\nconflict := 2 if true\n'
+                    'users := {"a": [{"name": "x"}]}\n')
+        with open(os.path.join(folder, 'system.rego'), 'w') as f:
+            f.write('package system\nimport rego.v1\nmain := {"got": input}\nhealth.live if input.plugins_ready\n')
+        with Sidecar({}, files=[folder]) as sidecar:
+            ask = sidecar.post
+            status, body, _ = ask('/v1/data/app/allow', {'input': {'user': 'ann'}})
+            eq((status, body['result'], len(body['decision_id'])), (200, True, 36), 'a decision')
+            eq('result' in ask('/v1/data/app/allow', {'input': {'user': 'bob'}})[1], False, 'undefined')
+            eq(ask('/v1/data/app/allow')[1]['warning']['code'], 'api_usage_warning', 'no input')
+            eq(sidecar.get('/v1/data/app/allow?input=%7B%22user%22%3A%22ann%22%7D')[1]['result'], True, 'GET')
+            eq(sidecar.get('/v1/data/app/users/a/0/name')[1]['result'], 'x', 'an index in the path')
+            status, body, _ = ask('/v1/data/app/allow', '{')
+            eq((status, body['code']), (400, 'invalid_parameter'), 'malformed input')
+            status, body, _ = ask('/v1/data/app/conflict', {'input': {}})
+            eq((status, body['code'], body['errors'][0]['code']), (500, 'internal_error', 'eval_conflict_error'), 'a conflict')
+            eq(ask('/v0/data/app/allow', {'user': 'ann'})[1], True, 'version 0')
+            eq(ask('/v0/data/app/allow', {'user': 'bob'})[:2][0], 404, 'version 0, undefined')
+            eq(ask('/', {'x': 1})[1], {'got': {'x': 1}}, 'the default decision')
+            eq(sidecar.get('/v1/query?q=x%20%3D%20data.app.users.a%5B_%5D.name')[1], {'result': [{'x': 'x'}]}, 'a query')
+            eq(ask('/v1/query', {'query': 'input.n > 1', 'input': {'n': 2}})[1], {'result': [{}]}, 'a query that holds')
+            eq(ask('/v1/query', {'query': 'input.n > 1', 'input': {'n': 1}})[1], {}, 'a query that does not')
+            eq(ask('/v1/query', {'query': 'x :='})[0], 400, 'a query that does not compile')
+            eq(ask('/v1/data/app/seen', 'input: {a: [1]}', {'content-type': 'application/x-yaml'})[1]['result'], {'a': [1]}, 'YAML')
+            packed = gzip.compress(json.dumps({'input': {'user': 'ann'}}).encode())
+            eq(ask('/v1/data/app/allow', packed, {'content-encoding': 'gzip'})[1]['result'], True, 'gzip')
+            _, body, headers = sidecar.get('/v1/policies', headers={'accept-encoding': 'gzip'})
+            eq(sorted(item['id'] for item in sidecar.get('/v1/policies')[1]['result']), [file, os.path.join(folder, 'system.rego')], 'policies')
+            status, body, _ = sidecar.get('/v1/data/app/seen?metrics&provenance&pretty', 'POST', {'input': 1})
+            eq((body['result'], 'timer_rego_query_eval_ns' in body['metrics'], 'version' in body['provenance']), (1, True, True), 'flags')
+            body = ask('/v1/data/app/seen', {'input': {'jwt': {'state': 'verified'}, 'authn': {'mfa': True}, 'x': 1}})[1]
+            eq((body['result'], body['warning']['code']), ({'x': 1}, 'api_usage_warning'), 'no caller fills the evidence')
+            status, body, _ = sidecar.get('/v1/policies/new', 'PUT', 'package x')
+            eq((status, '--allow-policy-writes' in body['message']), (403, True), 'policies are not written')
+            eq(sidecar.get('/v1/status')[0], 500, 'no status')
+            eq((sidecar.get('/health/live')[0], sidecar.get('/health/none')[0]), (200, 500), 'health rules')
+            eq(sidecar.get('/v1/data', port=sidecar.diagnostic)[0], 404, 'not on the diagnostic port')
+            eq(sidecar.get('/v1/data/app/allow', 'PATCH')[0], 405, 'a method that is not offered')
+        with Sidecar({}, files=[file], args=['--allow-policy-writes']) as sidecar:
+            eq(sidecar.get('/v1/policies/new', 'PUT', 'package app\nextra := 7')[:2], (200, {}), 'PUT')
+            eq(sidecar.get('/v1/data/app/extra')[1]['result'], 7, 'what was put')
+            status, body, _ = sidecar.get('/v1/policies/new', 'PUT', 'package app\nextra := nothing()')
+            eq((status, body['errors'][0]['code']), (400, 'rego_type_error'), 'a policy that does not compile')
+            eq(sidecar.get('/v1/data/app/extra')[1]['result'], 7, 'what was put before')
+            eq(sidecar.get('/v1/policies/new', 'DELETE')[:2], (200, {}), 'DELETE')
+            eq('result' in sidecar.get('/v1/data/app/extra')[1], False, 'gone')
+            eq(sidecar.get('/v1/policies/new')[0], 404, 'not there')
+
+
+def nobody_uses_the_api_from_elsewhere_unasked():
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, 'p.rego')
+        with open(file, 'w') as f:
+            f.write('package system.authz\nimport rego.v1\ndefault allow := false\nallow if input.identity == "s3cret"\n'
+                    'allow if input.path == ["v1", "data", "open"]\nallow if input.body.input.word == "please"\n')
+        port = free_port()
+        with Sidecar({}, files=[file], addr=f'0.0.0.0:{port}') as sidecar:
+            sidecar.api = port
+            status, body, _ = sidecar.get('/v1/data')
+            eq((status, '--authorization=basic' in body['message']), (401, True), 'no word about who may')
+            eq((sidecar.get('/health')[0], sidecar.get('/metrics')[0]), (200, 200), 'probes')
+            for path in ('/v1/policies', '/v1/config', '/v0/data', '/', '/v1/query?q=1'):
+                eq(sidecar.get(path, 'POST' if path in ('/v0/data', '/') else 'GET')[0], 401, path)
+        port = free_port()
+        with Sidecar({}, files=[file], addr=f'0.0.0.0:{port}', args=['--authentication=token', '--authorization=basic']) as sidecar:
+            sidecar.api = port
+            eq(sidecar.get('/v1/data/x')[0], 401, 'no token')
+            eq(sidecar.get('/v1/data/x', headers={'authorization': 'Bearer wrong'})[0], 401, 'the wrong token')
+            eq(sidecar.get('/v1/data/x', headers={'authorization': 'Bearer s3cret'})[0], 200, 'the right token')
+            eq(sidecar.get('/v1/data/open')[0], 200, 'a path that is open')
+            eq(sidecar.post('/v1/data/x', {'input': {'word': 'please'}})[0], 200, 'what the body says')
+            eq(sidecar.get('/health')[0], 401, 'as in OPA, the policy is asked for everything here')
+            eq(sidecar.get('/health', port=sidecar.diagnostic)[0], 200, 'and for nothing there')
+
+
+def every_decision_is_accounted_for():
+    server = Server()
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, 'p.rego')
+        with open(file, 'w') as f:
+            f.write('package app\ndefault allow := true\n')
+        logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1, 'upload_size_limit_bytes': 4096}}
+        slow = lambda handler: time.sleep(0.2) or 200
+        with Sidecar({'services': {'s': {'url': server.url}}, 'decision_logs': logs}, files=[file]) as sidecar:
+            for status in (500, slow, 503, 200):
+                server.log_status = status
+                for _ in range(100):
+                    eq(sidecar.check('/x'), True, 'a check')
+                time.sleep(0.5)
+            # What is decided while everything stops is uploaded, too.
+            eq(sidecar.check('/last'), True, 'the last check')
+        got = [event['decision_id'] for event in server.logs]
+        eq((len(got), len(set(got))), (401, 401), 'every decision once')
+    server.stop()
+
+
+TESTS = [value for name, value in list(globals().items()) if callable(value) and getattr(value, '__module__', '') == __name__
+         and name not in ('eq', 'config')]
+
+
+def main():
+    wanted = sys.argv[1:]
+    passed = failed = 0
+    for test in TESTS:
+        if wanted and test.__name__ not in wanted:
+            continue
+        began = time.time()
+        try:
+            test()
+            passed += 1
+            print(f'ok    {test.__name__} ({time.time() - began:.1f} s)', flush=True)
+        except Exception:
+            failed += 1
+            print(f'FAIL  {test.__name__}\n{traceback.format_exc()}', flush=True)
+    print(f'{passed} passed, {failed} failed')
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
