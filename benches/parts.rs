@@ -123,6 +123,7 @@ fn parts(c: &mut Criterion) {
         ambiguous_path: AmbiguousPath::Reject,
         evaluation_timeout: Duration::from_millis(50),
         dry_run: DryRun::Off,
+        audit: false,
         compat: Compat::default(),
         challenge: ChallengeSettings::default(),
         identity_headers: Vec::new(),

@@ -71,6 +71,8 @@ pub struct Settings {
     /// The longest that one evaluation may take.
     pub evaluation_timeout: Duration,
     pub dry_run: DryRun,
+    /// Whether a check is denied whose decision finds no room in the decision log.
+    pub audit: bool,
     pub compat: Compat,
     pub challenge: ChallengeSettings,
     pub identity_headers: Vec<IdentityHeader>,
@@ -111,23 +113,30 @@ impl Checker {
     /// Answers one check before `deadline`.
     pub async fn check(&self, message: &[u8], deadline: Instant) -> Answer {
         let started = Instant::now();
-        let mut record = self.record();
+        let place = self.journal().and_then(Journal::reserve);
+        let mut record = self.record(place.is_some());
         let (decided, answer) = match Attributes::parse(message) {
             Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, &mut record)),
+            Ok(attributes) if self.settings.audit && place.is_none() => {
+                (Decided::Fault, self.fault(Fault::Unlogged, Some(&attributes), &mut record))
+            }
             Ok(attributes) => match self.decide(message, &attributes, deadline, &mut record).await {
                 Ok(verdict) => respond::decision(&self.settings, verdict, &attributes, &record.decision_id),
                 Err(fault) => (Decided::Fault, self.fault(fault, Some(&attributes), &mut record)),
             },
         };
         self.metrics.checked(decided, started.elapsed());
-        self.tell(record, started);
+        if let Some(place) = place {
+            record.total = started.elapsed();
+            place.take(record);
+        }
         answer
     }
 
     /// What will be told of a check; no more than its id when nobody is told.
-    fn record(&self) -> Record {
-        let timestamp_ns = self.journal().map_or(0, |_| self.clock.now_ns());
-        Record { decision_id: decision_id(), timestamp_ns, ..Record::default() }
+    fn record(&self, is_wanted: bool) -> Record {
+        let timestamp_ns = if is_wanted { self.clock.now_ns() } else { 0 };
+        Record { decision_id: decision_id(), is_wanted, timestamp_ns, ..Record::default() }
     }
 
     /// The journal, while somebody reads it.
@@ -135,19 +144,15 @@ impl Checker {
         self.journal.as_deref().filter(|journal| journal.is_read())
     }
 
-    fn tell(&self, mut record: Record, started: Instant) {
-        if let Some(journal) = self.journal() {
-            record.total = started.elapsed();
-            journal.record(record);
-        }
-    }
-
     /// The answer to a check that could not be made.
     pub fn refuse(&self, fault: Fault) -> Answer {
         self.metrics.checked(Decided::Fault, Duration::ZERO);
-        let mut record = self.record();
+        let place = self.journal().and_then(Journal::reserve);
+        let mut record = self.record(place.is_some());
         let answer = self.fault(fault, None, &mut record);
-        self.tell(record, Instant::now());
+        if let Some(place) = place {
+            place.take(record);
+        }
         answer
     }
 
@@ -155,7 +160,8 @@ impl Checker {
         fault.log(&record.decision_id);
         self.metrics.fault(fault.reason(), fault.opa_reason());
         record.result = None;
-        if self.journal().is_some() {
+        record.reason = fault.reason();
+        if record.is_wanted {
             let message = fault.grpc_error().map(|(_, message)| message);
             record.error = Some(message.unwrap_or_else(|| crate::telemetry::chain(&fault)));
         }
@@ -171,13 +177,13 @@ impl Checker {
     ) -> Result<Verdict, Fault> {
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
         let path = self.canonical(attributes)?;
-        record.snapshot = self.journal().is_some().then(|| Arc::clone(&snapshot));
+        record.snapshot = record.is_wanted.then(|| Arc::clone(&snapshot));
         // A body that no rule looks at can be as broken as it likes, unless OPA's answer is wanted.
         let is_read = self.settings.compat.body_errors || snapshot.reads_body();
-        let body = match (is_read, self.journal()) {
+        let body = match (is_read, record.is_wanted) {
             (true, _) => BodyUse::Decision,
-            (false, Some(_)) => BodyUse::Log,
-            (false, None) => BodyUse::Nothing,
+            (false, true) => BodyUse::Log,
+            (false, false) => BodyUse::Nothing,
         };
         let document = input::build(message, attributes, &self.settings.input, body)?;
         let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
@@ -188,7 +194,7 @@ impl Checker {
             evidence.add_to(&mut members, attributes, path.as_deref(), self.clock.now());
         }
         let input = members.into_value();
-        record.input = self.journal().is_some().then(|| input.clone());
+        record.input = record.is_wanted.then(|| input.clone());
         let decision = self.evaluate(snapshot, input, deadline, record).await?;
         Ok(Verdict { decision, evidence, now: self.clock.now() })
     }
@@ -240,7 +246,7 @@ impl Checker {
             tracing::info!(decision_id = record.decision_id, "{print}");
         }
         let value = evaluation.value.ok_or(Fault::Undefined)?;
-        record.result = self.journal().is_some().then(|| value.clone());
+        record.result = record.is_wanted.then(|| value.clone());
         let dialect = if self.settings.compat.decision_keys { Dialect::Opa } else { Dialect::Stepgate };
         Decision::parse(&value, dialect).map_err(Fault::Result)
     }

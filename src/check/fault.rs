@@ -35,6 +35,8 @@ pub enum Fault {
     Deadline,
     #[error("too many checks are being answered")]
     Overloaded,
+    #[error("the decision finds no room in the decision log, which `audit: required` asks for")]
+    Unlogged,
     #[error("answering the check panicked")]
     Panic,
 }
@@ -64,6 +66,7 @@ impl Fault {
             Self::OverBudget => "over_budget",
             Self::Deadline => "deadline",
             Self::Overloaded => "overloaded",
+            Self::Unlogged => "unlogged",
             Self::Panic => "panic",
         }
     }
@@ -72,6 +75,7 @@ impl Fault {
     pub fn opa_reason(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Compressed | Self::TooLarge(_) | Self::Overloaded => "start_check_error",
+            Self::Unlogged => "unknown_log_error",
             Self::Input(_) | Self::AmbiguousPath(_) => "request_parse_error",
             Self::NoPolicy | Self::Undefined | Self::Evaluation(_) | Self::Panic => "envoyauth_eval_error",
             Self::Conflict(_) => "eval_conflict_error",
@@ -87,7 +91,7 @@ impl Fault {
             Self::Malformed(_) | Self::Compressed | Self::Input(_) | Self::AmbiguousPath(_) => HttpStatus::BAD_REQUEST,
             Self::TooLarge(_) => HttpStatus::CONTENT_TOO_LARGE,
             Self::Undefined | Self::Conflict(_) | Self::Evaluation(_) | Self::Result(_) => HttpStatus::FORBIDDEN,
-            Self::NoPolicy | Self::OverBudget | Self::Deadline | Self::Overloaded | Self::Panic => {
+            Self::NoPolicy | Self::OverBudget | Self::Deadline | Self::Overloaded | Self::Unlogged | Self::Panic => {
                 HttpStatus::SERVICE_UNAVAILABLE
             }
         }
@@ -111,7 +115,8 @@ impl Fault {
             }
             Self::Overloaded => (GrpcCode::Unavailable, self.to_string()),
             Self::Panic => (GrpcCode::Internal, self.to_string()),
-            Self::Input(_) | Self::AmbiguousPath(_) => return None,
+            // Whoever demands a log gets no request past it, whatever Envoy makes of errors.
+            Self::Input(_) | Self::AmbiguousPath(_) | Self::Unlogged => return None,
         })
     }
 

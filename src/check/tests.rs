@@ -42,6 +42,7 @@ fn settings() -> Settings {
         ambiguous_path: AmbiguousPath::Warn,
         evaluation_timeout: Duration::from_millis(500),
         dry_run: DryRun::Off,
+        audit: false,
         compat: Compat::default(),
         challenge: ChallengeSettings::default(),
         identity_headers: Vec::new(),

@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::resolve::{Resolver, Section};
 use crate::feed::decision_log::DecisionLogSettings;
+use crate::feed::decision_log::buffer::{Limits, Overflow};
+use crate::feed::decision_log::pace::DEFAULT_SHARE;
+use crate::feed::decision_log::spill::SpillSettings;
 use crate::remote::service::ServiceSettings;
 
 /// OPA's pauses between uploads, in seconds.
@@ -18,13 +21,17 @@ const MAX_DELAY: u64 = 600;
 const UPLOAD_LIMIT: u64 = 32_768;
 /// Bytes of events that wait; OPA has no bound.
 const BUFFER_LIMIT: u64 = 64 << 20;
+/// OPA's events that wait, with `buffer_type: event`.
+const EVENT_LIMIT: u64 = 10_000;
+/// Bytes of events on disk.
+const SPILL_LIMIT: u64 = 1 << 30;
 
 impl Resolver<'_> {
     pub(super) fn decision_log(
         &mut self,
         document: &Value,
         path: &str,
-        redact: bool,
+        own: Section<'_>,
         services: &BTreeMap<String, ServiceSettings>,
     ) -> Option<DecisionLogSettings> {
         let item = Section(Some(document.get("decision_logs").filter(|value| value.is_object())?));
@@ -58,6 +65,15 @@ impl Resolver<'_> {
             0 => BUFFER_LIMIT,
             bytes => bytes,
         };
+        let is_by_event = reporting.text("buffer_type") == Some("event");
+        let events = if is_by_event { reporting.count("buffer_size_limit_events", EVENT_LIMIT) } else { u64::MAX };
+        let spill = own.text("spill_directory").map(|folder| SpillSettings {
+            folder: folder.into(),
+            limit: own.count("spill_size_limit_bytes", SPILL_LIMIT),
+        });
+        if own.text("overflow") == Some("spill") && spill.is_none() {
+            self.problems.error("plugins.stepgate.log.spill_directory", "required for `overflow: spill`");
+        }
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Some(DecisionLogSettings {
             console,
@@ -67,11 +83,24 @@ impl Resolver<'_> {
             labels: BTreeMap::new(),
             mask: parts("mask_decision", "/system/log/mask"),
             drop: parts("drop_decision", "/system/log/drop"),
-            redact,
+            token_headers: Vec::new(),
+            redact: own.flag("redact").unwrap_or(true),
             min_delay: Duration::from_secs(least.max(1)),
             max_delay: Duration::from_secs(most.max(1)),
             upload_limit: bytes(reporting.count("upload_size_limit_bytes", UPLOAD_LIMIT)),
-            buffer_limit: bytes(buffer),
+            limits: Limits {
+                bytes: bytes(buffer),
+                events: bytes(events),
+                overflow: match (own.text("overflow"), own.text("audit")) {
+                    (Some("spill"), _) => Overflow::Spill,
+                    // What must be logged is not dropped later: checks wait, and are denied.
+                    (_, Some("required")) => Overflow::Wait,
+                    (Some("drop_new"), _) => Overflow::DropNew,
+                    _ => Overflow::DropOld,
+                },
+            },
+            spill,
+            share: own.count("cpu_share_percent", DEFAULT_SHARE),
             max_per_second: reporting.at("max_decisions_per_second").and_then(Value::as_u64),
         })
     }

@@ -4,7 +4,7 @@ mod table;
 
 use serde_json::Value;
 
-pub use self::table::KEYS;
+pub use self::table::all;
 
 use super::duration;
 use super::problem::Problems;
@@ -79,7 +79,7 @@ fn section(value: &Value, path: &str, pattern: &str, problems: &mut Problems) {
     for (name, value) in members {
         let join = |prefix: &str| if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         let (path, pattern) = (join(path), join(pattern));
-        match KEYS.iter().find(|key| key.path == pattern) {
+        match all().find(|key| key.path == pattern) {
             Some(key) => known(key, value, &path, &pattern, problems),
             None => unknown(name, &path, &pattern, problems),
         }
@@ -177,8 +177,7 @@ fn mismatch(kind: Kind, value: &Value) -> Option<String> {
 
 fn unknown(name: &str, path: &str, pattern: &str, problems: &mut Problems) {
     let parent = pattern.strip_suffix(name).unwrap_or_default();
-    let siblings =
-        KEYS.iter().filter_map(|key| key.path.strip_prefix(parent)).filter(|rest| !rest.contains(['.', '[']));
+    let siblings = all().filter_map(|key| key.path.strip_prefix(parent)).filter(|rest| !rest.contains(['.', '[']));
     let nearest = siblings.map(|sibling| (strsim::damerau_levenshtein(name, sibling), sibling)).min();
     let hint = match nearest {
         Some((distance, sibling)) if distance <= sibling.len().div_ceil(3) => format!("; did you mean `{sibling}`?"),

@@ -2,17 +2,17 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{Effect, KEYS, Kind};
+use super::keys::{Effect, Kind, all};
 
 /// The reference in Markdown.
 pub fn reference() -> String {
     let mut text = "# Configuration reference\n\n\
-        Generated from `src/config/keys/table.rs` by `stepgate config-reference`; a test keeps it up to date.\n\n\
+        Generated from `src/config/keys/table/` by `stepgate config-reference`; a test keeps it up to date.\n\n\
         The file is OPA's. stepgate's own keys stand under `plugins.stepgate`, where an unknown key stops the start; elsewhere\n\
         a typo is a warning. All problems are reported together.\n\n\
         | key | value | default | meaning |\n| --- | --- | --- | --- |\n"
         .to_owned();
-    for key in KEYS {
+    for key in all() {
         let about = match key.effect {
             Effect::Works => key.about.to_owned(),
             Effect::NoOp(why) => format!("Accepted without effect: {why}."),

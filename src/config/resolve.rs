@@ -181,6 +181,7 @@ impl Resolver<'_> {
                 _ => AmbiguousPath::Warn,
             },
             evaluation_timeout,
+            audit: own.section("log").text("audit") == Some("required"),
             dry_run: match (plugin.flag("dry-run"), own.flag("dry_run_faults")) {
                 (Some(true), Some(true)) => DryRun::DenialsAndFaults,
                 (Some(true), _) => DryRun::Denials,
@@ -204,8 +205,19 @@ impl Resolver<'_> {
         let bundles = self.bundles(&context);
         let discovery = self.discovery(&context);
         let entrypoint = self.entrypoint(plugin);
-        let redact = own.section("log").flag("redact").unwrap_or(true);
-        let decision_log = self.decision_log(document, entrypoint.configured(), redact, &services);
+        let issuers = self.issuers(own);
+        let mut decision_log = self.decision_log(document, entrypoint.configured(), own.section("log"), &services);
+        if let Some(log) = &mut decision_log {
+            let locations = issuers.iter().flatten().flat_map(|issuer| &issuer.locations);
+            let header = |location: &Location| match location {
+                Location::Header { name, .. } => Some(name.clone()),
+                Location::Cookie { .. } => None,
+            };
+            log.token_headers = locations.filter_map(header).collect();
+        } else if check.audit {
+            let message = "there is no decision log: configure `decision_logs`, or every check is denied";
+            self.problems.error("plugins.stepgate.log.audit", message);
+        }
         let performance = plugin.flag("enable-performance-metrics") == Some(true);
         Config {
             grpc: has_block.then(|| self.grpc(plugin, own, check_timeout)).flatten(),
@@ -219,7 +231,7 @@ impl Resolver<'_> {
             api: self.api(document),
             labels: labels(document),
             check,
-            issuers: self.issuers(own),
+            issuers,
             tokens: token::Settings {
                 token_bytes: limits.size("token_bytes", 16 << 10),
                 cache_bytes: limits.count(

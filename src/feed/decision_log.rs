@@ -1,29 +1,33 @@
 //! The decision log: events made of decisions, masked, and written to the console or sent to a service.
 //!
-//! Mirrors: OPA `v1/plugins/logs`, v1.19.0. Everything here is off the request path. What proves who somebody is never
-//! leaves in clear: see [`event`].
+//! Mirrors: OPA `v1/plugins/logs`, v1.19.0. Everything here is off the request path, and takes no more than its share of the
+//! machine: what then finds no room is dropped and counted. What proves who somebody is never leaves in clear: see [`event`].
 
+pub mod buffer;
 mod event;
+pub mod pace;
+pub mod spill;
+mod upload;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::Write as _;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use tokio::sync::mpsc::Receiver;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use self::buffer::{Buffer, Limits, Overflow};
 use self::event::Events;
-use super::status::{Fault, Status};
+use self::pace::Pace;
+use self::spill::{Spill, SpillSettings};
+use self::upload::Uploader;
+use super::status::Status;
 use super::{backoff, random_share};
 use crate::lifecycle::Lifecycle;
 use crate::policy::Record;
-use crate::remote::RemoteError;
 use crate::remote::service::Service;
-use crate::telemetry::{Logged, Metrics, chain};
+use crate::telemetry::{Logged, Metrics};
 
 /// The first pause after a failed upload.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -31,6 +35,12 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(3_600);
 /// How long decisions are waited for once everything stops.
 const LAST_DECISIONS: Duration = Duration::from_millis(500);
+/// Events that are made in one go, before others have the processor.
+const BATCH: usize = 64;
+/// How long an event without room waits before it is looked whether everything stops.
+const LOOK: Duration = Duration::from_millis(50);
+/// The buffer while there is no target.
+const NO_ROOM: Limits = Limits { bytes: 0, events: 0, overflow: Overflow::DropOld };
 
 /// Where decisions are logged, and how.
 #[derive(Clone, Debug)]
@@ -48,13 +58,18 @@ pub struct DecisionLogSettings {
     pub drop: Vec<String>,
     /// Whether credentials are taken out of events whatever the mask says.
     pub redact: bool,
+    /// Headers where tokens are looked for, in lower case.
+    pub token_headers: Vec<String>,
     pub min_delay: Duration,
     pub max_delay: Duration,
     /// Bytes of one upload, compressed.
     pub upload_limit: usize,
-    /// Bytes of events that wait for an upload.
-    pub buffer_limit: usize,
+    /// What may wait for an upload.
+    pub limits: Limits,
+    pub spill: Option<SpillSettings>,
     pub max_per_second: Option<u64>,
+    /// Of all processors, in percent.
+    pub share: u64,
 }
 
 /// Settings with the service that they name.
@@ -64,18 +79,13 @@ pub struct Target {
     pub service: Option<Arc<Service>>,
 }
 
-impl Target {
-    fn pause(&self) -> Duration {
-        let spread = self.settings.max_delay.saturating_sub(self.settings.min_delay);
-        self.settings.min_delay.saturating_add(random_share(spread))
-    }
-}
+/// A target that may change; nothing while decisions are not logged.
+pub type Targets = watch::Receiver<Option<Arc<Target>>>;
 
 /// Writes the decision log.
 #[derive(Debug)]
 pub struct DecisionLog {
-    /// Nothing while decisions are not logged.
-    pub target: watch::Receiver<Option<Arc<Target>>>,
+    pub target: Targets,
     pub metrics: Arc<Metrics>,
     pub status: Status,
 }
@@ -83,80 +93,150 @@ pub struct DecisionLog {
 impl DecisionLog {
     /// Logs until everything stops, and what is left then.
     pub fn start(self, records: Receiver<Box<Record>>, lifecycle: &Lifecycle) {
-        let stopping = lifecycle.stopping();
-        lifecycle.spawn(self.run(records, stopping));
+        let buffer = Arc::new(Buffer::new(NO_ROOM));
+        let writer = Writer {
+            target: None,
+            lifecycle: lifecycle.clone(),
+            buffer: Arc::clone(&buffer),
+            metrics: Arc::clone(&self.metrics),
+            pace: Pace::default(),
+            second: (0, 0),
+        };
+        let (ended, end_of_writer) = oneshot::channel();
+        let (targets, stopping) = (self.target.clone(), lifecycle.stopping());
+        lifecycle.spawn(async move {
+            writer.run(records, targets, stopping).await;
+            // The other end is gone only when everything ends.
+            let _ = ended.send(());
+        });
+        let uploader = Uploader::new(buffer, self.metrics, self.status);
+        lifecycle.spawn(upload(uploader, self.target, lifecycle.stopping(), end_of_writer));
     }
+}
 
-    async fn run(mut self, mut records: Receiver<Box<Record>>, stopping: impl Future<Output = ()>) {
-        let mut writer = Writer::new(Arc::clone(&self.metrics), Arc::clone(&self.status));
-        let mut stopping = std::pin::pin!(stopping);
-        let mut upload_at = writer.retarget(self.target.borrow_and_update().clone());
-        let mut failures = 0u32;
+/// Uploads now and then, and earlier when much is waiting.
+async fn upload(
+    mut uploader: Uploader,
+    mut targets: Targets,
+    stopping: impl Future<Output = ()>,
+    end_of_writer: oneshot::Receiver<()>,
+) {
+    let mut stopping = std::pin::pin!(stopping);
+    let mut target = targets.borrow_and_update().clone();
+    let mut failures = 0u32;
+    'target: loop {
+        if let Some(target) = &target {
+            prepare(&mut uploader, &target.settings);
+        }
+        let pause = match &target {
+            None => IDLE,
+            Some(target) if failures > 0 => backoff(FIRST_RETRY, target.settings.max_delay, failures),
+            Some(target) => {
+                let settings = &target.settings;
+                settings.min_delay.saturating_add(random_share(settings.max_delay.saturating_sub(settings.min_delay)))
+            }
+        };
+        let upload_at = Instant::now() + pause;
         loop {
             tokio::select! {
-                () = &mut stopping => break,
-                record = records.recv() => match record {
-                    Some(record) => writer.write(&record),
-                    None => break,
-                },
-                Ok(()) = self.target.changed() => {
-                    // What was gathered for the old target still goes there.
-                    writer.upload().await;
-                    upload_at = writer.retarget(self.target.borrow_and_update().clone());
+                () = &mut stopping => {
+                    // Checks in flight still give decisions.
+                    let _ = end_of_writer.await;
+                    if let Some(target) = &target {
+                        uploader.upload(target).await;
+                        uploader.finish(target.settings.upload_limit).await;
+                    }
+                    return;
                 }
-                () = tokio::time::sleep_until(upload_at) => {
-                    let uploaded = writer.upload().await;
-                    failures = if uploaded { 0 } else { failures.saturating_add(1) };
-                    upload_at = writer.next_upload(failures);
+                () = tokio::time::sleep_until(upload_at) => break,
+                () = uploader.buffer.filled() => match &target {
+                    Some(target) if failures > 0 => uploader.relieve(target.settings.upload_limit).await,
+                    _ => break,
+                },
+                changed = targets.changed() => {
+                    if changed.is_err() {
+                        // The process ends: there is nobody to change it any more.
+                        std::future::pending::<()>().await;
+                    }
+                    target = targets.borrow_and_update().clone();
+                    failures = 0;
+                    continue 'target;
                 }
             }
         }
-        // Checks in flight still give decisions.
-        while let Ok(Some(record)) = tokio::time::timeout(LAST_DECISIONS, records.recv()).await {
-            writer.write(&record);
-        }
-        writer.upload().await;
-        let left = writer.buffer.len();
-        if left > 0 {
-            self.metrics.decisions_logged(Logged::Stopped, left);
-            tracing::error!(events = left, "decisions were not uploaded before the end");
+        if let Some(target) = target.as_ref().filter(|target| target.service.is_some()) {
+            failures = if uploader.upload(target).await { 0 } else { failures.saturating_add(1) };
         }
     }
 }
 
-/// Events between a decision and their upload.
+/// Makes an uploader what the settings say.
+fn prepare(uploader: &mut Uploader, settings: &DecisionLogSettings) {
+    uploader.pace = Pace::of_share(settings.share);
+    if uploader.spill.is_none()
+        && let Some(wanted) = &settings.spill
+    {
+        match Spill::open(wanted.clone()) {
+            Ok(spill) => uploader.spill = Some(spill),
+            Err(error) => {
+                let folder = wanted.folder.display();
+                tracing::error!(%folder, %error, "events cannot be kept on disk; those without room are dropped");
+            }
+        }
+    }
+}
+
+/// Makes events of records.
 struct Writer {
     target: Option<Arc<Target>>,
+    lifecycle: Lifecycle,
+    buffer: Arc<Buffer>,
     metrics: Arc<Metrics>,
-    status: Status,
-    buffer: VecDeque<String>,
-    bytes: usize,
+    pace: Pace,
     /// The second that is counted, and the events in it.
     second: (i64, u64),
 }
 
 impl Writer {
-    fn new(metrics: Arc<Metrics>, status: Status) -> Self {
-        Self { target: None, metrics, status, buffer: VecDeque::new(), bytes: 0, second: (0, 0) }
+    async fn run(
+        mut self,
+        mut records: Receiver<Box<Record>>,
+        mut targets: Targets,
+        stopping: impl Future<Output = ()>,
+    ) {
+        let mut stopping = std::pin::pin!(stopping);
+        let mut batch = Vec::with_capacity(BATCH);
+        self.retarget(targets.borrow_and_update().clone());
+        loop {
+            tokio::select! {
+                () = &mut stopping => break,
+                received = records.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    let working = self.pace.begin();
+                    for record in batch.drain(..) {
+                        self.write(&record).await;
+                    }
+                    self.pace.end(working).await;
+                }
+                Ok(()) = targets.changed() => self.retarget(targets.borrow_and_update().clone()),
+            }
+        }
+        while let Ok(Some(record)) = tokio::time::timeout(LAST_DECISIONS, records.recv()).await {
+            self.write(&record).await;
+        }
     }
 
-    /// From now on writes there; gives when to upload first.
-    fn retarget(&mut self, target: Option<Arc<Target>>) -> Instant {
+    fn retarget(&mut self, target: Option<Arc<Target>>) {
+        if let Some(target) = &target {
+            self.buffer.set_limits(target.settings.limits);
+            self.pace = Pace::of_share(target.settings.share);
+        }
         self.target = target;
-        self.next_upload(0)
     }
 
-    /// When to upload after so many failures in a row.
-    fn next_upload(&self, failures: u32) -> Instant {
-        let pause = match &self.target {
-            None => IDLE,
-            Some(target) if failures == 0 => target.pause(),
-            Some(target) => backoff(FIRST_RETRY, target.settings.max_delay, failures),
-        };
-        Instant::now() + pause
-    }
-
-    fn write(&mut self, record: &Record) {
+    async fn write(&mut self, record: &Record) {
         let Some(target) = self.target.clone() else {
             return self.metrics.decisions_logged(Logged::Unconfigured, 1);
         };
@@ -173,14 +253,29 @@ impl Writer {
         if target.service.is_none() {
             return self.metrics.decisions_logged(Logged::Written, 1);
         }
-        self.bytes = self.bytes.saturating_add(event.len());
-        self.buffer.push_back(event);
-        // The oldest go first, as in OPA.
-        while self.bytes > settings.buffer_limit
-            && let Some(oldest) = self.buffer.pop_front()
-        {
-            self.bytes = self.bytes.saturating_sub(oldest.len());
-            self.metrics.decisions_logged(Logged::BufferFull, 1);
+        self.place(event, settings.limits.overflow).await;
+    }
+
+    /// Finds room for an event, as the settings say.
+    async fn place(&self, mut event: String, overflow: Overflow) {
+        loop {
+            event = match self.buffer.offer(event) {
+                Ok(()) => return,
+                Err(event) => event,
+            };
+            match overflow {
+                Overflow::DropNew => return self.metrics.decisions_logged(Logged::BufferFull, 1),
+                // Nobody makes room any more once everything stops, and no more than a queue is to come.
+                Overflow::Wait | Overflow::Spill if self.lifecycle.is_stopping() => return self.buffer.cram(event),
+                Overflow::Wait | Overflow::Spill => {
+                    self.buffer.tell_full();
+                    let _ = tokio::time::timeout(LOOK, self.buffer.freed()).await;
+                }
+                Overflow::DropOld => {
+                    let gone = self.buffer.force(event);
+                    return self.metrics.decisions_logged(Logged::BufferFull, gone);
+                }
+            }
         }
     }
 
@@ -193,77 +288,6 @@ impl Writer {
         self.second.1 = self.second.1.saturating_add(1);
         self.second.1 <= most
     }
-
-    /// Sends everything, chunk by chunk; false when a chunk was not taken and waits for the next time.
-    async fn upload(&mut self) -> bool {
-        let Some(target) = self.target.clone() else { return true };
-        let Some(service) = &target.service else { return true };
-        while !self.buffer.is_empty() {
-            let (count, body) = self.chunk(target.settings.upload_limit);
-            let headers = [("content-type", "application/json"), ("content-encoding", "gzip")];
-            let sent = service.post(&target.settings.resource, &headers, body).await;
-            self.status.decision_logs(fault(&sent));
-            match sent {
-                Ok(status) if (200..300).contains(&status) => {
-                    for event in self.buffer.drain(..count) {
-                        self.bytes = self.bytes.saturating_sub(event.len());
-                    }
-                    self.metrics.decisions_logged(Logged::Uploaded, count);
-                }
-                Ok(status) => {
-                    tracing::error!(status, "Log upload failed: the service refused the events; they are kept");
-                    return false;
-                }
-                Err(error) => {
-                    tracing::error!(error = chain(&error), "Log upload failed; the events are kept");
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    /// As many of the oldest events as one upload takes, and at least one.
-    fn chunk(&self, limit: usize) -> (usize, Vec<u8>) {
-        // Events shrink to about a tenth; whatever is too much is halved.
-        let mut bytes = 0usize;
-        let fitting = self.buffer.iter().take_while(|event| {
-            bytes = bytes.saturating_add(event.len());
-            bytes <= limit.saturating_mul(10)
-        });
-        let mut count = fitting.count().max(1);
-        loop {
-            let packed = packed(self.buffer.iter().take(count));
-            if packed.len() <= limit || count == 1 {
-                return (count, packed);
-            }
-            count /= 2;
-        }
-    }
-}
-
-/// What the status tells of an upload that was not taken.
-fn fault(sent: &Result<u16, RemoteError>) -> Option<Fault> {
-    let told =
-        |message: String, http_code| Some(Fault { code: "decision_log_error", message, http_code, errors: Vec::new() });
-    match sent {
-        Ok(status) if (200..300).contains(status) => None,
-        Ok(status) => told(format!("log upload failed, server replied with HTTP {status}"), Some(*status)),
-        Err(error) => told(format!("log upload failed: {}", chain(error)), None),
-    }
-}
-
-/// A gzipped JSON array.
-fn packed<'e>(events: impl Iterator<Item = &'e String>) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    // Writing to memory cannot fail.
-    let _ = encoder.write_all(b"[");
-    for (at, event) in events.enumerate() {
-        let _ = encoder.write_all(if at > 0 { b"," } else { b"" });
-        let _ = encoder.write_all(event.as_bytes());
-    }
-    let _ = encoder.write_all(b"]");
-    encoder.finish().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -343,7 +367,10 @@ mod tests {
             min_delay: Duration::from_millis(10),
             max_delay: Duration::from_millis(20),
             upload_limit: 400,
-            buffer_limit: 1 << 20,
+            limits: Limits { bytes: 1 << 20, events: 10_000, overflow: Overflow::DropOld },
+            spill: None,
+            share: 100,
+            token_headers: Vec::new(),
             max_per_second: None,
         }
     }
@@ -384,7 +411,7 @@ mod tests {
     #[tokio::test]
     async fn every_decision_is_accounted_for() {
         let (broken, taken) = service(vec![500]).await;
-        let small = DecisionLogSettings { buffer_limit: 5_000, ..settings() };
+        let small = DecisionLogSettings { limits: Limits { bytes: 5_000, ..settings().limits }, ..settings() };
         let metrics = log(small, broken, 100, Duration::from_millis(100)).await;
         let (dropped, stopped) = (counted(&metrics, "buffer_full"), counted(&metrics, "stopped"));
         assert!(dropped > 0 && stopped > 0, "{metrics}");

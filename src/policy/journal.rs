@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::mpsc::{self, Permit, Receiver, Sender};
 
 use super::Snapshot;
 use crate::telemetry::{Logged, Metrics};
 use crate::value::Value;
 
 /// Decisions that wait for the decision log at most.
-const MAX_WAITING: usize = 10_000;
+const MAX_WAITING: usize = 5_000;
 
 /// What the data API asked for, where it and not Envoy asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub struct Asked {
 #[derive(Debug, Default)]
 pub struct Record {
     pub decision_id: String,
+    /// Whether it will be read; otherwise nothing but its id is gathered.
+    pub is_wanted: bool,
+    /// The word for what went wrong; empty when nothing did.
+    pub reason: &'static str,
     /// When the check arrived, in nanoseconds since the epoch.
     pub timestamp_ns: i64,
     /// Absent for a check.
@@ -41,6 +45,16 @@ pub struct Record {
     pub error: Option<String>,
     pub evaluation: Duration,
     pub total: Duration,
+}
+
+/// Room for one decision.
+#[derive(Debug)]
+pub struct Place<'a>(Permit<'a, Box<Record>>);
+
+impl Place<'_> {
+    pub fn take(self, record: Record) {
+        self.0.send(Box::new(record));
+    }
 }
 
 /// The near end of the way.
@@ -66,9 +80,20 @@ impl Journal {
         self.is_read.store(is_read, Ordering::Relaxed);
     }
 
+    /// A place for a decision that is to come; without one it is counted as dropped, and nothing needs to be gathered for it.
+    pub fn reserve(&self) -> Option<Place<'_>> {
+        match self.records.try_reserve() {
+            Ok(permit) => Some(Place(permit)),
+            Err(_) => {
+                self.metrics.decisions_logged(Logged::QueueFull, 1);
+                None
+            }
+        }
+    }
+
     pub fn record(&self, record: Record) {
-        if self.records.try_send(Box::new(record)).is_err() {
-            self.metrics.decisions_logged(Logged::QueueFull, 1);
+        if let Some(place) = self.reserve() {
+            place.take(record);
         }
     }
 }

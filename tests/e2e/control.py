@@ -377,6 +377,52 @@ def every_decision_is_accounted_for():
     server.stop()
 
 
+def events_without_room_go_to_disk_and_are_uploaded_later():
+    server = Server()
+    server.log_status = 500
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, 'p.rego')
+        with open(file, 'w') as f:
+            f.write('package app\ndefault allow := true\n')
+        logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1, 'upload_size_limit_bytes': 2000,
+                                              'buffer_size_limit_bytes': 20000}}
+        own = {'log': {'overflow': 'spill', 'spill_directory': os.path.join(folder, 'spill')}}
+        whole = {'services': {'s': {'url': server.url}}, 'decision_logs': logs, 'plugins': {'stepgate': own}}
+        with Sidecar(whole, files=[file]) as sidecar:
+            for _ in range(300):
+                eq(sidecar.check('/x'), True, 'a check')
+            wait(lambda: os.listdir(os.path.join(folder, 'spill')), 'events on disk', sidecar)
+        eq(server.logs, [], 'nothing was taken')
+        server.log_status = 200
+        with Sidecar(whole, files=[file]) as sidecar:
+            wait(lambda: len(server.logs) >= 300, 'all of them', sidecar)
+            eq(os.listdir(os.path.join(folder, 'spill')), [], 'nothing is left on disk')
+        eq(len({event['decision_id'] for event in server.logs}), 300, 'every decision once')
+    server.stop()
+
+
+def what_must_be_logged_is_denied_when_it_cannot_be():
+    server = Server()
+    server.log_status = 500
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, 'p.rego')
+        with open(file, 'w') as f:
+            f.write('package app\ndefault allow := true\n')
+        logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1, 'buffer_size_limit_bytes': 5000}}
+        whole = {'services': {'s': {'url': server.url}}, 'decision_logs': logs, 'plugins': {'stepgate': {'log': {'audit': 'required'}}}}
+        with Sidecar(whole, files=[file]) as sidecar:
+            allowed = 0
+            while sidecar.check('/x') and allowed < 20000:
+                allowed += 1
+            answer = sidecar.answer('/x')
+            eq((answer.status.code, answer.denied_response.status.code), (7, 503), 'no room is a denial')
+            eq('unlogged' in answer.denied_response.body, True, answer.denied_response.body)
+            server.log_status = 200
+            sidecar.settled(lambda: sidecar.check('/x'), 'room again')
+        eq(len([event for event in server.logs if event.get('result')]), allowed + 1, 'every allowed check in the log')
+    server.stop()
+
+
 TESTS = [value for name, value in list(globals().items()) if callable(value) and getattr(value, '__module__', '') == __name__
          and name not in ('eq', 'config')]
 

@@ -16,15 +16,21 @@ const BUDGET: Duration = Duration::from_millis(100);
 /// Parts of an event that masks may name.
 const MASKABLE: [&str; 3] = ["input", "result", "nd_builtin_cache"];
 /// Headers that prove who somebody is.
-const SECRET_HEADERS: [&str; 8] = [
+const SECRET_HEADERS: [&str; 14] = [
     "authorization",
     "cookie",
     "dpop",
     "proxy-authorization",
     "set-cookie",
+    "x-amz-security-token",
+    "x-amzn-oidc-data",
     "x-api-key",
+    "x-auth-request-access-token",
+    "x-auth-token",
     "x-forwarded-access-token",
     "x-forwarded-client-cert",
+    "x-goog-iap-jwt-assertion",
+    "x-ms-token-aad-access-token",
 ];
 /// Claims that say nothing about a person.
 const PLAIN_CLAIMS: [&str; 12] =
@@ -57,10 +63,12 @@ impl Events<'_> {
             }
             self.mask(snapshot, &view, &mut event);
         }
+        // Of what the mask has left, and before names of persons go.
+        let custom = event.custom(record);
         if self.settings.redact {
-            event.redact();
+            event.redact(&self.settings.token_headers);
         }
-        Some(event.finish(record))
+        Some(event.finish(record, custom))
     }
 
     fn mask(&self, snapshot: &Snapshot, view: &Value, event: &mut Event) {
@@ -99,7 +107,9 @@ impl Rule {
                 }
             }
         };
-        let path: Vec<String> = path.strip_prefix('/')?.split('/').map(str::to_owned).collect();
+        // `~1` names a key with a `/` in it (RFC 6901 section 4).
+        let part = |part: &str| part.replace("~1", "/").replace("~0", "~");
+        let path: Vec<String> = path.strip_prefix('/')?.split('/').map(part).collect();
         MASKABLE.contains(&path.first()?.as_str()).then_some(Self { path, value })
     }
 }
@@ -176,14 +186,17 @@ impl Event {
     }
 
     /// Takes out what proves who somebody is.
-    fn redact(&mut self) {
+    fn redact(&mut self, token_headers: &[String]) {
         let http = ["input", "attributes", "request", "http"];
         let names = |event: &Self, path: &[&str]| -> Vec<String> {
             let at = path.iter().try_fold(&event.members, |at, part| at.member(part));
             let Some(Value::Object(members)) = at else { return Vec::new() };
             members.iter().filter_map(|(name, _)| as_text(name).map(str::to_owned)).collect()
         };
-        let is_secret = |name: &str| SECRET_HEADERS.contains(&name.to_ascii_lowercase().as_str());
+        let is_secret = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            SECRET_HEADERS.contains(&name.as_str()) || token_headers.contains(&name)
+        };
         for folder in
             [&[&http[..], &["headers"]].concat()[..], &["result", "headers"], &["result", "response_headers_to_add"]]
         {
@@ -193,6 +206,8 @@ impl Event {
         }
         // Unjoined headers say nothing that their names could be told from one by one.
         self.erase(&[&http[..], &["header_map"]].concat());
+        // Claims that Envoy has verified.
+        self.erase(&["input", "attributes", "metadataContext", "filterMetadata", "envoy.filters.http.jwt_authn"]);
         for name in names(self, &["input", "jwt", "claims"]) {
             if !PLAIN_CLAIMS.contains(&name.as_str()) {
                 self.erase(&["input", "jwt", "claims", &name]);
@@ -215,7 +230,7 @@ impl Event {
         }
     }
 
-    fn finish(self, record: &Record) -> String {
+    fn finish(self, record: &Record, custom: Custom) -> String {
         let mut members = Members::default();
         if let Value::Object(known) = &self.members {
             for (name, value) in known.iter() {
@@ -237,8 +252,68 @@ impl Event {
             ("timer_server_handler_ns", nanoseconds(record.total)),
         ];
         members.put_text("metrics", metrics.into_iter().collect());
+        if let Some((trace, span)) = custom.trace {
+            members.put_text("trace_id", Value::from(trace));
+            members.put_text("span_id", Value::from(span));
+        }
+        if !custom.members.is_empty() {
+            members.put_text("custom", custom.members.into_iter().collect());
+        }
         json_text(&members.into_value())
     }
+
+    fn at(&self, path: &[&str]) -> Option<&Value> {
+        path.iter().try_fold(&self.members, |at, part| at.member(part))
+    }
+
+    /// What OPA's events do not have, and an incident asks for.
+    fn custom(&self, record: &Record) -> Custom {
+        let mut custom = Custom::default();
+        let headers = ["input", "attributes", "request", "http", "headers"];
+        let text = |path: &[&str]| self.at(path).and_then(as_text);
+        for name in ["x-request-id", "traceparent"] {
+            if let Some(value) = text(&[&headers[..], &[name]].concat()) {
+                custom.members.push((name, Value::from(value)));
+            }
+        }
+        custom.trace = text(&[&headers[..], &["traceparent"]].concat()).and_then(trace_and_span);
+        let reason = if record.reason.is_empty() { text(&["result", "reason"]) } else { Some(record.reason) };
+        custom.members.extend(reason.map(|reason| ("reason", Value::from(reason))));
+        custom.members.extend(text(&["input", "jwt", "state"]).map(|state| ("token", Value::from(state))));
+        if let Some(issuer) = text(&["input", "jwt", "issuer"]) {
+            custom.members.push(("issuer", Value::from(issuer)));
+            if let Some(subject) = text(&["input", "jwt", "claims", "sub"]) {
+                custom.members.push(("subject_hash", Value::from(subject_hash(issuer, subject))));
+            }
+        }
+        for (name, path) in [("factors", &["input", "authn", "factors"][..]), ("challenge", &["result", "step_up"])] {
+            custom.members.extend(self.at(path).map(|value| (name, value.clone())));
+        }
+        custom
+    }
+}
+
+/// What an event has beside OPA's members.
+#[derive(Debug, Default)]
+struct Custom {
+    trace: Option<(String, String)>,
+    members: Vec<(&'static str, Value)>,
+}
+
+/// The ids of a `traceparent` (W3C Trace Context section 3.2).
+fn trace_and_span(text: &str) -> Option<(String, String)> {
+    let parts: Vec<&str> = text.split('-').collect();
+    let [version, trace, span, ..] = parts.as_slice() else { return None };
+    let is_id = |id: &str, length: usize| {
+        id.len() == length && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0')
+    };
+    (version.len() == 2 && is_id(trace, 32) && is_id(span, 16)).then(|| ((*trace).to_owned(), (*span).to_owned()))
+}
+
+/// The same for the same person, and no way back: half of a SHA-256.
+fn subject_hash(issuer: &str, subject: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{issuer}\0{subject}").as_bytes());
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -246,15 +321,18 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::feed::decision_log::buffer::{Limits, Overflow};
     use crate::policy::{BuiltinSettings, Entrypoint, Module, RegoVersion, Sources, Surroundings};
     use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
     const INPUT: &str = r#"{
         "attributes": {"request": {"http": {
-            "headers": {"authorization": "Bearer canary-1", "cookie": "s=canary-2", ":path": "/a?token=canary-3&x=1", "accept": "*/*"},
+            "headers": {"authorization": "Bearer canary-1", "cookie": "s=canary-2", ":path": "/a?token=canary-3&x=1", "accept": "*/*",
+                "x-user-token": "canary-8", "x-request-id": "r-1", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
             "path": "/a?token=canary-3&x=1", "header_map": {"headers": [{"raw_value": "canary-4"}]}
-        }}},
-        "jwt": {"state": "verified", "claims": {"iss": "i", "acr": "mfa", "sub": "canary-5", "email": "canary-6"}},
+        }}, "metadataContext": {"filterMetadata": {"envoy.filters.http.jwt_authn": {"payload": {"email": "canary-9"}}}}},
+        "authn": {"factors": ["knowledge"]},
+        "jwt": {"state": "verified", "issuer": "i", "claims": {"iss": "i", "acr": "mfa", "sub": "canary-5", "email": "canary-6"}},
         "parsed_query": {"token": ["canary-3"], "x": ["1"]},
         "parsed_body": {"name": "ann", "list": [1, 2, 3]}
     }"#;
@@ -291,7 +369,10 @@ mod tests {
             min_delay: Duration::ZERO,
             max_delay: Duration::ZERO,
             upload_limit: 1_000,
-            buffer_limit: 1_000,
+            limits: Limits { bytes: 1_000, events: 10, overflow: Overflow::DropOld },
+            spill: None,
+            share: 100,
+            token_headers: vec!["x-user-token".to_owned()],
             max_per_second: None,
         };
         let metrics = Metrics::new(None);
@@ -326,6 +407,25 @@ mod tests {
         );
         let (_, clear) = self::event("", false);
         assert!(clear.contains("canary-1") && clear.contains("canary-7"));
+    }
+
+    #[test]
+    fn an_event_has_what_an_incident_asks_for() {
+        let event = event("", true).0.expect("it is logged");
+        assert_eq!(event["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(event["span_id"], "00f067aa0ba902b7");
+        let custom = &event["custom"];
+        for (name, want) in [("x-request-id", "r-1"), ("token", "verified"), ("issuer", "i")] {
+            assert_eq!(custom[name], want, "{custom}");
+        }
+        assert_eq!(custom["factors"], serde_json::json!(["knowledge"]));
+        assert_eq!(custom["subject_hash"].as_str().map(str::len), Some(32));
+        assert_ne!(subject_hash("i", "ann"), subject_hash("j", "ann"));
+        let masked = self::event("mask contains \"/input/attributes/request/http/headers/x-request-id\"", true).0;
+        assert!(masked.expect("it is logged")["custom"].get("x-request-id").is_none(), "the mask counts here, too");
+        for bad in ["", "00-0-0-0", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "zz"] {
+            assert_eq!(trace_and_span(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -112,6 +112,8 @@ impl<'a> Call<'a> {
         let Some(journal) = self.api.journal.as_ref().filter(|journal| journal.is_read()) else { return };
         journal.record(Record {
             decision_id: id.to_owned(),
+            is_wanted: true,
+            reason: "",
             timestamp_ns: self.api.clock.now_ns(),
             asked: Some(Box::new(asked)),
             snapshot: Some(Arc::clone(snapshot)),
