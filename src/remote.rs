@@ -1,8 +1,10 @@
-//! Fetching documents over HTTP, for the control plane. With `send.rs` and `service.rs`, the only file that names the HTTP client.
+//! Fetching documents over HTTP, for the control plane. With the files in `remote/`, the only one that names the HTTP client.
 //!
 //! No redirects are followed. A URL that an operator wrote may lead anywhere; one that was learned from a document may
 //! not lead to a private address, so that an identity provider's metadata cannot make stepgate knock on inner doors.
 
+pub mod aws;
+pub mod credentials;
 pub mod send;
 pub mod service;
 
@@ -63,6 +65,8 @@ pub enum RemoteError {
     Header(String),
     #[error("`{}` cannot be read", .0.display())]
     File(PathBuf, #[source] std::io::Error),
+    #[error("the credentials of the service cannot be had: {0}")]
+    Credentials(String),
     #[error("the server answered with status {0}")]
     Status(u16),
     #[error("the document is larger than {0} bytes")]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::resolve::{Resolver, Section};
-use crate::remote::service::{Credentials, ServiceSettings};
+use crate::remote::service::ServiceSettings;
 use crate::secret::Secret;
 
 /// OPA's time for the head of an answer, in seconds.
@@ -24,7 +24,7 @@ impl Resolver<'_> {
                 self.problems.error(place, "a service in a list needs a `name`");
                 continue;
             };
-            let Some(service) = self.service(&place, Section(Some(item))) else { continue };
+            let Some(service) = self.service(&place, Section(Some(item)), document) else { continue };
             if services.insert(name.to_owned(), service).is_some() {
                 self.problems.error(place, "named twice");
             }
@@ -32,7 +32,7 @@ impl Resolver<'_> {
         services
     }
 
-    fn service(&mut self, place: &str, item: Section<'_>) -> Option<ServiceSettings> {
+    fn service(&mut self, place: &str, item: Section<'_>, document: &Value) -> Option<ServiceSettings> {
         let text = item.text("url").unwrap_or_default();
         let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         if url.is_none() {
@@ -48,37 +48,21 @@ impl Resolver<'_> {
         let headers = item
             .members("headers")
             .filter_map(|(name, value)| Some((name.to_ascii_lowercase(), Secret::new(value.as_str()?.to_owned()))));
+        // The second is deprecated by OPA.
+        let tls = |name: &str| {
+            let old = item.section("credentials").section("client_tls");
+            item.section("tls").at(name).or_else(|| old.at(name))
+        };
         Some(ServiceSettings {
             url: url?,
             headers: headers.collect(),
-            credentials: self.credentials(place, item.section("credentials")),
+            credentials: self.credentials(place, item.section("credentials"), document),
+            client_certificate: self.client_certificate(place, item.section("credentials").section("client_tls")),
             header_timeout: Duration::from_secs(item.count("response_header_timeout_seconds", HEADER_TIMEOUT)),
-            ca_cert: item.section("tls").text("ca_cert").map(Into::into),
-            system_roots: item.section("tls").flag("system_ca_required").unwrap_or(false),
+            ca_cert: tls("ca_cert").and_then(Value::as_str).filter(|path| !path.is_empty()).map(Into::into),
+            system_roots: tls("system_ca_required").and_then(Value::as_bool).unwrap_or(false),
             skip_verification: item.flag("allow_insecure_tls").unwrap_or(false),
         })
-    }
-
-    fn credentials(&mut self, place: &str, item: Section<'_>) -> Credentials {
-        let bearer = item.section("bearer");
-        if bearer.0.is_none() {
-            return Credentials::None;
-        }
-        let scheme = bearer.text("scheme").unwrap_or("Bearer").to_owned();
-        let place = format!("{place}.credentials.bearer");
-        match (bearer.text("token"), bearer.text("token_path")) {
-            (Some(token), None) => {
-                if token.is_empty() || token.contains("${") {
-                    self.problems.error(format!("{place}.token"), "empty, or a `${…}` in it was not replaced");
-                }
-                Credentials::Bearer { scheme, token: Secret::new(token.to_owned()) }
-            }
-            (None, Some(path)) => Credentials::BearerFile { scheme, path: path.into() },
-            _ => {
-                self.problems.error(place, "give either `token` or `token_path`");
-                Credentials::None
-            }
-        }
     }
 }
 

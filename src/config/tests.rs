@@ -85,6 +85,30 @@ fn every_problem_is_reported_with_its_place() {
             "services.a.credentials.s3_signing",
         ),
         (
+            json!({"services": {"a": {"url": "http://a", "credentials": {"bearer": {"token": "x"}, "oauth2": {}}}}}),
+            "services.a.credentials",
+        ),
+        (
+            json!({"services": {"a": {"url": "http://a", "credentials": {"oauth2": {"token_url": "http://t"}}}}}),
+            "services.a.credentials.oauth2.token_url",
+        ),
+        (
+            json!({"services": {"a": {"url": "http://a", "credentials": {"oauth2": {"token_url": "https://t", "client_secret": "s"}}}}}),
+            "services.a.credentials.oauth2.client_id",
+        ),
+        (
+            json!({"services": {"a": {"url": "http://a", "credentials": {"oauth2": {"token_url": "https://t", "signing_key": "k"}}}}}),
+            "services.a.credentials.oauth2.signing_key",
+        ),
+        (
+            json!({"services": {"a": {"url": "http://a", "credentials": {"client_tls": {"cert": "c"}}}}}),
+            "services.a.credentials.client_tls",
+        ),
+        (
+            json!({"services": {"a": {"url": "http://a", "credentials": {"gcp_metadata": {}}}}}),
+            "services.a.credentials.gcp_metadata",
+        ),
+        (
             json!({"services": {"a": {"url": "http://a", "credentials": {"bearer": {}}}}}),
             "services.a.credentials.bearer",
         ),

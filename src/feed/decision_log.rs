@@ -301,7 +301,8 @@ mod tests {
 
     use super::*;
     use crate::policy::Journal;
-    use crate::remote::service::{Credentials, ServiceSettings};
+    use crate::remote::credentials::Credentials;
+    use crate::remote::service::ServiceSettings;
 
     /// A service that answers each upload with the next status, the last one for ever; gives the ids of what it took.
     async fn service(statuses: Vec<u16>) -> (Arc<Service>, Arc<Mutex<Vec<String>>>) {
@@ -349,6 +350,7 @@ mod tests {
             header_timeout: Duration::from_secs(5),
             ca_cert: None,
             system_roots: true,
+            client_certificate: None,
             skip_verification: false,
         };
         (Arc::new(Service::new(settings)), taken)

@@ -3,14 +3,17 @@
 //! Mirrors: OPA `v1/plugins/rest`, v1.19.0. Redirects are followed; what proves who we are never goes to another origin.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use reqwest::Certificate;
+use parking_lot::Mutex;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
+use reqwest::{Certificate, Identity, Method};
 use url::Url;
 
+use super::aws::AwsSigner;
+use super::credentials::{Credentials, Tokens};
 use super::{RemoteError, without_url};
 use crate::secret::Secret;
 
@@ -30,29 +33,30 @@ pub struct ServiceSettings {
     /// Roots in PEM that are trusted, alone or beside those of the system.
     pub ca_cert: Option<PathBuf>,
     pub system_roots: bool,
+    pub client_certificate: Option<ClientCertificate>,
     pub skip_verification: bool,
 }
 
-/// What proves who we are.
-#[derive(Clone, Debug)]
-pub enum Credentials {
-    None,
-    Bearer {
-        scheme: String,
-        token: Secret<String>,
-    },
-    /// Read again for every request.
-    BearerFile {
-        scheme: String,
-        path: PathBuf,
-    },
+/// The files of a client certificate, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// A service, with connections that are kept.
 #[derive(Debug)]
 pub struct Service {
+    transport: Arc<Transport>,
+    tokens: Tokens,
+    aws: Option<AwsSigner>,
+}
+
+/// The connections of a service: made anew when a file that they lean on has changed.
+#[derive(Debug)]
+struct Transport {
     settings: ServiceSettings,
-    client: OnceLock<reqwest::Client>,
+    client: Mutex<Option<(Vec<Option<SystemTime>>, reqwest::Client)>>,
 }
 
 /// How a service is asked.
@@ -77,41 +81,80 @@ pub struct ServiceReply {
     pub body: Vec<u8>,
 }
 
-impl Service {
-    pub fn new(settings: ServiceSettings) -> Self {
-        Self { settings, client: OnceLock::new() }
+impl Transport {
+    /// When the files were last changed.
+    fn stamps(&self) -> Vec<Option<SystemTime>> {
+        let certificate = self.settings.client_certificate.as_ref();
+        let own = certificate.into_iter().flat_map(|files| [&files.certificate, &files.key]);
+        let changed = |path: &PathBuf| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        self.settings.ca_cert.iter().chain(own).map(changed).collect()
     }
 
-    fn client(&self) -> Result<&reqwest::Client, RemoteError> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
+    fn client(&self) -> Result<reqwest::Client, RemoteError> {
+        let stamps = self.stamps();
+        let mut known = self.client.lock();
+        if let Some((_, client)) = known.as_ref().filter(|(at, _)| *at == stamps) {
+            return Ok(client.clone());
         }
+        match self.build() {
+            Ok(client) => {
+                *known = Some((stamps, client.clone()));
+                Ok(client)
+            }
+            // Files that are being replaced: the connections that there are still serve.
+            Err(error) => known.as_ref().map(|(_, client)| client.clone()).ok_or(error),
+        }
+    }
+
+    fn build(&self) -> Result<reqwest::Client, RemoteError> {
+        let settings = &self.settings;
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| RemoteError::File(path.clone(), error));
         let mut builder = reqwest::Client::builder()
             .redirect(Policy::none())
             .user_agent(concat!("stepgate/", env!("CARGO_PKG_VERSION")))
-            .danger_accept_invalid_certs(self.settings.skip_verification);
-        if let Some(path) = &self.settings.ca_cert {
-            let pem = std::fs::read(path).map_err(|error| RemoteError::File(path.clone(), error))?;
-            let roots = Certificate::from_pem_bundle(&pem).map_err(RemoteError::Client)?;
-            builder = match self.settings.system_roots {
+            .danger_accept_invalid_certs(settings.skip_verification);
+        if let Some(path) = &settings.ca_cert {
+            let roots = Certificate::from_pem_bundle(&read(path)?).map_err(RemoteError::Client)?;
+            builder = match settings.system_roots {
                 true => builder.tls_certs_merge(roots),
                 false => builder.tls_certs_only(roots),
             };
         }
-        let client = builder.build().map_err(RemoteError::Client)?;
-        Ok(self.client.get_or_init(|| client))
+        if let Some(files) = &settings.client_certificate {
+            let pem = [read(&files.certificate)?, b"\n".to_vec(), read(&files.key)?].concat();
+            builder = builder.identity(Identity::from_pem(&pem).map_err(RemoteError::Client)?);
+        }
+        builder.build().map_err(RemoteError::Client)
+    }
+}
+
+impl Service {
+    pub fn new(settings: ServiceSettings) -> Self {
+        let transport = Arc::new(Transport { settings, client: Mutex::new(None) });
+        let aws = match &transport.settings.credentials {
+            Credentials::Aws(aws) => {
+                let transport = Arc::clone(&transport);
+                Some(AwsSigner::new(aws, move || transport.client()))
+            }
+            _ => None,
+        };
+        Self { transport, tokens: Tokens::default(), aws }
+    }
+
+    fn settings(&self) -> &ServiceSettings {
+        &self.transport.settings
     }
 
     /// Asks for `path` below the service's URL, reading at most `limit` bytes.
     pub async fn get(&self, path: &str, ask: &Ask<'_>) -> Result<ServiceReply, RemoteError> {
-        let (limit, patience) = (ask.limit, self.settings.header_timeout.saturating_add(ask.wait));
+        let (limit, patience) = (ask.limit, self.settings().header_timeout.saturating_add(ask.wait));
         let mut url = self.url(path)?;
         let origin = url.origin();
-        let own = self.own_headers()?;
+        let client = self.transport.client()?;
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = self.client()?.get(url.clone());
+            let mut request = client.get(url.clone());
             if url.origin() == origin {
-                request = request.headers(own.clone());
+                request = request.headers(self.own_headers(&client, &Method::GET, &url, b"").await?);
             }
             for (name, value) in ask.headers {
                 request = request.header(*name, *value);
@@ -119,6 +162,7 @@ impl Service {
             let head = tokio::time::timeout(patience, request.send());
             let mut response = head.await.map_err(|_| RemoteError::Late(patience))?.map_err(without_url)?;
             let status = response.status();
+            self.learn(status.as_u16()).await;
             if let (301 | 302 | 303 | 307 | 308, Some(to)) = (status.as_u16(), response.headers().get(LOCATION)) {
                 let to = to.to_str().ok().and_then(|to| url.join(to).ok());
                 url = to.filter(|to| matches!(to.scheme(), "http" | "https")).ok_or(RemoteError::Redirect)?;
@@ -144,41 +188,57 @@ impl Service {
 
     /// Sends `body` to `path` below the service's URL; gives the status. Redirects are not followed.
     pub async fn post(&self, path: &str, headers: &[(&'static str, &str)], body: Vec<u8>) -> Result<u16, RemoteError> {
-        let mut request = self.client()?.post(self.url(path)?).headers(self.own_headers()?).body(body);
+        let (client, url) = (self.transport.client()?, self.url(path)?);
+        let own = self.own_headers(&client, &Method::POST, &url, &body).await?;
+        let mut request = client.post(url).headers(own).body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let head = tokio::time::timeout(self.settings.header_timeout, request.send());
-        let response = head.await.map_err(|_| RemoteError::Late(self.settings.header_timeout))?;
-        Ok(response.map_err(without_url)?.status().as_u16())
+        let head = tokio::time::timeout(self.settings().header_timeout, request.send());
+        let response = head.await.map_err(|_| RemoteError::Late(self.settings().header_timeout))?;
+        let status = response.map_err(without_url)?.status().as_u16();
+        self.learn(status).await;
+        Ok(status)
     }
 
     fn url(&self, path: &str) -> Result<Url, RemoteError> {
-        let base = self.settings.url.as_str().trim_end_matches('/');
+        let base = self.settings().url.as_str().trim_end_matches('/');
         let text = format!("{base}/{}", path.trim_start_matches('/'));
         Url::parse(&text).map_err(|_| RemoteError::Url(text))
     }
 
+    /// A token that was refused is not shown again.
+    async fn learn(&self, status: u16) {
+        if status == 401 {
+            self.tokens.forget().await;
+        }
+    }
+
     /// The headers that only the service itself may see.
-    fn own_headers(&self) -> Result<HeaderMap, RemoteError> {
-        let mut headers = HeaderMap::new();
+    async fn own_headers(
+        &self,
+        client: &reqwest::Client,
+        method: &Method,
+        url: &Url,
+        body: &[u8],
+    ) -> Result<HeaderMap, RemoteError> {
+        let mut headers = match &self.aws {
+            Some(aws) => aws.sign(method, url, body).await?,
+            None => HeaderMap::new(),
+        };
+        let authorization = self.tokens.authorization(&self.settings().credentials, client).await?;
         let mut put = |name: HeaderName, value: &str| {
             let mut value = HeaderValue::from_str(value).map_err(|_| RemoteError::Header(name.to_string()))?;
             value.set_sensitive(true);
             headers.insert(name, value);
             Ok(())
         };
-        for (name, value) in &self.settings.headers {
+        for (name, value) in &self.settings().headers {
             let known = HeaderName::from_bytes(name.as_bytes()).map_err(|_| RemoteError::Header(name.clone()))?;
             put(known, value.expose())?;
         }
-        match &self.settings.credentials {
-            Credentials::None => {}
-            Credentials::Bearer { scheme, token } => put(AUTHORIZATION, &format!("{scheme} {}", token.expose()))?,
-            Credentials::BearerFile { scheme, path } => {
-                let token = std::fs::read_to_string(path).map_err(|error| RemoteError::File(path.clone(), error))?;
-                put(AUTHORIZATION, &format!("{scheme} {}", token.trim()))?;
-            }
+        if let Some(authorization) = authorization {
+            put(AUTHORIZATION, &authorization)?;
         }
         Ok(headers)
     }
@@ -186,8 +246,6 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
@@ -219,6 +277,7 @@ mod tests {
             header_timeout: Duration::from_millis(300),
             ca_cert: None,
             system_roots: true,
+            client_certificate: None,
             skip_verification: false,
         })
     }

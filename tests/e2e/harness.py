@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tarfile
 import tempfile
@@ -42,8 +43,9 @@ def policy(word, revision, extra=None):
 class Server:
     """Serves what `routes` holds: path -> a function of the handler. Keeps every request."""
 
-    def __init__(self, port=0):
-        self.routes, self.requests, self.logs, self.statuses = {}, [], [], []
+    def __init__(self, port=0, tls=None):
+        """`tls` is certificate, key and, if clients need certificates, the root of those."""
+        self.routes, self.requests, self.bodies, self.logs, self.statuses = {}, [], [], [], []
         self.log_status = 200
         self.lock = threading.Lock()
         outer = self
@@ -56,6 +58,7 @@ class Server:
                 body = self.rfile.read(length)
                 with outer.lock:
                     outer.requests.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+                    outer.bodies.append(body)
                 if self.command == 'POST' and self.path.startswith('/logs'):
                     status = outer.log_status(self) if callable(outer.log_status) else outer.log_status
                     if status == 200:
@@ -96,7 +99,14 @@ class Server:
 
         self.server = Quiet(('127.0.0.1', port), Handler)
         self.port = self.server.server_port
-        self.url = f'http://127.0.0.1:{self.port}'
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls[:2])
+            if len(tls) > 2:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(tls[2])
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = f'{"https" if tls else "http"}://localhost:{self.port}'
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def offer(self, path, data, etag=None, headers=None):
@@ -215,6 +225,20 @@ def wait(condition, what, sidecar=None, seconds=15):
         time.sleep(0.03)
     tail = sidecar.lines()[-3000:] if sidecar else ''
     raise AssertionError(f'waited in vain for {what}\n{tail}')
+
+
+def certificates(folder):
+    """A root, and with it one certificate and key for the server and the client: their paths."""
+    path = lambda name: os.path.join(folder, name)
+    run = lambda *args: subprocess.run(['openssl', *args], check=True, capture_output=True)
+    run('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=root', '-days', '2', '-keyout', path('root.key'), '-out', path('root.pem'),
+        '-addext', 'basicConstraints=critical,CA:TRUE')
+    run('req', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=localhost', '-keyout', path('own.key'), '-out', path('own.csr'))
+    with open(path('ext'), 'w') as f:
+        f.write('subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n')
+    run('x509', '-req', '-in', path('own.csr'), '-CA', path('root.pem'), '-CAkey', path('root.key'), '-CAcreateserial', '-days', '2',
+        '-extfile', path('ext'), '-out', path('own.pem'))
+    return path('root.pem'), path('own.pem'), path('own.key')
 
 
 def stepgate(*args, check=True, cwd=None):

@@ -41,13 +41,22 @@ const ONLY: &[(&str, &[&str])] = &[
     ("tonic", &["src/serve/grpc.rs"]),
     ("hyper", &["src/serve/grpc.rs", "src/serve/connection.rs"]),
     ("jsonwebtoken", &["src/jws.rs"]),
-    ("reqwest", &["src/remote.rs", "src/remote/send.rs", "src/remote/service.rs"]),
+    (
+        "reqwest",
+        &[
+            "src/remote.rs",
+            "src/remote/aws.rs",
+            "src/remote/credentials.rs",
+            "src/remote/send.rs",
+            "src/remote/service.rs",
+        ],
+    ),
 ];
 
 /// Paths that only some files may name: ambient time, environment and tasks.
 const ONLY_PATHS: &[(&str, &[&str])] = &[
     ("SystemTime::now", &["src/clock.rs"]),
-    ("env::var", &["src/cli/run.rs", "src/policy/world.rs"]),
+    ("env::var", &["src/cli/run.rs", "src/config/credentials.rs", "src/policy/world.rs"]),
     ("env::vars", &["src/cli/run.rs"]),
     ("env::vars_os", &["src/cli/run.rs", "src/policy/world.rs"]),
     ("tokio::spawn", &["src/lifecycle.rs"]),
