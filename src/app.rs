@@ -16,9 +16,10 @@ use crate::config::{Config, Document};
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::lifecycle::Lifecycle;
 use crate::serve::{
-    Access, Address, ApiSettings, Authentication, DoorKind, Listener, Readiness, SocketMode, serve_http,
+    Access, Address, ApiSettings, Authentication, DoorKind, Listener, Readiness, SocketMode, Tls, TlsSettings,
+    serve_http,
 };
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, chain};
 
 /// Only its owner may use the admin socket.
 const ADMIN_MODE: SocketMode = SocketMode(0o600);
@@ -38,6 +39,8 @@ pub struct Launch {
     /// Where only health and metrics are.
     pub diagnostic: Vec<Address>,
     pub http_socket_mode: SocketMode,
+    /// Of the API.
+    pub tls: Option<TlsSettings>,
     pub authentication: Authentication,
     /// Whether the policy says who may use the API.
     pub authorization: bool,
@@ -98,10 +101,11 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         default_decision: config.api.default_decision.clone(),
     };
     let api = plane.api(settings);
+    let tls = launch.tls.map(Tls::new).transpose().map_err(|error| anyhow::anyhow!("{}", chain(&error)))?.map(Arc::new);
     let mut doors = Vec::new();
     for address in &launch.api {
         let listener = Listener::bind(address, launch.http_socket_mode).await.map_err(readable)?;
-        if !listener.is_local() && !launch.authorization {
+        if !listener.is_local() && !launch.authorization && launch.authentication != Authentication::Tls {
             let address = listener.local_address();
             tracing::warn!(
                 address,
@@ -126,7 +130,9 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     }
     for (listener, kind) in doors {
         tracing::info!(address = listener.local_address(), "serving HTTP");
-        lifecycle.spawn(serve_http(listener, plane.door(kind), lifecycle.stopping()));
+        // Probes and administrators of this machine need none.
+        let tls = tls.clone().filter(|_| matches!(kind, DoorKind::Api(_)));
+        lifecycle.spawn(serve_http(listener, plane.door(kind, tls), lifecycle.stopping()));
     }
     if launch.watch {
         feed.watch(&lifecycle).context("--watch: the files cannot be watched")?;

@@ -9,6 +9,7 @@ mod grpc;
 mod health;
 mod http;
 mod limits;
+mod tls;
 
 pub use self::api::{Access, Api, ApiSettings, Authentication, BodyLimits, Control, PolicyChangeError};
 pub use self::bind::{Address, AddressError, BindError, Listener, SocketMode};
@@ -16,3 +17,4 @@ pub use self::grpc::{GrpcServer, GrpcSettings};
 pub use self::health::{BUNDLES, Health, Plugin, Readiness};
 pub use self::http::{DoorKind, HttpDoor, serve_http};
 pub use self::limits::Limits;
+pub use self::tls::{Tls, TlsError, TlsSettings};

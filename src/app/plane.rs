@@ -26,7 +26,9 @@ use crate::lifecycle::Lifecycle;
 use crate::policy::{Journal, RegoVersion, Store, Surroundings};
 use crate::remote::Remote;
 use crate::remote::service::Service;
-use crate::serve::{Api, ApiSettings, BUNDLES, DoorKind, GrpcServer, Health, HttpDoor, Listener, Plugin, Readiness};
+use crate::serve::{
+    Api, ApiSettings, BUNDLES, DoorKind, GrpcServer, Health, HttpDoor, Listener, Plugin, Readiness, Tls,
+};
 use crate::telemetry::{Metrics, chain};
 use crate::token::{Issuer, IssuerSettings, Verifier};
 use crate::value::{DuplicateKeys, JsonLimits, parse_json};
@@ -128,11 +130,12 @@ impl Plane {
         Arc::new(Api::new(Arc::clone(&self.store), control, journal, self.clock.clone(), settings))
     }
 
-    pub fn door(&self, kind: DoorKind) -> HttpDoor {
+    pub fn door(&self, kind: DoorKind, tls: Option<Arc<Tls>>) -> HttpDoor {
         HttpDoor {
             health: Arc::clone(&self.health),
             metrics: Arc::clone(&self.metrics),
             policy: Arc::clone(&self.store),
+            tls,
             kind,
         }
     }

@@ -15,7 +15,7 @@ use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
 use crate::jws::ConfiguredKey;
 use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
 use crate::policy::RegoVersion;
-use crate::serve::{Address, Authentication, SocketMode};
+use crate::serve::{Address, Authentication, SocketMode, TlsSettings};
 use crate::telemetry::log::{Format, Verbosity, init};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -37,6 +37,15 @@ enum LogFormat {
 enum AuthenticationFlag {
     Off,
     Token,
+    Tls,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TlsVersion {
+    #[value(name = "1.2", alias = "1.0", alias = "1.1")]
+    V1_2,
+    #[value(name = "1.3")]
+    V1_3,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -47,7 +56,7 @@ enum AuthorizationFlag {
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Policy and data: files, folders, `file://…` or `dotted.prefix:file`
+    /// Policy and data: files, folders, `file://…`, `dotted.prefix:file`, or the URL of a bundle
     paths: Vec<String>,
     /// Start the server (there is no interactive shell, so this is needed)
     #[arg(short, long, env = "OPA_RUN_SERVER", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
@@ -58,7 +67,8 @@ pub struct Run {
     /// Where to serve OPA's API, health and metrics over HTTP
     #[arg(short, long, env = "OPA_RUN_ADDR", default_value = "localhost:8181", value_delimiter = ',')]
     addr: Vec<String>,
-    /// How callers of the API say who they are: `token` hands a bearer token to the policy as `input.identity`
+    /// How callers of the API say who they are: `token` hands a bearer token to the policy as `input.identity`,
+    /// `tls` the subject of a client certificate
     #[arg(long, env = "OPA_RUN_AUTHENTICATION", value_enum, default_value = "off")]
     authentication: AuthenticationFlag,
     /// Who may use the API: `basic` asks the policy at `data.system.authz.allow`
@@ -111,11 +121,44 @@ pub struct Run {
     #[arg(short, long, env = "OPA_RUN_MAX_ERRORS", default_value_t = 10)]
     max_errors: usize,
     #[command(flatten)]
+    tls: TlsFlags,
+    #[command(flatten)]
     verify: Verify,
     #[command(flatten)]
     without_effect: WithoutEffect,
     #[command(flatten)]
     refused: Refused,
+}
+
+/// TLS of the API.
+#[derive(Debug, Args)]
+struct TlsFlags {
+    /// The certificates of the API in PEM; read again when they change
+    #[arg(long, env = "OPA_RUN_TLS_CERT_FILE", requires = "tls_private_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    #[arg(long, env = "OPA_RUN_TLS_PRIVATE_KEY_FILE", requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
+    /// The roots of client certificates
+    #[arg(long, env = "OPA_RUN_TLS_CA_CERT_FILE", requires = "tls_cert_file")]
+    tls_ca_cert_file: Option<PathBuf>,
+    #[arg(long, env = "OPA_RUN_MIN_TLS_VERSION", value_enum, default_value = "1.2")]
+    min_tls_version: TlsVersion,
+}
+
+impl TlsFlags {
+    fn settings(&self, authentication: Authentication) -> anyhow::Result<Option<TlsSettings>> {
+        let needs_client = authentication == Authentication::Tls;
+        if needs_client && self.tls_ca_cert_file.is_none() {
+            bail!("--authentication=tls needs --tls-cert-file, --tls-private-key-file and --tls-ca-cert-file");
+        }
+        Ok(self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()).map(|(certificate, key)| TlsSettings {
+            certificate,
+            key,
+            client_roots: self.tls_ca_cert_file.clone(),
+            needs_client,
+            only_1_3: matches!(self.min_tls_version, TlsVersion::V1_3),
+        }))
+    }
 }
 
 /// How the bundles of the command line are verified.
@@ -180,20 +223,12 @@ struct WithoutEffect {
     #[arg(long, hide = true)]
     log_timestamp_format: Option<String>,
     #[arg(long, hide = true)]
-    min_tls_version: Option<String>,
+    tls_cert_refresh_period: Option<String>,
 }
 
 /// Flags that promise something that is not offered.
 #[derive(Debug, Args)]
 struct Refused {
-    #[arg(long, hide = true)]
-    tls_cert_file: Option<String>,
-    #[arg(long, hide = true)]
-    tls_private_key_file: Option<String>,
-    #[arg(long, hide = true)]
-    tls_ca_cert_file: Option<String>,
-    #[arg(long, hide = true)]
-    tls_cert_refresh_period: Option<String>,
     #[arg(long, hide = true)]
     tls_cipher_suites: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -215,7 +250,11 @@ impl WithoutEffect {
             ("history", self.history.is_some(), "there is no interactive shell"),
             ("format", self.format.is_some(), "there is no interactive shell"),
             ("log-timestamp-format", self.log_timestamp_format.is_some(), "times are always RFC 3339"),
-            ("min-tls-version", self.min_tls_version.is_some(), "the HTTP listeners have no TLS"),
+            (
+                "tls-cert-refresh-period",
+                self.tls_cert_refresh_period.is_some(),
+                "certificates are read again as soon as they change",
+            ),
         ]
         .into_iter()
         .filter_map(|(name, given, why)| given.then_some((name, why)))
@@ -226,13 +265,8 @@ impl WithoutEffect {
 impl Refused {
     /// The first flag given, and why it is refused.
     fn first(&self) -> Option<(&'static str, &'static str)> {
-        const TLS: &str = "the HTTP listeners have no TLS; keep them on localhost or a socket file";
         [
-            ("tls-cert-file", self.tls_cert_file.is_some(), TLS),
-            ("tls-private-key-file", self.tls_private_key_file.is_some(), TLS),
-            ("tls-ca-cert-file", self.tls_ca_cert_file.is_some(), TLS),
-            ("tls-cert-refresh-period", self.tls_cert_refresh_period.is_some(), TLS),
-            ("tls-cipher-suites", self.tls_cipher_suites.is_some(), TLS),
+            ("tls-cipher-suites", self.tls_cipher_suites.is_some(), "only suites that are good are offered"),
             ("pprof", self.pprof.is_some(), "there is no profiler"),
         ]
         .into_iter()
@@ -271,7 +305,16 @@ impl Run {
         let environment: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let document = Document::load(self.config_file.as_deref(), &self.set, &self.set_file, &environment)?;
+        let mut document = Document::load(self.config_file.as_deref(), &self.set, &self.set_file, &environment)?;
+        let is_url = |path: &&String| path.starts_with("http://") || path.starts_with("https://");
+        for (at, url) in self.paths.iter().filter(is_url).enumerate() {
+            document.add_bundle_url(&format!("cli{}", at.saturating_add(1)), url)?;
+        }
+        let authentication = match self.authentication {
+            AuthenticationFlag::Off => Authentication::Off,
+            AuthenticationFlag::Token => Authentication::Token,
+            AuthenticationFlag::Tls => Authentication::Tls,
+        };
         let origin = Origin { document, environment, memory_limit: memory_limit() };
         let (config, problems) = resolve(&origin.document, origin.memory_limit);
         for warning in &problems.warnings {
@@ -281,9 +324,6 @@ impl Run {
             let lines: Vec<_> = problems.errors.iter().map(ToString::to_string).collect();
             bail!("{} error(s) in the configuration:\n{}", lines.len(), lines.join("\n"));
         };
-        if let Some(url) = self.paths.iter().find(|path| path.starts_with("http://") || path.starts_with("https://")) {
-            bail!("`{url}` is refused: name the bundle under `bundles` in the configuration");
-        }
         let addresses = |texts: &[String]| -> anyhow::Result<Vec<Address>> {
             texts.iter().filter(|text| !text.is_empty()).map(|text| Ok(Address::parse(text)?)).collect()
         };
@@ -294,7 +334,7 @@ impl Run {
             .map(|pattern| ignore_pattern(pattern).with_context(|| format!("--ignore `{pattern}` is not a pattern")));
         Ok(Launch {
             files: PolicyFiles {
-                paths: self.paths.iter().map(|path| PathSpec::parse(path)).collect(),
+                paths: self.paths.iter().filter(|path| !is_url(path)).map(|path| PathSpec::parse(path)).collect(),
                 ignore: ignore.collect::<anyhow::Result<_>>()?,
                 version: if self.v0_compatible && !self.v1_compatible { RegoVersion::V0 } else { RegoVersion::V1 },
                 as_bundles: self.bundle,
@@ -303,10 +343,8 @@ impl Run {
             origin,
             api: addresses(&self.addr)?,
             diagnostic: addresses(&self.diagnostic_addr)?,
-            authentication: match self.authentication {
-                AuthenticationFlag::Off => Authentication::Off,
-                AuthenticationFlag::Token => Authentication::Token,
-            },
+            tls: self.tls.settings(authentication)?,
+            authentication,
             authorization: matches!(self.authorization, AuthorizationFlag::Basic),
             policy_writes: self.allow_policy_writes,
             http_socket_mode: SocketMode(mode),

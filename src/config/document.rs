@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::overrides::{OverrideError, apply};
 
@@ -30,6 +30,8 @@ pub enum DocumentError {
     NotAnObject(PathBuf),
     #[error("`--set {0}`: {1}")]
     Set(String, #[source] OverrideError),
+    #[error("`{0}` is not the URL of a bundle")]
+    Url(String),
     #[error("`--set-file {0}`: the file cannot be read")]
     SetFile(String, #[source] std::io::Error),
 }
@@ -57,6 +59,29 @@ impl Document {
                 .map_err(|error| DocumentError::Set(text.clone(), error))?;
         }
         Ok(Self(value))
+    }
+}
+
+impl Document {
+    /// Adds a bundle by its URL, as OPA does for one on the command line: service and bundle of this name, kept on disk.
+    pub fn add_bundle_url(&mut self, name: &str, url: &str) -> Result<(), DocumentError> {
+        let refused = || DocumentError::Url(url.to_owned());
+        let parsed = url::Url::parse(url).map_err(|_| refused())?;
+        let resource =
+            parsed.query().map_or_else(|| parsed.path().to_owned(), |query| format!("{}?{query}", parsed.path()));
+        let server = parsed.origin().ascii_serialization();
+        let members = self.0.as_object_mut().ok_or_else(refused)?;
+        match members.entry("services").or_insert_with(|| json!({})) {
+            Value::Object(services) => {
+                services.insert(name.to_owned(), json!({"url": server}));
+            }
+            Value::Array(services) => services.push(json!({"name": name, "url": server})),
+            _ => return Err(refused()),
+        }
+        let bundles = members.entry("bundles").or_insert_with(|| json!({}));
+        let bundle = json!({"service": name, "resource": resource, "persist": true});
+        bundles.as_object_mut().ok_or_else(refused)?.insert(name.to_owned(), bundle);
+        Ok(())
     }
 }
 
@@ -101,6 +126,16 @@ pub(super) fn substitute(text: &str, environment: &BTreeMap<String, String>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_of_the_command_line_is_a_bundle() {
+        let mut document = Document(json!({"services": [{"name": "a", "url": "http://a"}]}));
+        document.add_bundle_url("cli1", "https://bundles.test:8443/b.tar.gz?v=1").expect("a URL");
+        assert_eq!(document.0["services"][1], json!({"name": "cli1", "url": "https://bundles.test:8443"}));
+        let bundle = json!({"service": "cli1", "resource": "/b.tar.gz?v=1", "persist": true});
+        assert_eq!(document.0["bundles"], json!({"cli1": bundle}));
+        assert!(document.add_bundle_url("cli2", "http://").is_err());
+    }
 
     #[test]
     fn names_are_replaced_as_text_and_unset_ones_are_left() {

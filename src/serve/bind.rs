@@ -6,14 +6,21 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
+
+use super::tls::{Tls, client_subject};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+/// Handshakes at the same time; further connections wait to be accepted.
+const MAX_HANDSHAKES: usize = 256;
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -170,44 +177,92 @@ impl Drop for Listener {
     }
 }
 
-/// A connection of either kind.
+/// A connection of any kind.
 #[derive(Debug)]
 pub enum Connection {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Connection {
     /// Where it comes from; `@` from a Unix socket, as in Go.
     pub fn peer(&self) -> String {
         match self {
-            Self::Tcp(stream) => stream.peer_addr().map(|address| address.to_string()).unwrap_or_default(),
+            Self::Tcp(stream) => address_of(stream),
+            Self::Tls(stream) => address_of(stream.get_ref().0),
             Self::Unix(_) => "@".to_owned(),
         }
     }
 }
 
+fn address_of(stream: &TcpStream) -> String {
+    stream.peer_addr().map(|address| address.to_string()).unwrap_or_default()
+}
+
 /// The other end of a connection.
 #[derive(Clone, Debug)]
-pub struct Peer(pub String);
+pub struct Peer {
+    pub address: String,
+    /// Of the certificate that it has proven to be its own.
+    pub subject: Option<String>,
+}
 
-impl axum::serve::Listener for Listener {
+/// A listener for HTTP, with or without TLS.
+#[derive(Debug)]
+pub struct HttpListener {
+    listener: Listener,
+    tls: Option<Arc<Tls>>,
+    handshakes: JoinSet<Option<Box<TlsStream<TcpStream>>>>,
+}
+
+impl HttpListener {
+    pub fn new(listener: Listener, tls: Option<Arc<Tls>>) -> Self {
+        Self { listener, tls, handshakes: JoinSet::new() }
+    }
+
+    async fn next_connection(&mut self) -> Connection {
+        let Some(tls) = &self.tls else { return self.listener.next_connection().await };
+        loop {
+            tokio::select! {
+                connection = self.listener.next_connection(), if self.handshakes.len() < MAX_HANDSHAKES => match connection {
+                    Connection::Tcp(stream) => {
+                        self.handshakes.spawn(Arc::clone(tls).handshake(stream));
+                    }
+                    // A socket file is guarded by its permissions.
+                    other => return other,
+                },
+                Some(shaken) = self.handshakes.join_next() => {
+                    if let Ok(Some(stream)) = shaken {
+                        return Connection::Tls(stream);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl axum::serve::Listener for HttpListener {
     type Io = Connection;
     type Addr = Peer;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let connection = self.next_connection().await;
-        let peer = Peer(connection.peer());
+        let subject = match &connection {
+            Connection::Tls(stream) => client_subject(stream),
+            _ => None,
+        };
+        let peer = Peer { address: connection.peer(), subject };
         (connection, peer)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(Peer(self.local_address()))
+        Ok(Peer { address: self.listener.local_address(), subject: None })
     }
 }
 
-impl Connected<IncomingStream<'_, Listener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
+impl Connected<IncomingStream<'_, HttpListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, HttpListener>) -> Self {
         stream.remote_addr().clone()
     }
 }
@@ -217,6 +272,7 @@ impl AsyncRead for Connection {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -226,6 +282,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -237,17 +294,19 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        !matches!(self, Self::Tls(_))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -255,6 +314,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

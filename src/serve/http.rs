@@ -13,8 +13,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::api::{self, Api};
-use super::bind::{Listener, Peer};
+use super::bind::{HttpListener, Listener, Peer};
 use super::health::{BUNDLES, Health, Plugin};
+use super::tls::Tls;
 use crate::policy::{Question, Store};
 use crate::telemetry::Metrics;
 use crate::value::{Value, json_text};
@@ -28,6 +29,8 @@ pub struct HttpDoor {
     pub health: Health,
     pub metrics: Arc<Metrics>,
     pub policy: Arc<Store>,
+    /// Absent where the door speaks plain HTTP.
+    pub tls: Option<Arc<Tls>>,
     pub kind: DoorKind,
 }
 
@@ -44,7 +47,7 @@ pub enum DoorKind {
 /// Serves until `stop` comes.
 pub async fn serve_http(listener: Listener, door: HttpDoor, stop: impl Future<Output = ()> + Send + 'static) {
     let is_local = listener.is_local();
-    let kind = door.kind.clone();
+    let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, door.tls.clone()));
     let mut router = Router::new()
         .route("/health", get(health))
         .route("/health/{*rule}", get(health_rule))

@@ -3,8 +3,11 @@ import base64
 import gzip
 import hashlib
 import hmac
+import http.client
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -535,6 +538,64 @@ def nothing_secret_follows_a_redirect():
         eq(('canary' in asked.__repr__(), 'authorization' in asked), (False, False), f'the second: {asked}')
     server.stop()
     elsewhere.stop()
+
+
+def proxies_of_the_environment_are_used():
+    proxy = Server()
+    proxy.routes['http://bundles.invalid/b.tar.gz'] = lambda handler: handler.reply(200, policy('one', 'r1'))
+    whole = config(proxy)
+    whole['services']['s'] = {'url': 'http://bundles.invalid'}
+    with Sidecar(whole, env={'HTTP_PROXY': proxy.url, 'http_proxy': proxy.url, 'NO_PROXY': '', 'no_proxy': ''}) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the bundle through the proxy')
+    proxy.stop()
+
+
+def a_url_of_the_command_line_is_a_bundle():
+    server = Server()
+    server.offer('/b.tar.gz?v=1', policy('one', 'r1'))
+    with Sidecar({}, files=[f'{server.url}/b.tar.gz?v=1']) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+        eq(os.path.exists(os.path.join(sidecar.folder, '.opa/bundles/cli1/bundle.tar.gz')), True, 'it is kept')
+    server.stop()
+
+
+def the_api_speaks_tls_and_knows_clients_by_their_certificates():
+    with tempfile.TemporaryDirectory() as folder:
+        root, certificate, key = certificates(folder)
+        file = os.path.join(folder, 'p.rego')
+        with open(file, 'w') as f:
+            f.write('package system.authz\nimport rego.v1\ndefault allow := false\nallow if input.identity == "CN=localhost"\n')
+        flags = ['--tls-cert-file', certificate, '--tls-private-key-file', key, '--tls-ca-cert-file', root]
+
+        def ask(port, own):
+            context = ssl.create_default_context(cafile=root)
+            if own:
+                context.load_cert_chain(certificate, key)
+            connection = http.client.HTTPSConnection('localhost', port, context=context, timeout=5)
+            try:
+                connection.request('GET', '/v1/data')
+                return connection.getresponse().status
+            except OSError:
+                return 0
+            finally:
+                connection.close()
+
+        with Sidecar({}, files=[file], args=[*flags, '--authentication=tls', '--authorization=basic']) as sidecar:
+            eq((ask(sidecar.api, True), ask(sidecar.api, False)), (200, 0), 'only with a certificate')
+            eq(sidecar.get('/health')[0], 0, 'no plain HTTP')
+            eq(sidecar.get('/health', port=sidecar.diagnostic)[0], 200, 'probes need none')
+            # Somebody who never finishes a handshake holds nobody up.
+            idle = [socket.create_connection(('localhost', sidecar.api)) for _ in range(20)]
+            eq(ask(sidecar.api, True), 200, 'beside slow handshakes')
+            for one in idle:
+                one.close()
+        with Sidecar({}, files=[file], args=flags) as sidecar:
+            eq((ask(sidecar.api, True), ask(sidecar.api, False)), (200, 200), 'a certificate is not asked for')
+            before = ssl.get_server_certificate(('localhost', sidecar.api))
+            certificates(folder)
+            sidecar.settled(lambda: ssl.get_server_certificate(('localhost', sidecar.api)) != before, 'the new certificate')
+        refused = stepgate('run', '--server', '--authentication=tls', check=False)
+        eq((refused.returncode, 'needs --tls-cert-file' in refused.stderr), (1, True), refused.stderr)
 
 
 TESTS = [value for name, value in list(globals().items()) if callable(value) and getattr(value, '__module__', '') == __name__

@@ -178,7 +178,7 @@ class Sidecar:
                 return answer.status, json.loads(raw), dict(answer.getheaders())
             except ValueError:
                 return answer.status, raw, dict(answer.getheaders())
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return 0, None, {}
         finally:
             connection.close()

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -14,6 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::{Api, BUDGET, Failure, INPUT, Parameters, decoded};
 use crate::opa::rest;
 use crate::policy::Question;
+use crate::serve::bind::Peer;
 use crate::value::{Members, Value, texts};
 
 /// How callers say who they are.
@@ -23,6 +24,8 @@ pub enum Authentication {
     Off,
     /// A bearer token, which the policy gets as `input.identity`.
     Token,
+    /// A client certificate, whose subject is `input.identity`.
+    Tls,
 }
 
 /// Who may.
@@ -51,7 +54,9 @@ async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Re
     let path = request.uri().path();
     let is_probe = path == "/metrics" || path == "/live" || path == "/ready" || path.starts_with("/health");
     let Some(document) = &api.access.authorization else {
-        return match is_local || is_probe {
+        // With TLS authentication nobody comes this far whose certificate has not been verified.
+        let is_known = api.access.authentication == Authentication::Tls;
+        return match is_local || is_probe || is_known {
             true => Ok(request),
             false => Err(unauthorized(
                 "this listener can be reached from other machines, and nobody says who may use it: start with \
@@ -110,8 +115,14 @@ async fn described(api: &Api, request: Request) -> Result<(Request, Value), Fail
     input.put_text("method", Value::from(parts.method.as_str()));
     input.put_text("params", gathered(Parameters::of(&parts.uri).0));
     input.put_text("headers", gathered(canonical(&parts.headers)));
-    if let Some(token) = bearer(&parts.headers).filter(|_| api.access.authentication == Authentication::Token) {
-        input.put_text("identity", Value::from(token));
+    let peer = parts.extensions.get::<ConnectInfo<Peer>>();
+    let identity = match api.access.authentication {
+        Authentication::Off => None,
+        Authentication::Token => bearer(&parts.headers).map(str::to_owned),
+        Authentication::Tls => peer.and_then(|peer| peer.0.subject.clone()),
+    };
+    if let Some(identity) = identity {
+        input.put_text("identity", Value::from(identity));
     }
     let too_large = |_| Failure::bad_request(rest::BodyError::TooLarge.to_string());
     let bytes = axum::body::to_bytes(body, api.limits.body).await.map_err(too_large)?;

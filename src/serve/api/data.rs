@@ -38,7 +38,7 @@ struct Decided {
 
 impl<'a> Call<'a> {
     fn new(api: &'a Arc<Api>, headers: &'a HeaderMap, uri: &Uri, peer: Peer) -> Self {
-        Self { api, headers, parameters: Parameters::of(uri), began: Instant::now(), peer: peer.0 }
+        Self { api, headers, parameters: Parameters::of(uri), began: Instant::now(), peer: peer.address }
     }
 
     fn body(&self, bytes: &Bytes) -> Result<Option<Value>, Failure> {

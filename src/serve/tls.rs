@@ -1,0 +1,190 @@
+//! TLS for the API's listeners: certificates read again when they change, and clients known by theirs.
+//!
+//! Mirrors: OPA `v1/server/certs.go` and `v1/server/identifier/tls.go`, v1.19.0. Handshakes never hold up other connections.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
+
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked whether a file has changed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What TLS is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Roots of the certificates that clients show.
+    pub client_roots: Option<PathBuf>,
+    /// Whether clients must show one.
+    pub needs_client: bool,
+    /// TLS 1.3 and nothing older.
+    pub only_1_3: bool,
+}
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("`{}` cannot be read as PEM", .0.display())]
+    Pem(PathBuf, #[source] rustls::pki_types::pem::Error),
+    #[error("`{}` holds no certificate", .0.display())]
+    Empty(PathBuf),
+    #[error("certificate and key cannot be used")]
+    Tls(#[source] rustls::Error),
+    #[error("clients cannot be verified")]
+    Clients(#[source] rustls::server::VerifierBuilderError),
+}
+
+/// The newest configuration that was whole.
+struct Current {
+    config: Arc<ServerConfig>,
+    stamps: Vec<Option<SystemTime>>,
+    looked: Instant,
+}
+
+/// Makes TLS of connections.
+pub struct Tls {
+    settings: TlsSettings,
+    current: Mutex<Current>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl TlsSettings {
+    fn stamps(&self) -> Vec<Option<SystemTime>> {
+        let files = [&self.certificate, &self.key].into_iter().chain(&self.client_roots);
+        files.map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
+    }
+
+    fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let failed = |error| TlsError::Pem(path.clone(), error);
+        let found =
+            CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        if found.is_empty() { Err(TlsError::Empty(path.clone())) } else { Ok(found) }
+    }
+
+    fn build(&self) -> Result<ServerConfig, TlsError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let versions: &[&rustls::SupportedProtocolVersion] = if self.only_1_3 {
+            &[&rustls::version::TLS13]
+        } else {
+            &[&rustls::version::TLS13, &rustls::version::TLS12]
+        };
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let builder = builder.with_protocol_versions(versions).map_err(TlsError::Tls)?;
+        let builder = match &self.client_roots {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(Self::certificates(path)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = if self.needs_client { verifier } else { verifier.allow_unauthenticated() };
+                builder.with_client_cert_verifier(verifier.build().map_err(TlsError::Clients)?)
+            }
+        };
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| TlsError::Pem(self.key.clone(), error))?;
+        builder.with_single_cert(Self::certificates(&self.certificate)?, key).map_err(TlsError::Tls)
+    }
+}
+
+impl Tls {
+    /// Reads the files; without a whole set there is no TLS.
+    pub fn new(settings: TlsSettings) -> Result<Self, TlsError> {
+        let (stamps, config) = (settings.stamps(), Arc::new(settings.build()?));
+        Ok(Self { settings, current: Mutex::new(Current { config, stamps, looked: Instant::now() }) })
+    }
+
+    /// The newest whole configuration. Files that are being replaced change nothing until they fit together.
+    fn config(&self) -> Arc<ServerConfig> {
+        let mut current = self.current.lock();
+        if current.looked.elapsed() >= LOOK {
+            current.looked = Instant::now();
+            let stamps = self.settings.stamps();
+            if stamps != current.stamps {
+                match self.settings.build() {
+                    Ok(config) => {
+                        tracing::info!("certificates were read again");
+                        (current.config, current.stamps) = (Arc::new(config), stamps);
+                    }
+                    Err(error) => {
+                        let error = crate::telemetry::chain(&error);
+                        tracing::error!(error, "changed certificates cannot be used; the old ones stay");
+                    }
+                }
+            }
+        }
+        Arc::clone(&current.config)
+    }
+
+    /// The connection once both sides are sure; nothing when they are not, or too slow.
+    pub async fn handshake(self: Arc<Self>, stream: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+        let acceptor = TlsAcceptor::from(self.config());
+        let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+        shaken.ok()?.ok().map(Box::new)
+    }
+}
+
+/// The subject of the certificate that the client has shown and proven, as Go writes it.
+pub fn client_subject(stream: &TlsStream<TcpStream>) -> Option<String> {
+    let (_, connection) = stream.get_ref();
+    let leaf = connection.peer_certificates()?.first()?;
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    Some(subject(certificate.subject()))
+}
+
+/// RFC 2253 order: the last name first.
+fn subject(name: &X509Name<'_>) -> String {
+    let short = |id: &str| match id {
+        "2.5.4.3" => Some("CN"),
+        "2.5.4.5" => Some("SERIALNUMBER"),
+        "2.5.4.6" => Some("C"),
+        "2.5.4.7" => Some("L"),
+        "2.5.4.8" => Some("ST"),
+        "2.5.4.9" => Some("STREET"),
+        "2.5.4.10" => Some("O"),
+        "2.5.4.11" => Some("OU"),
+        "2.5.4.17" => Some("POSTALCODE"),
+        _ => None,
+    };
+    let escaped = |text: &str| {
+        let mut out = String::new();
+        let last = text.chars().count().saturating_sub(1);
+        for (at, char) in text.chars().enumerate() {
+            let special = matches!(char, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
+                || (at == 0 && matches!(char, ' ' | '#'))
+                || (at == last && char == ' ');
+            out.push_str(if special { "\\" } else { "" });
+            out.push(char);
+        }
+        out
+    };
+    let mut parts: Vec<String> = name
+        .iter_rdn()
+        .map(|set| {
+            let attributes = set.iter().map(|attribute| {
+                let id = attribute.attr_type().to_id_string();
+                format!("{}={}", short(&id).unwrap_or(&id), escaped(attribute.as_str().unwrap_or_default()))
+            });
+            attributes.collect::<Vec<_>>().join("+")
+        })
+        .collect();
+    parts.reverse();
+    parts.join(",")
+}
