@@ -5,6 +5,7 @@
 
 pub mod aws;
 pub mod credentials;
+pub mod registry;
 pub mod send;
 pub mod service;
 
@@ -65,6 +66,8 @@ pub enum RemoteError {
     Header(String),
     #[error("`{}` cannot be read", .0.display())]
     File(PathBuf, #[source] std::io::Error),
+    #[error("the registry's answer is no bundle: {0}")]
+    Registry(String),
     #[error("the credentials of the service cannot be had: {0}")]
     Credentials(String),
     #[error("the server answered with status {0}")]

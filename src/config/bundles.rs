@@ -13,10 +13,11 @@ use serde_json::Value;
 use super::resolve::{Resolver, Section};
 use super::services::named;
 use crate::feed::bundle::kept::Kept;
-use crate::feed::bundle::poller::Polling;
+use crate::feed::bundle::poller::{Polling, Resource};
 use crate::feed::bundle::{BundleSettings, Source};
 use crate::jws::ConfiguredKey;
 use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
+use crate::remote::registry::Reference;
 use crate::remote::service::ServiceSettings;
 
 /// OPA's pauses between polls.
@@ -137,7 +138,24 @@ impl Resolver<'_> {
             let message = format!("there is no such service; there are: {}", known.join(", "));
             self.problems.error(format!("{place}.service"), message);
         }
-        Some(Source::Service { service: service?, resource })
+        let service = service?;
+        let resource = match services.get(&service).filter(|service| service.is_registry) {
+            None => Resource::Path(resource),
+            Some(registry) => {
+                let known = registry.url.host_str().map(|host| match registry.url.port() {
+                    Some(port) => format!("{host}:{port}"),
+                    None => host.to_owned(),
+                });
+                let reference = Reference::parse(&resource).filter(|it| Some(&it.registry) == known.as_ref());
+                if reference.is_none() {
+                    let message =
+                        "expected `host/repository:tag`, with the host of the service: credentials go nowhere else";
+                    self.problems.error(format!("{place}.resource"), message);
+                }
+                Resource::Artifact(reference?)
+            }
+        };
+        Some(Source::Service { service, resource })
     }
 
     fn polling(&mut self, place: &str, bundle: Section<'_>) -> Polling {

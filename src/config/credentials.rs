@@ -2,6 +2,8 @@
 //!
 //! Mirrors: OPA `v1/plugins/rest/{auth,auth_tls,aws,gcp,azure}.go`, v1.19.0.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -25,7 +27,13 @@ fn query(pairs: &[(&str, &str)]) -> String {
 }
 
 impl Resolver<'_> {
-    pub(super) fn credentials(&mut self, place: &str, item: Section<'_>, document: &Value) -> Credentials {
+    pub(super) fn credentials(
+        &mut self,
+        place: &str,
+        item: Section<'_>,
+        document: &Value,
+        is_registry: bool,
+    ) -> Credentials {
         let place = format!("{place}.credentials");
         let given: Vec<&str> = KINDS.into_iter().filter(|kind| item.at(kind).is_some()).collect();
         let kind = match given.as_slice() {
@@ -38,8 +46,12 @@ impl Resolver<'_> {
         };
         let (place, item) = (format!("{place}.{kind}"), item.section(kind));
         let made = match kind {
-            "bearer" => self.bearer(&place, item),
+            "bearer" => self.bearer(&place, item, is_registry),
             "oauth2" => self.oauth2(&place, item, document).map(|settings| Credentials::OAuth2(Box::new(settings))),
+            _ if is_registry => {
+                self.problems.error(place, "a registry takes `bearer`: with `scheme: Basic`, `token` is user:password");
+                None
+            }
             "s3_signing" => self.aws(&place, item).map(Credentials::Aws),
             "gcp_metadata" => self.gcp(&place, item).map(Credentials::Gcp),
             "azure_managed_identity" => Some(Credentials::Azure(azure(item))),
@@ -66,11 +78,16 @@ impl Resolver<'_> {
         }
     }
 
-    fn bearer(&mut self, place: &str, item: Section<'_>) -> Option<Credentials> {
+    fn bearer(&mut self, place: &str, item: Section<'_>, is_registry: bool) -> Option<Credentials> {
         let scheme = item.text("scheme").unwrap_or("Bearer").to_owned();
         match (item.text("token"), item.text("token_path")) {
-            (Some(token), None) => Some(Credentials::Bearer { scheme, token: self.secret(place, "token", token) }),
-            (None, Some(path)) => Some(Credentials::BearerFile { scheme, path: path.into() }),
+            (Some(token), None) => {
+                let token = self.secret(place, "token", token);
+                // As OPA has it, so that `user:password` with the scheme `Basic` is what registries want.
+                let token = if is_registry { Secret::new(STANDARD.encode(token.expose())) } else { token };
+                Some(Credentials::Bearer { scheme, token })
+            }
+            (None, Some(path)) => Some(Credentials::BearerFile { scheme, path: path.into(), is_encoded: is_registry }),
             _ => {
                 self.problems.error(place, "give either `token` or `token_path`");
                 None

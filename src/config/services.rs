@@ -38,8 +38,9 @@ impl Resolver<'_> {
         if url.is_none() {
             self.problems.error(format!("{place}.url"), "expected an http or https URL");
         }
-        if item.text("type").is_some_and(|kind| !kind.is_empty()) {
-            self.problems.error(format!("{place}.type"), "not offered yet; bundles come over http and https");
+        let is_registry = item.text("type") == Some("oci");
+        if item.text("type").is_some_and(|kind| !matches!(kind, "" | "oci")) {
+            self.problems.error(format!("{place}.type"), "expected `oci`, or nothing for a plain server");
         }
         if item.flag("allow_insecure_tls") == Some(true) {
             let message = "the server is not verified: whoever stands between can replace every policy";
@@ -55,8 +56,9 @@ impl Resolver<'_> {
         };
         Some(ServiceSettings {
             url: url?,
+            is_registry,
             headers: headers.collect(),
-            credentials: self.credentials(place, item.section("credentials"), document),
+            credentials: self.credentials(place, item.section("credentials"), document, is_registry),
             client_certificate: self.client_certificate(place, item.section("credentials").section("client_tls")),
             header_timeout: Duration::from_secs(item.count("response_header_timeout_seconds", HEADER_TIMEOUT)),
             ca_cert: tls("ca_cert").and_then(Value::as_str).filter(|path| !path.is_empty()).map(Into::into),

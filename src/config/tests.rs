@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::keys::{Effect, Kind, all};
 use super::*;
+use crate::feed::bundle::poller::Resource;
 use crate::feed::bundle::{BundleSettings, Source};
 use crate::opa::signature::Demand;
 
@@ -46,7 +47,7 @@ fn services_and_bundles_have_opas_defaults() {
     assert_eq!(config.services["a"].url.as_str(), "http://a/base");
     assert_eq!(config.services["a"].headers[0].0, "x-team");
     let [b, c] = config.bundles.as_slice() else { panic!("two bundles") };
-    assert_eq!(b.source, Source::Service { service: "a".to_owned(), resource: "bundles/b".to_owned() });
+    assert_eq!(b.source, Source::Service { service: "a".to_owned(), resource: Resource::Path("bundles/b".to_owned()) });
     let seconds = |it: &BundleSettings| (it.polling.min_delay.as_secs(), it.polling.max_delay.as_secs());
     assert_eq!((seconds(b), seconds(c), b.size_limit), ((60, 120), (1, 2), 1 << 30));
     assert_eq!(b.verification.demand, Demand::Optional);
@@ -79,7 +80,7 @@ fn every_problem_is_reported_with_its_place() {
         (json!({"services": {"a": {"url": "file:///x"}}}), "services.a.url"),
         (json!({"services": [{"url": "http://a"}]}), "services[0]"),
         (json!({"services": [{"name": "a", "url": "http://a"}, {"name": "a", "url": "http://b"}]}), "services[1]"),
-        (json!({"services": {"a": {"url": "http://a", "type": "oci"}}}), "services.a.type"),
+        (json!({"services": {"a": {"url": "http://a", "type": "git"}}}), "services.a.type"),
         (
             json!({"services": {"a": {"url": "http://a", "credentials": {"s3_signing": {}}}}}),
             "services.a.credentials.s3_signing",
@@ -132,6 +133,10 @@ fn every_problem_is_reported_with_its_place() {
             "decision_logs.reporting",
         ),
         (json!({"bundles": {"b": {"service": "z"}}, "services": {"a": {"url": "http://a"}}}), "bundles.b.service"),
+        (
+            json!({"services": {"a": {"url": "http://a", "type": "oci"}}, "bundles": {"b": {"resource": "other/x:1"}}}),
+            "bundles.b.resource",
+        ),
         (bundle(json!({"trigger": "often"})), "bundles.b.trigger"),
         (bundle(json!({"polling": {"min_delay_seconds": 9}})), "bundles.b.polling"),
         (bundle(json!({"polling": {"min_delay_seconds": 9, "max_delay_seconds": 3}})), "bundles.b.polling"),

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use self::contents::{BundleError, Contents, Reading};
 use self::kept::Kept;
-use self::poller::{Download, PollError, Poller, Polling};
+use self::poller::{Download, PollError, Poller, Polling, Resource};
 use super::activation::{Activated, Activation, ActivationError};
 use super::backoff;
 use super::status::{Fault, Status};
@@ -32,7 +32,7 @@ const LONGEST_REREAD: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A service by name, and what to ask it for.
-    Service { service: String, resource: String },
+    Service { service: String, resource: Resource },
     /// An archive or a folder, read once.
     File(PathBuf),
 }

@@ -345,6 +345,7 @@ mod tests {
         });
         let settings = ServiceSettings {
             url: url.parse().expect("a URL"),
+            is_registry: false,
             headers: Vec::new(),
             credentials: Credentials::None,
             header_timeout: Duration::from_secs(5),

@@ -43,6 +43,8 @@ pub enum Credentials {
     BearerFile {
         scheme: String,
         path: PathBuf,
+        /// Whether it is sent in base64, as registries want it.
+        is_encoded: bool,
     },
     OAuth2(Box<OAuth2Settings>),
     Gcp(GcpSettings),
@@ -131,7 +133,11 @@ impl Tokens {
         match credentials {
             Credentials::None | Credentials::Aws(_) => Ok(None),
             Credentials::Bearer { scheme, token } => Ok(Some(format!("{scheme} {}", token.expose()))),
-            Credentials::BearerFile { scheme, path } => Ok(Some(format!("{scheme} {}", read(path)?.trim()))),
+            Credentials::BearerFile { scheme, path, is_encoded } => {
+                let token = read(path)?.trim().to_owned();
+                let token = if *is_encoded { STANDARD.encode(token) } else { token };
+                Ok(Some(format!("{scheme} {token}")))
+            }
             other => Ok(Some(format!("Bearer {}", self.token(other, client).await?.expose()))),
         }
     }
@@ -178,7 +184,7 @@ fn read(path: &std::path::Path) -> Result<String, RemoteError> {
     std::fs::read_to_string(path).map_err(|error| RemoteError::File(path.to_owned(), error))
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Result<Vec<u8>, RemoteError> {
+pub(super) async fn answer(request: reqwest::RequestBuilder) -> Result<Vec<u8>, RemoteError> {
     let mut response = request.send().await.map_err(without_url)?;
     if response.status() != reqwest::StatusCode::OK {
         return Err(failed(format!("the token endpoint answered with status {}", response.status().as_u16())));

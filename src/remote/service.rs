@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION, WWW_AUTHENTICATE,
+};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Identity, Method};
 use url::Url;
 
 use super::aws::AwsSigner;
-use super::credentials::{Credentials, Tokens};
+use super::credentials::{self, Credentials, Tokens};
 use super::{RemoteError, without_url};
 use crate::secret::Secret;
 
@@ -26,6 +28,8 @@ const BODY_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct ServiceSettings {
     pub url: Url,
+    /// A container registry (`type: oci`).
+    pub is_registry: bool,
     pub headers: Vec<(String, Secret<String>)>,
     pub credentials: Credentials,
     /// For the head of an answer.
@@ -60,13 +64,15 @@ struct Transport {
 }
 
 /// How a service is asked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Ask<'a> {
     pub headers: &'a [(&'static str, &'a str)],
     /// Bytes of the body at most.
     pub limit: usize,
     /// How much longer than usual the head of the answer may take: the server was asked to wait.
     pub wait: Duration,
+    /// In the place of what the service's credentials say.
+    pub authorization: Option<&'a str>,
 }
 
 /// What came back.
@@ -77,6 +83,8 @@ pub struct ServiceReply {
     pub reason: &'static str,
     pub etag: Option<String>,
     pub content_type: Option<String>,
+    /// How to prove who we are, when that is asked.
+    pub challenge: Option<String>,
     /// Empty unless the status is 200.
     pub body: Vec<u8>,
 }
@@ -154,7 +162,11 @@ impl Service {
         for _ in 0..=MAX_REDIRECTS {
             let mut request = client.get(url.clone());
             if url.origin() == origin {
-                request = request.headers(self.own_headers(&client, &Method::GET, &url, b"").await?);
+                let mut own = self.own_headers(&client, &Method::GET, &url, b"").await?;
+                if let Some(authorization) = ask.authorization {
+                    own.insert(AUTHORIZATION, secret_header(AUTHORIZATION.as_str(), authorization)?);
+                }
+                request = request.headers(own);
             }
             for (name, value) in ask.headers {
                 request = request.header(*name, *value);
@@ -169,7 +181,7 @@ impl Service {
                 continue;
             }
             let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            let (etag, content_type) = (header(ETAG), header(CONTENT_TYPE));
+            let (etag, content_type, challenge) = (header(ETAG), header(CONTENT_TYPE), header(WWW_AUTHENTICATE));
             let mut body = Vec::new();
             while status.as_u16() == 200 {
                 let chunk = tokio::time::timeout(BODY_PAUSE, response.chunk()).await;
@@ -181,7 +193,7 @@ impl Service {
                 body.extend_from_slice(&chunk);
             }
             let reason = status.canonical_reason().unwrap_or("an unknown status");
-            return Ok(ServiceReply { status: status.as_u16(), reason, etag, content_type, body });
+            return Ok(ServiceReply { status: status.as_u16(), reason, etag, content_type, challenge, body });
         }
         Err(RemoteError::Redirect)
     }
@@ -207,6 +219,25 @@ impl Service {
         Url::parse(&text).map_err(|_| RemoteError::Url(text))
     }
 
+    /// A token of the service that a registry names. It is shown our credentials when nobody can listen.
+    pub async fn exchange(&self, url: &Url) -> Result<String, RemoteError> {
+        let client = self.transport.client()?;
+        let mut request = client.get(url.clone());
+        if url.scheme() == "https" || url.origin() == self.settings().url.origin() {
+            let authorization = self.tokens.authorization(&self.settings().credentials, &client).await?;
+            if let Some(authorization) = authorization {
+                request = request.header(AUTHORIZATION, secret_header(AUTHORIZATION.as_str(), &authorization)?);
+            }
+        }
+        let patience = self.settings().header_timeout;
+        let bytes = tokio::time::timeout(patience, credentials::answer(request)).await;
+        let bytes = bytes.map_err(|_| RemoteError::Late(patience))??;
+        let malformed = || RemoteError::Registry("its token service gives no token".to_owned());
+        let answer: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| malformed())?;
+        let token = answer.get("token").or_else(|| answer.get("access_token")).and_then(|token| token.as_str());
+        token.map(str::to_owned).ok_or_else(malformed)
+    }
+
     /// A token that was refused is not shown again.
     async fn learn(&self, status: u16) {
         if status == 401 {
@@ -228,8 +259,7 @@ impl Service {
         };
         let authorization = self.tokens.authorization(&self.settings().credentials, client).await?;
         let mut put = |name: HeaderName, value: &str| {
-            let mut value = HeaderValue::from_str(value).map_err(|_| RemoteError::Header(name.to_string()))?;
-            value.set_sensitive(true);
+            let value = secret_header(name.as_str(), value)?;
             headers.insert(name, value);
             Ok(())
         };
@@ -242,6 +272,13 @@ impl Service {
         }
         Ok(headers)
     }
+}
+
+/// A header's value that no log shows.
+fn secret_header(name: &str, value: &str) -> Result<HeaderValue, RemoteError> {
+    let mut value = HeaderValue::from_str(value).map_err(|_| RemoteError::Header(name.to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -272,6 +309,7 @@ mod tests {
     fn service(url: &str) -> Service {
         Service::new(ServiceSettings {
             url: Url::parse(url).expect("a URL"),
+            is_registry: false,
             headers: vec![("x-team".to_owned(), Secret::new("blue".to_owned()))],
             credentials: Credentials::Bearer { scheme: "Bearer".to_owned(), token: Secret::new("s3cret".to_owned()) },
             header_timeout: Duration::from_millis(300),
@@ -283,7 +321,7 @@ mod tests {
     }
 
     fn ask<'a>(headers: &'a [(&'static str, &'a str)]) -> Ask<'a> {
-        Ask { headers, limit: 100, wait: Duration::ZERO }
+        Ask { headers, limit: 100, ..Ask::default() }
     }
 
     fn answer(head: &str, body: &str) -> String {

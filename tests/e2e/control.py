@@ -598,6 +598,51 @@ def the_api_speaks_tls_and_knows_clients_by_their_certificates():
         eq((refused.returncode, 'needs --tls-cert-file' in refused.stderr), (1, True), refused.stderr)
 
 
+def bundles_come_from_a_registry():
+    """Manifest, token exchange and layer, as registries have them."""
+    server = Server()
+    host = f'localhost:{server.port}'
+    layers = {}
+
+    def serve(data, media='application/vnd.oci.image.layer.v1.tar+gzip', digest=None):
+        digest = digest or 'sha256:' + hashlib.sha256(data).hexdigest()
+        layers[digest] = data
+        manifest = json.dumps({'schemaVersion': 2, 'layers': [{'mediaType': 'application/x', 'digest': 'sha256:00'},
+                                                              {'mediaType': media, 'digest': digest, 'size': len(data)}]}).encode()
+
+        def guarded(answer):
+            def route(handler):
+                if handler.headers.get('authorization') != 'Bearer pulled':
+                    challenge = f'Bearer realm="{server.url}/token",service="registry",scope="repository:org/app:pull"'
+                    return handler.reply(401, headers={'www-authenticate': challenge})
+                handler.reply(200, answer)
+            return route
+
+        server.routes['/v2/org/app/manifests/v1'] = guarded(manifest)
+        server.routes[f'/v2/org/app/blobs/{digest}'] = guarded(data)
+
+    basic = 'Basic ' + base64.b64encode(b'user:s3cret').decode()
+    server.routes['/token?scope=repository%3Aorg%2Fapp%3Apull&service=registry'] = \
+        lambda handler: handler.reply(200, b'{"token": "pulled"}') if handler.headers.get('authorization') == basic else handler.reply(403)
+    serve(policy('one', 'r1'))
+    whole = config(server, bundle={'resource': f'{host}/org/app:v1'})
+    whole['services']['s'].update(type='oci', credentials={'bearer': {'scheme': 'Basic', 'token': 'user:s3cret'}})
+    with Sidecar(whole) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+        activated = sidecar.bundle()['last_successful_activation']
+        sidecar.settled(lambda: sidecar.bundle()['last_successful_request'] > activated, 'another look')
+        eq(sidecar.bundle()['last_successful_activation'], activated, 'the same layer is not put in force again')
+        for data, digest, media, message in (
+                (policy('two', 'r2'), 'sha256:' + '0' * 64, 'application/vnd.oci.image.layer.v1.tar+gzip', 'digest that the manifest names'),
+                (policy('two', 'r2'), None, 'application/other', 'no tarball descriptor')):
+            serve(data, media, digest)
+            sidecar.settled(lambda: message in sidecar.bundle().get('message', ''), message)
+            eq((sidecar.check('/one'), sidecar.check('/two')), (True, False), message)
+        serve(policy('two', 'r2'))
+        sidecar.settled(lambda: sidecar.check('/two'), 'the new bundle')
+    server.stop()
+
+
 TESTS = [value for name, value in list(globals().items()) if callable(value) and getattr(value, '__module__', '') == __name__
          and name not in ('eq', 'config')]
 

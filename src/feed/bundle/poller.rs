@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::feed::{backoff, random_share};
 use crate::remote::RemoteError;
+use crate::remote::registry::{self, Pulled, Reference};
 use crate::remote::service::{Ask, Service};
 
 /// The first pause after a failure; the longest is that between two polls.
@@ -26,6 +27,15 @@ pub struct Polling {
     pub long: Option<Duration>,
     /// Only when somebody says so.
     pub is_manual: bool,
+}
+
+/// Where at its service a bundle is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Below the service's URL.
+    Path(String),
+    /// In a container registry.
+    Artifact(Reference),
 }
 
 /// A new archive.
@@ -49,8 +59,7 @@ pub enum PollError {
 #[derive(Debug)]
 pub struct Poller {
     pub service: Arc<Service>,
-    /// Below the service's URL.
-    pub resource: String,
+    pub resource: Resource,
     pub polling: Polling,
     /// Bytes of an archive at most.
     pub limit: u64,
@@ -64,6 +73,22 @@ pub struct Poller {
 impl Poller {
     /// Asks once; nothing when the server has what is in force.
     pub async fn ask(&mut self) -> Result<Option<Download>, PollError> {
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        match &self.resource {
+            Resource::Path(_) => self.ask_server(limit).await,
+            Resource::Artifact(reference) => {
+                let pulled = registry::pull(&self.service, reference, self.etag.as_deref(), limit).await?;
+                match pulled {
+                    Pulled::Same => Ok(None),
+                    Pulled::New { archive, digest } => Ok(Some(Download { archive, etag: Some(digest) })),
+                    Pulled::Refused(code, reason) => Err(PollError::Status { code, reason }),
+                }
+            }
+        }
+    }
+
+    async fn ask_server(&mut self, limit: usize) -> Result<Option<Download>, PollError> {
+        let Resource::Path(path) = &self.resource else { return Ok(None) };
         let wait = self.polling.long.filter(|_| self.is_long);
         let mut prefer = if self.deltas { "modes=snapshot,delta" } else { "modes=snapshot" }.to_owned();
         if let Some(wait) = wait {
@@ -71,9 +96,8 @@ impl Poller {
         }
         let mut headers = vec![("prefer", prefer.as_str())];
         headers.extend(self.etag.as_deref().map(|etag| ("if-none-match", etag)));
-        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let ask = Ask { headers: &headers, limit, wait: wait.unwrap_or_default() };
-        let reply = self.service.get(&self.resource, &ask).await?;
+        let ask = Ask { headers: &headers, limit, wait: wait.unwrap_or_default(), ..Ask::default() };
+        let reply = self.service.get(path, &ask).await?;
         match reply.status {
             200 => {
                 self.is_long = reply.content_type.as_deref() == Some(LONG_POLL_TYPE);

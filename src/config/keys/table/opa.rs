@@ -18,7 +18,12 @@ pub const KEYS: &[Key] = &[
     key("services[].tls", Kind::Section, "", ""),
     key("services[].tls.ca_cert", Kind::Text, "", "Path of the roots in PEM that are trusted."),
     key("services[].tls.system_ca_required", Kind::Bool, "false", "Trust the system's roots beside them."),
-    key("services[].type", Kind::Text, "", "Only plain HTTP: `oci` is not offered yet."),
+    key(
+        "services[].type",
+        Kind::Text,
+        "",
+        "`oci`: a container registry; a bundle's `resource` is `host/repository:tag` there.",
+    ),
     key("services[].credentials", Kind::Section, "", ""),
     key("services[].credentials.bearer", Kind::Section, "", ""),
     key("services[].credentials.bearer.token", Kind::Text, "", "The token itself."),
