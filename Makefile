@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help tools build release demo fmt lint unit e2e compat test ci bench clean
+.PHONY: help tools build release demo fmt lint unit e2e compat test ci bench bench-reload clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ ci: test ## what continuous integration runs
 
 bench: tools release ## measure against a no-op tonic server
 	tests/bench/run
+
+bench-reload: tools ## reload bundles under load, comparing every answer with an oracle
+	tests/bench/reload
 
 clean: ## remove what was built
 	cargo clean

@@ -4,6 +4,7 @@ mod cli;
 mod differences;
 mod hostile;
 mod keys;
+mod ledger;
 mod policies;
 mod random;
 mod rego;
