@@ -245,6 +245,7 @@ impl Checker {
         for print in &evaluation.prints {
             tracing::info!(decision_id = record.decision_id, "{print}");
         }
+        record.answers = evaluation.answers;
         let value = evaluation.value.ok_or(Fault::Undefined)?;
         record.result = record.is_wanted.then(|| value.clone());
         let dialect = if self.settings.compat.decision_keys { Dialect::Opa } else { Dialect::Stepgate };

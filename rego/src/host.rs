@@ -25,6 +25,9 @@ pub trait Host {
     /// A statement is about to run, or a definition has a value; told only when the policy was compiled to tell it.
     fn visit(&self, _place: &Place) {}
 
+    /// What a function gave whose result is not decided by its arguments.
+    fn answered(&self, _name: &'static str, _args: &[&Value], _result: &Value) {}
+
     /// Random bytes, for `rand.intn` and `uuid.rfc4122`.
     fn random(&self, bytes: &mut [u8]);
 

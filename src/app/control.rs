@@ -26,7 +26,7 @@ impl Control for Plane {
 
     fn status(&self) -> Option<Json> {
         let is_wanted = self.told.borrow().is_some();
-        is_wanted.then(|| self.status.to_json(&self.health.plugins()))
+        is_wanted.then(|| self.status.to_json(&self.health.plugins(), &self.metrics.decision_log_counts()))
     }
 
     fn policies(&self) -> Vec<Module> {

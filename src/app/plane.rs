@@ -47,7 +47,7 @@ pub struct Plane {
     pub(super) bundles: Arc<Bundles>,
     pub(super) status: Status,
     store: Arc<Store>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     clock: Clock,
     lifecycle: Lifecycle,
     /// Absent where decisions can never be logged.

@@ -137,6 +137,7 @@ fn builtins(document: &Value, own: Section<'_>, strict: bool) -> BuiltinSettings
     BuiltinSettings {
         opa_runtime: own.flag("opa_runtime").unwrap_or(strict),
         http_send: own.flag("http_send").unwrap_or(strict).then_some(outbound),
+        keeps_answers: document.get("nd_builtin_cache") == Some(&Value::Bool(true)),
     }
 }
 

@@ -178,8 +178,8 @@ impl Board {
         answered.is_some_and(|at| now_ns.saturating_sub(at) <= limit)
     }
 
-    /// The whole status. `plugins` are states by name.
-    pub fn to_json(&self, plugins: &BTreeMap<String, &'static str>) -> Json {
+    /// The whole status. `plugins` are states by name, `decisions` what became of them in the decision log.
+    pub fn to_json(&self, plugins: &BTreeMap<String, &'static str>, decisions: &BTreeMap<&'static str, u64>) -> Json {
         let state = self.state.lock();
         let mut status = json!({"labels": state.labels});
         let Some(members) = status.as_object_mut() else { return status };
@@ -190,12 +190,17 @@ impl Board {
         if let Some(discovery) = &state.discovery {
             members.insert("discovery".to_owned(), discovery.to_json());
         }
+        let mut log = Map::new();
         if let Some(fault) = &state.decision_logs {
-            let mut told = json!({"code": fault.code, "message": fault.message});
-            if let (Some(code), Some(told)) = (fault.http_code, told.as_object_mut()) {
-                told.insert("http_code".to_owned(), code.into());
-            }
-            members.insert("decision_logs".to_owned(), told);
+            log.insert("code".to_owned(), fault.code.into());
+            log.insert("message".to_owned(), fault.message.clone().into());
+            log.extend(fault.http_code.map(|code| ("http_code".to_owned(), code.into())));
+        }
+        if !decisions.is_empty() {
+            log.insert("metrics".to_owned(), json!(decisions));
+        }
+        if !log.is_empty() {
+            members.insert("decision_logs".to_owned(), Json::Object(log));
         }
         let plugins = plugins.iter().map(|(name, state)| (name.clone(), json!({"state": state})));
         members.insert("plugins".to_owned(), plugins.collect());
@@ -245,7 +250,7 @@ mod tests {
         });
         let plugins = BTreeMap::from([("bundle".to_owned(), "OK")]);
         assert_eq!(
-            board.to_json(&plugins),
+            board.to_json(&plugins, &BTreeMap::from([("uploaded", 7)])),
             json!({
                 "labels": {"id": "x"},
                 "bundles": {"a": {
@@ -259,6 +264,7 @@ mod tests {
                     "message": "server replied with Not Found",
                     "http_code": 404,
                 }},
+                "decision_logs": {"metrics": {"uploaded": 7}},
                 "plugins": {"bundle": {"state": "OK"}},
             })
         );

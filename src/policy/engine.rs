@@ -52,6 +52,8 @@ pub struct Evaluation {
     pub value: Option<Value>,
     /// What `print` said, in order.
     pub prints: Vec<String>,
+    /// What functions answered that may answer differently the next time, where that is kept.
+    pub answers: Option<Value>,
 }
 
 /// A loaded policy, ready to be asked.
@@ -107,8 +109,9 @@ impl Engine {
     pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {
         let world = World::until(deadline, budget, &self.surroundings);
         let result = self.policy.eval(&self.entrypoint, Some(input), &EvalOptions::default(), &world);
+        let answers = world.answers();
         let prints = world.into_prints();
-        result.map(|value| Evaluation { value, prints }).map_err(|error| match error.kind {
+        result.map(|value| Evaluation { value, prints, answers }).map_err(|error| match error.kind {
             ErrorKind::Budget => EvalError::Budget,
             ErrorKind::Conflict => EvalError::Conflict(error.to_string()),
             _ => EvalError::Failed(error.to_string()),

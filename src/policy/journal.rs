@@ -41,6 +41,8 @@ pub struct Record {
     /// Absent when the request could not be turned into input.
     pub input: Option<Value>,
     pub result: Option<Value>,
+    /// What functions answered that may answer differently the next time.
+    pub answers: Option<Value>,
     /// Why there is no decision.
     pub error: Option<String>,
     pub evaluation: Duration,

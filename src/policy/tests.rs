@@ -184,8 +184,32 @@ fn the_environment_is_shown_only_when_the_configuration_says_so() {
     assert!(refusal(policy).contains("plugins.stepgate.builtins.opa_runtime: true"), "{}", refusal(policy));
     let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
-    let open = Arc::new(Surroundings::new(&BuiltinSettings { opa_runtime: true, http_send: None }));
+    let open = Arc::new(Surroundings::new(&BuiltinSettings { opa_runtime: true, ..BuiltinSettings::default() }));
     let snapshot = Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &open).expect("the policy loads");
     let value = snapshot.eval(&Value::Null, BUDGET, Instant::now() + BUDGET).expect("it evaluates").value;
     assert_eq!(value.as_ref().and_then(Value::as_str), std::env::var("PATH").ok().as_deref());
+}
+
+#[test]
+fn what_chance_and_the_clock_answered_is_kept() {
+    let policy = "package p\nallow := {\"now\": time.now_ns(), \"n\": rand.intn(\"x\", 10), \"id\": uuid.rfc4122(\"k\"), \"plain\": count([1])}";
+    let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
+    let sources = Sources { modules: vec![module], ..Sources::default() };
+    let asked = |keeps_answers: bool| {
+        let settings = BuiltinSettings { keeps_answers, ..BuiltinSettings::default() };
+        let snapshot =
+            Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &Arc::new(Surroundings::new(&settings)));
+        let snapshot = snapshot.expect("it loads");
+        snapshot.eval(&Value::empty_object(), BUDGET, Instant::now() + BUDGET).expect("an answer")
+    };
+    let answered = asked(true);
+    let (value, answers) = (answered.value.expect("a value"), answered.answers.expect("what was answered"));
+    for (member, name, args) in
+        [("now", "time.now_ns", "[]"), ("n", "rand.intn", r#"["x",10]"#), ("id", "uuid.rfc4122", r#"["k"]"#)]
+    {
+        let kept = answers.member(name).and_then(|results| results.member(args));
+        assert_eq!(kept, value.member(member), "{name}: {}", json_text(&answers));
+    }
+    assert!(answers.member("count").is_none());
+    assert!(asked(false).answers.is_none(), "only where it is wanted");
 }

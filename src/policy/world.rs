@@ -1,6 +1,7 @@
 //! What policies see of the world around them: the clock, randomness, the process, and signatures already verified.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
@@ -10,10 +11,15 @@ use stepgate_rego::{Host, HttpError, HttpRequest, HttpResponse, Place};
 use super::Trail;
 use super::outbound::{Outbound, OutboundSettings};
 use crate::clock::Clock;
-use crate::value::Value;
+use crate::value::{Value, json_text};
 
 /// Signatures remembered at most; one takes about a hundred bytes.
 const MAX_SIGNATURES: u64 = 50_000;
+/// Functions whose answers are kept, as in OPA.
+const RECORDED: [&str; 6] =
+    ["http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn", "time.now_ns", "uuid.rfc4122"];
+/// Answers of one function that one evaluation keeps.
+const MAX_ANSWERS: usize = 100;
 /// What `opa.runtime().version` says: the OPA whose behaviour is mirrored.
 const OPA_VERSION: &str = "1.19.0";
 
@@ -23,6 +29,8 @@ pub struct BuiltinSettings {
     pub http_send: Option<OutboundSettings>,
     /// `opa.runtime`, which shows a policy the environment of the process with all its secrets.
     pub opa_runtime: bool,
+    /// Whether it is kept what functions answered that may answer differently the next time.
+    pub keeps_answers: bool,
 }
 
 /// What all policies share.
@@ -34,13 +42,14 @@ pub struct Surroundings {
     /// Whether a signature is right, by the hash of token, key material and algorithm. That never changes, so nothing
     /// ends an entry but lack of room.
     signatures: Cache<[u8; 32], bool>,
+    keeps_answers: bool,
 }
 
 impl Surroundings {
     /// For a server. With `http_send` this must be called on its runtime.
     pub fn new(settings: &BuiltinSettings) -> Self {
         let outbound = settings.http_send.as_ref().map(Outbound::on_this_runtime);
-        Self::with(settings.opa_runtime, outbound)
+        Self { keeps_answers: settings.keeps_answers, ..Self::with(settings.opa_runtime, outbound) }
     }
 
     /// For a discovery bundle, which computes a configuration from the environment, the labels and what else was configured.
@@ -60,7 +69,8 @@ impl Surroundings {
     }
 
     fn with(opa_runtime: bool, outbound: Option<Outbound>) -> Self {
-        Self { runtime: opa_runtime.then(runtime), outbound, signatures: Cache::new(MAX_SIGNATURES) }
+        let signatures = Cache::new(MAX_SIGNATURES);
+        Self { runtime: opa_runtime.then(runtime), outbound, signatures, keeps_answers: false }
     }
 
     /// The functions that are refused when a policy calls them.
@@ -96,6 +106,8 @@ fn runtime() -> Value {
         .collect()
 }
 
+type Answers = BTreeMap<&'static str, BTreeMap<String, Value>>;
+
 /// What one evaluation sees of the world.
 #[derive(Debug)]
 pub struct World<'a> {
@@ -105,6 +117,8 @@ pub struct World<'a> {
     deadline: Instant,
     prints: RefCell<Vec<String>>,
     trail: Option<RefCell<Trail>>,
+    /// What functions answered, by name and arguments in JSON; absent where nobody wants to know.
+    answers: Option<RefCell<Answers>>,
     surroundings: &'a Surroundings,
 }
 
@@ -117,7 +131,8 @@ impl<'a> World<'a> {
     /// A world with a `budget` for its own work, that ends at `deadline` whatever it waits for.
     pub fn until(deadline: Instant, budget: Duration, surroundings: &'a Surroundings) -> Self {
         let end = Cell::new(deadline.min(Instant::now() + budget));
-        Self { end, deadline, prints: RefCell::default(), trail: None, surroundings }
+        let answers = surroundings.keeps_answers.then(RefCell::default);
+        Self { end, deadline, prints: RefCell::default(), trail: None, answers, surroundings }
     }
 
     /// A world that goes on with what earlier evaluations have told, and keeps what this one tells.
@@ -130,6 +145,16 @@ impl<'a> World<'a> {
         let mut trail = self.trail.map(RefCell::into_inner).unwrap_or_default();
         trail.pause();
         (self.prints.into_inner(), trail)
+    }
+
+    /// What functions answered, as OPA's `nd_builtin_cache` has it.
+    pub fn answers(&self) -> Option<Value> {
+        let answers = self.answers.as_ref()?.borrow();
+        let of = |(name, results): (&&'static str, &BTreeMap<String, Value>)| {
+            let results = results.iter().map(|(args, result)| (Value::from(args.as_str()), result.clone()));
+            (Value::from(*name), Value::object(results.collect()))
+        };
+        (!answers.is_empty()).then(|| Value::object(answers.iter().map(of).collect()))
     }
 
     /// What `print` said, in order.
@@ -160,6 +185,16 @@ impl Host for World<'_> {
     fn visit(&self, place: &Place) {
         if let Some(trail) = &self.trail {
             trail.borrow_mut().visit(place);
+        }
+    }
+
+    fn answered(&self, name: &'static str, args: &[&Value], result: &Value) {
+        let Some(answers) = self.answers.as_ref().filter(|_| RECORDED.contains(&name)) else { return };
+        let mut answers = answers.borrow_mut();
+        let results = answers.entry(name).or_default();
+        if results.len() < MAX_ANSWERS {
+            let args = Value::array(args.iter().map(|arg| (*arg).clone()).collect());
+            results.insert(json_text(&args), result.clone());
         }
     }
 

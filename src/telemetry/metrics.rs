@@ -59,6 +59,18 @@ pub enum Logged {
 }
 
 impl Logged {
+    const ALL: [Self; 9] = [
+        Self::Uploaded,
+        Self::Written,
+        Self::Unwanted,
+        Self::QueueFull,
+        Self::BufferFull,
+        Self::RateLimited,
+        Self::Stopped,
+        Self::Unconfigured,
+        Self::BadMaskRule,
+    ];
+
     fn label(self) -> &'static str {
         match self {
             Self::Uploaded => "uploaded",
@@ -255,6 +267,15 @@ impl Metrics {
     pub fn decisions_logged(&self, end: Logged, count: usize) {
         let label = vec![("outcome", end.label().to_owned())];
         self.decision_logs.get_or_create(&label).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// What became of decisions in the decision log so far, by the words of the metric.
+    pub fn decision_log_counts(&self) -> BTreeMap<&'static str, u64> {
+        let count = |end: &Logged| {
+            let label = vec![("outcome", end.label().to_owned())];
+            self.decision_logs.get(&label).map(|counter| (end.label(), counter.get()))
+        };
+        Logged::ALL.iter().filter_map(count).collect()
     }
 
     pub fn policy_activated(&self, outcome: Outcome) {

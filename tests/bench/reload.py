@@ -112,11 +112,17 @@ def main():
                 took = {name.removeprefix('timer_').removesuffix('_ns'): round(value / 1e6) for name, value in timers.items()}
                 print(f'{size:.0f} MB of JSON data: loaded in {sum(took.values())} ms: {took}')
                 time.sleep(1)
+                fresh = rss(sidecar)
+                # The allocator gives pages back after about ten seconds.
+                for _ in range(15):
+                    sidecar.check('/x')
+                    time.sleep(1)
                 first = rss(sidecar)
         time.sleep(1)
         peak, steady = rss(sidecar, 'VmHWM'), rss(sidecar)
-        print(f'memory: idle {idle:.0f} MB, after the first {first:.0f} MB ({(first - idle) / size:.1f} bytes per byte), after three {steady:.0f} MB')
-        bound(peak <= 2.2 * first, f'peak while reloading {peak:.0f} MB, {peak / first:.2f} times that of one bundle')
+        print(f'memory: idle {idle:.0f} MB, right after the first {fresh:.0f} MB, settled {first:.0f} MB ({first / size:.1f} times the JSON), '
+              f'after three {steady:.0f} MB')
+        bound(peak <= 2.2 * fresh, f'peak while reloading {peak:.0f} MB, {peak / fresh:.2f} times that after the first')
     server.stop()
     return 1 if broken else 0
 

@@ -362,7 +362,13 @@ impl<'a> Evaluator<'a> {
             at: error.at.clone().or_else(|| self.file.map(|file| (std::sync::Arc::clone(file), at))),
             ..error
         };
-        match (function.run)(&mut self.context, args) {
+        let result = (function.run)(&mut self.context, args);
+        if function.nondeterministic
+            && let Ok(value) = &result
+        {
+            self.context.host.answered(function.name, args, value);
+        }
+        match result {
             Ok(Value::Bool(true)) => Ok(Some(&TRUE)),
             Ok(Value::Bool(false)) => Ok(Some(&FALSE)),
             Ok(value) => self.keep(value).map(Some),

@@ -155,6 +155,9 @@ impl Event {
         if let Some(result) = &record.result {
             members.put_text("result", result.clone());
         }
+        if let Some(answers) = &record.answers {
+            members.put_text("nd_builtin_cache", answers.clone());
+        }
         Self { members: members.into_value(), erased: Vec::new(), masked: Vec::new() }
     }
 
@@ -212,6 +215,10 @@ impl Event {
             if !PLAIN_CLAIMS.contains(&name.as_str()) {
                 self.erase(&["input", "jwt", "claims", &name]);
             }
+        }
+        // Requests with their headers, and all environment variables.
+        for name in ["http.send", "opa.runtime"] {
+            self.erase(&["nd_builtin_cache", name]);
         }
         let parameters = names(self, &["input", "parsed_query"]);
         let secret = |name: &str| SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str());
@@ -355,6 +362,7 @@ mod tests {
             snapshot: Some(Arc::new(snapshot)),
             input: Some(value(INPUT)),
             result: Some(value(r#"{"allowed": true, "headers": {"Set-Cookie": "canary-7", "x-n": 1.50}}"#)),
+            answers: Some(value(r#"{"time.now_ns": {"[]": 7}, "http.send": {"[\"canary-8\"]": {}}}"#)),
             ..Record::default()
         };
         let settings = DecisionLogSettings {
@@ -392,6 +400,7 @@ mod tests {
         assert_eq!(event["input"]["jwt"]["claims"], serde_json::json!({"acr": "mfa", "iss": "i"}));
         assert_eq!(event["input"]["parsed_query"], serde_json::json!({"x": ["1"]}));
         assert!(text.contains(r#""x-n":1.50"#), "numbers keep their spelling: {text}");
+        assert_eq!(event["nd_builtin_cache"], serde_json::json!({"time.now_ns": {"[]": 7}}));
         let erased = event["erased"].to_string();
         for path in [
             "headers/authorization",
@@ -453,7 +462,7 @@ mod tests {
         let failing = "mask := \"/input\"\nmask := \"/result\" if true";
         let event = event(failing, false).0.expect("it is logged all the same");
         assert!(event.get("input").is_none() && event.get("result").is_none());
-        assert_eq!(event["erased"], serde_json::json!(["/input", "/result"]));
+        assert_eq!(event["erased"], serde_json::json!(["/input", "/result", "/nd_builtin_cache"]));
         assert!(self::event("drop if input.input.parsed_body.name == \"ann\"", true).0.is_none());
         assert!(self::event("drop if input.input.parsed_body.name == \"bob\"", true).0.is_some());
         assert!(self::event("drop := \"yes\"", true).0.is_some(), "only true drops");

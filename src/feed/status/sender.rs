@@ -97,7 +97,7 @@ impl StatusSender {
                 is_news = false;
                 continue;
             };
-            let message = self.status.to_json(&states);
+            let message = self.status.to_json(&states, &self.metrics.decision_log_counts());
             if target.settings.prometheus {
                 let bundles = self.status.bundles();
                 let told: Vec<_> = bundles.iter().map(BundleStatus::told).collect();

@@ -119,6 +119,7 @@ impl<'a> Call<'a> {
             snapshot: Some(Arc::clone(snapshot)),
             input,
             result: result.as_ref().ok().cloned().flatten(),
+            answers: None,
             error: result.as_ref().err().map(|complaint| format!("{}: {}", complaint.code, complaint.message)),
             evaluation,
             total: self.began.elapsed(),

@@ -314,7 +314,12 @@ pub const KEYS: &[Key] = &[
     no_op("caching.inter_query_builtin_cache.forced_eviction_threshold_percentage", "the cache evicts by itself"),
     no_op("caching.inter_query_builtin_cache.stale_entry_eviction_period_seconds", "the cache evicts by itself"),
     no_op("caching.inter_query_builtin_value_cache", "patterns and parsed values are kept with the policy"),
-    no_op("nd_builtin_cache", "decision logs do not show it yet"),
+    key(
+        "nd_builtin_cache",
+        Kind::Bool,
+        "false",
+        "Show in the decision log of checks what `time.now_ns`, `rand.intn` and the like answered.",
+    ),
     key("persistence_directory", Kind::Text, ".opa", "Where bundles with `persist` are kept."),
     key("server", Kind::Section, "", ""),
     key("server.encoding", Kind::Section, "", ""),
