@@ -35,6 +35,8 @@ pub(super) struct BundleContext<'a> {
     pub keys: BTreeMap<String, PublicKey>,
     /// `compat: {bundle_signatures: opa}`.
     pub signatures_as_in_opa: bool,
+    /// Of the process, in bytes.
+    pub memory_limit: Option<u64>,
 }
 
 impl Resolver<'_> {
@@ -107,7 +109,11 @@ impl Resolver<'_> {
             name: name.to_owned(),
             source: source?,
             polling,
-            size_limit: item.count("size_limit_bytes", SIZE_LIMIT),
+            // A bundle of more would not fit into memory once it is compiled, beside the one that it replaces.
+            size_limit: item.count(
+                "size_limit_bytes",
+                context.memory_limit.map_or(SIZE_LIMIT, |limit| (limit / 4).min(SIZE_LIMIT)),
+            ),
             verification,
             kept,
             rollback_guard: own.flag("rollback_guard").unwrap_or(false),

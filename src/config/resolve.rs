@@ -201,6 +201,7 @@ impl Resolver<'_> {
             document,
             services: &services,
             keys: self.public_keys(document),
+            memory_limit,
             signatures_as_in_opa: own.section("compat").text("bundle_signatures") == Some("opa"),
         };
         let bundles = self.bundles(&context);

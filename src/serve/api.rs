@@ -8,20 +8,23 @@ mod access;
 mod data;
 mod policies;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
 pub use self::access::{Access, Authentication};
+use super::bind::Peer;
 use crate::clock::Clock;
 use crate::policy::{Complaint, Journal, Module, Rejection, Store};
 use crate::value::{DuplicateKeys, JsonLimits, Value};
@@ -247,18 +250,52 @@ impl Parameters {
     }
 }
 
-/// A JSON answer, indented and compressed as it was asked for.
-fn answer(api: &Api, headers: &HeaderMap, parameters: &Parameters, value: &Value) -> Response {
-    let mut text = if parameters.flag("pretty") { crate::value::pretty(value) } else { crate::value::json_text(value) };
-    text.push('\n');
-    let kind = (header::CONTENT_TYPE, "application/json");
-    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let wanted = accepted.split(',').any(|coding| coding.split(';').next().is_some_and(|name| name.trim() == "gzip"));
-    if wanted && text.len() >= api.limits.gzip_from {
-        let coding = (header::CONTENT_ENCODING, "gzip");
-        return ([kind, coding], crate::opa::rest::gzip(text.as_bytes())).into_response();
+/// One call of the API.
+struct Call {
+    api: Arc<Api>,
+    uri: Uri,
+    headers: HeaderMap,
+    parameters: Parameters,
+    began: Instant,
+    /// The caller's address.
+    peer: String,
+}
+
+impl FromRequestParts<Arc<Api>> for Call {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<ConnectInfo<Peer>>();
+        Ok(Self {
+            api: Arc::clone(api),
+            uri: parts.uri.clone(),
+            headers: parts.headers.clone(),
+            parameters: Parameters::of(&parts.uri),
+            began: Instant::now(),
+            peer: peer.map(|peer| peer.0.address.clone()).unwrap_or_default(),
+        })
     }
-    ([kind], text).into_response()
+}
+
+impl Call {
+    fn header(&self, name: HeaderName) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// A JSON answer, indented and compressed as it was asked for.
+    fn answer(&self, value: &Value) -> Response {
+        let pretty = self.parameters.flag("pretty");
+        let mut text = if pretty { crate::value::pretty(value) } else { crate::value::json_text(value) };
+        text.push('\n');
+        let kind = (header::CONTENT_TYPE, "application/json");
+        let mut accepted = self.header(header::ACCEPT_ENCODING).split(',');
+        let wanted = accepted.any(|coding| coding.split(';').next().is_some_and(|name| name.trim() == "gzip"));
+        if wanted && text.len() >= self.api.limits.gzip_from {
+            let coding = (header::CONTENT_ENCODING, "gzip");
+            return ([kind, coding], crate::opa::rest::gzip(text.as_bytes())).into_response();
+        }
+        ([kind], text).into_response()
+    }
 }
 
 /// A body, decompressed if need be.

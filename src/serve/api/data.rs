@@ -4,29 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::Response;
 
-use super::{Api, BUDGET, Failure, INPUT, Parameters, answer, decoded, described};
+use super::{BUDGET, Call, Failure, INPUT, decoded, described};
 use crate::opa::rest::{self, BodyError};
 use crate::policy::{Asked, Complaint, QueryError, Question, Record, Snapshot};
-use crate::serve::bind::Peer;
 use crate::value::{Members, Value, parse_json};
 
 /// Members of an input that only stepgate fills.
 const EVIDENCE: [&str; 2] = ["jwt", "authn"];
 
 type Reply = Result<Response, Failure>;
-
-/// One call.
-struct Call<'a> {
-    api: &'a Arc<Api>,
-    headers: &'a HeaderMap,
-    parameters: Parameters,
-    began: Instant,
-    peer: String,
-}
 
 /// What came of an evaluation.
 struct Decided {
@@ -36,15 +25,11 @@ struct Decided {
     metrics: Value,
 }
 
-impl<'a> Call<'a> {
-    fn new(api: &'a Arc<Api>, headers: &'a HeaderMap, uri: &Uri, peer: Peer) -> Self {
-        Self { api, headers, parameters: Parameters::of(uri), began: Instant::now(), peer: peer.address }
-    }
-
+impl Call {
     fn body(&self, bytes: &Bytes) -> Result<Option<Value>, Failure> {
-        let kind = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let malformed = |error: BodyError| Failure::bad_request(error.to_string());
-        rest::document(&decoded(self.api, self.headers, bytes)?, kind, INPUT).map_err(malformed)
+        let bytes = decoded(&self.api, &self.headers, bytes)?;
+        rest::document(&bytes, self.header(header::CONTENT_TYPE), INPUT).map_err(malformed)
     }
 
     fn snapshot(&self) -> Result<Arc<Snapshot>, Failure> {
@@ -161,7 +146,7 @@ impl<'a> Call<'a> {
             let told = [("code", Value::from("api_usage_warning")), ("message", Value::from(message))];
             members.put_text("warning", told.into_iter().collect());
         }
-        Ok(answer(self.api, self.headers, &self.parameters, &members.into_value()))
+        Ok(self.answer(&members.into_value()))
     }
 
     /// The bare document, as version 0 answers.
@@ -172,7 +157,7 @@ impl<'a> Call<'a> {
             Failure::new(StatusCode::NOT_FOUND, "undefined_document", message)
         };
         let value = self.decide(path, input).await?.value.ok_or_else(missing)?;
-        Ok(answer(self.api, self.headers, &self.parameters, &value))
+        Ok(self.answer(&value))
     }
 
     async fn query(&self, text: &str, input: Option<Value>) -> Reply {
@@ -201,7 +186,7 @@ impl<'a> Call<'a> {
         let rows = told.map_err(|complaint| Failure::evaluation(&complaint))?;
         let rows = rows.filter(|rows| rows.as_array().is_some_and(|rows| !rows.is_empty()));
         let members: Value = rows.map(|rows| ("result", rows)).into_iter().collect();
-        Ok(answer(self.api, self.headers, &self.parameters, &members))
+        Ok(self.answer(&members))
     }
 }
 
@@ -214,13 +199,7 @@ fn below_data(uri: &Uri) -> Vec<String> {
     rest::segments(uri.path()).split_off(2)
 }
 
-pub async fn v1_get(
-    State(api): State<Arc<Api>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Reply {
-    let call = Call::new(&api, &headers, &uri, peer);
+pub(super) async fn v1_get(call: Call) -> Reply {
     let input = match call.parameters.text("input") {
         None => None,
         Some(text) => {
@@ -228,64 +207,32 @@ pub async fn v1_get(
             Some(parse_json(text.as_bytes(), INPUT).map_err(malformed)?)
         }
     };
-    call.v1(&below_data(&uri), input, false).await
+    call.v1(&below_data(&call.uri), input, false).await
 }
 
-pub async fn v1_post(
-    State(api): State<Arc<Api>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Reply {
-    let call = Call::new(&api, &headers, &uri, peer);
+pub(super) async fn v1_post(call: Call, body: Bytes) -> Reply {
     let input = match call.body(&body)? {
         None => None,
         Some(Value::Object(members)) => members.get(&Value::from("input")).filter(|it| **it != Value::Null).cloned(),
         Some(_) => return Err(Failure::bad_request("body contains malformed input document: not an object")),
     };
     let is_missing = input.is_none();
-    call.v1(&below_data(&uri), input, is_missing).await
+    call.v1(&below_data(&call.uri), input, is_missing).await
 }
 
-pub async fn v0_post(
-    State(api): State<Arc<Api>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Reply {
-    Call::new(&api, &headers, &uri, peer).v0(&below_data(&uri), &body).await
+pub(super) async fn v0_post(call: Call, body: Bytes) -> Reply {
+    call.v0(&below_data(&call.uri), &body).await
 }
 
-pub async fn default_decision(
-    State(api): State<Arc<Api>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Reply {
-    Call::new(&api, &headers, &uri, peer).v0(&api.default_decision, &body).await
+pub(super) async fn default_decision(call: Call, body: Bytes) -> Reply {
+    call.v0(&call.api.default_decision, &body).await
 }
 
-pub async fn query_get(
-    State(api): State<Arc<Api>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Reply {
-    let call = Call::new(&api, &headers, &uri, peer);
+pub(super) async fn query_get(call: Call) -> Reply {
     call.query(call.parameters.text("q").unwrap_or_default(), None).await
 }
 
-pub async fn query_post(
-    State(api): State<Arc<Api>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Reply {
-    let call = Call::new(&api, &headers, &uri, peer);
+pub(super) async fn query_post(call: Call, body: Bytes) -> Reply {
     let Some(Value::Object(members)) = call.body(&body)? else {
         return Err(Failure::bad_request("error(s) occurred while decoding request: not an object"));
     };

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::Path;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value as Json, json};
 
-use super::{Api, Failure, INPUT, Parameters, PolicyChangeError, answer, rejected};
+use super::{Api, Call, Failure, INPUT, PolicyChangeError, rejected};
 use crate::policy::Module;
 use crate::value::parse_json;
 
 type Reply = Result<Response, Failure>;
 
-fn shown(api: &Api, headers: &HeaderMap, uri: &Uri, value: &Json) -> Response {
-    let value = parse_json(value.to_string().as_bytes(), INPUT).unwrap_or_default();
-    answer(api, headers, &Parameters::of(uri), &value)
+impl Call {
+    fn show(&self, value: &Json) -> Response {
+        self.answer(&parse_json(value.to_string().as_bytes(), INPUT).unwrap_or_default())
+    }
 }
 
 /// Without `ast`, which is OPA's own.
@@ -23,19 +24,19 @@ fn described(module: &Module) -> Json {
     json!({"id": module.path, "raw": module.text})
 }
 
-pub async fn list(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap) -> Response {
-    let policies: Vec<Json> = api.control.policies().iter().map(described).collect();
-    shown(&api, &headers, &uri, &json!({"result": policies}))
+pub(super) async fn list(call: Call) -> Response {
+    let policies: Vec<Json> = call.api.control.policies().iter().map(described).collect();
+    call.show(&json!({"result": policies}))
 }
 
 fn unknown(id: &str) -> Failure {
     Failure::not_found(format!("storage_not_found_error: policy id {id:?}"))
 }
 
-pub async fn get(State(api): State<Arc<Api>>, Path(id): Path<String>, uri: Uri, headers: HeaderMap) -> Reply {
-    let policies = api.control.policies();
+pub(super) async fn get(call: Call, Path(id): Path<String>) -> Reply {
+    let policies = call.api.control.policies();
     let found = policies.iter().find(|module| module.path == id).ok_or_else(|| unknown(&id))?;
-    Ok(shown(&api, &headers, &uri, &json!({"result": described(found)})))
+    Ok(call.show(&json!({"result": described(found)})))
 }
 
 fn refused(id: &str, error: PolicyChangeError) -> Failure {
@@ -59,40 +60,34 @@ fn writable(api: &Api) -> Result<(), Failure> {
     }
 }
 
-pub async fn put(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    uri: Uri,
-    headers: HeaderMap,
-    text: String,
-) -> Reply {
-    writable(&api)?;
-    let (control, name) = (Arc::clone(&api.control), id.clone());
-    let put = api.aside(move || control.put_policy(&name, &text)).await?;
+pub(super) async fn put(call: Call, Path(id): Path<String>, text: String) -> Reply {
+    writable(&call.api)?;
+    let (control, name) = (Arc::clone(&call.api.control), id.clone());
+    let put = call.api.aside(move || control.put_policy(&name, &text)).await?;
     put.map_err(|error| refused(&id, error))?;
-    Ok(shown(&api, &headers, &uri, &json!({})))
+    Ok(call.show(&json!({})))
 }
 
-pub async fn delete(State(api): State<Arc<Api>>, Path(id): Path<String>, uri: Uri, headers: HeaderMap) -> Reply {
-    writable(&api)?;
-    let (control, name) = (Arc::clone(&api.control), id.clone());
-    let deleted = api.aside(move || control.delete_policy(&name)).await?;
+pub(super) async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    writable(&call.api)?;
+    let (control, name) = (Arc::clone(&call.api.control), id.clone());
+    let deleted = call.api.aside(move || control.delete_policy(&name)).await?;
     deleted.map_err(|error| refused(&id, error))?;
-    Ok(shown(&api, &headers, &uri, &json!({})))
+    Ok(call.show(&json!({})))
 }
 
-pub async fn config(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap) -> Response {
-    shown(&api, &headers, &uri, &json!({"result": api.control.config()}))
+pub(super) async fn config(call: Call) -> Response {
+    call.show(&json!({"result": call.api.control.config()}))
 }
 
-pub async fn status(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap) -> Reply {
+pub(super) async fn status(call: Call) -> Reply {
     let disabled = || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "status plugin not enabled");
-    let status = api.control.status().ok_or_else(disabled)?;
-    Ok(shown(&api, &headers, &uri, &json!({"result": status})))
+    let status = call.api.control.status().ok_or_else(disabled)?;
+    Ok(call.show(&json!({"result": status})))
 }
 
-pub async fn refresh(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Reply {
-    match api.control.refresh(&name) {
+pub(super) async fn refresh(call: Call, Path(name): Path<String>) -> Reply {
+    match call.api.control.refresh(&name) {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(Failure::not_found(format!("there is no bundle {name:?}"))),
     }

@@ -170,7 +170,7 @@ pub const KEYS: &[Key] = &[
     key(
         "bundles[].size_limit_bytes",
         Kind::Count(1, 1 << 40),
-        "1073741824",
+        "1073741824, a quarter of the memory limit at most",
         "Bytes of the archive, and of all that is in it.",
     ),
     key(
