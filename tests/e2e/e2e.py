@@ -252,8 +252,8 @@ def a_bad_start_stops_and_says_why():
     for what, config, args, words in (
             ('a bad address', {'plugins': {'envoy_ext_authz_grpc': {'addr': 'nowhere'}}}, POLICY, 'nowhere'),
             ('an empty list of issuers', {'plugins': {'stepgate': {'issuers': []}}}, POLICY, 'issuers'),
-            ('a refused flag', {}, ['--tls-cert-file', 'x', *POLICY], '--tls-cert-file is refused'),
-            ('a verification flag', {}, ['--verification-key', 'x', *POLICY], '--verification-key is refused'),
+            ('a refused flag', {}, ['--tls-cipher-suites', 'x', *POLICY], '--tls-cipher-suites is refused'),
+            ('a verification key that is none', {}, ['-b', '--verification-key', 'x', *POLICY], '--verification-key'),
             ('a bundle that is none', {}, ['-b', __file__], 'a bundle is a gzipped tar'),
             ('a missing file', {}, ['/nonexistent.rego'], '/nonexistent.rego')):
         ended = starts(config, *args)
