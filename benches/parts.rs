@@ -39,8 +39,12 @@ fn verifier(key: &SigningKey) -> Verifier {
     });
     let jwks = serde_json::json!({"keys": [key.public_jwk().expect("a JWK")]}).to_string();
     issuer.replace_keys(KeySet::parse(jwks.as_bytes()).expect("a key set"));
-    let limits =
-        stepgate::token::Settings { token_bytes: 16_384, cache_bytes: 1 << 24, cache_ttl: Duration::from_secs(600) };
+    let limits = stepgate::token::Settings {
+        token_bytes: 16_384,
+        cache_bytes: 1 << 24,
+        cache_ttl: Duration::from_secs(600),
+        proofs: stepgate::token::ProofSettings::default(),
+    };
     Verifier::new(vec![issuer], &limits, Clock::fixed(NOW))
 }
 

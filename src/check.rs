@@ -30,7 +30,7 @@ use crate::token::Verifier;
 use crate::value::Value;
 
 pub use self::canonical::{Ambiguity, canonical_path};
-pub use self::challenge::Settings as ChallengeSettings;
+pub use self::challenge::{DpopChallenge, Settings as ChallengeSettings};
 pub use self::evidence::AmbiguousPath;
 pub use self::fault::Fault;
 pub use self::identity::{IdentityHeader, IdentitySource};

@@ -11,6 +11,7 @@ mod duration;
 mod keys;
 mod overrides;
 mod problem;
+mod proofs;
 mod reference;
 mod resolve;
 mod services;

@@ -7,6 +7,7 @@
 mod assurance;
 mod cache;
 mod claims;
+mod dpop;
 mod error;
 mod extract;
 mod issuer;
@@ -15,6 +16,7 @@ mod verifier;
 
 pub use self::assurance::{AssuranceTable, Authn, LEVEL_NAMES, Preset};
 pub use self::claims::{Claims, Profile};
+pub use self::dpop::{Proofs, Settings as ProofSettings};
 pub use self::error::TokenError;
 pub use self::extract::Location;
 pub use self::issuer::{Issuer, IssuerSettings, KeySource, RefreshRequest};

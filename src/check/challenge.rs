@@ -9,6 +9,17 @@ pub struct Settings {
     pub realm: Option<String>,
     /// Where the protected resource's metadata is (RFC 9728 section 5.1).
     pub resource_metadata: Option<String>,
+    /// Where some issuer's tokens may be bound to a key (RFC 9449).
+    pub dpop: Option<DpopChallenge>,
+}
+
+/// What stands in challenges for bound tokens.
+#[derive(Clone, Debug)]
+pub struct DpopChallenge {
+    /// The algorithms that proofs may have.
+    pub algorithms: String,
+    /// Whether no token without a proof is taken from anybody.
+    pub is_required: bool,
 }
 
 /// `realm` of a challenge that would otherwise have no parameter at all, which RFC 6750 does not allow.
@@ -18,8 +29,8 @@ const DEFAULT_REALM: &str = "stepgate";
 #[derive(Debug, PartialEq, Eq)]
 pub struct Challenge {
     pub status: HttpStatus,
-    /// The value of `WWW-Authenticate`; absent when the caller can do nothing but wait.
-    pub header: Option<String>,
+    /// The values of `WWW-Authenticate`; none when the caller can do nothing but wait.
+    pub headers: Vec<String>,
     /// Members of the JSON body, beside `decision_id`.
     pub body: serde_json::Map<String, serde_json::Value>,
 }
@@ -31,10 +42,10 @@ impl Settings {
         match token {
             TokenState::Unconfigured | TokenState::Verified(_) => None,
             TokenState::Absent => Some(self.without_token()),
-            TokenState::Rejected(TokenError::KeysUnavailable) => Some(Challenge {
+            TokenState::Rejected(error) if error.is_temporary() => Some(Challenge {
                 status: HttpStatus::SERVICE_UNAVAILABLE,
-                header: None,
-                body: object([("reason", TokenError::KeysUnavailable.reason().into())]),
+                headers: Vec::new(),
+                body: object([("reason", error.reason().into())]),
             }),
             TokenState::Rejected(error) => Some(self.rejected(*error)),
         }
@@ -42,11 +53,22 @@ impl Settings {
 
     /// No credentials were sent: no `error` (RFC 6750 section 3.1).
     fn without_token(&self) -> Challenge {
-        let mut parameters = Parameters::default();
-        parameters.add("realm", self.realm.as_deref().unwrap_or(DEFAULT_REALM));
-        parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
+        let mut headers = Vec::new();
+        for is_dpop in [false, true] {
+            let is_offered = match &self.dpop {
+                None => !is_dpop,
+                Some(dpop) => is_dpop || !dpop.is_required,
+            };
+            if is_offered {
+                let mut parameters = Parameters::default();
+                let default = (!is_dpop).then_some(DEFAULT_REALM);
+                parameters.add_some("realm", self.realm.as_deref().or(default));
+                parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
+                headers.push(self.rendered(parameters, is_dpop));
+            }
+        }
         let body = object([("reason", "no_token".into())]);
-        Challenge { status: HttpStatus::UNAUTHORIZED, header: Some(parameters.bearer()), body }
+        Challenge { status: HttpStatus::UNAUTHORIZED, headers, body }
     }
 
     fn rejected(&self, error: TokenError) -> Challenge {
@@ -57,11 +79,22 @@ impl Settings {
         parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
         let status = if error.code() == "invalid_request" { HttpStatus::BAD_REQUEST } else { HttpStatus::UNAUTHORIZED };
         let body = object([("error", error.code().into()), ("reason", error.reason().into())]);
-        Challenge { status, header: Some(parameters.bearer()), body }
+        Challenge { status, headers: vec![self.rendered(parameters, error.is_of_proof())], body }
     }
 
-    /// The step-up challenge.
-    pub fn step_up(&self, step_up: &StepUp) -> Challenge {
+    /// The challenge with its scheme, and what belongs to that.
+    fn rendered(&self, mut parameters: Parameters, is_dpop: bool) -> String {
+        match self.dpop.as_ref().filter(|_| is_dpop) {
+            None => parameters.under("Bearer"),
+            Some(dpop) => {
+                parameters.add("algs", &dpop.algorithms);
+                parameters.under("DPoP")
+            }
+        }
+    }
+
+    /// The step-up challenge; `is_bound` says whether the token is bound to a key.
+    pub fn step_up(&self, step_up: &StepUp, is_bound: bool) -> Challenge {
         let acr_values: Vec<_> =
             step_up.acr_values.iter().map(|value| token(value)).filter(|v| !v.is_empty()).collect();
         let description = match (&step_up.description, acr_values.is_empty(), step_up.max_age) {
@@ -98,7 +131,7 @@ impl Settings {
         if let Some(scope) = scope {
             body.insert("scope".to_owned(), scope.into());
         }
-        Challenge { status: HttpStatus::UNAUTHORIZED, header: Some(parameters.bearer()), body }
+        Challenge { status: HttpStatus::UNAUTHORIZED, headers: vec![self.rendered(parameters, is_bound)], body }
     }
 }
 
@@ -122,8 +155,8 @@ impl Parameters {
         }
     }
 
-    fn bearer(self) -> String {
-        format!("Bearer {}", self.0.join(", "))
+    fn under(self, scheme: &str) -> String {
+        format!("{scheme} {}", self.0.join(", "))
     }
 }
 
@@ -150,6 +183,7 @@ mod tests {
         Settings {
             realm: None,
             resource_metadata: Some("https://api.example.com/.well-known/oauth-protected-resource".into()),
+            dpop: None,
         }
     }
 
@@ -158,7 +192,7 @@ mod tests {
         let plain = Settings::default();
         let level = StepUp { acr_values: vec!["phr".into(), "mfa".into()], ..StepUp::default() };
         assert_eq!(
-            plain.step_up(&level).header.as_deref(),
+            plain.step_up(&level, false).headers.first().map(String::as_str),
             Some(
                 "Bearer error=\"insufficient_user_authentication\", \
                   error_description=\"A different authentication level is required\", acr_values=\"phr mfa\""
@@ -166,16 +200,16 @@ mod tests {
         );
         let age = StepUp { max_age: Some(5), ..StepUp::default() };
         assert_eq!(
-            plain.step_up(&age).header.as_deref(),
+            plain.step_up(&age, false).headers.first().map(String::as_str),
             Some(
                 "Bearer error=\"insufficient_user_authentication\", \
                   error_description=\"More recent authentication is required\", max_age=\"5\""
             )
         );
         let all = StepUp { scope: Some("payments:write".into()), max_age: Some(0), ..level };
-        let challenge = settings().step_up(&all);
+        let challenge = settings().step_up(&all, false);
         assert_eq!(challenge.status, HttpStatus::UNAUTHORIZED);
-        assert!(challenge.header.expect("a header").ends_with(
+        assert!(challenge.headers[0].ends_with(
             "acr_values=\"phr mfa\", max_age=\"0\", scope=\"payments:write\", \
              resource_metadata=\"https://api.example.com/.well-known/oauth-protected-resource\""
         ));
@@ -184,14 +218,14 @@ mod tests {
     #[test]
     fn without_a_token_there_is_no_error() {
         let challenge = Settings::default().for_token(&TokenState::Absent).expect("a challenge");
-        assert_eq!(challenge.header.as_deref(), Some("Bearer realm=\"stepgate\""));
+        assert_eq!(challenge.headers.first().map(String::as_str), Some("Bearer realm=\"stepgate\""));
     }
 
     #[test]
     fn rejected_tokens_are_told_why_in_our_own_words() {
         let challenge = Settings::default().for_token(&TokenState::Rejected(TokenError::Expired)).expect("a challenge");
         assert_eq!(
-            challenge.header.as_deref(),
+            challenge.headers.first().map(String::as_str),
             Some("Bearer error=\"invalid_token\", error_description=\"The token has expired\"")
         );
         let twice =
@@ -199,7 +233,7 @@ mod tests {
         assert_eq!(twice.status, HttpStatus::BAD_REQUEST);
         let outage =
             Settings::default().for_token(&TokenState::Rejected(TokenError::KeysUnavailable)).expect("an answer");
-        assert_eq!((outage.status, outage.header), (HttpStatus::SERVICE_UNAVAILABLE, None));
+        assert_eq!((outage.status, outage.headers), (HttpStatus::SERVICE_UNAVAILABLE, Vec::new()));
     }
 
     #[test]
@@ -211,9 +245,30 @@ mod tests {
             description: Some(hostile.into()),
             ..StepUp::default()
         };
-        let header = Settings::default().step_up(&step_up).header.expect("a header");
+        let header = Settings::default().step_up(&step_up, false).headers.remove(0);
         assert!(header.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{header}");
         assert_eq!(header.matches('"').count(), 8, "{header}");
         assert!(!header.contains('\\'), "{header}");
+    }
+
+    #[test]
+    fn bound_tokens_are_challenged_under_their_own_scheme() {
+        let dpop = |is_required| Settings {
+            dpop: Some(DpopChallenge { algorithms: "ES256 PS256".to_owned(), is_required }),
+            ..Settings::default()
+        };
+        let both = dpop(false).for_token(&TokenState::Absent).expect("a challenge").headers;
+        assert_eq!(both, ["Bearer realm=\"stepgate\"", "DPoP algs=\"ES256 PS256\""]);
+        let one = dpop(true).for_token(&TokenState::Absent).expect("a challenge").headers;
+        assert_eq!(one, ["DPoP algs=\"ES256 PS256\""]);
+        let proof = dpop(false).for_token(&TokenState::Rejected(TokenError::Proof)).expect("a challenge").headers;
+        assert!(
+            proof[0].starts_with("DPoP error=\"invalid_dpop_proof\"") && proof[0].ends_with("algs=\"ES256 PS256\""),
+            "{proof:?}"
+        );
+        let bearer = dpop(false).for_token(&TokenState::Rejected(TokenError::Bound)).expect("a challenge").headers;
+        assert!(bearer[0].starts_with("DPoP error=\"invalid_token\""), "{bearer:?}");
+        let step_up = dpop(false).step_up(&StepUp { max_age: Some(0), ..StepUp::default() }, true).headers;
+        assert!(step_up[0].starts_with("DPoP error=\"insufficient_user_authentication\""), "{step_up:?}");
     }
 }

@@ -178,7 +178,8 @@ fn denial(
         .is_some_and(|deny| deny.http_status.is_some() || deny.body.is_some() || !deny.headers.is_empty());
     let challenge = match decision.as_ref().and_then(|deny| deny.step_up.as_ref()) {
         Some(step_up) => {
-            let mut challenge = settings.challenge.step_up(step_up);
+            let mut challenge =
+                settings.challenge.step_up(step_up, evidence.verified().is_some_and(|verified| verified.is_bound()));
             challenge.body.insert("have".to_owned(), have(evidence, now));
             Some(challenge)
         }
@@ -220,9 +221,7 @@ fn denied(deny: Deny) -> DeniedHttpResponse {
 fn challenged(mut challenge: Challenge, deny: Deny, id: &str) -> DeniedHttpResponse {
     challenge.body.insert("decision_id".to_owned(), id.into());
     let mut own = Vec::new();
-    if let Some(value) = &challenge.header {
-        own.push(header("www-authenticate", value));
-    }
+    own.extend(challenge.headers.iter().map(|value| header("www-authenticate", value)));
     if challenge.status == HttpStatus::SERVICE_UNAVAILABLE {
         own.push(header("retry-after", "1"));
     }

@@ -73,8 +73,12 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
             locations: vec![Location::bearer()],
             assurance: AssuranceTable::default(),
         });
-        let limits =
-            crate::token::Settings { token_bytes: 1_000, cache_bytes: 1_000, cache_ttl: Duration::from_secs(1) };
+        let limits = crate::token::Settings {
+            token_bytes: 1_000,
+            cache_bytes: 1_000,
+            cache_ttl: Duration::from_secs(1),
+            proofs: crate::token::ProofSettings::default(),
+        };
         Arc::new(Verifier::new(vec![issuer], &limits, Clock::fixed(0)))
     });
     Checker::new(settings, store, tokens, Clock::fixed(0), Arc::new(Metrics::new(None)))

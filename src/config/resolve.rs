@@ -10,6 +10,7 @@ use super::document::Document;
 use super::duration;
 use super::keys;
 use super::problem::Problems;
+use super::proofs::{dpop_challenge, with_dpop};
 use super::status::ApiConfig;
 use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
 use crate::feed::bundle::BundleSettings;
@@ -174,7 +175,7 @@ impl Resolver<'_> {
             let message = "longer than check_timeout; the check would always end first";
             self.problems.error("plugins.stepgate.limits.evaluation_timeout", message);
         }
-        let check = check::Settings {
+        let mut check = check::Settings {
             input: self.input(plugin, own),
             extras: own.section("input").flag("extras").unwrap_or(!strict),
             ambiguous_path: match own.section("input").text("ambiguous_path") {
@@ -192,6 +193,7 @@ impl Resolver<'_> {
             challenge: ChallengeSettings {
                 realm: own.section("step_up").text("realm").map(str::to_owned),
                 resource_metadata: own.section("step_up").text("resource_metadata").map(str::to_owned),
+                dpop: None,
             },
             identity_headers: self.identity_headers(own),
         };
@@ -208,6 +210,8 @@ impl Resolver<'_> {
         let discovery = self.discovery(&context);
         let entrypoint = self.entrypoint(plugin);
         let issuers = self.issuers(own);
+        let proofs = self.proofs(own.section("dpop"));
+        check.challenge.dpop = dpop_challenge(issuers.as_deref().unwrap_or_default(), &proofs);
         let mut decision_log = self.decision_log(document, entrypoint.configured(), own.section("log"), &services);
         if let Some(log) = &mut decision_log {
             let locations = issuers.iter().flatten().flat_map(|issuer| &issuer.locations);
@@ -241,6 +245,7 @@ impl Resolver<'_> {
                     memory_limit.map_or(TOKEN_CACHE_BYTES, |limit| (limit / 4).min(TOKEN_CACHE_BYTES)),
                 ),
                 cache_ttl: limits.duration("token_cache_ttl", Duration::from_secs(600)),
+                proofs,
             },
             opa_buckets: performance.then(|| {
                 let given = plugin.at("grpc-request-duration-seconds-buckets").and_then(Value::as_array);
@@ -396,7 +401,7 @@ impl Resolver<'_> {
             keys: self.key_source(item, place)?,
             leeway: self.leeway(item, place),
             profile: if item.text("token_profile") == Some("rfc9068") { Profile::Rfc9068 } else { Profile::Legacy },
-            locations: self.locations(item, place),
+            locations: with_dpop(self.locations(item, place), item.text("dpop")),
             assurance: self.assurance(item, place),
         })
     }

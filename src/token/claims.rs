@@ -51,6 +51,15 @@ pub struct TokenHeader {
     pub typ: Option<String>,
 }
 
+/// What a bound token asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binding<'a> {
+    /// The holder of the key with this thumbprint (RFC 9449 section 6.1).
+    Key(&'a str),
+    /// Something that cannot be proven here.
+    Other,
+}
+
 /// The claims of a token whose signature was right. Only the verifier makes one.
 #[derive(Debug)]
 pub struct Claims {
@@ -77,7 +86,7 @@ impl<'a> Unverified<'a> {
     }
 }
 
-fn decode(part: &str) -> Option<Value> {
+pub(super) fn decode(part: &str) -> Option<Value> {
     let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
     std::str::from_utf8(&bytes).ok()?;
     parse_json(&bytes, JSON).ok().filter(|value| matches!(value, Value::Object(_)))
@@ -146,11 +155,18 @@ impl Claims {
             claims.non_empty_text("jti")?;
             issued.ok_or(TokenError::BadClaim)?;
         }
-        // RFC 9449 section 7.1, RFC 8705 section 3: a bound token is worth nothing without the proof, which is not checked yet.
-        if member(&claims.payload, "cnf").is_some() {
-            return Err(TokenError::Bound);
-        }
         Ok(claims)
+    }
+
+    /// What the token is bound to (RFC 7800 section 3.1): it is worth nothing without a proof of that.
+    pub(super) fn binding(&self) -> Option<Binding<'_>> {
+        let confirmation = member(&self.payload, "cnf")?;
+        Some(match member(confirmation, "jkt").and_then(as_text) {
+            Some(thumbprint) if confirmation.as_object().is_some_and(|members| members.iter().count() == 1) => {
+                Binding::Key(thumbprint)
+            }
+            _ => Binding::Other,
+        })
     }
 
     /// Whether the token is within its time; asked again on every use.

@@ -37,6 +37,20 @@ pub enum TokenError {
     BadClaim,
     #[error("the token is bound to a key that was not proven")]
     Bound,
+    #[error("the token is not bound to a key, and was sent as if it were")]
+    NotBound,
+    #[error("the proof of possession is missing")]
+    ProofMissing,
+    #[error("the proof of possession is not acceptable")]
+    Proof,
+    #[error("the proof of possession is too old, or of the future")]
+    ProofStale,
+    #[error("the proof of possession has been used before")]
+    ProofReplayed,
+    #[error("the proof of possession is not that of the token's key")]
+    WrongKey,
+    #[error("too many proofs of possession at the moment")]
+    ProofsFull,
     #[error("the issuer's keys cannot be had at the moment")]
     KeysUnavailable,
 }
@@ -62,6 +76,13 @@ impl TokenError {
             Self::WrongAudience => "wrong_audience",
             Self::BadClaim => "bad_claim",
             Self::Bound => "bound_token",
+            Self::NotBound => "not_bound",
+            Self::ProofMissing => "proof_missing",
+            Self::Proof => "bad_proof",
+            Self::ProofStale => "stale_proof",
+            Self::ProofReplayed => "proof_replayed",
+            Self::WrongKey => "wrong_key",
+            Self::ProofsFull => "too_many_proofs",
             Self::KeysUnavailable => "keys_unavailable",
         }
     }
@@ -70,7 +91,19 @@ impl TokenError {
     pub fn code(self) -> &'static str {
         match self {
             Self::SeveralTokens | Self::MalformedHeader => "invalid_request",
+            // RFC 9449 section 7.1.
+            Self::ProofMissing | Self::Proof | Self::ProofStale | Self::ProofReplayed => "invalid_dpop_proof",
             _ => "invalid_token",
         }
+    }
+
+    /// Whether it is about the proof of possession, so that the challenge is one for it.
+    pub fn is_of_proof(self) -> bool {
+        self.code() == "invalid_dpop_proof" || matches!(self, Self::Bound | Self::NotBound | Self::WrongKey)
+    }
+
+    /// Whether the caller can do nothing but wait.
+    pub fn is_temporary(self) -> bool {
+        matches!(self, Self::KeysUnavailable | Self::ProofsFull)
     }
 }

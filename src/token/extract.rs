@@ -22,6 +22,11 @@ impl Location {
         Self::Header { name: "authorization".to_owned(), scheme: Some("bearer".to_owned()) }
     }
 
+    /// `Authorization: DPoP` (RFC 9449 section 7.1).
+    pub fn dpop() -> Self {
+        Self::Header { name: "authorization".to_owned(), scheme: Some("dpop".to_owned()) }
+    }
+
     fn find<'a>(&self, http: &Http<'a>) -> Result<Option<&'a str>, TokenError> {
         match self {
             Self::Header { name, scheme } => {

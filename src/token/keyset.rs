@@ -84,7 +84,7 @@ impl Key {
     }
 }
 
-fn verifying_key<'a>(kty: &str, text: &impl Fn(&str) -> Option<&'a str>) -> Result<VerifyingKey, KeyError> {
+pub(super) fn verifying_key<'a>(kty: &str, text: &impl Fn(&str) -> Option<&'a str>) -> Result<VerifyingKey, KeyError> {
     let component = |name: &str| text(name).ok_or(KeyError::Encoding);
     match (kty, text("crv")) {
         ("RSA", _) => VerifyingKey::rsa(component("n")?, component("e")?),

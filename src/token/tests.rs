@@ -88,13 +88,20 @@ struct Bench {
     clock: Clock,
 }
 
-const LIMITS: Settings = Settings { token_bytes: 16 * 1024, cache_bytes: 1 << 20, cache_ttl: Duration::from_secs(600) };
+fn limits() -> Settings {
+    Settings {
+        token_bytes: 16 * 1024,
+        cache_bytes: 1 << 20,
+        cache_ttl: Duration::from_secs(600),
+        proofs: ProofSettings::default(),
+    }
+}
 
 fn bench_with(settings: IssuerSettings) -> Bench {
     let clock = Clock::fixed(NOW);
     let (issuer, asked) = Issuer::new(settings);
     issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC), ("r1", &RSA)]).as_bytes()).expect("a key set"));
-    let verifier = Verifier::new(vec![Arc::clone(&issuer)], &LIMITS, clock.clone());
+    let verifier = Verifier::new(vec![Arc::clone(&issuer)], &limits(), clock.clone());
     Bench { issuer, asked, verifier, clock }
 }
 
@@ -105,7 +112,10 @@ fn bench() -> Bench {
 impl Bench {
     async fn headers(&self, headers: &[(&str, &str)]) -> TokenState {
         let headers: HashMap<_, _> = headers.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
-        let http = HttpRequest { headers, ..HttpRequest::default() };
+        self.request(HttpRequest { headers, ..HttpRequest::default() }).await
+    }
+
+    async fn request(&self, http: HttpRequest) -> TokenState {
         let request = Request { http: Some(http), ..Request::default() };
         let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
         let message = CheckRequest { attributes: Some(attributes) }.encode_to_vec();
@@ -131,6 +141,8 @@ impl Bench {
 async fn refusal_of(header: Json, payload: Json) -> Option<TokenError> {
     bench().refusal(&token_of(&EC, &header, &payload)).await
 }
+
+mod dpop;
 
 #[tokio::test]
 async fn a_good_token_is_verified_and_described() {
@@ -414,7 +426,7 @@ async fn a_rotated_key_works_on_the_first_request() {
 async fn an_outage_is_not_the_tokens_fault() {
     let (issuer, _asked) = Issuer::new(settings());
     let clock = Clock::fixed(NOW);
-    let verifier = Verifier::new(vec![Arc::clone(&issuer)], &LIMITS, clock.clone());
+    let verifier = Verifier::new(vec![Arc::clone(&issuer)], &limits(), clock.clone());
     let (_, nobody) = Issuer::new(settings());
     let bench = Bench { issuer, asked: nobody, verifier, clock };
     assert!(!bench.verifier.has_keys());
@@ -543,7 +555,7 @@ async fn the_cache_is_bounded_by_bytes() {
     let clock = Clock::fixed(NOW);
     let (issuer, _) = Issuer::new(settings());
     issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC)]).as_bytes()).expect("a key set"));
-    let limits = Settings { cache_bytes: 64 * 1024, ..LIMITS };
+    let limits = Settings { cache_bytes: 64 * 1024, ..limits() };
     let cache = super::cache::TokenCache::new(limits.cache_bytes, limits.cache_ttl, clock.clone());
     let verifier = Verifier::new(vec![Arc::clone(&issuer)], &limits, clock.clone());
     let (_, nobody) = Issuer::new(settings());

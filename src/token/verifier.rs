@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::assurance::Authn;
 use super::cache::{Fingerprint, TokenCache};
-use super::claims::{Claims, TokenHeader, Unverified};
+use super::claims::{Binding, Claims, TokenHeader, Unverified};
+use super::dpop::{self, Proofs};
 use super::error::TokenError;
 use super::extract::{Location, find_token};
 use super::issuer::Issuer;
@@ -24,6 +25,7 @@ pub struct Settings {
     pub token_bytes: usize,
     pub cache_bytes: u64,
     pub cache_ttl: Duration,
+    pub proofs: dpop::Settings,
 }
 
 /// What is known about the caller's token.
@@ -57,6 +59,11 @@ impl Verified {
 
     pub fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    /// Whether it is bound to a key that its sender proves to hold.
+    pub fn is_bound(&self) -> bool {
+        self.claims.binding().is_some()
     }
 
     pub fn authn(&self) -> &Authn {
@@ -107,6 +114,7 @@ pub struct Verifier {
     locations: Vec<Location>,
     cache: TokenCache,
     token_bytes: usize,
+    proofs: Proofs,
     clock: Clock,
 }
 
@@ -119,7 +127,8 @@ impl Verifier {
             }
         }
         let cache = TokenCache::new(settings.cache_bytes, settings.cache_ttl, clock.clone());
-        Self { issuers, locations, cache, token_bytes: settings.token_bytes, clock }
+        let proofs = Proofs::new(settings.proofs.clone());
+        Self { issuers, locations, cache, token_bytes: settings.token_bytes, proofs, clock }
     }
 
     /// Whether every issuer has keys that count.
@@ -139,7 +148,7 @@ impl Verifier {
             return TokenState::Rejected(TokenError::TooLarge);
         }
         let fingerprint = self.cache.fingerprint(token);
-        match self.cached(&fingerprint, place) {
+        let state = match self.cached(&fingerprint, place) {
             Some(state) => state,
             None => match self.verify_afresh(token, place, deadline).await {
                 Ok(verified) => {
@@ -149,6 +158,24 @@ impl Verifier {
                 }
                 Err(error) => TokenState::Rejected(error),
             },
+        };
+        // What is remembered of a token says nothing of who sends it this time.
+        match state {
+            TokenState::Verified(verified) => match self.prove(http, token, place, &verified) {
+                Ok(()) => TokenState::Verified(verified),
+                Err(error) => TokenState::Rejected(error),
+            },
+            other => other,
+        }
+    }
+
+    /// Whether the sender of a bound token has proven to hold its key.
+    fn prove(&self, http: &Http<'_>, token: &str, place: &Location, verified: &Verified) -> Result<(), TokenError> {
+        match (verified.claims.binding(), *place == Location::dpop()) {
+            (None, false) => Ok(()),
+            (None, true) => Err(TokenError::NotBound),
+            (Some(Binding::Key(thumbprint)), true) => self.proofs.check(http, token, thumbprint, self.clock.now()),
+            (Some(_), _) => Err(TokenError::Bound),
         }
     }
 

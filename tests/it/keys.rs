@@ -95,7 +95,12 @@ impl Bench {
             clock: clock.clone(),
         };
         feed.start(asked, &lifecycle);
-        let limits = Settings { token_bytes: 16_384, cache_bytes: 1 << 20, cache_ttl: Duration::from_secs(600) };
+        let limits = Settings {
+            token_bytes: 16_384,
+            cache_bytes: 1 << 20,
+            cache_ttl: Duration::from_secs(600),
+            proofs: stepgate::token::ProofSettings::default(),
+        };
         Self { provider, verifier: Verifier::new(vec![issuer], &limits, clock), lifecycle }
     }
 

@@ -21,6 +21,8 @@ pub struct Http<'a> {
     pub method: &'a str,
     /// Path and query, as sent.
     pub path: &'a str,
+    /// `:authority`, as the client sent it.
+    pub host: &'a str,
     pub body: &'a str,
     pub raw_body: &'a [u8],
     /// Names are lower case; Envoy joins repeated headers by a comma.
@@ -76,6 +78,7 @@ impl<'a> Http<'a> {
                     http.headers.push((name, std::str::from_utf8(value).map_err(|_| WireError::Utf8)?));
                 }
                 4 => http.path = payload.text()?,
+                5 => http.host = payload.text()?,
                 11 => http.body = payload.text()?,
                 12 => http.raw_body = payload.bytes()?,
                 13 => http.read_header_map(payload.bytes()?)?,

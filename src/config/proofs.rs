@@ -1,0 +1,61 @@
+//! Proofs of possession (RFC 9449).
+
+use url::Url;
+
+use super::resolve::{Resolver, Section};
+use crate::check::DpopChallenge;
+use crate::jws::Alg;
+use crate::token::{IssuerSettings, Location, ProofSettings};
+
+impl Resolver<'_> {
+    pub(super) fn proofs(&mut self, item: Section<'_>) -> ProofSettings {
+        let mut settings = ProofSettings::default();
+        if item.at("algorithms").is_some() {
+            settings.algorithms.clear();
+        }
+        for name in item.texts("algorithms") {
+            match Alg::named(name) {
+                Some(alg) => settings.algorithms.push(alg),
+                None => {
+                    let message = format!("`{name}` is none of {}", Alg::names().join(", "));
+                    self.problems.error("plugins.stepgate.dpop.algorithms", message);
+                }
+            }
+        }
+        if settings.algorithms.is_empty() {
+            self.problems.error("plugins.stepgate.dpop.algorithms", "the list is empty, so no proof could be accepted");
+        }
+        for text in item.texts("origins") {
+            let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+            match url.filter(|url| url.path() == "/" && url.query().is_none()) {
+                Some(url) => settings.origins.push(url.origin().ascii_serialization()),
+                None => {
+                    let message = format!("`{text}` is not an origin such as `https://api.example.com`");
+                    self.problems.error("plugins.stepgate.dpop.origins", message);
+                }
+            }
+        }
+        settings.window = item.duration("window", settings.window);
+        settings.max_proofs = usize::try_from(item.count("max_proofs", 1_000_000)).unwrap_or(usize::MAX);
+        settings
+    }
+}
+
+/// Where tokens may be once bound ones are taken, too, or alone.
+pub(super) fn with_dpop(mut locations: Vec<Location>, dpop: Option<&str>) -> Vec<Location> {
+    match dpop {
+        Some("optional") => locations.push(Location::dpop()),
+        Some("required") => locations = vec![Location::dpop()],
+        _ => {}
+    }
+    locations
+}
+
+/// What challenges say of bound tokens; nothing where no issuer has them.
+pub(super) fn dpop_challenge(issuers: &[IssuerSettings], proofs: &ProofSettings) -> Option<DpopChallenge> {
+    let takes = |issuer: &IssuerSettings| issuer.locations.contains(&Location::dpop());
+    issuers.iter().any(takes).then(|| DpopChallenge {
+        algorithms: proofs.algorithms.iter().map(|alg| alg.name()).collect::<Vec<_>>().join(" "),
+        is_required: issuers.iter().all(|issuer| issuer.locations == [Location::dpop()]),
+    })
+}

@@ -1,0 +1,141 @@
+//! RFC 9449 section 4.3: each of its checks, by its number, and section 7.1.
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::*;
+use crate::token::dpop::thumbprint;
+use crate::value::{DuplicateKeys, JsonLimits, parse_json};
+
+fn jwk(key: &SigningKey) -> Json {
+    let mut jwk = key.public_jwk().expect("a JWK");
+    // What a client sends has no more than the key.
+    jwk.as_object_mut()
+        .expect("an object")
+        .retain(|name, _| ["kty", "crv", "x", "y", "n", "e"].contains(&name.as_str()));
+    jwk
+}
+
+fn thumbprint_of(key: &SigningKey) -> String {
+    let limits = JsonLimits { depth: 4, duplicates: DuplicateKeys::Refuse };
+    thumbprint(&parse_json(jwk(key).to_string().as_bytes(), limits).expect("JSON")).expect("a thumbprint")
+}
+
+/// A token that is bound to `EC_OTHER`.
+fn bound_token() -> String {
+    token_of(&EC, &header(), &with(payload(), "cnf", json!({"jkt": thumbprint_of(&EC_OTHER)})))
+}
+
+fn proof_header() -> Json {
+    json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk(&EC_OTHER)})
+}
+
+fn proof_payload(token: &str) -> Json {
+    json!({
+        "jti": "p1", "htm": "POST", "htu": "https://api.test/pay", "iat": NOW,
+        "ath": URL_SAFE_NO_PAD.encode(digest(&SHA256, token.as_bytes())),
+    })
+}
+
+fn dpop_bench() -> Bench {
+    bench_with(IssuerSettings { locations: vec![Location::bearer(), Location::dpop()], ..settings() })
+}
+
+async fn state(bench: &Bench, headers: &[(&str, &str)]) -> TokenState {
+    let headers = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let (method, path, host) = ("POST".to_owned(), "/pay?x=1".to_owned(), "api.test".to_owned());
+    bench.request(HttpRequest { headers, method, path, host, ..HttpRequest::default() }).await
+}
+
+async fn refusal(bench: &Bench, token: &str, proof: &str) -> Option<TokenError> {
+    match state(bench, &[("authorization", &format!("DPoP {token}")), ("dpop", proof)]).await {
+        TokenState::Verified(_) => None,
+        TokenState::Rejected(error) => Some(error),
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_proof_counts_once_and_the_token_with_it() {
+    let (bench, token) = (dpop_bench(), bound_token());
+    let proof = token_of(&EC_OTHER, &proof_header(), &proof_payload(&token));
+    assert_eq!(refusal(&bench, &token, &proof).await, None);
+    assert_eq!(refusal(&bench, &token, &proof).await, Some(TokenError::ProofReplayed), "the token is cached now");
+    let next = token_of(&EC_OTHER, &proof_header(), &with(proof_payload(&token), "jti", json!("p2")));
+    assert_eq!(refusal(&bench, &token, &next).await, None);
+}
+
+#[tokio::test]
+async fn every_numbered_check_counts() {
+    let token = bound_token();
+    let good = || (proof_header(), proof_payload(&token));
+    let in_header = |name: &str, value: Json| (with(proof_header(), name, value), proof_payload(&token));
+    let in_payload = |name: &str, value: Json| (proof_header(), with(proof_payload(&token), name, value));
+    let mut private = jwk(&EC_OTHER);
+    private["d"] = json!("AQAB");
+    for (number, (header, payload), want) in [
+        ("3 jti", (proof_header(), without(proof_payload(&token), "jti")), TokenError::Proof),
+        ("3 jti empty", in_payload("jti", json!("")), TokenError::Proof),
+        ("3 jti long", in_payload("jti", json!("x".repeat(257))), TokenError::Proof),
+        ("3 iat", (proof_header(), without(proof_payload(&token), "iat")), TokenError::Proof),
+        ("3 iat text", in_payload("iat", json!(NOW.to_string())), TokenError::Proof),
+        ("4 typ", in_header("typ", json!("JWT")), TokenError::Proof),
+        ("4 no typ", (without(proof_header(), "typ"), proof_payload(&token)), TokenError::Proof),
+        ("5 none", in_header("alg", json!("none")), TokenError::Proof),
+        ("5 secret", in_header("alg", json!("HS256")), TokenError::Proof),
+        ("5 not on the list", in_header("alg", json!("RS512")), TokenError::Proof),
+        ("6 another key", in_header("jwk", jwk(&EC)), TokenError::Proof),
+        ("6 no key", (without(proof_header(), "jwk"), proof_payload(&token)), TokenError::Proof),
+        ("7 private", in_header("jwk", private), TokenError::Proof),
+        ("8 htm", in_payload("htm", json!("GET")), TokenError::Proof),
+        ("8 letter case", in_payload("htm", json!("post")), TokenError::Proof),
+        ("9 path", in_payload("htu", json!("https://api.test/other")), TokenError::Proof),
+        ("9 host", in_payload("htu", json!("https://evil.test/pay")), TokenError::Proof),
+        ("9 query", in_payload("htu", json!("https://api.test/pay?x=1")), TokenError::Proof),
+        ("11 old", in_payload("iat", json!(NOW - 61)), TokenError::ProofStale),
+        ("11 of the future", in_payload("iat", json!(NOW + 61)), TokenError::ProofStale),
+        ("12 no ath", (proof_header(), without(proof_payload(&token), "ath")), TokenError::WrongKey),
+        ("12 another token", in_payload("ath", json!("AAAA")), TokenError::WrongKey),
+        ("crit", in_header("crit", json!(["x"])), TokenError::Proof),
+    ] {
+        let proof = token_of(&EC_OTHER, &header, &payload);
+        assert_eq!(refusal(&dpop_bench(), &token, &proof).await, Some(want), "{number}");
+    }
+    let (header, payload) = good();
+    let proof = token_of(&EC_OTHER, &header, &payload);
+    for (number, bad) in [
+        ("1 two", format!("{proof},{proof}")),
+        ("2 no JWT", "x".to_owned()),
+        ("2 cut", proof.split('.').take(2).collect::<Vec<_>>().join(".")),
+        ("2 huge", "x".repeat(9_000)),
+        ("6 changed", format!("{}AAAA", proof.get(..proof.len() - 4).expect("a proof"))),
+    ] {
+        assert_eq!(refusal(&dpop_bench(), &token, &bad).await, Some(TokenError::Proof), "{number}");
+    }
+    // 12: a whole proof of a key that the token is not bound to.
+    let strange = token_of(&EC, &with(proof_header(), "jwk", jwk(&EC)), &proof_payload(&token));
+    assert_eq!(refusal(&dpop_bench(), &token, &strange).await, Some(TokenError::WrongKey));
+}
+
+#[tokio::test]
+async fn bound_and_unbound_tokens_keep_to_their_schemes() {
+    let (bench, token) = (dpop_bench(), bound_token());
+    let proof = token_of(&EC_OTHER, &proof_header(), &proof_payload(&token));
+    let rejected = async |headers: &[(&str, &str)]| match state(&bench, headers).await {
+        TokenState::Rejected(error) => error,
+        other => panic!("unexpected {other:?}"),
+    };
+    let bearer = format!("Bearer {token}");
+    assert_eq!(rejected(&[("authorization", &bearer), ("dpop", &proof)]).await, TokenError::Bound);
+    assert_eq!(rejected(&[("authorization", &format!("DPoP {token}"))]).await, TokenError::ProofMissing);
+    let both = format!("{bearer},DPoP {token}");
+    assert_eq!(rejected(&[("authorization", &both), ("dpop", &proof)]).await, TokenError::SeveralTokens);
+    let plain = good_token();
+    let proof = token_of(&EC_OTHER, &proof_header(), &proof_payload(&plain));
+    assert_eq!(rejected(&[("authorization", &format!("DPoP {plain}")), ("dpop", &proof)]).await, TokenError::NotBound);
+    assert!(matches!(state(&bench, &[("authorization", &format!("Bearer {plain}"))]).await, TokenState::Verified(_)));
+    // Bound to more than can be proven here.
+    let cnf = json!({"jkt": thumbprint_of(&EC_OTHER), "x5t#S256": "AAAA"});
+    let token = token_of(&EC, &header(), &with(payload(), "cnf", cnf));
+    let proof = token_of(&EC_OTHER, &proof_header(), &proof_payload(&token));
+    assert_eq!(rejected(&[("authorization", &format!("DPoP {token}")), ("dpop", &proof)]).await, TokenError::Bound);
+}
