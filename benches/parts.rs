@@ -44,6 +44,7 @@ fn verifier(key: &SigningKey) -> Verifier {
         cache_bytes: 1 << 24,
         cache_ttl: Duration::from_secs(600),
         proofs: stepgate::token::ProofSettings::default(),
+        certificates: stepgate::token::CertificateSettings::default(),
     };
     Verifier::new(vec![issuer], &limits, Clock::fixed(NOW))
 }
@@ -86,7 +87,6 @@ fn parts(c: &mut Criterion) {
     let key = SigningKey::from_pem(Alg::Rs256, &pem).expect("its PEM is read");
     let message = message(&key);
     let attributes = Attributes::parse(&message).expect("it parses");
-    let http = attributes.http.as_ref().expect("http");
     let far = || Instant::now() + Duration::from_secs(3_600);
 
     c.bench_function("input build", |b| {
@@ -101,13 +101,13 @@ fn parts(c: &mut Criterion) {
     c.bench_function("token cold", |b| {
         b.iter_batched(
             || verifier(&key),
-            |verifier| runtime.block_on(verifier.verify(http, far())),
+            |verifier| runtime.block_on(verifier.verify(&attributes, far())),
             criterion::BatchSize::SmallInput,
         );
     });
     let warm = Arc::new(verifier(&key));
-    runtime.block_on(warm.verify(http, far()));
-    c.bench_function("token cached", |b| b.iter(|| runtime.block_on(warm.verify(black_box(http), far()))));
+    runtime.block_on(warm.verify(&attributes, far()));
+    c.bench_function("token cached", |b| b.iter(|| runtime.block_on(warm.verify(black_box(&attributes), far()))));
 
     let document = input::build(&message, &attributes, &OPTIONS, input::BodyUse::Decision)
         .expect("a document")

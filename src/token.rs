@@ -6,6 +6,7 @@
 
 mod assurance;
 mod cache;
+mod certificate;
 mod claims;
 mod dpop;
 mod error;
@@ -15,6 +16,7 @@ mod keyset;
 mod verifier;
 
 pub use self::assurance::{AssuranceTable, Authn, LEVEL_NAMES, Preset};
+pub use self::certificate::CertificateSettings;
 pub use self::claims::{Claims, Profile};
 pub use self::dpop::{Proofs, Settings as ProofSettings};
 pub use self::error::TokenError;

@@ -30,10 +30,9 @@ pub struct Evidence {
 impl Evidence {
     /// Looks at the request's token, waiting for missing keys no longer than until `deadline`.
     pub async fn gather(attributes: &Attributes<'_>, tokens: Option<&Verifier>, deadline: Instant) -> Self {
-        let token = match (tokens, &attributes.http) {
-            (None, _) => TokenState::Unconfigured,
-            (Some(_), None) => TokenState::Absent,
-            (Some(tokens), Some(http)) => tokens.verify(http, deadline).await,
+        let token = match tokens {
+            None => TokenState::Unconfigured,
+            Some(tokens) => tokens.verify(attributes, deadline).await,
         };
         Self { token }
     }

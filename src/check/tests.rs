@@ -78,6 +78,7 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
             cache_bytes: 1_000,
             cache_ttl: Duration::from_secs(1),
             proofs: crate::token::ProofSettings::default(),
+            certificates: crate::token::CertificateSettings::default(),
         };
         Arc::new(Verifier::new(vec![issuer], &limits, Clock::fixed(0)))
     });

@@ -22,7 +22,7 @@ use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
 use crate::remote::service::ServiceSettings;
 use crate::serve::{Address, GrpcSettings, SocketMode};
-use crate::token::{self, AssuranceTable, IssuerSettings, KeySource, Location, Preset, Profile};
+use crate::token::{self, AssuranceTable, CertificateSettings, IssuerSettings, KeySource, Location, Preset, Profile};
 
 /// Buckets of OPA's `grpc_request_duration_seconds`.
 const OPA_BUCKETS: [f64; 11] = [1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 3e-3, 5e-3, 0.1, 1.0];
@@ -246,6 +246,13 @@ impl Resolver<'_> {
                 ),
                 cache_ttl: limits.duration("token_cache_ttl", Duration::from_secs(600)),
                 proofs,
+                certificates: CertificateSettings {
+                    xfcc_from_end: own
+                        .section("client_certificate")
+                        .at("xfcc_from_end")
+                        .and_then(Value::as_u64)
+                        .map(|index| usize::try_from(index).unwrap_or(usize::MAX)),
+                },
             },
             opa_buckets: performance.then(|| {
                 let given = plugin.at("grpc-request-duration-seconds-buckets").and_then(Value::as_array);

@@ -56,6 +56,8 @@ pub struct TokenHeader {
 pub(super) enum Binding<'a> {
     /// The holder of the key with this thumbprint (RFC 9449 section 6.1).
     Key(&'a str),
+    /// The client with this certificate (RFC 8705 section 3.1).
+    Certificate(&'a str),
     /// Something that cannot be proven here.
     Other,
 }
@@ -161,12 +163,10 @@ impl Claims {
     /// What the token is bound to (RFC 7800 section 3.1): it is worth nothing without a proof of that.
     pub(super) fn binding(&self) -> Option<Binding<'_>> {
         let confirmation = member(&self.payload, "cnf")?;
-        Some(match member(confirmation, "jkt").and_then(as_text) {
-            Some(thumbprint) if confirmation.as_object().is_some_and(|members| members.iter().count() == 1) => {
-                Binding::Key(thumbprint)
-            }
-            _ => Binding::Other,
-        })
+        let is_alone = confirmation.as_object().is_some_and(|members| members.iter().count() == 1);
+        let text = |name: &str| member(confirmation, name).and_then(as_text).filter(|_| is_alone);
+        let key = text("jkt").map(Binding::Key);
+        Some(key.or_else(|| text("x5t#S256").map(Binding::Certificate)).unwrap_or(Binding::Other))
     }
 
     /// Whether the token is within its time; asked again on every use.

@@ -37,6 +37,8 @@ pub enum TokenError {
     BadClaim,
     #[error("the token is bound to a key that was not proven")]
     Bound,
+    #[error("the token is bound to another certificate than the client's")]
+    WrongCertificate,
     #[error("the token is not bound to a key, and was sent as if it were")]
     NotBound,
     #[error("the proof of possession is missing")]
@@ -76,6 +78,7 @@ impl TokenError {
             Self::WrongAudience => "wrong_audience",
             Self::BadClaim => "bad_claim",
             Self::Bound => "bound_token",
+            Self::WrongCertificate => "wrong_certificate",
             Self::NotBound => "not_bound",
             Self::ProofMissing => "proof_missing",
             Self::Proof => "bad_proof",

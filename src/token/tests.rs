@@ -94,6 +94,7 @@ fn limits() -> Settings {
         cache_bytes: 1 << 20,
         cache_ttl: Duration::from_secs(600),
         proofs: ProofSettings::default(),
+        certificates: CertificateSettings::default(),
     }
 }
 
@@ -121,7 +122,7 @@ impl Bench {
         let message = CheckRequest { attributes: Some(attributes) }.encode_to_vec();
         let attributes = Attributes::parse(&message).expect("it parses");
         let deadline = tokio::time::Instant::now() + Duration::from_millis(150);
-        self.verifier.verify(attributes.http.as_ref().expect("http"), deadline).await
+        self.verifier.verify(&attributes, deadline).await
     }
 
     async fn state(&self, token: &str) -> TokenState {
@@ -142,6 +143,7 @@ async fn refusal_of(header: Json, payload: Json) -> Option<TokenError> {
     bench().refusal(&token_of(&EC, &header, &payload)).await
 }
 
+mod certificate;
 mod dpop;
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::assurance::Authn;
 use super::cache::{Fingerprint, TokenCache};
+use super::certificate::{self, CertificateSettings};
 use super::claims::{Binding, Claims, TokenHeader, Unverified};
 use super::dpop::{self, Proofs};
 use super::error::TokenError;
@@ -15,7 +16,7 @@ use super::extract::{Location, find_token};
 use super::issuer::Issuer;
 use super::keyset::KeySet;
 use crate::clock::Clock;
-use crate::opa::input::Http;
+use crate::opa::input::Attributes;
 use crate::value::{Members, Value};
 
 /// The limits of the token store.
@@ -26,6 +27,7 @@ pub struct Settings {
     pub cache_bytes: u64,
     pub cache_ttl: Duration,
     pub proofs: dpop::Settings,
+    pub certificates: CertificateSettings,
 }
 
 /// What is known about the caller's token.
@@ -63,7 +65,7 @@ impl Verified {
 
     /// Whether it is bound to a key that its sender proves to hold.
     pub fn is_bound(&self) -> bool {
-        self.claims.binding().is_some()
+        matches!(self.claims.binding(), Some(Binding::Key(_)))
     }
 
     pub fn authn(&self) -> &Authn {
@@ -115,6 +117,7 @@ pub struct Verifier {
     cache: TokenCache,
     token_bytes: usize,
     proofs: Proofs,
+    certificates: CertificateSettings,
     clock: Clock,
 }
 
@@ -128,7 +131,15 @@ impl Verifier {
         }
         let cache = TokenCache::new(settings.cache_bytes, settings.cache_ttl, clock.clone());
         let proofs = Proofs::new(settings.proofs.clone());
-        Self { issuers, locations, cache, token_bytes: settings.token_bytes, proofs, clock }
+        Self {
+            issuers,
+            locations,
+            cache,
+            token_bytes: settings.token_bytes,
+            proofs,
+            certificates: settings.certificates,
+            clock,
+        }
     }
 
     /// Whether every issuer has keys that count.
@@ -138,7 +149,8 @@ impl Verifier {
     }
 
     /// The state of the request's token. Waits only when keys are missing, and not past `deadline`.
-    pub async fn verify(&self, http: &Http<'_>, deadline: Instant) -> TokenState {
+    pub async fn verify(&self, attributes: &Attributes<'_>, deadline: Instant) -> TokenState {
+        let Some(http) = &attributes.http else { return TokenState::Absent };
         let (token, place) = match find_token(http, &self.locations) {
             Ok(Some(found)) => found,
             Ok(None) => return TokenState::Absent,
@@ -161,7 +173,7 @@ impl Verifier {
         };
         // What is remembered of a token says nothing of who sends it this time.
         match state {
-            TokenState::Verified(verified) => match self.prove(http, token, place, &verified) {
+            TokenState::Verified(verified) => match self.prove(attributes, token, place, &verified) {
                 Ok(()) => TokenState::Verified(verified),
                 Err(error) => TokenState::Rejected(error),
             },
@@ -170,12 +182,26 @@ impl Verifier {
     }
 
     /// Whether the sender of a bound token has proven to hold its key.
-    fn prove(&self, http: &Http<'_>, token: &str, place: &Location, verified: &Verified) -> Result<(), TokenError> {
-        match (verified.claims.binding(), *place == Location::dpop()) {
-            (None, false) => Ok(()),
-            (None, true) => Err(TokenError::NotBound),
-            (Some(Binding::Key(thumbprint)), true) => self.proofs.check(http, token, thumbprint, self.clock.now()),
-            (Some(_), _) => Err(TokenError::Bound),
+    fn prove(
+        &self,
+        attributes: &Attributes<'_>,
+        token: &str,
+        place: &Location,
+        verified: &Verified,
+    ) -> Result<(), TokenError> {
+        match (verified.claims.binding(), *place == Location::dpop(), &attributes.http) {
+            (None, false, _) => Ok(()),
+            (None | Some(Binding::Certificate(_)), true, _) => Err(TokenError::NotBound),
+            (Some(Binding::Key(thumbprint)), true, Some(http)) => {
+                self.proofs.check(http, token, thumbprint, self.clock.now())
+            }
+            (Some(Binding::Certificate(wanted)), false, _) => {
+                match certificate::thumbprint(attributes, self.certificates) {
+                    Some(shown) if shown == wanted => Ok(()),
+                    _ => Err(TokenError::WrongCertificate),
+                }
+            }
+            (Some(_), ..) => Err(TokenError::Bound),
         }
     }
 

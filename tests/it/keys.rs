@@ -100,6 +100,7 @@ impl Bench {
             cache_bytes: 1 << 20,
             cache_ttl: Duration::from_secs(600),
             proofs: stepgate::token::ProofSettings::default(),
+            certificates: stepgate::token::CertificateSettings::default(),
         };
         Self { provider, verifier: Verifier::new(vec![issuer], &limits, clock), lifecycle }
     }
@@ -111,7 +112,7 @@ impl Bench {
         let message = CheckRequest { attributes: Some(context) }.encode_to_vec();
         let attributes = Attributes::parse(&message).expect("it parses");
         let deadline = Instant::now() + Duration::from_secs(5);
-        self.verifier.verify(attributes.http.as_ref().expect("http"), deadline).await
+        self.verifier.verify(&attributes, deadline).await
     }
 
     /// Waits until `token` is verified: keys arrive on their own time.

@@ -11,6 +11,8 @@ const USUAL_HEADERS: usize = 24;
 #[derive(Debug, Default)]
 pub struct Attributes<'a> {
     pub source_principal: &'a str,
+    /// The client's certificate in URL-encoded PEM, where Envoy sends it (`include_peer_certificate`).
+    pub source_certificate: &'a str,
     /// Absent for a request of the TCP filter.
     pub http: Option<Http<'a>>,
 }
@@ -47,8 +49,10 @@ impl<'a> Attributes<'a> {
             match field? {
                 (1, peer) => {
                     for field in Fields::of(peer.bytes()?) {
-                        if let (4, principal) = field? {
-                            self.source_principal = principal.text()?;
+                        match field? {
+                            (4, principal) => self.source_principal = principal.text()?,
+                            (5, certificate) => self.source_certificate = certificate.text()?,
+                            _ => {}
                         }
                     }
                 }

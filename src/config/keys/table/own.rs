@@ -195,6 +195,13 @@ pub const KEYS: &[Key] = &[
         "1000000",
         "Proofs that are remembered, 16 bytes each, so that each counts once on this replica. Beyond, requests are answered 503.",
     ),
+    key("plugins.stepgate.client_certificate", Kind::Section, "", "For tokens bound to certificates (RFC 8705)."),
+    key(
+        "plugins.stepgate.client_certificate.xfcc_from_end",
+        Kind::Count(0, 64),
+        "",
+        "Which element of `x-forwarded-client-cert` is the client's, counted from the end, where Envoy shows no certificate (`include_peer_certificate`). Only behind a proxy that replaces the header (SANITIZE_SET), or for the element that a trusted hop has added. Unset: the header is not believed.",
+    ),
     key("plugins.stepgate.step_up", Kind::Section, "", ""),
     key("plugins.stepgate.step_up.realm", Kind::Text, "", "`realm` of challenges."),
     key("plugins.stepgate.step_up.resource_metadata", Kind::Text, "", "`resource_metadata` of challenges (RFC 9728)."),

@@ -1,0 +1,125 @@
+//! Tokens bound to a client's certificate (RFC 8705 section 3): which certificate the request came with.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+use crate::opa::input::Attributes;
+use crate::opa::rest::percent_decoded;
+
+/// Bytes of `x-forwarded-client-cert` that are read.
+const MAX_XFCC_BYTES: usize = 65_536;
+
+/// Where clients' certificates are told of, beside what Envoy itself has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CertificateSettings {
+    /// The element of `x-forwarded-client-cert` that counts, from its end; nothing: the header is not believed.
+    pub xfcc_from_end: Option<usize>,
+}
+
+/// The `x5t#S256` of the client's certificate: what Envoy has seen, or else the one element of the header that is believed.
+pub fn thumbprint(attributes: &Attributes<'_>, settings: CertificateSettings) -> Option<String> {
+    if !attributes.source_certificate.is_empty() {
+        return of_pem(attributes.source_certificate);
+    }
+    let from_end = settings.xfcc_from_end?;
+    let values = attributes.http.as_ref()?.header_values("x-forwarded-client-cert");
+    let [value] = values.as_slice() else { return None };
+    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= MAX_XFCC_BYTES)?;
+    let elements = elements(text)?;
+    let element = elements.get(elements.len().checked_sub(1)?.checked_sub(from_end)?)?;
+    let mut hashes = element.iter().filter(|(key, _)| key.eq_ignore_ascii_case("hash"));
+    let (_, hash) = hashes.next()?;
+    let bytes = from_hex(hash).filter(|bytes| bytes.len() == 32 && hashes.next().is_none())?;
+    Some(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Of a certificate in URL-encoded PEM, the first if there are several.
+fn of_pem(encoded: &str) -> Option<String> {
+    let pem = percent_decoded(encoded)?;
+    let (_, rest) = pem.split_once("-----BEGIN CERTIFICATE-----")?;
+    let (body, _) = rest.split_once("-----END CERTIFICATE-----")?;
+    let plain: String = body.chars().filter(|char| !char.is_ascii_whitespace()).collect();
+    let der = STANDARD.decode(plain).ok().filter(|der| !der.is_empty())?;
+    Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, &der)))
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2).map(|pair| {
+        let pair = std::str::from_utf8(pair)
+            .ok()
+            .filter(|pair| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        u8::from_str_radix(pair, 16).ok()
+    });
+    digits.collect()
+}
+
+/// The elements of `x-forwarded-client-cert`, each its keys and values; nothing when it is malformed.
+fn elements(text: &str) -> Option<Vec<Vec<(String, String)>>> {
+    let mut elements = vec![Vec::new()];
+    let mut rest = text;
+    loop {
+        let (key, after) = rest.split_once('=')?;
+        let (value, after) = match after.strip_prefix('"') {
+            Some(quoted) => quoted_value(quoted)?,
+            None => {
+                let end = after.find([';', ',']).unwrap_or(after.len());
+                let (value, after) = after.split_at(end);
+                (value.to_owned(), after)
+            }
+        };
+        elements.last_mut()?.push((key.trim().to_owned(), value));
+        rest = match after.split_at_checked(1) {
+            None => return Some(elements),
+            Some((";", more)) => more,
+            Some((",", more)) => {
+                elements.push(Vec::new());
+                more
+            }
+            Some(_) => return None,
+        };
+    }
+}
+
+/// Up to the closing quote, and what follows it.
+fn quoted_value(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '"' => return Some((value, text.get(at.saturating_add(1)..)?)),
+            '\\' => value.push(chars.next()?.1),
+            char => value.push(char),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_split_where_no_quote_says_otherwise() {
+        let all = elements(r#"By=spiffe://a;Hash=aa;Subject="CN=x,O=\"y;z\"";URI=,By=b;hash=bb"#).expect("well formed");
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0][2], ("Subject".to_owned(), "CN=x,O=\"y;z\"".to_owned()));
+        assert_eq!((&all[0][3].1, &all[1][1]), (&String::new(), &("hash".to_owned(), "bb".to_owned())));
+        for bad in ["", "x", "a=\"b", "a=\"b\"c", "a=b;", "a=b,", "a=\"b\\"] {
+            assert_eq!(elements(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn hashes_and_certificates_are_read_strictly() {
+        assert_eq!(from_hex("00fF"), Some(vec![0, 255]));
+        for bad in ["0", "0g", "+1", "é"] {
+            assert_eq!(from_hex(bad), None, "{bad}");
+        }
+        let pem = "-----BEGIN%20CERTIFICATE-----%0AaGk%3D%0A-----END%20CERTIFICATE-----%0A";
+        assert_eq!(of_pem(pem), Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, b"hi"))));
+        for bad in ["", "aGk=", "-----BEGIN%20CERTIFICATE-----", "%zz"] {
+            assert_eq!(of_pem(bad), None, "{bad}");
+        }
+    }
+}
