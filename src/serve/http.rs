@@ -11,6 +11,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::sync::Semaphore;
 
 use super::api::{self, Api};
 use super::bind::{HttpListener, Listener, Peer};
@@ -22,6 +23,8 @@ use crate::value::{Value, json_text};
 
 /// How long a health rule of the policy may take.
 const HEALTH_BUDGET: Duration = Duration::from_millis(500);
+/// Health rules that are evaluated at the same time, on all doors; probes ask for one or two.
+static HEALTH_RULES: Semaphore = Semaphore::const_new(4);
 
 /// What every HTTP door shows.
 #[derive(Clone, Debug)]
@@ -97,6 +100,7 @@ async fn health_rule(State(door): State<HttpDoor>, Path(rule): Path<String>) -> 
             .into_iter()
             .collect();
     let Some(snapshot) = door.policy.current() else { return failed("was undefined") };
+    let Ok(_turn) = HEALTH_RULES.try_acquire() else { return failed("was not evaluated: too many at once") };
     let path: Vec<String> = ["system", "health"].into_iter().chain(rule.split('/')).map(str::to_owned).collect();
     let asked = tokio::task::spawn_blocking(move || {
         let question = Question { input: Some(&input), strict_builtin_errors: false, budget: HEALTH_BUDGET };

@@ -220,20 +220,39 @@ impl Event {
         for name in ["http.send", "opa.runtime"] {
             self.erase(&["nd_builtin_cache", name]);
         }
-        let parameters = names(self, &["input", "parsed_query"]);
-        let secret = |name: &str| SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str());
-        if parameters.iter().any(|name| secret(name)) {
-            for name in parameters.iter().filter(|name| secret(name)) {
-                self.erase(&["input", "parsed_query", name]);
-            }
-            // The same stands in the paths; without their queries they stay.
-            for path in [&[&http[..], &["path"]].concat()[..], &[&http[..], &["headers", ":path"]].concat()] {
-                let at = path.iter().try_fold(&self.members, |at, part| at.member(part));
-                let Some(plain) = at.and_then(as_text).and_then(|text| text.split('?').next()) else { continue };
-                let value = Some(Value::from(plain));
-                self.apply(Rule { path: path.iter().map(|part| (*part).to_owned()).collect(), value });
-            }
+        let is_secret = |name: &String| SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str());
+        let in_body: Vec<String> = names(self, &["input", "parsed_body"]).into_iter().filter(is_secret).collect();
+        for name in &in_body {
+            self.erase(&["input", "parsed_body", name]);
+        }
+        if !in_body.is_empty() {
+            // The same stands in the bytes.
+            self.erase(&[&http[..], &["body"]].concat());
+            self.erase(&[&http[..], &["raw_body"]].concat());
+        }
+        let in_query: Vec<String> = names(self, &["input", "parsed_query"]).into_iter().filter(is_secret).collect();
+        for name in &in_query {
+            self.erase(&["input", "parsed_query", name]);
+        }
+        if !in_query.is_empty() {
+            self.cut_query(&[&http[..], &["path"]].concat());
+            self.cut_query(&[&http[..], &["headers", ":path"]].concat());
             self.erase(&[&http[..], &["query"]].concat());
+        }
+        // Where the page before had them.
+        let referer = [&http[..], &["headers", "referer"]].concat();
+        let query = self.at(&referer).and_then(as_text).and_then(|text| text.split_once('?'));
+        let pairs = query.map(|(_, query)| url::form_urlencoded::parse(query.as_bytes()).into_owned());
+        if pairs.into_iter().flatten().any(|(name, _)| is_secret(&name)) {
+            self.cut_query(&referer);
+        }
+    }
+
+    /// Leaves a path or URL without its query.
+    fn cut_query(&mut self, path: &[&str]) {
+        let plain = self.at(path).and_then(as_text).and_then(|text| text.split('?').next());
+        if let Some(value) = plain.map(Value::from) {
+            self.apply(Rule { path: path.iter().map(|part| (*part).to_owned()).collect(), value: Some(value) });
         }
     }
 
@@ -335,13 +354,14 @@ mod tests {
     const INPUT: &str = r#"{
         "attributes": {"request": {"http": {
             "headers": {"authorization": "Bearer canary-1", "cookie": "s=canary-2", ":path": "/a?token=canary-3&x=1", "accept": "*/*",
-                "x-user-token": "canary-8", "x-request-id": "r-1", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
-            "path": "/a?token=canary-3&x=1", "header_map": {"headers": [{"raw_value": "canary-4"}]}
+                "x-user-token": "canary-8", "referer": "https://a/?Token=canary-10", "x-request-id": "r-1", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+            "path": "/a?token=canary-3&x=1", "header_map": {"headers": [{"raw_value": "canary-4"}]},
+            "body": "client_secret=canary-11", "raw_body": "canary-11"
         }}, "metadataContext": {"filterMetadata": {"envoy.filters.http.jwt_authn": {"payload": {"email": "canary-9"}}}}},
         "authn": {"factors": ["knowledge"]},
         "jwt": {"state": "verified", "issuer": "i", "claims": {"iss": "i", "acr": "mfa", "sub": "canary-5", "email": "canary-6"}},
         "parsed_query": {"token": ["canary-3"], "x": ["1"]},
-        "parsed_body": {"name": "ann", "list": [1, 2, 3]}
+        "parsed_body": {"name": "ann", "list": [1, 2, 3], "client_secret": ["canary-11"]}
     }"#;
 
     fn value(text: &str) -> Value {
@@ -448,7 +468,7 @@ mod tests {
             mask contains {"op": "upsert", "path": "/result/note", "value": {"by": "mask"}}
             mask contains {"op": "remove", "path": "/result/allowed"}"#;
         let event = event(rules, false).0.expect("it is logged");
-        assert_eq!(event["input"]["parsed_body"], serde_json::json!({"list": [1, 3]}));
+        assert_eq!(event["input"]["parsed_body"], serde_json::json!({"list": [1, 3], "client_secret": ["canary-11"]}));
         assert_eq!(event["input"]["parsed_query"]["x"], serde_json::json!([]));
         assert_eq!(event["result"]["note"]["by"], "mask");
         assert!(event["result"].get("allowed").is_none());
