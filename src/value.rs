@@ -81,10 +81,11 @@ pub fn number(spelling: &str) -> Option<Value> {
     Number::parse(spelling).map(Value::Number)
 }
 
-/// A YAML document as JSON has it; nothing when it is malformed or deeper than `limits` allow.
+/// A YAML document as OPA reads it: version 1.1, where `no` is false, turned into JSON. Nothing when it is malformed or deeper than
+/// `limits` allow.
 pub fn parse_yaml(text: &str, limits: JsonLimits) -> Option<Value> {
-    let document: serde_json::Value = yaml_serde::from_str(text).ok()?;
-    parse_json(document.to_string().as_bytes(), limits).ok()
+    let document = stepgate_rego::builtins::parse_yaml(text).ok()?;
+    parse_json(json_text(&document).as_bytes(), limits).ok()
 }
 
 /// The items of an array or set; none of anything else.

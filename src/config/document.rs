@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::overrides::{OverrideError, apply};
+use crate::value::{DuplicateKeys, JsonLimits, json_text, parse_yaml};
 
+/// Levels of nesting of a configuration.
+const CONFIG: JsonLimits = JsonLimits { depth: 100, duplicates: DuplicateKeys::LastWins };
 /// Bytes that a configuration file may have.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
@@ -92,9 +95,12 @@ fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<Value, Do
     }
     let text = substitute(&std::fs::read_to_string(path).map_err(failed)?, environment);
     let malformed = |error: yaml_serde::Error| DocumentError::Yaml { path: path.to_owned(), reason: error.to_string() };
-    // By way of YAML's own mapping, which refuses a key that stands twice: the first block would be lost in silence.
-    let mapping: yaml_serde::Value = yaml_serde::from_str(&text).map_err(malformed)?;
-    let value: Value = yaml_serde::from_value(mapping).map_err(malformed)?;
+    // Only to refuse a key that stands twice: the first block would be lost in silence.
+    yaml_serde::from_str::<yaml_serde::Value>(&text).map_err(malformed)?;
+    // As OPA reads it, where `on` is true.
+    let refused = |reason: &str| DocumentError::Yaml { path: path.to_owned(), reason: reason.to_owned() };
+    let value = parse_yaml(&text, CONFIG).ok_or_else(|| refused("not YAML 1.1, or nested too deeply"))?;
+    let value: Value = serde_json::from_str(&json_text(&value)).map_err(|error| refused(&error.to_string()))?;
     match value {
         Value::Null => Ok(Value::Object(serde_json::Map::new())),
         Value::Object(_) => Ok(value),

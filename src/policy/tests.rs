@@ -213,3 +213,33 @@ fn what_chance_and_the_clock_answered_is_kept() {
     assert!(answers.member("count").is_none());
     assert!(asked(false).answers.is_none(), "only where it is wanted");
 }
+
+#[test]
+fn references_into_data_find_what_a_number_spells() {
+    let policy = r#"package p
+default not_blocked := false
+not_blocked if not data.blocked[input.id]
+by_variable := x if { k := 1; x := data.users[k] }
+by_fraction := data.users[1.5]
+item := data.list["1"]
+deep := [x | x := data.teams[_][input.id]]
+copy if { d := data.blocked; d[input.id] }
+beside := data.p.extra[input.id]
+hidden := data.system.x
+"#;
+    let data = r#"{"blocked": {"7": true}, "users": {"1": "one", "1.5": "half"}, "list": ["a", "b"], "teams": {"a": {"7": 1}, "b": {"8": 2}},
+        "p": {"extra": {"7": "seven"}}, "system": {"x": 1}}"#;
+    let limits = crate::value::JsonLimits { depth: 10, duplicates: crate::value::DuplicateKeys::Refuse };
+    let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
+    let data = crate::value::parse_json(data.as_bytes(), limits).expect("JSON");
+    let snapshot = Snapshot::build(&Sources { modules: vec![module], data }, &Entrypoint::from_path("p"), &surroundings());
+    let input = crate::value::parse_json(br#"{"id": 7}"#, limits).expect("JSON");
+    let snapshot = snapshot.expect("it loads");
+    let question = Question { input: Some(&input), strict_builtin_errors: false, budget: BUDGET };
+    let whole = snapshot.document(&[], &question).expect("an answer").expect("all of it");
+    assert!(whole.member("blocked").is_some() && whole.member("system").is_none(), "{}", json_text(&whole));
+    let value = snapshot.eval(&input, BUDGET, Instant::now() + BUDGET).expect("an answer").value;
+    // As the real OPA answers.
+    let want = r#"{"beside":"seven","by_fraction":"half","by_variable":"one","deep":[1],"extra":{"7":"seven"},"hidden":1,"item":"b","not_blocked":false}"#;
+    assert_eq!(value.map(|value| json_text(&value)).as_deref(), Some(want));
+}

@@ -384,7 +384,7 @@ impl<'a> Lowerer<'a> {
         for (var, src) in fresh {
             // The documents are other ones outside.
             let to = self.reg();
-            self.ops.push(Op::Path { from: src, path: Box::default(), to });
+            self.ops.push(Op::Path { from: src, path: Box::default(), to, base: false });
             self.bind(var, Src::Reg(to));
             outs.insert(to);
         }

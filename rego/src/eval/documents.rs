@@ -1,5 +1,6 @@
 //! Packages as documents, and references whose variables range over packages.
 
+use super::exec::base_member;
 use super::{EvalError, Evaluator, Flow, Sink};
 use crate::policy::{Node, NodeId, Operand};
 use crate::value::Value;
@@ -28,6 +29,9 @@ impl<'a> Evaluator<'a> {
             Some(Value::Object(object)) => object.to_vec(),
             _ => Vec::new(),
         };
+        // OPA's own corner, and that of its authorization policy, is reached by name alone.
+        let is_hidden = |key: &Value| node.path.is_empty() && key.as_str() == Some("system");
+        members.retain(|(key, _)| !is_hidden(key));
         self.spend(members.len().saturating_mul(32))?;
         if node.dynamic.is_some() {
             if let Value::Object(object) = self.extent(node)? {
@@ -37,7 +41,7 @@ impl<'a> Evaluator<'a> {
         }
         let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
         children.sort_by_key(|(key, _)| *key);
-        for (key, id) in children {
+        for (key, id) in children.into_iter().filter(|(key, _)| !is_hidden(key)) {
             if let Some(value) = self.document(id)? {
                 merge(&mut members, vec![(key.clone(), value.clone())]);
             }
@@ -61,15 +65,15 @@ impl<'a> Evaluator<'a> {
         let ends = node.group.is_some() || node.dynamic.is_some() || self.replaced(&node.path).is_some();
         let Some((first, rest)) = operands.split_first().filter(|_| !ends) else {
             let Some(value) = self.document(id)? else { return Ok(Flow::Continue) };
-            return self.members_of(value, operands, to, sink);
+            return self.members_of(value, operands, false, to, sink);
         };
         let base = self.base_at(node);
         match first {
             Operand::Bound(src) => {
                 let Some(key) = self.get(src) else { return Ok(Flow::Continue) };
-                match (node.children.get(key), base.and_then(|base| base.get(key))) {
+                match (node.children.get(key), base.and_then(|base| base_member(base, key))) {
                     (Some(&child), _) => self.dynamic(child, rest, to, sink),
-                    (None, Some(value)) => self.members_of(value, rest, to, sink),
+                    (None, Some(value)) => self.members_of(value, rest, true, to, sink),
                     (None, None) => Ok(Flow::Continue),
                 }
             }
@@ -85,7 +89,7 @@ impl<'a> Evaluator<'a> {
                 let Some(Value::Object(object)) = base else { return Ok(Flow::Continue) };
                 for (key, value) in object.iter().filter(|(key, _)| !node.children.contains_key(*key)) {
                     self.set(*reg, key);
-                    if self.members_of(value, rest, to, sink)? == Flow::Stop {
+                    if self.members_of(value, rest, true, to, sink)? == Flow::Stop {
                         return Ok(Flow::Stop);
                     }
                 }
@@ -94,11 +98,12 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// The rest of a reference, inside a value.
+    /// The rest of a reference, inside a value; `is_base` says whether that lies in base data.
     fn members_of(
         &mut self,
         value: &'a Value,
         operands: &'a [Operand],
+        is_base: bool,
         to: u32,
         sink: Sink<'_, 'a>,
     ) -> Result<Flow, EvalError> {
@@ -107,15 +112,17 @@ impl<'a> Evaluator<'a> {
             return sink(self);
         };
         match first {
-            Operand::Bound(src) => match self.get(src).and_then(|key| value.get(key)) {
-                Some(inner) => self.members_of(inner, rest, to, sink),
+            Operand::Bound(src) => match self.get(src).and_then(|key| {
+                if is_base { base_member(value, key) } else { value.get(key) }
+            }) {
+                Some(inner) => self.members_of(inner, rest, is_base, to, sink),
                 None => Ok(Flow::Continue),
             },
             Operand::Free(reg) => {
                 let mut each = |evaluator: &mut Self, key: &'a Value, inner: &'a Value| {
                     evaluator.context.step()?;
                     evaluator.set(*reg, key);
-                    evaluator.members_of(inner, rest, to, sink)
+                    evaluator.members_of(inner, rest, is_base, to, sink)
                 };
                 match value {
                     Value::Array(items) => {

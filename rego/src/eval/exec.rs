@@ -25,14 +25,15 @@ impl<'a> Evaluator<'a> {
             self.context.step()?;
             match op {
                 Op::Fail => return Ok(Flow::Continue),
-                Op::Get { from, key, to } => {
+                Op::Get { from, key, to, base } => {
                     let (Some(from), Some(key)) = (self.get(from), self.get(key)) else { return Ok(Flow::Continue) };
-                    let Some(value) = from.get(key) else { return Ok(Flow::Continue) };
+                    let found = if *base { base_member(from, key) } else { from.get(key) };
+                    let Some(value) = found else { return Ok(Flow::Continue) };
                     self.set(*to, value);
                 }
-                Op::Path { from, path, to } => {
+                Op::Path { from, path, to, base } => {
                     let step: fn(&'a Value, &Value) -> Option<&'a Value> =
-                        if *from == Src::Data { base_member } else { |at, key| at.get(key) };
+                        if *base { base_member } else { |at, key| at.get(key) };
                     let found = self.get(from).and_then(|from| path.iter().try_fold(from, step));
                     let Some(value) = found else { return Ok(Flow::Continue) };
                     self.set(*to, value);
@@ -520,10 +521,15 @@ pub(super) enum Mocking {
     Rule(u32),
 }
 
-/// A member of base data: OPA's store finds a string key by the number that it spells.
-fn base_member<'v>(at: &'v Value, key: &Value) -> Option<&'v Value> {
+/// A member of base data. References into it are paths of OPA's store, which are texts: a number finds the string key that spells it, and
+/// a text that spells a whole number finds an item.
+pub(super) fn base_member<'v>(at: &'v Value, key: &Value) -> Option<&'v Value> {
     at.get(key).or_else(|| match (at, key) {
         (Value::Object(object), Value::Number(number)) => object.get_str(&number.to_string()),
+        (Value::Array(items), Value::String(text)) => {
+            let index = text.parse::<usize>().ok().filter(|index| index.to_string() == text.as_str())?;
+            items.get(index)
+        }
         _ => None,
     })
 }

@@ -96,12 +96,15 @@ pub enum Op {
         from: Src,
         key: Src,
         to: Reg,
+        /// It lies in base data, where a number finds what it spells.
+        base: bool,
     },
     /// The value at a constant path.
     Path {
         from: Src,
         path: Box<[Value]>,
         to: Reg,
+        base: bool,
     },
     /// Every member in turn.
     Scan {

@@ -19,6 +19,7 @@ impl Lowerer<'_> {
 
     /// Follows `path` from a value.
     fn chain(&mut self, from: Src, path: &[Term]) -> Src {
+        let base = from == Src::Data;
         let mut src = from;
         let mut rest = path;
         while let Some((first, after)) = rest.split_first() {
@@ -33,28 +34,28 @@ impl Lowerer<'_> {
                     self.input_paths.insert(constants.clone(), self.next);
                 }
                 let to = self.reg();
-                self.ops.push(Op::Path { from: src, path: constants.into(), to });
+                self.ops.push(Op::Path { from: src, path: constants.into(), to, base });
                 src = Src::Reg(to);
                 continue;
             }
             rest = after;
-            src = self.member(src, first);
+            src = self.member(src, first, base);
         }
         if src == Src::Input {
             // A look at the whole document fails where there is none.
             let to = self.reg();
-            self.ops.push(Op::Path { from: src, path: Box::default(), to });
+            self.ops.push(Op::Path { from: src, path: Box::default(), to, base });
             return Src::Reg(to);
         }
         src
     }
 
     /// One step: a lookup when the key has a value, else every member in turn.
-    fn member(&mut self, from: Src, key: &Term) -> Src {
+    fn member(&mut self, from: Src, key: &Term, base: bool) -> Src {
         let to = self.reg();
         if self.can_eval(key) {
             let key = self.eval(key);
-            self.ops.push(Op::Get { from, key, to });
+            self.ops.push(Op::Get { from, key, to, base });
             return Src::Reg(to);
         }
         if self.is_unused(key) {

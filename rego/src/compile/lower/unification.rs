@@ -143,7 +143,7 @@ impl Lowerer<'_> {
                 self.ops.push(Op::ArrayLen(src.clone(), items.len()));
                 for (item, at) in items.iter().zip(0i64..) {
                     let to = self.reg();
-                    self.ops.push(Op::Path { from: src.clone(), path: [Value::from(at)].into(), to });
+                    self.ops.push(Op::Path { from: src.clone(), path: [Value::from(at)].into(), to, base: false });
                     self.destructure(item, &Src::Reg(to));
                 }
             }
@@ -152,7 +152,7 @@ impl Lowerer<'_> {
                 for (key, value) in members {
                     let key = self.eval(key);
                     let to = self.reg();
-                    self.ops.push(Op::Get { from: src.clone(), key, to });
+                    self.ops.push(Op::Get { from: src.clone(), key, to, base: false });
                     self.destructure(value, &Src::Reg(to));
                 }
             }
