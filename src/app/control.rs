@@ -30,21 +30,31 @@ impl Control for Plane {
     }
 
     fn policies(&self) -> Vec<Module> {
-        self.activation.policies()
+        let mut policies = self.activation.policies();
+        // OPA's ids have neither in front.
+        policies.iter_mut().for_each(|module| module.path = policy_id(&module.path).to_owned());
+        policies
     }
 
     fn put_policy(&self, id: &str, text: &str) -> Result<(), PolicyChangeError> {
-        let module = Module { path: id.to_owned(), text: text.to_owned(), version: RegoVersion::V1 };
+        let known = self.activation.policies().into_iter().find(|module| policy_id(&module.path) == id);
+        let path = known.map_or_else(|| id.to_owned(), |module| module.path);
+        let module = Module { path, text: text.to_owned(), version: RegoVersion::V1 };
         self.activation.put_policy(module).map_err(change_error)
     }
 
     fn delete_policy(&self, id: &str) -> Result<(), PolicyChangeError> {
-        self.activation.delete_policy(id).map_err(change_error)
+        let known = self.activation.policies().into_iter().find(|module| policy_id(&module.path) == id);
+        self.activation.delete_policy(known.as_ref().map_or(id, |module| &module.path)).map_err(change_error)
     }
 
     fn refresh(&self, bundle: &str) -> bool {
         self.bundles.refresh(bundle)
     }
+}
+
+fn policy_id(path: &str) -> &str {
+    path.trim_start_matches("./").trim_start_matches('/')
 }
 
 fn change_error(error: ActivationError) -> PolicyChangeError {

@@ -246,7 +246,7 @@ impl Plane {
             limit: settings.bundle.size_limit,
             deltas: false,
             etag: None,
-            is_long: false,
+            is_long: settings.bundle.polling.long.is_some(),
         };
         let mut shown = public(&self.origin.document);
         if let Some(members) = shown.as_object_mut() {

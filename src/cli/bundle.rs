@@ -36,7 +36,7 @@ struct SigningArgs {
 
 impl SigningArgs {
     /// The signature file for `files`.
-    fn sign(&self, key: &str, files: &[File]) -> anyhow::Result<File> {
+    fn sign(&self, key: &str, key_id: &str, files: &[File]) -> anyhow::Result<File> {
         let key = std::fs::read_to_string(key).unwrap_or_else(|_| key.to_owned());
         let claims: Map<String, Json> = match &self.claims_file {
             None => Map::new(),
@@ -45,7 +45,7 @@ impl SigningArgs {
                 serde_json::from_slice(&text).context("--claims-file: not a JSON object")?
             }
         };
-        let key_id = claims.get("keyid").and_then(Json::as_str).unwrap_or_default().to_owned();
+        let key_id = claims.get("keyid").and_then(Json::as_str).unwrap_or(key_id).to_owned();
         let signer = Signer { key: &key, algorithm: &self.signing_alg, key_id: &key_id, claims };
         let named: Vec<signature::File<'_>> = files.iter().map(|file| (file.plain(), file.bytes.as_slice())).collect();
         let signed = signature::sign(&named, &signer).context("--signing-key")?;
@@ -69,6 +69,9 @@ pub struct Build {
     revision: Option<String>,
     #[command(flatten)]
     signing: SigningArgs,
+    /// The id that the signature names its key by, unless --claims-file has a `keyid`
+    #[arg(long, default_value = "default")]
+    verification_key_id: String,
     #[command(flatten)]
     policy: PolicyArgs,
     /// Only `rego` is offered
@@ -106,7 +109,7 @@ impl Build {
         }));
         files.push(File { name: "/.manifest".to_owned(), bytes: Json::Object(manifest).to_string().into_bytes() });
         if let Some(key) = &self.signing.signing_key {
-            files.push(self.signing.sign(key, &files)?);
+            files.push(self.signing.sign(key, &self.verification_key_id, &files)?);
         }
         let packed = archive::pack(&files)?;
         std::fs::write(&self.output, packed).with_context(|| format!("`{}`", self.output.display()))?;
@@ -198,14 +201,15 @@ impl Sign {
                     }]
                 }
             };
-            // Without --bundle names begin with the path, as in OPA.
-            files.extend(found.into_iter().map(|file| match self.bundle {
+            // Names begin with the path, but within an archive, as in OPA.
+            let is_archive = self.bundle && !place.is_dir();
+            files.extend(found.into_iter().map(|file| match is_archive || path == "." {
                 true => file,
                 false => File { name: format!("{}{}", path.trim_end_matches('/'), file.name), ..file },
             }));
         }
         files.retain(|file| !file.name.ends_with(signature::FILE));
-        let signed = self.signing.sign(key, &files)?;
+        let signed = self.signing.sign(key, "", &files)?;
         let path = self.output_file_path.join(signature::FILE);
         std::fs::write(&path, signed.bytes).with_context(|| format!("`{}`", path.display()))?;
         Ok(ExitCode::SUCCESS)

@@ -134,7 +134,7 @@ impl Resolver<'_> {
             if item.flag("persist") == Some(true) {
                 self.problems.warn(format!("{place}.persist"), "has no effect: the bundle is a file already");
             }
-            return Some(Source::File(path.into()));
+            return Some(Source::File(path.strip_prefix("localhost").unwrap_or(path).into()));
         }
         let resource = resource.map_or_else(|| format!("bundles/{name}"), str::to_owned);
         // Without a name the first service counts, as in OPA.

@@ -77,7 +77,10 @@ impl Resolver<'_> {
         members.insert("resource".to_owned(), resource.into());
         let bundle = Value::Object(members);
         let bundle = self.bundle(name.unwrap_or("discovery"), "discovery", Section(Some(&bundle)), context)?;
-        Some(DiscoverySettings { bundle, decision: parts(item.text("decision").or(name).unwrap_or("")) })
+        Some(DiscoverySettings {
+            bundle,
+            decision: parts(&item.text("decision").or(name).unwrap_or("").replace('.', "/")),
+        })
     }
 
     pub(super) fn api(&mut self, document: &Value) -> ApiConfig {

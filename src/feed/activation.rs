@@ -12,6 +12,7 @@ use serde_json::json;
 use super::DATA;
 use super::bundle::contents::{Bundle, Contents, Delta};
 use super::bundle::patch::{PatchError, apply_all};
+use crate::opa::manifest::Manifest;
 use crate::policy::{
     Entrypoint, EvalError, Evaluation, Module, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings,
     package_of,
@@ -31,8 +32,6 @@ pub enum ActivationError {
     Overlap { one: String, other: String, root: String },
     #[error("the data of the bundle `{bundle}` does not fit: {conflict}")]
     Conflict { bundle: String, conflict: SourceConflict },
-    #[error("a delta came, and there is no bundle in force that it could change")]
-    NothingToPatch,
     #[error("delta bundle '{0}' has manifest roots that are different from those in the store")]
     DeltaRoots(String),
     #[error("the delta is refused as a whole: {0}")]
@@ -55,7 +54,7 @@ fn list(rejections: &[Rejection]) -> String {
 }
 
 /// A bundle that may be in force.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Part {
     bundle: Bundle,
     etag: String,
@@ -131,8 +130,9 @@ impl Activation {
             let bundle = match contents {
                 Contents::Snapshot(bundle) => bundle,
                 Contents::Delta(delta) => {
-                    let before = before.ok_or(ActivationError::NothingToPatch)?;
-                    before.patched(name, delta)?
+                    // The first of all changes nothing but an empty bundle.
+                    let empty = || Part::empty(&delta.manifest);
+                    before.map_or_else(empty, |before| Part::clone(before)).patched(name, delta)?
                 }
             };
             if rollback_guard {
@@ -290,6 +290,10 @@ impl Part {
         modules.map(move |module| Module { path: format!("{name}/{}", module.path), ..module.clone() })
     }
 
+    fn empty(manifest: &Manifest) -> Self {
+        Self { bundle: Bundle { manifest: manifest.clone(), sources: Sources::default() }, etag: String::new() }
+    }
+
     /// The bundle after a delta.
     fn patched(&self, name: &str, delta: Delta) -> Result<Bundle, ActivationError> {
         if delta.manifest.roots != self.bundle.manifest.roots {
@@ -317,7 +321,6 @@ impl Part {
 mod tests {
     use super::*;
     use crate::feed::bundle::patch::Patch;
-    use crate::opa::manifest::Manifest;
     use crate::policy::{BuiltinSettings, RegoVersion};
     use crate::value::json_text;
 
@@ -389,7 +392,7 @@ mod tests {
         let change =
             |manifest: &str, changes: &str| activation.replace_bundle("a", delta(manifest, changes), "", false);
         let two = r#"{"op":"upsert","path":"/p/n","value":2}"#;
-        assert!(matches!(change(r#"{"roots": ["p"]}"#, two), Err(ActivationError::NothingToPatch)));
+        change(r#"{"roots": ["p"]}"#, two).expect("the first of all is one, too");
         let first = bundle(r#"{"revision": "r1", "roots": ["p", "q"]}"#, "package q\nx := data.p.n");
         activation.replace_bundle("a", first, "", false).expect("it is sound");
         activation.replace_files(files("package p\nallow := data.q.x")).expect("it is sound");

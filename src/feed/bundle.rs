@@ -132,8 +132,8 @@ impl BundleFeed {
         }
         self.status.bundle(name, |status| {
             status.fault = polled.as_ref().err().map(fault);
-            let answered = !matches!(polled, Err(BundleFeedError::Poll(_)));
-            if answered {
+            // As in OPA, an answer that is no bundle is no success.
+            if matches!(polled, Ok(_) | Err(BundleFeedError::Activation(_))) {
                 status.answered_at = Some(now);
             }
         });
@@ -174,13 +174,16 @@ impl BundleFeed {
             None => Download { archive: Vec::new(), etag: None },
         };
         let took = nanoseconds(asked);
+        let (etag, size, now) = (download.etag.clone(), download.archive.len(), self.clock.now_ns());
+        let activated = self.activate(download, true).await;
         self.status.bundle(&name, |status| {
-            status.downloaded_at = Some(self.clock.now_ns());
-            status.size = download.archive.len();
             status.timers.insert("timer_bundle_request_ns", took);
+            if matches!(activated, Ok(()) | Err(BundleFeedError::Activation(_))) {
+                status.downloaded_at = Some(now);
+                status.size = size;
+            }
         });
-        let etag = download.etag.clone();
-        self.activate(download, true).await?;
+        activated?;
         if let Some(poller) = &mut self.poller {
             poller.etag = etag;
         }

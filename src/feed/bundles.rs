@@ -93,7 +93,7 @@ impl Bundles {
                 // A saved bundle must be whole.
                 deltas: settings.kept.is_none(),
                 etag: None,
-                is_long: false,
+                is_long: settings.polling.long.is_some(),
             }),
         };
         self.status.bundle(&settings.name, |_| {});

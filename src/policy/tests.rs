@@ -232,7 +232,8 @@ hidden := data.system.x
     let limits = crate::value::JsonLimits { depth: 10, duplicates: crate::value::DuplicateKeys::Refuse };
     let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let data = crate::value::parse_json(data.as_bytes(), limits).expect("JSON");
-    let snapshot = Snapshot::build(&Sources { modules: vec![module], data }, &Entrypoint::from_path("p"), &surroundings());
+    let snapshot =
+        Snapshot::build(&Sources { modules: vec![module], data }, &Entrypoint::from_path("p"), &surroundings());
     let input = crate::value::parse_json(br#"{"id": 7}"#, limits).expect("JSON");
     let snapshot = snapshot.expect("it loads");
     let question = Question { input: Some(&input), strict_builtin_errors: false, budget: BUDGET };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Semaphore;
@@ -19,7 +19,7 @@ use super::health::{BUNDLES, Health, Plugin};
 use super::tls::Tls;
 use crate::policy::{Question, Store};
 use crate::telemetry::Metrics;
-use crate::value::{Value, json_text};
+use crate::value::Value;
 
 /// How long a health rule of the policy may take.
 const HEALTH_BUDGET: Duration = Duration::from_millis(500);
@@ -109,7 +109,7 @@ async fn health_rule(State(door): State<HttpDoor>, Path(rule): Path<String>) -> 
     match asked.await {
         Ok(Ok(Some(Value::Bool(true)))) => json(StatusCode::OK, "{}"),
         Ok(Ok(None)) => failed("was undefined"),
-        Ok(Ok(Some(other))) => failed(&format!("returned unexpected value {}", json_text(&other))),
+        Ok(Ok(Some(_))) => failed("returned unexpected value"),
         Ok(Err(complaint)) => failed(&format!("cannot be evaluated: {}", complaint.message)),
         Err(_) => failed("panicked"),
     }
@@ -124,8 +124,12 @@ async fn ready(State(door): State<HttpDoor>) -> Response {
     json(StatusCode::SERVICE_UNAVAILABLE, &body)
 }
 
-async fn metrics(State(door): State<HttpDoor>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+async fn metrics(State(door): State<HttpDoor>, headers: HeaderMap) -> Response {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = match accepted.contains("application/openmetrics-text") {
+        true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        false => "text/plain; version=0.0.4; charset=utf-8",
+    };
     ([(header::CONTENT_TYPE, kind)], door.metrics.text()).into_response()
 }
 

@@ -112,12 +112,12 @@ impl<'a> Evaluator<'a> {
             return sink(self);
         };
         match first {
-            Operand::Bound(src) => match self.get(src).and_then(|key| {
-                if is_base { base_member(value, key) } else { value.get(key) }
-            }) {
-                Some(inner) => self.members_of(inner, rest, is_base, to, sink),
-                None => Ok(Flow::Continue),
-            },
+            Operand::Bound(src) => {
+                match self.get(src).and_then(|key| if is_base { base_member(value, key) } else { value.get(key) }) {
+                    Some(inner) => self.members_of(inner, rest, is_base, to, sink),
+                    None => Ok(Flow::Continue),
+                }
+            }
             Operand::Free(reg) => {
                 let mut each = |evaluator: &mut Self, key: &'a Value, inner: &'a Value| {
                     evaluator.context.step()?;

@@ -93,19 +93,25 @@ impl Reading {
 
     /// Reads an archive or a folder that must be whole in itself. `ignores` says what of a folder is left out.
     pub fn snapshot(&self, path: &Path, ignores: &dyn Fn(&str) -> bool) -> Result<Bundle, BundleError> {
-        let files = if path.is_dir() {
-            archive::gather(path, self.limit, ignores)?
+        let contents = if path.is_dir() {
+            // In OPA the names of a signed folder begin with its path.
+            let prefix = path.to_string_lossy().trim_start_matches("./").trim_matches('/').to_owned();
+            self.believed(archive::gather(path, self.limit, ignores)?, &prefix)?
         } else {
-            archive::unpack(&std::fs::read(path).map_err(BundleError::Read)?, self.limit)?
+            self.contents(archive::unpack(&std::fs::read(path).map_err(BundleError::Read)?, self.limit)?)?
         };
-        match self.contents(files)? {
+        match contents {
             Contents::Snapshot(bundle) => Ok(bundle),
             Contents::Delta(_) => Err(BundleError::LoneDelta),
         }
     }
 
     /// Puts together what the files are, once they are believed.
-    pub fn contents(&self, mut files: Vec<File>) -> Result<Contents, BundleError> {
+    pub fn contents(&self, files: Vec<File>) -> Result<Contents, BundleError> {
+        self.believed(files, "")
+    }
+
+    fn believed(&self, mut files: Vec<File>, prefix: &str) -> Result<Contents, BundleError> {
         let mut seen = std::collections::HashSet::new();
         if let Some(file) = files.iter().find(|file| !seen.insert(file.plain())) {
             return Err(BundleError::Twice(file.name.clone()));
@@ -114,8 +120,19 @@ impl Reading {
         let patch = files.iter().find(|file| base(file.plain()) == "patch.json");
         let patches = patch.map(|file| Patch::parse_all(&file.bytes)).transpose()?;
         let is_delta = patches.as_ref().is_some_and(|patches| !patches.is_empty() || !files.iter().any(is_content));
-        let names: Vec<signature::File<'_>> = files.iter().map(|file| (file.plain(), file.bytes.as_slice())).collect();
-        self.verification.check(signatures.as_ref().map(|file| file.bytes.as_slice()), &names, is_delta)?;
+        let signatures = signatures.as_ref().map(|file| file.bytes.as_slice());
+        let verified = |prefix: &str| {
+            let name = |file: &File| {
+                if prefix.is_empty() { file.plain().to_owned() } else { format!("{prefix}/{}", file.plain()) }
+            };
+            let names: Vec<String> = files.iter().map(name).collect();
+            let named = names.iter().map(String::as_str).zip(files.iter().map(|file| file.bytes.as_slice()));
+            self.verification.check(signatures, &named.collect::<Vec<_>>(), is_delta)
+        };
+        match verified(prefix) {
+            Err(SignatureError::NotListed(_)) if !prefix.is_empty() => verified("")?,
+            other => other?,
+        }
         let manifest = match take_only(&mut files, ".manifest")? {
             Some(file) => Manifest::parse(&file.bytes)?,
             None => Manifest::default(),
@@ -221,7 +238,7 @@ fn check_roots(manifest: &Manifest, sources: &Sources) -> Result<(), BundleError
         let Value::Object(members) = value else {
             return Err(outside(format!("data at `/{}`", path.join("/"))));
         };
-        if !manifest.roots.reach_below(&path) {
+        if !manifest.roots.reach_below(&path) && members.iter().next().is_some() {
             return Err(outside(format!("data at `/{}`", path.join("/"))));
         }
         for (key, value) in members.iter() {

@@ -74,6 +74,10 @@ impl Events<'_> {
     fn mask(&self, snapshot: &Snapshot, view: &Value, event: &mut Event) {
         match snapshot.ask(&self.settings.mask, view, BUDGET) {
             Ok(None) => {}
+            Ok(Some(rules)) if !matches!(rules, Value::Array(_) | Value::Set(_)) => {
+                tracing::error!("the mask is neither a set nor an array; the event is erased");
+                self.erase_all(event);
+            }
             Ok(Some(rules)) => {
                 for rule in items(&rules) {
                     match Rule::parse(rule) {
@@ -84,11 +88,16 @@ impl Events<'_> {
             }
             Err(error) => {
                 tracing::error!(error = %error, "the mask cannot be evaluated; the event is erased");
-                self.metrics.decisions_logged(Logged::BadMaskRule, 1);
-                for part in MASKABLE {
-                    event.apply(Rule { path: vec![part.to_owned()], value: None });
-                }
+                self.erase_all(event);
             }
+        }
+    }
+
+    /// Nothing is told of what a mask was meant to hide and did not.
+    fn erase_all(&self, event: &mut Event) {
+        self.metrics.decisions_logged(Logged::BadMaskRule, 1);
+        for part in MASKABLE {
+            event.apply(Rule { path: vec![part.to_owned()], value: None });
         }
     }
 }
@@ -100,10 +109,10 @@ impl Rule {
             Value::String(path) => (&**path, None),
             rule => {
                 let path = as_text(rule.member("path")?)?;
-                match as_text(rule.member("op")?)? {
-                    "remove" => (path, None),
-                    "upsert" => (path, Some(rule.member("value").cloned().unwrap_or_default())),
-                    _ => return None,
+                match rule.member("op").and_then(as_text) {
+                    Some("upsert") => (path, Some(rule.member("value").cloned().unwrap_or_default())),
+                    // A rule that is meant to hide something does, even when it is spelled wrongly.
+                    _ => (path, None),
                 }
             }
         };
@@ -483,6 +492,13 @@ mod tests {
         let event = event(failing, false).0.expect("it is logged all the same");
         assert!(event.get("input").is_none() && event.get("result").is_none());
         assert_eq!(event["erased"], serde_json::json!(["/input", "/result", "/nd_builtin_cache"]));
+        for odd in ["mask := true", "mask := {\"/input/parsed_body/name\": 1}"] {
+            assert!(self::event(odd, false).0.expect("it is logged").get("input").is_none(), "{odd}");
+        }
+        for rule in [r#"{"path": "/input/parsed_body/name"}"#, r#"{"op": "foo", "path": "/input/parsed_body/name"}"#] {
+            let masked = self::event(&format!("mask contains {rule}"), false).0.expect("it is logged");
+            assert!(masked["input"]["parsed_body"].get("name").is_none(), "{rule}");
+        }
         assert!(self::event("drop if input.input.parsed_body.name == \"ann\"", true).0.is_none());
         assert!(self::event("drop if input.input.parsed_body.name == \"bob\"", true).0.is_some());
         assert!(self::event("drop := \"yes\"", true).0.is_some(), "only true drops");

@@ -44,10 +44,38 @@ fn unauthorized(message: impl Into<String>) -> Failure {
 
 /// Passes a request on when it may come in.
 pub(super) async fn check(api: Arc<Api>, is_local: bool, request: Request, next: Next) -> Response {
+    // What the policy is asked about must be what is then served: another spelling of a path is sent to the plain one, as in OPA.
+    if let Some(plain) = plain_path(request.uri().path()) {
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let status = if is_read { StatusCode::MOVED_PERMANENTLY } else { StatusCode::TEMPORARY_REDIRECT };
+        return (status, [(header::LOCATION, format!("{plain}{query}"))]).into_response();
+    }
     match admitted(&api, is_local, request).await {
         Ok(request) => next.run(request).await,
         Err(failure) => failure.into_response(),
     }
+}
+
+/// The path without empty, `.` and `..` segments and without a slash at its end; nothing when it is so already.
+fn plain_path(path: &str) -> Option<String> {
+    let decoded = rest::percent_decoded(path)?;
+    let is_odd = |part: &str| matches!(part, "" | "." | "..");
+    if decoded == "/" || !decoded.split('/').skip(1).any(is_odd) {
+        return None;
+    }
+    let mut parts: Vec<String> = Vec::new();
+    for part in decoded.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts
+                .push(url::form_urlencoded::byte_serialize(part.as_bytes()).collect::<String>().replace('+', "%20")),
+        }
+    }
+    Some(format!("/{}", parts.join("/")))
 }
 
 async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Request, Failure> {
@@ -97,14 +125,10 @@ async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Re
 async fn described(api: &Api, request: Request) -> Result<(Request, Value), Failure> {
     let (parts, body) = request.into_parts();
     let mut input = Members::default();
-    // As Go splits: what follows the first `/`, so that `/` alone is one empty part.
-    let path: Vec<String> = parts
-        .uri
-        .path()
-        .split('/')
-        .skip(1)
-        .map(|part| rest::percent_decoded(part).ok_or_else(|| Failure::bad_request("invalid URL escape in the path")))
-        .collect::<Result<_, _>>()?;
+    // As Go splits: the decoded path, what follows the first `/`, so that `/` alone is one empty part.
+    let malformed = || Failure::bad_request("invalid URL escape in the path");
+    let whole = rest::percent_decoded(parts.uri.path()).ok_or_else(malformed)?;
+    let path: Vec<String> = whole.split('/').skip(1).map(str::to_owned).collect();
     let has_body = parts.method == Method::POST
         && match path.as_slice() {
             [only] => only.is_empty(),
@@ -161,9 +185,49 @@ fn canonical(headers: &HeaderMap) -> Vec<(String, String)> {
         .collect()
 }
 
+/// OPA's `^Bearer\s+(\S+)$`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = text.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    let rest = text.strip_prefix("Bearer")?;
+    let token = rest.trim_start();
+    (rest.len() > token.len() && !token.is_empty() && !token.contains(char::is_whitespace)).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_spellings_of_a_path_are_sent_to_the_plain_one() {
+        for (path, plain) in [
+            ("/", None),
+            ("/v1/data", None),
+            ("/v1/data/a%20b", None),
+            ("/v1/data/", Some("/v1/data")),
+            ("/v1/data//secret", Some("/v1/data/secret")),
+            ("//v1/data", Some("/v1/data")),
+            ("/v1/x/../data/a", Some("/v1/data/a")),
+            ("/v1/%2e%2e/v1/data", Some("/v1/data")),
+            ("/v1/data/a%2F%2Fb", Some("/v1/data/a/b")),
+            ("/v1/data//a%20b", Some("/v1/data/a%20b")),
+            ("/../..", Some("/")),
+        ] {
+            assert_eq!(plain_path(path).as_deref(), plain, "{path}");
+        }
+    }
+
+    #[test]
+    fn bearer_tokens_are_read_as_opa_reads_them() {
+        for (text, token) in [
+            ("Bearer tok", Some("tok")),
+            ("Bearer \t tok", Some("tok")),
+            ("bearer tok", None),
+            ("Bearer a b", None),
+            ("Bearertok", None),
+            ("Bearer ", None),
+        ] {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, text.parse().expect("a header"))]);
+            assert_eq!(bearer(&headers), token, "{text}");
+        }
+    }
 }

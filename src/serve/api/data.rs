@@ -65,7 +65,7 @@ impl Call {
         let result = result.await?;
         let evaluation = began.elapsed();
         let id = uuid::Uuid::new_v4().to_string();
-        let asked = Asked { path: Some(path.join("/")), ..self.asked() };
+        let asked = Asked { path: (!path.is_empty()).then(|| path.join("/")), ..self.asked() };
         self.tell(&id, &snapshot, asked, input, &result, evaluation);
         let value = result.map_err(|complaint| Failure::evaluation(&complaint))?;
         let revisions = snapshot.revisions().iter().map(|(name, revision)| {
@@ -116,7 +116,9 @@ impl Call {
         let (input, was_guarded) = self.guarded(input);
         let decided = self.decide(path, input).await?;
         let mut members = Members::default();
-        members.put_text("decision_id", Value::from(decided.id));
+        if self.api.journal.as_ref().is_some_and(|journal| journal.is_read()) {
+            members.put_text("decision_id", Value::from(decided.id));
+        }
         if self.parameters.flag("metrics") || self.parameters.flag("instrument") {
             members.put_text("metrics", decided.metrics);
         }
@@ -151,7 +153,7 @@ impl Call {
 
     /// The bare document, as version 0 answers.
     async fn v0(&self, path: &[String], body: &Bytes) -> Reply {
-        let (input, _) = self.guarded(self.body(body)?);
+        let (input, _) = self.guarded(self.body(body)?.or(Some(Value::Null)));
         let missing = || {
             let message = format!("document missing: data{}", dotted(path));
             Failure::new(StatusCode::NOT_FOUND, "undefined_document", message)
@@ -212,7 +214,7 @@ pub(super) async fn v1_get(call: Call) -> Reply {
 
 pub(super) async fn v1_post(call: Call, body: Bytes) -> Reply {
     let input = match call.body(&body)? {
-        None => None,
+        None | Some(Value::Null) => None,
         Some(Value::Object(members)) => members.get(&Value::from("input")).filter(|it| **it != Value::Null).cloned(),
         Some(_) => return Err(Failure::bad_request("body contains malformed input document: not an object")),
     };
