@@ -60,7 +60,14 @@ pub struct Service {
 #[derive(Debug)]
 struct Transport {
     settings: ServiceSettings,
-    client: Mutex<Option<(Vec<Option<SystemTime>>, reqwest::Client)>>,
+    clients: Mutex<Option<(Vec<Option<SystemTime>>, Clients)>>,
+}
+
+/// Connections to the service, which may see our certificate, and to wherever it sends us.
+#[derive(Clone, Debug)]
+struct Clients {
+    own: reqwest::Client,
+    elsewhere: reqwest::Client,
 }
 
 /// How a service is asked.
@@ -99,24 +106,38 @@ impl Transport {
     }
 
     fn client(&self) -> Result<reqwest::Client, RemoteError> {
+        self.clients().map(|clients| clients.own)
+    }
+
+    fn clients(&self) -> Result<Clients, RemoteError> {
         let stamps = self.stamps();
-        let mut known = self.client.lock();
-        if let Some((_, client)) = known.as_ref().filter(|(at, _)| *at == stamps) {
-            return Ok(client.clone());
+        let mut known = self.clients.lock();
+        if let Some((_, clients)) = known.as_ref().filter(|(at, _)| *at == stamps) {
+            return Ok(clients.clone());
         }
         match self.build() {
-            Ok(client) => {
-                *known = Some((stamps, client.clone()));
-                Ok(client)
+            Ok(clients) => {
+                *known = Some((stamps, clients.clone()));
+                Ok(clients)
             }
             // Files that are being replaced: the connections that there are still serve.
-            Err(error) => known.as_ref().map(|(_, client)| client.clone()).ok_or(error),
+            Err(error) => known.as_ref().map(|(_, clients)| clients.clone()).ok_or(error),
         }
     }
 
-    fn build(&self) -> Result<reqwest::Client, RemoteError> {
+    fn build(&self) -> Result<Clients, RemoteError> {
+        let elsewhere = self.builder()?.build().map_err(RemoteError::Client)?;
+        let Some(files) = &self.settings.client_certificate else {
+            return Ok(Clients { own: elsewhere.clone(), elsewhere });
+        };
+        let pem = [read(&files.certificate)?, b"\n".to_vec(), read(&files.key)?].concat();
+        let identity = Identity::from_pem(&pem).map_err(RemoteError::Client)?;
+        let own = self.builder()?.identity(identity).build().map_err(RemoteError::Client)?;
+        Ok(Clients { own, elsewhere })
+    }
+
+    fn builder(&self) -> Result<reqwest::ClientBuilder, RemoteError> {
         let settings = &self.settings;
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| RemoteError::File(path.clone(), error));
         let mut builder = reqwest::Client::builder()
             .redirect(Policy::none())
             .user_agent(concat!("stepgate/", env!("CARGO_PKG_VERSION")))
@@ -128,17 +149,17 @@ impl Transport {
                 false => builder.tls_certs_only(roots),
             };
         }
-        if let Some(files) = &settings.client_certificate {
-            let pem = [read(&files.certificate)?, b"\n".to_vec(), read(&files.key)?].concat();
-            builder = builder.identity(Identity::from_pem(&pem).map_err(RemoteError::Client)?);
-        }
-        builder.build().map_err(RemoteError::Client)
+        Ok(builder)
     }
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, RemoteError> {
+    std::fs::read(path).map_err(|error| RemoteError::File(path.clone(), error))
 }
 
 impl Service {
     pub fn new(settings: ServiceSettings) -> Self {
-        let transport = Arc::new(Transport { settings, client: Mutex::new(None) });
+        let transport = Arc::new(Transport { settings, clients: Mutex::new(None) });
         let aws = match &transport.settings.credentials {
             Credentials::Aws(aws) => {
                 let transport = Arc::clone(&transport);
@@ -158,11 +179,13 @@ impl Service {
         let (limit, patience) = (ask.limit, self.settings().header_timeout.saturating_add(ask.wait));
         let mut url = self.url(path)?;
         let origin = url.origin();
-        let client = self.transport.client()?;
+        let clients = self.transport.clients()?;
         for _ in 0..=MAX_REDIRECTS {
+            let is_own = url.origin() == origin;
+            let client = if is_own { &clients.own } else { &clients.elsewhere };
             let mut request = client.get(url.clone());
-            if url.origin() == origin {
-                let mut own = self.own_headers(&client, &Method::GET, &url, b"").await?;
+            if is_own {
+                let mut own = self.own_headers(client, &Method::GET, &url, b"").await?;
                 if let Some(authorization) = ask.authorization {
                     own.insert(AUTHORIZATION, secret_header(AUTHORIZATION.as_str(), authorization)?);
                 }
@@ -181,7 +204,9 @@ impl Service {
                 continue;
             }
             let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            let (etag, content_type, challenge) = (header(ETAG), header(CONTENT_TYPE), header(WWW_AUTHENTICATE));
+            let (etag, content_type) = (header(ETAG), header(CONTENT_TYPE));
+            // Another origin does not say where our credentials go.
+            let challenge = header(WWW_AUTHENTICATE).filter(|_| is_own);
             let mut body = Vec::new();
             while status.as_u16() == 200 {
                 let chunk = tokio::time::timeout(BODY_PAUSE, response.chunk()).await;
@@ -343,6 +368,16 @@ mod tests {
         let elsewhere = asked_elsewhere.lock();
         assert!(!elsewhere[0].contains("s3cret") && !elsewhere[0].contains("blue"), "{elsewhere:?}");
         assert!(elsewhere[0].contains("if-none-match: \"old\""), "{elsewhere:?}");
+    }
+
+    #[tokio::test]
+    async fn another_origin_does_not_say_where_credentials_go() {
+        let asks = || answer("401 Unauthorized\r\nwww-authenticate: Bearer realm=\"https://thief.test/token\"", "");
+        let (elsewhere, _) = server(vec![asks()]).await;
+        let (own, _) = server(vec![answer(&format!("307 Away\r\nlocation: {elsewhere}/c"), ""), asks()]).await;
+        let service = service(&own);
+        assert_eq!(service.get("/a", &ask(&[])).await.expect("an answer").challenge, None);
+        assert!(service.get("/a", &ask(&[])).await.expect("an answer").challenge.is_some(), "its own counts");
     }
 
     #[tokio::test]

@@ -418,8 +418,8 @@ def what_must_be_logged_is_denied_when_it_cannot_be():
         file = os.path.join(folder, 'p.rego')
         with open(file, 'w') as f:
             f.write('package app\ndefault allow := true\n')
-        logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1, 'buffer_size_limit_bytes': 5000}}
-        whole = {'services': {'s': {'url': server.url}}, 'decision_logs': logs, 'plugins': {'stepgate': {'log': {'audit': 'required'}}}}
+        logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1, 'buffer_size_limit_bytes': 100000}}
+        whole = {'services': {'s': {'url': server.url}}, 'decision_logs': logs, 'plugins': {'stepgate': {'log': {'audit': 'required', 'cpu_share_percent': 100}}}}
         with Sidecar(whole, files=[file]) as sidecar:
             allowed = 0
             while sidecar.check('/x') and allowed < 20000:
@@ -541,6 +541,20 @@ def nothing_secret_follows_a_redirect():
         eq(('canary' in asked.__repr__(), 'authorization' in asked), (False, False), f'the second: {asked}')
     server.stop()
     elsewhere.stop()
+    with tempfile.TemporaryDirectory() as folder:
+        root, certificate, key = certificates(folder)
+        # Both want a certificate: a bundle from elsewhere would show that it was given there, too.
+        server, elsewhere = Server(tls=(certificate, key, root)), Server(tls=(certificate, key, root))
+        away = lambda handler: handler.reply(302, headers={'location': f'https://localhost:{elsewhere.port}/stolen'})
+        elsewhere.routes['/stolen'], server.routes['/b.tar.gz'] = (lambda handler: handler.reply(200, policy('one', 'r1'))), away
+        whole = config(server)
+        whole['services']['s'] = {'url': f'https://localhost:{server.port}', 'tls': {'ca_cert': root},
+                                  'credentials': {'client_tls': {'cert': certificate, 'private_key': key}}}
+        with Sidecar(whole) as sidecar:
+            sidecar.settled(lambda: len(server.asked('/b.tar.gz')) > 1, 'two questions')
+            eq((sidecar.check('/one'), elsewhere.asked('/stolen')), (False, []), 'nothing came from elsewhere')
+        server.stop()
+        elsewhere.stop()
 
 
 def proxies_of_the_environment_are_used():
