@@ -10,12 +10,21 @@ pub mod files;
 pub mod keys;
 pub mod status;
 
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::value::{DuplicateKeys, JsonLimits};
 
 /// Data nested deeper than this cannot be kept by the engine.
 const DATA: JsonLimits = JsonLimits { depth: 120, duplicates: DuplicateKeys::LastWins };
+
+/// A new file that only we may read: bundles and events are nobody else's business.
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
 
 /// The pause after so many failures in a row, doubled each time, with a tenth of chance.
 fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {

@@ -12,6 +12,19 @@ use super::document::{Document, substitute};
 /// Sections that say whom to trust.
 const SECURITY: [&str; 2] = ["keys", "plugins.stepgate"];
 
+/// All of them: those, services that the start has (their TLS and where credentials go), and what is believed of bundles.
+fn security(boot: &Value, discovered: &Map<String, Value>) -> Vec<Vec<String>> {
+    let members = |section: &Value| -> Vec<String> {
+        section.as_object().into_iter().flat_map(|members| members.keys().cloned()).collect()
+    };
+    let fixed = SECURITY.iter().map(|section| section.split('.').map(str::to_owned).collect());
+    let services = boot.get("services").map(members).unwrap_or_default();
+    let services = services.into_iter().map(|name| vec!["services".to_owned(), name]);
+    let bundles = discovered.get("bundles").map(members).unwrap_or_default();
+    let bundles = bundles.into_iter().map(|name| vec!["bundles".to_owned(), name, "signing".to_owned()]);
+    fixed.chain(services).chain(bundles).collect()
+}
+
 /// A configuration that was put together.
 #[derive(Clone, Debug)]
 pub struct Merged {
@@ -27,8 +40,13 @@ pub fn merge(
     is_signed: bool,
     environment: &BTreeMap<String, String>,
 ) -> Result<Merged, String> {
-    let text = substitute(&discovered.to_string(), environment);
-    let discovered: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    // What is not signed does not read our environment, either.
+    let discovered = if is_signed {
+        let text = substitute(&discovered.to_string(), environment);
+        serde_json::from_str(&text).map_err(|error| error.to_string())?
+    } else {
+        discovered
+    };
     let Value::Object(mut merged) = discovered else { return Err("the configuration is not an object".to_owned()) };
     let mut left_out = Vec::new();
     if merged.remove("discovery").is_some_and(|own| Some(&own) != boot.0.get("discovery")) {
@@ -37,8 +55,8 @@ pub fn merge(
     if !is_signed {
         let allowed = boot.0.pointer("/plugins/stepgate/discovery_may_set").and_then(Value::as_array);
         let allowed: Vec<&str> = allowed.into_iter().flatten().filter_map(Value::as_str).collect();
-        for section in SECURITY {
-            withhold(&mut merged, section, &allowed, &mut left_out);
+        for section in security(&boot.0, &merged) {
+            withhold(&mut merged, &boot.0, &section, &allowed, &mut left_out);
         }
     }
     if let Value::Object(boot) = &boot.0 {
@@ -48,15 +66,25 @@ pub fn merge(
 }
 
 /// Takes out of a section whatever is not allowed by its dotted name.
-fn withhold(merged: &mut Map<String, Value>, section: &str, allowed: &[&str], left_out: &mut Vec<String>) {
-    let path: Vec<&str> = section.split('.').collect();
+fn withhold(
+    merged: &mut Map<String, Value>,
+    boot: &Value,
+    path: &[String],
+    allowed: &[&str],
+    left_out: &mut Vec<String>,
+) {
+    let section = path.join(".");
     let Some((last, parents)) = path.split_last() else { return };
-    let parent = parents.iter().try_fold(merged, |at, part| at.get_mut(*part)?.as_object_mut());
+    let parent = parents.iter().try_fold(merged, |at, part| at.get_mut(part)?.as_object_mut());
     let Some(parent) = parent else { return };
-    let Some(members) = parent.get_mut(*last).and_then(Value::as_object_mut) else {
+    let Some(members) = parent.get_mut(last).and_then(Value::as_object_mut) else {
         return;
     };
-    members.retain(|name, _| {
+    let known = path.iter().try_fold(boot, |at, part| at.get(part));
+    members.retain(|name, value| {
+        if known.and_then(|known| known.get(name)) == Some(value) {
+            return true;
+        }
         let name = format!("{section}.{name}");
         let is_allowed = allowed
             .iter()
@@ -67,7 +95,7 @@ fn withhold(merged: &mut Map<String, Value>, section: &str, allowed: &[&str], le
         is_allowed
     });
     if members.is_empty() {
-        parent.remove(*last);
+        parent.remove(last);
     }
 }
 
@@ -173,6 +201,27 @@ mod tests {
         // What the start does not allow cannot allow itself.
         let (document, _) = merged(json!({}), json!({"plugins": {"stepgate": {"discovery_may_set": ["keys"]}}}), false);
         assert_eq!(document, json!({"plugins": {}}));
+    }
+
+    #[test]
+    fn an_unsigned_document_weakens_nothing_of_the_start_and_reads_no_environment() {
+        let boot = json!({
+            "services": {"a": {"url": "https://a"}},
+            "bundles": {"b": {"service": "a", "signing": {"keyid": "k"}}},
+        });
+        let found = json!({
+            "services": {"a": {"url": "https://a", "allow_insecure_tls": true}, "c": {"url": "https://c"}},
+            "bundles": {"b": {"signing": {"exclude_files": ["*"]}}, "d": {"signing": {"exclude_files": ["*"]}}},
+            "labels": {"x": "${REGION}"},
+        });
+        let (document, left_out) = merged(boot, found, false);
+        let want = json!({
+            "services": {"a": {"url": "https://a"}, "c": {"url": "https://c"}},
+            "bundles": {"b": {"service": "a", "signing": {"keyid": "k"}}, "d": {}},
+            "labels": {"x": "${REGION}"},
+        });
+        assert_eq!(document, want);
+        assert_eq!(left_out.len(), 3, "{left_out:?}");
     }
 
     #[test]

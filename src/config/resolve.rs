@@ -220,6 +220,11 @@ impl Resolver<'_> {
                 Location::Cookie { .. } => None,
             };
             log.token_headers = locations.filter_map(header).collect();
+            if check.audit && log.max_per_second.is_some() {
+                let message =
+                    "decisions over the limit are not logged, which `plugins.stepgate.log.audit: required` rules out";
+                self.problems.error("decision_logs.reporting.max_decisions_per_second", message);
+            }
         } else if check.audit {
             let message = "there is no decision log: configure `decision_logs`, or every check is denied";
             self.problems.error("plugins.stepgate.log.audit", message);

@@ -2,7 +2,7 @@
 //!
 //! A candidate is built beside what serves. It takes its place only when all of it is sound; otherwise nothing changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ const TRIAL: Duration = Duration::from_secs(1);
 /// Why a candidate was not put in force.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
+    #[error("the bundle was removed from the configuration, or changed there, meanwhile")]
+    Over,
     #[error("{}", list(.0))]
     Policy(Vec<Rejection>),
     #[error("the bundles `{one}` and `{other}` both own `{root}`")]
@@ -76,6 +78,8 @@ pub struct Activation {
     how: Mutex<(Entrypoint, Arc<Surroundings>)>,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
+    /// Held through a change, which may take seconds; what only asks what is active does not wait for it.
+    changing: Mutex<()>,
     active: Mutex<Active>,
 }
 
@@ -85,6 +89,8 @@ struct Active {
     /// Policies that the API has put in the place of files, or taken away.
     changed: BTreeMap<String, Option<Module>>,
     bundles: Parts,
+    /// Bundles that should be gone and that others still need.
+    leaving: BTreeSet<String>,
 }
 
 impl Activation {
@@ -94,16 +100,22 @@ impl Activation {
         store: Arc<Store>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { how: Mutex::new((entrypoint, surroundings)), store, metrics, active: Mutex::default() }
+        Self {
+            how: Mutex::new((entrypoint, surroundings)),
+            store,
+            metrics,
+            changing: Mutex::default(),
+            active: Mutex::default(),
+        }
     }
 
     /// Changes what is asked of policies and what they may call. What is in force is built anew.
     pub fn configure(&self, entrypoint: Entrypoint, surroundings: Arc<Surroundings>) -> Result<(), ActivationError> {
-        *self.how.lock() = (entrypoint, surroundings);
+        let before = std::mem::replace(&mut *self.how.lock(), (entrypoint, surroundings));
         if self.store.current().is_none() {
             return Ok(());
         }
-        self.change(|_| Ok(()))
+        self.change(|_| Ok(())).inspect_err(|_| *self.how.lock() = before)
     }
 
     /// Replaces the files of the command line. Compiling takes time and blocks the thread.
@@ -115,16 +127,20 @@ impl Activation {
     }
 
     /// Replaces or changes one bundle. Compiling takes time and blocks the thread. With `rollback_guard` its
-    /// `metadata.sequence` must not fall.
+    /// `metadata.sequence` must not fall. Nothing is done when the bundle `is_over` by the time it is its turn.
     pub fn replace_bundle(
         &self,
         name: &str,
         contents: Contents,
         etag: &str,
         rollback_guard: bool,
+        is_over: impl Fn() -> bool,
     ) -> Result<Activated, ActivationError> {
         let mut told = Activated::default();
         self.change(|active| {
+            if is_over() {
+                return Err(ActivationError::Over);
+            }
             let before = active.bundles.get(name);
             told.kind = if matches!(contents, Contents::Snapshot(_)) { "snapshot" } else { "delta" };
             let bundle = match contents {
@@ -143,6 +159,7 @@ impl Activation {
                 }
             }
             told.revision = bundle.manifest.revision.clone();
+            active.leaving.remove(name);
             active.bundles.insert(name.to_owned(), Arc::new(Part { bundle, etag: etag.to_owned() }));
             Ok(())
         })?;
@@ -184,15 +201,20 @@ impl Activation {
         })
     }
 
-    /// Takes a bundle out of force.
+    /// Takes a bundle out of force. When the others cannot do without it, it goes with the first change after which they can.
     pub fn remove_bundle(&self, name: &str) -> Result<(), ActivationError> {
+        let _alone = self.changing.lock();
         if !self.active.lock().bundles.contains_key(name) {
             return Ok(());
         }
-        self.change(|active| {
+        let removed = self.put_in_force(|active| {
             active.bundles.remove(name);
             Ok(())
-        })
+        });
+        if removed.is_err() {
+            self.active.lock().leaving.insert(name.to_owned());
+        }
+        removed
     }
 
     /// Whether every one of these bundles has been in force.
@@ -203,15 +225,32 @@ impl Activation {
 
     /// Builds what a change makes of everything, and puts it in force when it is sound.
     fn change(&self, change: impl FnOnce(&mut Active) -> Result<(), ActivationError>) -> Result<(), ActivationError> {
-        let mut active = self.active.lock();
-        let mut candidate = active.clone();
-        let (entrypoint, surroundings) = self.how.lock().clone();
-        let built = change(&mut candidate).and_then(|()| candidate.build(&entrypoint, &surroundings));
-        let built = built.and_then(|built| try_out(built, entrypoint.configured()));
+        let _alone = self.changing.lock();
+        self.put_in_force(change)
+    }
+
+    fn put_in_force(
+        &self,
+        change: impl FnOnce(&mut Active) -> Result<(), ActivationError>,
+    ) -> Result<(), ActivationError> {
+        let mut candidate = self.active.lock().clone();
+        let built = change(&mut candidate).and_then(|()| match candidate.without_leaving() {
+            None => Ok((self.build(&candidate)?, candidate)),
+            Some(lighter) => match self.build(&lighter) {
+                Ok(built) => Ok((built, lighter)),
+                Err(_) => Ok((self.build(&candidate)?, candidate)),
+            },
+        });
         self.metrics.policy_activated(if built.is_ok() { Outcome::Success } else { Outcome::Failure });
-        self.store.activate(built?);
-        *active = candidate;
+        let (built, active) = built?;
+        self.store.activate(built);
+        *self.active.lock() = active;
         Ok(())
+    }
+
+    fn build(&self, candidate: &Active) -> Result<Snapshot, ActivationError> {
+        let (entrypoint, surroundings) = self.how.lock().clone();
+        try_out(candidate.build(&entrypoint, &surroundings)?, entrypoint.configured())
     }
 }
 
@@ -243,6 +282,18 @@ fn smoke_input() -> Value {
 }
 
 impl Active {
+    /// The same without the bundles that should be gone; nothing when there are none.
+    fn without_leaving(&self) -> Option<Self> {
+        if self.leaving.is_empty() {
+            return None;
+        }
+        let mut lighter = self.clone();
+        for name in std::mem::take(&mut lighter.leaving) {
+            lighter.bundles.remove(&name);
+        }
+        Some(lighter)
+    }
+
     /// The policies that are of no bundle.
     fn own_modules(&self) -> Vec<Module> {
         let of_files = self.files.modules.iter().filter(|module| !self.changed.contains_key(&module.path));
@@ -363,18 +414,18 @@ mod tests {
         let names = ["a".to_owned()];
         assert!(!activation.has_bundles(names.iter()));
         let first = bundle(r#"{"revision": "r1", "roots": ["p"]}"#, "package p\nallow := data.system.bundles");
-        activation.replace_bundle("a", first, "\"e1\"", false).expect("it is sound");
+        activation.replace_bundle("a", first, "\"e1\"", false, || false).expect("it is sound");
         let one = r#"{"a":{"etag":"\"e1\"","manifest":{"revision":"r1","roots":["p"]}}}"#;
         assert_eq!(decide(&store), one);
         assert!(activation.has_bundles(names.iter()));
         let broken = bundle(r#"{"roots": ["p"]}"#, "package p\nallow := nothing()");
-        assert!(matches!(activation.replace_bundle("a", broken, "", false), Err(ActivationError::Policy(_))));
+        assert!(matches!(activation.replace_bundle("a", broken, "", false, || false), Err(ActivationError::Policy(_))));
         let greedy = bundle("{}", "package q\nx := 1");
-        let error = activation.replace_bundle("b", greedy, "", false).expect_err("both own `p`");
+        let error = activation.replace_bundle("b", greedy, "", false, || false).expect_err("both own `p`");
         assert_eq!(error.to_string(), "the bundles `a` and `b` both own `p`");
         assert_eq!(decide(&store), one, "the first stays in force");
         let beside = bundle(r#"{"roots": ["q"]}"#, "package q\nx := 1");
-        activation.replace_bundle("b", beside, "", false).expect("they are apart");
+        activation.replace_bundle("b", beside, "", false, || false).expect("they are apart");
         assert!(decide(&store).contains(r#""b":{"etag":"""#));
     }
 
@@ -382,19 +433,22 @@ mod tests {
     fn files_outlive_a_bundle_without_roots() {
         let (activation, store) = activation();
         activation.replace_files(files("package own\nx := 7")).expect("it is sound");
-        activation.replace_bundle("a", bundle("{}", "package p\nallow := data.own.x"), "", false).expect("it is sound");
+        activation
+            .replace_bundle("a", bundle("{}", "package p\nallow := data.own.x"), "", false, || false)
+            .expect("it is sound");
         assert_eq!(decide(&store), "7");
     }
 
     #[test]
     fn a_delta_changes_data_whole_or_not_at_all() {
         let (activation, store) = activation();
-        let change =
-            |manifest: &str, changes: &str| activation.replace_bundle("a", delta(manifest, changes), "", false);
+        let change = |manifest: &str, changes: &str| {
+            activation.replace_bundle("a", delta(manifest, changes), "", false, || false)
+        };
         let two = r#"{"op":"upsert","path":"/p/n","value":2}"#;
         change(r#"{"roots": ["p"]}"#, two).expect("the first of all is one, too");
         let first = bundle(r#"{"revision": "r1", "roots": ["p", "q"]}"#, "package q\nx := data.p.n");
-        activation.replace_bundle("a", first, "", false).expect("it is sound");
+        activation.replace_bundle("a", first, "", false, || false).expect("it is sound");
         activation.replace_files(files("package p\nallow := data.q.x")).expect("it is sound");
         let roots = r#"{"revision": "r2", "roots": ["q", "p"]}"#;
         let told = change(roots, two).expect("it fits");
@@ -406,12 +460,29 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_out_of_the_configuration_does_not_come_back() {
+        let (activation, store) = activation();
+        let policy = |text: &str| bundle(r#"{"roots": ["p"]}"#, text);
+        let late = activation.replace_bundle("a", policy("package p\nallow := 1"), "", false, || true);
+        assert!(matches!(late, Err(ActivationError::Over)) && store.current().is_none());
+        let library = |text: &str| bundle(r#"{"roots": ["lib"]}"#, text);
+        let put = |name: &str, contents| activation.replace_bundle(name, contents, "", false, || false).map(drop);
+        put("old", library("package lib\nf(_) := 1")).expect("a library");
+        put("a", policy("package p\nallow := data.lib.f(0)")).expect("its user");
+        activation.remove_bundle("old").expect_err("it is needed");
+        assert_eq!(decide(&store), "1");
+        put("new", library("package lib\nf(_) := 2")).expect("it takes the place of the one that is leaving");
+        assert_eq!(decide(&store), "2");
+        assert!(!activation.has_bundles(std::iter::once(&"old".to_owned())), "it is gone");
+    }
+
+    #[test]
     fn an_older_bundle_does_not_come_back() {
         let (activation, store) = activation();
         let at = |sequence: &str| {
             let manifest = format!(r#"{{"metadata": {{"sequence": {sequence}}}}}"#);
             let policy = format!("package p\nallow := {sequence}");
-            activation.replace_bundle("a", bundle(&manifest, &policy), "", true).map(drop)
+            activation.replace_bundle("a", bundle(&manifest, &policy), "", true, || false).map(drop)
         };
         at("7").expect("the first");
         at("7").expect("the same again");
@@ -426,10 +497,10 @@ mod tests {
     fn a_policy_that_never_ends_is_not_put_in_force() {
         let (activation, store) = activation();
         let first = bundle("{}", "package p\nallow := 1");
-        activation.replace_bundle("a", first, "", false).expect("it is sound");
+        activation.replace_bundle("a", first, "", false, || false).expect("it is sound");
         let endless =
             "package p\nallow if {\n  n := numbers.range(1, 100000)\n  some a in n\n  some b in n\n  a + b < 0\n}";
-        let refused = activation.replace_bundle("a", bundle("{}", endless), "", false);
+        let refused = activation.replace_bundle("a", bundle("{}", endless), "", false, || false);
         assert!(matches!(refused, Err(ActivationError::Slow(_))), "{refused:?}");
         assert_eq!(decide(&store), "1");
     }

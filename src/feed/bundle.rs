@@ -21,12 +21,18 @@ use super::activation::{Activated, Activation, ActivationError};
 use super::backoff;
 use super::status::{Fault, Status};
 use crate::clock::Clock;
+use crate::lifecycle::Lifecycle;
 use crate::opa::signature::Verification;
 use crate::telemetry::{Metrics, Outcome, chain};
 
 /// The first pause before a file is read again, and the longest.
 const FIRST_REREAD: Duration = Duration::from_secs(1);
 const LONGEST_REREAD: Duration = Duration::from_secs(60);
+/// As often as OPA tries bundles on disk that need each other.
+const MAX_KEPT_ATTEMPTS: usize = 10;
+const KEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of a message about a bundle.
+const MAX_MESSAGE: usize = 2000;
 
 /// Where a bundle comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +97,8 @@ pub struct BundleFeed {
     pub clock: Clock,
     /// Asks for a poll at once.
     pub refresh: Arc<Notify>,
+    /// Ends when the configuration has the bundle no more, or another one of its name.
+    pub lifecycle: Lifecycle,
 }
 
 impl BundleFeed {
@@ -128,7 +136,7 @@ impl BundleFeed {
                 let etag = self.poller.as_ref().and_then(|poller| poller.etag.as_deref());
                 tracing::info!(name, etag, "Bundle loaded and activated successfully.");
             }
-            Err(error) => tracing::error!(name, "Bundle load failed: {}", chain(error)),
+            Err(error) => tracing::error!(name, "Bundle load failed: {}", clipped(chain(error))),
         }
         self.status.bundle(name, |status| {
             status.fault = polled.as_ref().err().map(fault);
@@ -152,12 +160,18 @@ impl BundleFeed {
                 return tracing::warn!(name, "{}", chain(&BundleFeedError::Kept(error)));
             }
         };
-        match self.activate(Download { archive, etag: None }, false).await {
-            Ok(()) => {
-                tracing::info!(name, "Bundle loaded from disk and activated successfully.");
-                self.status.bundle(&name, |status| status.answered_at = Some(saved_at));
+        let mut attempts = 1;
+        loop {
+            match self.activate(Download { archive: archive.clone(), etag: None }, false).await {
+                Ok(()) => {
+                    tracing::info!(name, "Bundle loaded from disk and activated successfully.");
+                    return self.status.bundle(&name, |status| status.answered_at = Some(saved_at));
+                }
+                // It may need another one, which is being loaded at the same time.
+                Err(BundleFeedError::Activation(_)) if attempts < MAX_KEPT_ATTEMPTS => attempts += 1,
+                Err(error) => return tracing::warn!(name, "the saved bundle is not used: {}", chain(&error)),
             }
-            Err(error) => tracing::warn!(name, "the saved bundle is not used: {}", chain(&error)),
+            tokio::time::sleep(KEPT_PAUSE).await;
         }
     }
 
@@ -193,7 +207,7 @@ impl BundleFeed {
     /// Reads, verifies and builds what came, on a thread that may be busy.
     async fn activate(&self, download: Download, is_new: bool) -> Result<(), BundleFeedError> {
         let (settings, reading) = (Arc::clone(&self.settings), Arc::clone(&self.reading));
-        let activation = Arc::clone(&self.activation);
+        let (activation, lifecycle) = (Arc::clone(&self.activation), self.lifecycle.clone());
         let built = tokio::task::spawn_blocking(move || -> Result<(Activated, u64, u64), BundleFeedError> {
             let began = Instant::now();
             let contents = match &settings.source {
@@ -206,7 +220,9 @@ impl BundleFeed {
             let archive = settings.kept.as_ref().filter(|_| is_snapshot && is_new).map(|_| download.archive);
             let etag = download.etag.unwrap_or_default();
             let began = Instant::now();
-            let activated = activation.replace_bundle(&settings.name, contents, &etag, settings.rollback_guard)?;
+            let is_over = || lifecycle.is_stopping();
+            let activated =
+                activation.replace_bundle(&settings.name, contents, &etag, settings.rollback_guard, is_over)?;
             if let (Some(kept), Some(archive)) = (&settings.kept, archive)
                 && let Err(error) = kept.save(&archive)
             {
@@ -232,6 +248,15 @@ fn nanoseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A message that quotes what a bundle says, which may be much.
+fn clipped(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        message.push('…');
+    }
+    message
+}
+
 /// As OPA tells it.
 pub fn fault(error: &BundleFeedError) -> Fault {
     let (message, errors) = match error {
@@ -242,7 +267,7 @@ pub fn fault(error: &BundleFeedError) -> Fault {
             });
             ("error(s) occurred while compiling module(s)".to_owned(), errors.collect())
         }
-        other => (chain(other), Vec::new()),
+        other => (clipped(chain(other)), Vec::new()),
     };
     let http_code = match error {
         BundleFeedError::Poll(PollError::Status { code, .. }) => Some(*code),

@@ -55,27 +55,29 @@ impl Bundles {
 
     /// Makes these the bundles. What is new is started, what is as it was goes on, what is gone ends and is in force no more.
     pub fn apply(&self, wanted: Vec<BundleSettings>, services: &Services) {
-        let mut running = self.running.lock();
-        let gone: Vec<String> =
-            running.keys().filter(|name| !wanted.iter().any(|it| it.name == **name)).cloned().collect();
-        for name in gone {
-            if let Some(ended) = running.remove(&name) {
-                ended.lifecycle.stop();
-            }
+        let is_wanted = |name: &str| wanted.iter().any(|it| it.name == name);
+        let gone: Vec<_> = self.running.lock().extract_if(.., |name, _| !is_wanted(name)).collect();
+        // Without the lock: building takes time, and checks ask what is active.
+        for (name, ended) in gone {
+            ended.lifecycle.stop();
             self.status.forget_bundle(&name);
             if let Err(error) = self.activation.remove_bundle(&name) {
                 // The others make no sense without it: what is in force stays, as with every failed change.
                 tracing::error!(name, "the bundle is not taken out of force: {error}");
             }
         }
+        let mut running = self.running.lock();
         for settings in wanted {
             if running.get(&settings.name).is_some_and(|it| it.settings.fingerprint == settings.fingerprint) {
                 continue;
             }
-            let name = settings.name.clone();
-            let Some(started) = self.start(settings, services) else { continue };
-            if let Some(before) = running.insert(name, started) {
+            // The one before must be over when its successor begins: what it is still reading counts no more.
+            if let Some(before) = running.remove(&settings.name) {
                 before.lifecycle.stop();
+            }
+            let name = settings.name.clone();
+            if let Some(started) = self.start(settings, services) {
+                running.insert(name, started);
             }
         }
     }
@@ -97,6 +99,7 @@ impl Bundles {
             }),
         };
         self.status.bundle(&settings.name, |_| {});
+        let lifecycle = self.lifecycle.child();
         let feed = BundleFeed {
             reading: Arc::new(Reading {
                 limit: settings.size_limit,
@@ -110,8 +113,8 @@ impl Bundles {
             metrics: Arc::clone(&self.metrics),
             clock: self.clock.clone(),
             refresh: Arc::clone(&refresh),
+            lifecycle: lifecycle.clone(),
         };
-        let lifecycle = self.lifecycle.child();
         lifecycle.spawn_until_stop(feed.run());
         Some(Running { settings, refresh, lifecycle })
     }

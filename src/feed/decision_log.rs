@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -37,6 +38,8 @@ const IDLE: Duration = Duration::from_secs(3_600);
 const LAST_DECISIONS: Duration = Duration::from_millis(500);
 /// Events that are made in one go, before others have the processor.
 const BATCH: usize = 64;
+/// From here on an event is made where checks need not wait for it.
+const SLOW_EVENT: Duration = Duration::from_millis(1);
 /// How long an event without room waits before it is looked whether everything stops.
 const LOOK: Duration = Duration::from_millis(50);
 /// The buffer while there is no target.
@@ -101,6 +104,7 @@ impl DecisionLog {
             metrics: Arc::clone(&self.metrics),
             pace: Pace::default(),
             second: (0, 0),
+            is_slow: false,
         };
         let (ended, end_of_writer) = oneshot::channel();
         let (targets, stopping) = (self.target.clone(), lifecycle.stopping());
@@ -195,6 +199,8 @@ struct Writer {
     pace: Pace,
     /// The second that is counted, and the events in it.
     second: (i64, u64),
+    /// The last event took long to make: the policy's mask is heavy, and checks must not wait for the next.
+    is_slow: bool,
 }
 
 impl Writer {
@@ -214,9 +220,13 @@ impl Writer {
                     if received == 0 {
                         return;
                     }
-                    let working = self.pace.begin();
+                    let mut working = self.pace.begin();
                     for record in batch.drain(..) {
                         self.write(&record).await;
+                        if self.is_slow {
+                            self.pace.end(working).await;
+                            working = self.pace.begin();
+                        }
                     }
                     self.pace.end(working).await;
                 }
@@ -244,7 +254,11 @@ impl Writer {
         if !self.is_within_rate(settings.max_per_second, record.timestamp_ns) {
             return self.metrics.decisions_logged(Logged::RateLimited, 1);
         }
-        let Some(event) = (Events { settings, metrics: &self.metrics }).make(record) else {
+        let events = Events { settings, metrics: &self.metrics };
+        let began = Instant::now();
+        let made = if self.is_slow { tokio::task::block_in_place(|| events.make(record)) } else { events.make(record) };
+        self.is_slow = began.elapsed() > SLOW_EVENT && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+        let Some(event) = made else {
             return self.metrics.decisions_logged(Logged::Unwanted, 1);
         };
         if settings.console {

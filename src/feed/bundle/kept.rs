@@ -7,6 +7,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
+use crate::feed::private_file;
+
 /// Where a bundle is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
@@ -36,7 +38,7 @@ impl Kept {
     pub fn save(&self, archive: &[u8]) -> io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
         let (draft, path) = (self.folder.join(".bundle.tar.gz.draft"), self.path());
-        let mut file = std::fs::File::create(&draft)?;
+        let mut file = private_file(&draft)?;
         file.write_all(archive)?;
         file.sync_all()?;
         std::fs::rename(draft, path)

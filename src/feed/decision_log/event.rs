@@ -16,28 +16,59 @@ const BUDGET: Duration = Duration::from_millis(100);
 /// Parts of an event that masks may name.
 const MASKABLE: [&str; 3] = ["input", "result", "nd_builtin_cache"];
 /// Headers that prove who somebody is.
-const SECRET_HEADERS: [&str; 14] = [
+const SECRET_HEADERS: [&str; 25] = [
     "authorization",
+    "cf-access-jwt-assertion",
     "cookie",
     "dpop",
+    "private-token",
     "proxy-authorization",
+    "sec-websocket-protocol",
     "set-cookie",
+    "x-access-token",
     "x-amz-security-token",
     "x-amzn-oidc-data",
     "x-api-key",
     "x-auth-request-access-token",
     "x-auth-token",
+    "x-csrf-token",
     "x-forwarded-access-token",
+    "x-forwarded-authorization",
     "x-forwarded-client-cert",
+    "x-forwarded-id-token",
     "x-goog-iap-jwt-assertion",
+    "x-id-token",
+    "x-jwt-payload",
     "x-ms-token-aad-access-token",
+    "x-original-authorization",
+    "x-vault-token",
 ];
 /// Claims that say nothing about a person.
 const PLAIN_CLAIMS: [&str; 12] =
     ["acr", "amr", "aud", "auth_time", "azp", "client_id", "exp", "iat", "iss", "nbf", "scope", "token_use"];
 /// Query parameters that prove who somebody is.
-const SECRET_PARAMETERS: [&str; 9] =
-    ["access_token", "api_key", "apikey", "client_secret", "code", "id_token", "password", "refresh_token", "token"];
+const SECRET_PARAMETERS: [&str; 17] = [
+    "access_token",
+    "api_key",
+    "apikey",
+    "assertion",
+    "auth_token",
+    "client_assertion",
+    "client_secret",
+    "code",
+    "id_token",
+    "id_token_hint",
+    "jwt",
+    "password",
+    "refresh_token",
+    "session_token",
+    "sig",
+    "token",
+    "x-amz-security-token",
+];
+/// Headers with a path or a URL in them.
+const ADDRESS_HEADERS: [&str; 6] =
+    [":path", "referer", "x-envoy-original-path", "x-forwarded-uri", "x-original-uri", "x-original-url"];
 
 /// Makes events.
 pub struct Events<'a> {
@@ -229,7 +260,10 @@ impl Event {
         for name in ["http.send", "opa.runtime"] {
             self.erase(&["nd_builtin_cache", name]);
         }
-        let is_secret = |name: &String| SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str());
+        let is_secret = |name: &String| {
+            let name = name.to_ascii_lowercase();
+            SECRET_PARAMETERS.contains(&name.strip_suffix("[]").unwrap_or(&name))
+        };
         let in_body: Vec<String> = names(self, &["input", "parsed_body"]).into_iter().filter(is_secret).collect();
         for name in &in_body {
             self.erase(&["input", "parsed_body", name]);
@@ -243,23 +277,26 @@ impl Event {
         for name in &in_query {
             self.erase(&["input", "parsed_query", name]);
         }
-        if !in_query.is_empty() {
-            self.cut_query(&[&http[..], &["path"]].concat());
-            self.cut_query(&[&http[..], &["headers", ":path"]].concat());
-            self.erase(&[&http[..], &["query"]].concat());
+        // By what each says itself: a mask may have taken `parsed_query` away.
+        let has_secret = |query: &str| {
+            let pairs = query.split(['?', '#', ';']).flat_map(|part| url::form_urlencoded::parse(part.as_bytes()));
+            pairs.into_iter().any(|(name, _)| is_secret(&name.into_owned()))
+        };
+        let headers = ADDRESS_HEADERS.iter().map(|name| [&http[..], &["headers", name]].concat());
+        for address in headers.chain([[&http[..], &["path"]].concat()]) {
+            if self.at(&address).and_then(as_text).is_some_and(has_secret) {
+                self.cut_query(&address);
+            }
         }
-        // Where the page before had them.
-        let referer = [&http[..], &["headers", "referer"]].concat();
-        let query = self.at(&referer).and_then(as_text).and_then(|text| text.split_once('?'));
-        let pairs = query.map(|(_, query)| url::form_urlencoded::parse(query.as_bytes()).into_owned());
-        if pairs.into_iter().flatten().any(|(name, _)| is_secret(&name)) {
-            self.cut_query(&referer);
+        let query = [&http[..], &["query"]].concat();
+        if !in_query.is_empty() || self.at(&query).and_then(as_text).is_some_and(has_secret) {
+            self.erase(&query);
         }
     }
 
-    /// Leaves a path or URL without its query.
+    /// Leaves a path or URL without its query, parameters and fragment.
     fn cut_query(&mut self, path: &[&str]) {
-        let plain = self.at(path).and_then(as_text).and_then(|text| text.split('?').next());
+        let plain = self.at(path).and_then(as_text).and_then(|text| text.split(['?', '#', ';']).next());
         if let Some(value) = plain.map(Value::from) {
             self.apply(Rule { path: path.iter().map(|part| (*part).to_owned()).collect(), value: Some(value) });
         }
@@ -416,6 +453,17 @@ mod tests {
         let made = Events { settings: &settings, metrics: &metrics }.make(&record);
         let text = made.clone().unwrap_or_default();
         (made.map(|text| serde_json::from_str(&text).expect("JSON")), text)
+    }
+
+    #[test]
+    fn a_mask_does_not_keep_secrets_from_being_found() {
+        for mask in [
+            r#"mask contains "/input/parsed_query""#,
+            r#"mask contains {"op": "upsert", "path": "/input/parsed_query", "value": {}}"#,
+        ] {
+            let (event, text) = event(mask, true);
+            assert!(event.is_some() && !text.contains("canary"), "{mask}: {text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::feed::private_file;
+
 /// Files that one folder may hold.
 const MAX_FILES: usize = 100_000;
 
@@ -53,7 +55,7 @@ impl Spill {
         let path = self.settings.folder.join(format!("{:020}-{events}.json.gz", self.next));
         self.next = self.next.saturating_add(1);
         let draft = path.with_extension("draft");
-        let mut file = std::fs::File::create(&draft)?;
+        let mut file = private_file(&draft)?;
         file.write_all(body)?;
         file.sync_data()?;
         std::fs::rename(&draft, &path)?;
