@@ -94,6 +94,10 @@ impl Resolver<'_> {
         let polling = self.polling(place, item);
         let verification = self.verification(place, item.section("signing"), context);
         let own = Section(context.document.get("plugins")).section("stepgate").section("bundles").section(name);
+        if own.at("max_staleness").is_some() && matches!(source, Some(Source::File(_))) {
+            let message = "a file is read once: it would be stale for ever";
+            self.problems.error(format!("plugins.stepgate.bundles.{name}.max_staleness"), message);
+        }
         let kept = item.flag("persist").unwrap_or(false).then(|| {
             if Path::new(name).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
                 self.problems.error(place, "a bundle of this name cannot be kept in a folder");

@@ -154,7 +154,9 @@ impl Activation {
             if rollback_guard {
                 let to = bundle.manifest.sequence().ok_or(ActivationError::NoSequence)?;
                 let from = before.and_then(|before| before.bundle.manifest.sequence());
-                if let Some(from) = from.filter(|from| to < *from) {
+                // The same delta twice is not the same as once.
+                let is_old = |from: &i64| to < *from || (told.kind == "delta" && to == *from);
+                if let Some(from) = from.filter(is_old) {
                     return Err(ActivationError::Rollback { from, to });
                 }
             }
@@ -474,6 +476,17 @@ mod tests {
         put("new", library("package lib\nf(_) := 2")).expect("it takes the place of the one that is leaving");
         assert_eq!(decide(&store), "2");
         assert!(!activation.has_bundles(std::iter::once(&"old".to_owned())), "it is gone");
+    }
+
+    #[test]
+    fn a_guarded_delta_counts_once() {
+        let (activation, store) = activation();
+        let manifest = r#"{"roots": ["p"], "metadata": {"sequence": 1}}"#;
+        let put = |contents| activation.replace_bundle("a", contents, "", true, || false).map(drop);
+        put(bundle(manifest, "package p\nallow := 1")).expect("a snapshot");
+        let change = || delta(manifest, r#"{"op": "upsert", "path": "/p/n", "value": 2}"#);
+        assert!(matches!(put(change()), Err(ActivationError::Rollback { from: 1, to: 1 })));
+        assert_eq!(decide(&store), "1");
     }
 
     #[test]

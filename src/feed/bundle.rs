@@ -181,10 +181,17 @@ impl BundleFeed {
         let (asked, asked_at) = (Instant::now(), self.clock.now_ns());
         self.status.bundle(&name, |status| status.asked_at = Some(asked_at));
         let download = match &mut self.poller {
-            Some(poller) => match poller.ask().await? {
-                None => return Ok(Polled::Same),
-                Some(download) => download,
-            },
+            Some(poller) => {
+                let asked = loop {
+                    tokio::select! {
+                        asked = poller.ask() => break asked?,
+                        // Whoever asks for a poll wants one now, not after a server that holds its answer back.
+                        () = self.refresh.notified() => {}
+                    }
+                };
+                let Some(download) = asked else { return Ok(Polled::Same) };
+                download
+            }
             None => Download { archive: Vec::new(), etag: None },
         };
         let took = nanoseconds(asked);

@@ -38,6 +38,8 @@ const IDLE: Duration = Duration::from_secs(3_600);
 const LAST_DECISIONS: Duration = Duration::from_millis(500);
 /// Events that are made in one go, before others have the processor.
 const BATCH: usize = 64;
+/// Bytes of an upload that is kept on disk when nothing says how large one may be.
+const LAST_UPLOAD: usize = 32_768;
 /// From here on an event is made where checks need not wait for it.
 const SLOW_EVENT: Duration = Duration::from_millis(1);
 /// How long an event without room waits before it is looked whether everything stops.
@@ -148,8 +150,9 @@ async fn upload(
                     let _ = end_of_writer.await;
                     if let Some(target) = &target {
                         uploader.upload(target).await;
-                        uploader.finish(target.settings.upload_limit).await;
                     }
+                    // Also what was waiting when the configuration lost its log.
+                    uploader.finish(target.map_or(LAST_UPLOAD, |target| target.settings.upload_limit)).await;
                     return;
                 }
                 () = tokio::time::sleep_until(upload_at) => break,

@@ -71,8 +71,11 @@ impl Uploader {
             match self.spill.as_ref()?.oldest() {
                 Ok(found) => return found.map(|(body, events)| Chunk { body, events }),
                 Err(error) => {
-                    tracing::error!(%error, "events on disk cannot be read and are lost");
+                    let before = self.spill.as_ref().map_or(0, Spill::events);
                     self.forget_spilled();
+                    let lost = before.saturating_sub(self.spill.as_ref().map_or(0, Spill::events));
+                    self.metrics.decisions_logged(Logged::BufferFull, lost);
+                    tracing::error!(%error, events = lost, "events on disk cannot be read and are lost");
                 }
             }
         }
