@@ -14,6 +14,11 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 
 pub use stepgate_rego::signing::{SigningError, Verifier as ConfiguredKey, sign as sign_with};
 
+/// What a signature is made over: header and payload, each in base64url (RFC 7515 section 5.1).
+pub fn signing_input(header: &serde_json::Value, payload: &serde_json::Value) -> String {
+    format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload.to_string()))
+}
+
 /// Signature algorithms (RFC 7518 section 3.1, RFC 8037). There is no `none`, and no shared secret: keys come from
 /// published sets, where an HMAC secret would be public (RFC 8725 section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use crate::clock::Clock;
-use crate::jws::{Alg, SigningKey};
+use crate::jws::{Alg, SigningKey, signing_input};
 
 #[derive(Debug, Subcommand)]
 pub enum Token {
@@ -96,8 +96,7 @@ fn sign(
     claims.entry("iat").or_insert_with(|| json!(now.min(now.saturating_add(lifetime))));
     claims.entry("exp").or_insert_with(|| json!(now.saturating_add(lifetime)));
     let header = json!({"alg": alg.name(), "kid": kid, "typ": typ});
-    let encode = |part: String| URL_SAFE_NO_PAD.encode(part);
-    let signed = format!("{}.{}", encode(header.to_string()), encode(Value::Object(claims).to_string()));
+    let signed = signing_input(&header, &Value::Object(claims));
     Ok(format!("{signed}.{}", key.sign(signed.as_bytes())?))
 }
 

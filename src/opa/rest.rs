@@ -6,6 +6,7 @@ use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
+use super::input::percent_decode;
 use crate::value::{JsonLimits, Value, parse_json, parse_yaml};
 
 /// Why a body cannot be read.
@@ -56,20 +57,7 @@ pub fn segments(path: &str) -> Vec<String> {
 
 /// Nothing when an escape is malformed or the bytes are not UTF-8.
 pub fn percent_decoded(part: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(part.len());
-    let mut rest = part.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        if *first != b'%' {
-            bytes.push(*first);
-            rest = tail;
-            continue;
-        }
-        let (digits, tail) = tail.split_at_checked(2)?;
-        let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = tail;
-    }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(percent_decode(part.as_bytes()).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use globset::GlobMatcher;
 use serde_json::{Map, Value as Json, json};
 use sha2::Digest as _;
 
-use crate::jws::{ConfiguredKey, SigningError, sign_with};
+use crate::jws::{ConfiguredKey, SigningError, sign_with, signing_input};
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, parse_json, parse_yaml};
 
 /// The name of the file with the signature.
@@ -220,8 +220,7 @@ pub fn sign(files: &[File<'_>], signer: &Signer<'_>) -> Result<String, SignError
             members.insert("kid".to_owned(), signer.key_id.into());
         }
     }
-    let part = |value: String| URL_SAFE_NO_PAD.encode(value);
-    let signed = format!("{}.{}", part(header.to_string()), part(Json::Object(payload).to_string()));
+    let signed = signing_input(&header, &Json::Object(payload));
     let signature = sign_with(signer.algorithm, signer.key, signed.as_bytes())?;
     let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
     Ok(json!({"signatures": [token]}).to_string())
@@ -271,7 +270,7 @@ pub fn digest(name: &str, bytes: &[u8], algorithm: &str) -> Result<String, Signa
             return Err(SignatureError::HashAlgorithm { file: name.to_owned(), algorithm });
         }
     };
-    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(hash))
 }
 
 /// As Go's encoder writes without `EscapeHTML`.

@@ -17,7 +17,7 @@ use url::Url;
 use super::aws::AwsSettings;
 use super::{RemoteError, without_url};
 use crate::clock::Clock;
-use crate::jws::sign_with;
+use crate::jws::{sign_with, signing_input};
 use crate::secret::Secret;
 
 /// How long a token must still be good.
@@ -272,31 +272,19 @@ impl AssertionKey {
         }
         let mut header = json!({"typ": "JWT", "alg": self.algorithm});
         if let (Some(thumbprint), Some(members)) = (&self.thumbprint, header.as_object_mut()) {
-            let bytes = from_hex(thumbprint).ok_or_else(|| failed("`thumbprint` is not hexadecimal"))?;
+            let bytes = hex::decode(thumbprint).map_err(|_| failed("`thumbprint` is not hexadecimal"))?;
             members.insert("x5t".to_owned(), URL_SAFE_NO_PAD.encode(bytes).into());
         }
-        let part = |value: String| URL_SAFE_NO_PAD.encode(value);
-        let signed = format!("{}.{}", part(header.to_string()), part(Value::Object(claims).to_string()));
+        let signed = signing_input(&header, &Value::Object(claims));
         let signature = sign_with(&self.algorithm, self.key.expose(), signed.as_bytes());
         let signature = signature.map_err(|error| failed(error.to_string()))?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> =
-        text.chars().map(|char| char.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect::<Option<_>>()?;
-    let pairs = digits.chunks(2).map(|pair| match pair {
-        [high, low] => Some(high << 4 | low),
-        _ => None,
-    });
-    pairs.collect()
-}
-
 /// The SHA-256 of `bytes` in hexadecimal.
 pub fn hex_sha256(bytes: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
 }
 
 #[cfg(test)]
@@ -337,6 +325,5 @@ mod tests {
         assert_eq!(parts[0], json!({"typ": "JWT", "alg": "HS256", "x5t": "AP8"}));
         assert_eq!((&parts[1]["iat"], &parts[1]["exp"], &parts[1]["scope"]), (&json!(100), &json!(5), &json!("a b")));
         assert!(parts[1]["jti"].is_string());
-        assert_eq!(from_hex("0f1"), None);
     }
 }

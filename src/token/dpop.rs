@@ -18,7 +18,7 @@ use super::claims::decode;
 use super::error::TokenError;
 use super::keyset::verifying_key;
 use crate::jws::Alg;
-use crate::opa::input::Http;
+use crate::opa::input::{Http, hex_pair};
 use crate::value::{Value, as_text, member};
 
 /// Bytes of a proof.
@@ -80,15 +80,14 @@ impl Proofs {
         let (signed, signature) = proof.rsplit_once('.').ok_or(TokenError::Proof)?;
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Proof)?;
         let (header, payload) = (decode(header).ok_or(TokenError::Proof)?, decode(payload).ok_or(TokenError::Proof)?);
-        let text = |of: &'_ Value, name: &str| member(of, name).and_then(as_text).map(str::to_owned);
         if ["crit", "zip", "enc", "b64"].iter().any(|name| member(&header, name).is_some()) {
             return Err(TokenError::Proof);
         }
         // 4 and 5: its type, and an algorithm that is on the list.
-        if text(&header, "typ").as_deref() != Some("dpop+jwt") {
+        if text(&header, "typ") != Some("dpop+jwt") {
             return Err(TokenError::Proof);
         }
-        let alg = text(&header, "alg").and_then(|name| Alg::named(&name)).ok_or(TokenError::Proof)?;
+        let alg = text(&header, "alg").and_then(Alg::named).ok_or(TokenError::Proof)?;
         if !self.settings.algorithms.contains(&alg) {
             return Err(TokenError::Proof);
         }
@@ -97,7 +96,7 @@ impl Proofs {
         if PRIVATE_MEMBERS.iter().any(|name| member(jwk, name).is_some()) {
             return Err(TokenError::Proof);
         }
-        let component = |name: &str| member(jwk, name).and_then(as_text);
+        let component = |name: &str| text(jwk, name);
         let key = component("kty").and_then(|kty| verifying_key(kty, &component).ok()).ok_or(TokenError::Proof)?;
         if !key.verify(alg, signed.as_bytes(), signature) {
             return Err(TokenError::Proof);
@@ -105,12 +104,12 @@ impl Proofs {
         // 3 and 8: the claims, of which the method is compared letter by letter.
         let jti = text(&payload, "jti").filter(|jti| (1..=MAX_JTI_BYTES).contains(&jti.len()));
         let jti = jti.ok_or(TokenError::Proof)?;
-        if text(&payload, "htm").as_deref() != Some(http.method) {
+        if text(&payload, "htm") != Some(http.method) {
             return Err(TokenError::Proof);
         }
         // 9: the URL without query and fragment.
         let htu = text(&payload, "htu").ok_or(TokenError::Proof)?;
-        if !self.is_own_url(&htu, http) {
+        if !self.is_own_url(htu, http) {
             return Err(TokenError::Proof);
         }
         // 11: made just now.
@@ -121,13 +120,11 @@ impl Proofs {
         }
         // 12: made for this token, by the key that the token is bound to.
         let hash = URL_SAFE_NO_PAD.encode(digest(&SHA256, token.as_bytes()));
-        if text(&payload, "ath").as_deref() != Some(hash.as_str())
-            || self::thumbprint(jwk).as_deref() != Some(thumbprint)
-        {
+        if text(&payload, "ath") != Some(hash.as_str()) || self::thumbprint(jwk).as_deref() != Some(thumbprint) {
             return Err(TokenError::WrongKey);
         }
         // And once. Last, so that nobody can use up the memory with proofs that are worth nothing.
-        self.seen.first(&[thumbprint, &htu, &jti], now)
+        self.seen.first(&[thumbprint, htu, jti], now)
     }
 
     /// Whether `htu` is the URL of this request, as clients see it.
@@ -151,6 +148,10 @@ impl Proofs {
     }
 }
 
+fn text<'v>(of: &'v Value, name: &str) -> Option<&'v str> {
+    member(of, name).and_then(as_text)
+}
+
 /// A path with its percent-encoding in one form (RFC 3986 section 6.2.2).
 fn plain_path(url: &Url) -> String {
     let mut out = String::new();
@@ -158,13 +159,12 @@ fn plain_path(url: &Url) -> String {
     while let Some(at) = rest.find('%') {
         let (before, tail) = rest.split_at(at);
         out.push_str(before);
-        let digits = tail.get(1..3).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let Some(digits) = digits else {
+        let digits = tail.get(1..3).unwrap_or_default();
+        let Some(byte) = hex_pair(digits.as_bytes()) else {
             out.push('%');
             rest = tail.get(1..).unwrap_or_default();
             continue;
         };
-        let byte = u8::from_str_radix(digits, 16).unwrap_or_default();
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
@@ -179,14 +179,13 @@ fn plain_path(url: &Url) -> String {
 
 /// The SHA-256 thumbprint of a JWK (RFC 7638 section 3).
 pub fn thumbprint(jwk: &Value) -> Option<String> {
-    let text = |name: &str| member(jwk, name).and_then(as_text);
-    let names: &[&str] = match text("kty")? {
+    let names: &[&str] = match text(jwk, "kty")? {
         "EC" => &["crv", "kty", "x", "y"],
         "RSA" => &["e", "kty", "n"],
         "OKP" => &["crv", "kty", "x"],
         _ => return None,
     };
-    let members = names.iter().map(|name| Some(format!("\"{name}\":\"{}\"", text(name)?)));
+    let members = names.iter().map(|name| Some(format!("\"{name}\":\"{}\"", text(jwk, name)?)));
     let canonical = format!("{{{}}}", members.collect::<Option<Vec<_>>>()?.join(","));
     Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes())))
 }
