@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::check::{PolicyArgs, listed};
 use crate::feed::bundle::archive::{self, File};
-use crate::feed::bundle::contents::{Contents, Reading};
+use crate::feed::bundle::contents::{BundleError, Contents, Reading};
 use crate::opa::signature::{self, Demand, Signer, Verification};
 use crate::policy::{Module, RegoVersion, Sources, Strictness, Surroundings, compile_sources, package_of};
 use crate::telemetry::chain;
@@ -186,20 +186,11 @@ impl Sign {
             if self.bundle && self.paths.len() > 1 {
                 bail!("with --bundle, give one path");
             }
-            let found = match (place.is_dir(), self.bundle) {
-                (true, _) => {
-                    archive::gather(place, LIMIT, &|_| false).map_err(|error| anyhow::anyhow!("{}", chain(&error)))?
-                }
-                (false, true) => {
-                    let packed = std::fs::read(place).with_context(|| format!("`{path}`"))?;
-                    archive::unpack(&packed, LIMIT).map_err(|error| anyhow::anyhow!("{}", chain(&error)))?
-                }
-                (false, false) => {
-                    vec![File {
-                        name: String::new(),
-                        bytes: std::fs::read(place).with_context(|| format!("`{path}`"))?,
-                    }]
-                }
+            let found = if place.is_dir() || self.bundle {
+                opened(place)?
+            } else {
+                let bytes = std::fs::read(place).with_context(|| format!("`{path}`"))?;
+                vec![File { name: String::new(), bytes }]
             };
             // Names begin with the path, but within an archive, as in OPA.
             let is_archive = self.bundle && !place.is_dir();
@@ -214,6 +205,15 @@ impl Sign {
         std::fs::write(&path, signed.bytes).with_context(|| format!("`{}`", path.display()))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn readable(path: &Path, error: &BundleError) -> anyhow::Error {
+    anyhow::anyhow!("`{}`: {}", path.display(), chain(error))
+}
+
+/// The files of an archive or a folder.
+fn opened(path: &Path) -> anyhow::Result<Vec<File>> {
+    archive::open(path, LIMIT, &|_| false).map_err(|error| readable(path, &error))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -241,13 +241,7 @@ impl Inspect {
     }
 
     fn report(&self) -> anyhow::Result<Json> {
-        let readable = |error| anyhow::anyhow!("{}", chain(&error));
-        let files = if self.path.is_dir() {
-            archive::gather(&self.path, LIMIT, &|_| false).map_err(readable)?
-        } else {
-            let packed = std::fs::read(&self.path).with_context(|| format!("`{}`", self.path.display()))?;
-            archive::unpack(&packed, LIMIT).map_err(readable)?
-        };
+        let files = opened(&self.path)?;
         let named = |ending: &str| files.iter().find(|file| file.name.ends_with(ending));
         let mut report = Map::new();
         if let Some(file) = named(signature::FILE) {
@@ -266,7 +260,7 @@ impl Inspect {
         }
         let verification = Verification { demand: Demand::Skip, ..Verification::default() };
         let reading = Reading { limit: LIMIT, version: RegoVersion::V1, verification };
-        let manifest = match reading.contents(files.clone()).map_err(readable)? {
+        let manifest = match reading.contents(files.clone()).map_err(|error| readable(&self.path, &error))? {
             Contents::Snapshot(bundle) => {
                 for module in &bundle.sources.modules {
                     let package = package_of(module).with_context(|| format!("`{}` cannot be parsed", module.path))?;

@@ -95,8 +95,16 @@ pub fn unpack(packed: &[u8], limit: u64) -> Result<Vec<File>, BundleError> {
     Ok(files)
 }
 
+/// The files of an archive or a folder; `ignores` says what of a folder is left out.
+pub fn open(path: &Path, limit: u64, ignores: &dyn Fn(&str) -> bool) -> Result<Vec<File>, BundleError> {
+    match path.is_dir() {
+        true => gather(path, limit, ignores),
+        false => unpack(&std::fs::read(path).map_err(BundleError::Read)?, limit),
+    }
+}
+
 /// The files of a folder, as `opa build` would pack them; `ignores` says what is left out.
-pub fn gather(folder: &Path, limit: u64, ignores: &dyn Fn(&str) -> bool) -> Result<Vec<File>, BundleError> {
+fn gather(folder: &Path, limit: u64, ignores: &dyn Fn(&str) -> bool) -> Result<Vec<File>, BundleError> {
     let mut files = Vec::new();
     let mut size = 0u64;
     let mut open = vec![(folder.to_owned(), String::new())];

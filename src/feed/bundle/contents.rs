@@ -93,14 +93,13 @@ impl Reading {
 
     /// Reads an archive or a folder that must be whole in itself. `ignores` says what of a folder is left out.
     pub fn snapshot(&self, path: &Path, ignores: &dyn Fn(&str) -> bool) -> Result<Bundle, BundleError> {
-        let contents = if path.is_dir() {
+        let files = archive::open(path, self.limit, ignores)?;
+        let prefix = match path.is_dir() {
             // In OPA the names of a signed folder begin with its path.
-            let prefix = path.to_string_lossy().trim_start_matches("./").trim_matches('/').to_owned();
-            self.believed(archive::gather(path, self.limit, ignores)?, &prefix)?
-        } else {
-            self.contents(archive::unpack(&std::fs::read(path).map_err(BundleError::Read)?, self.limit)?)?
+            true => path.to_string_lossy().trim_start_matches("./").trim_matches('/').to_owned(),
+            false => String::new(),
         };
-        match contents {
+        match self.believed(files, &prefix)? {
             Contents::Snapshot(bundle) => Ok(bundle),
             Contents::Delta(_) => Err(BundleError::LoneDelta),
         }
