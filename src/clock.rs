@@ -44,6 +44,11 @@ impl Clock {
     }
 }
 
+/// A length as OPA's metrics have it.
+pub fn nanoseconds(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A moment as RFC 3339 writes it, in UTC with nanoseconds.
 pub fn rfc3339(ns: i64) -> String {
     let seconds = ns.div_euclid(1_000_000_000);

@@ -14,6 +14,7 @@ use stepgate_rego::{EvalOptions, Place, Policy, Row, Version, compile_query};
 
 use super::check::{PolicyArgs, listed};
 use super::coverage::Coverage;
+use crate::clock::nanoseconds;
 use crate::policy::{RegoVersion, Step, Strictness, Surroundings, Trail, Visits, World, compile_sources};
 use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml, pretty};
 
@@ -285,7 +286,7 @@ fn profiled(trail: &Trail, limit: usize) -> Vec<Value> {
     let mut visits: Vec<_> = trail.visits.iter().filter(|(place, _)| !place.is_head).collect();
     visits.sort_by_key(|(_, visits)| std::cmp::Reverse(visits.took));
     let entry = |(place, visits): (&Place, &Visits)| -> Value {
-        let took = u64::try_from(visits.took.as_nanos()).unwrap_or(u64::MAX);
+        let took = nanoseconds(visits.took);
         let members =
             [("total_time_ns", number(took)), ("num_eval", number(visits.count)), ("location", place_of(place))];
         members.into_iter().collect()

@@ -13,6 +13,7 @@ use stepgate_rego::{EvalOptions, Policy};
 
 use super::check::{PolicyArgs, listed};
 use super::coverage::Coverage;
+use crate::clock::nanoseconds;
 use crate::policy::{Strictness, Surroundings, Trail, World, compile_sources};
 use crate::value::Value;
 
@@ -241,7 +242,7 @@ fn as_json(report: &Report) -> Json {
         "location": {"file": report.file, "row": report.row, "col": 1},
         "package": report.package,
         "name": report.name,
-        "duration": u64::try_from(report.took.as_nanos()).unwrap_or(u64::MAX),
+        "duration": nanoseconds(report.took),
     });
     if let Some(members) = json.as_object_mut() {
         match &report.outcome {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::resolve::{Resolver, Section};
+use super::resolve::{Resolver, Section, parts};
 use crate::feed::decision_log::DecisionLogSettings;
 use crate::feed::decision_log::buffer::{Limits, Overflow};
 use crate::feed::decision_log::pace::DEFAULT_SHARE;
@@ -57,10 +57,7 @@ impl Resolver<'_> {
             (None, Some(partition)) if !partition.is_empty() => format!("/logs/{partition}"),
             _ => "/logs".to_owned(),
         };
-        let parts = |name: &str, default: &str| {
-            let path = item.text(name).unwrap_or(default);
-            path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
-        };
+        let document_at = |name: &str, default: &str| parts(item.text(name).unwrap_or(default));
         let buffer = match reporting.count("buffer_size_limit_bytes", 0) {
             0 => BUFFER_LIMIT,
             bytes => bytes,
@@ -81,8 +78,8 @@ impl Resolver<'_> {
             resource,
             path: path.to_owned(),
             labels: BTreeMap::new(),
-            mask: parts("mask_decision", "/system/log/mask"),
-            drop: parts("drop_decision", "/system/log/drop"),
+            mask: document_at("mask_decision", "/system/log/mask"),
+            drop: document_at("drop_decision", "/system/log/drop"),
             token_headers: Vec::new(),
             redact: own.flag("redact").unwrap_or(true),
             min_delay: Duration::from_secs(least.max(1)),

@@ -63,9 +63,7 @@ impl Document {
         }
         Ok(Self(value))
     }
-}
 
-impl Document {
     /// Adds a bundle by its URL, as OPA does for one on the command line: service and bundle of this name, kept on disk.
     pub fn add_bundle_url(&mut self, name: &str, url: &str) -> Result<(), DocumentError> {
         let refused = || DocumentError::Url(url.to_owned());

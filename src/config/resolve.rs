@@ -142,6 +142,11 @@ fn builtins(document: &Value, own: Section<'_>, strict: bool) -> BuiltinSettings
     }
 }
 
+/// The parts of a path such as `system/log/mask`.
+pub(super) fn parts(path: &str) -> Vec<String> {
+    path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
 /// The labels that a document gives.
 pub fn resolve_labels(document: &Document) -> BTreeMap<String, String> {
     labels(&document.0)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::bundles::BundleContext;
-use super::resolve::{Resolver, Section};
+use super::resolve::{Resolver, Section, parts};
 use crate::feed::discovery::DiscoverySettings;
 use crate::feed::status::sender::StatusSettings;
 use crate::remote::service::ServiceSettings;
@@ -29,10 +29,6 @@ pub struct ApiConfig {
     pub authorization: Vec<String>,
     /// The socket of what changes something.
     pub admin: Option<Address>,
-}
-
-fn parts(path: &str) -> Vec<String> {
-    path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 impl Resolver<'_> {

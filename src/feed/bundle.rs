@@ -20,7 +20,7 @@ use self::poller::{Download, PollError, Poller, Polling, Resource};
 use super::activation::{Activated, Activation, ActivationError};
 use super::backoff;
 use super::status::{Fault, Status};
-use crate::clock::Clock;
+use crate::clock::{Clock, nanoseconds};
 use crate::lifecycle::Lifecycle;
 use crate::opa::signature::Verification;
 use crate::telemetry::{Metrics, Outcome, chain};
@@ -194,7 +194,7 @@ impl BundleFeed {
             }
             None => Download { archive: Vec::new(), etag: None },
         };
-        let took = nanoseconds(asked);
+        let took = nanoseconds(asked.elapsed());
         let (etag, size, now) = (download.etag.clone(), download.archive.len(), self.clock.now_ns());
         let activated = self.activate(download, true).await;
         self.status.bundle(&name, |status| {
@@ -221,7 +221,7 @@ impl BundleFeed {
                 Source::File(path) => Contents::Snapshot(reading.snapshot(path, &|_| false)?),
                 Source::Service { .. } => reading.archive(&download.archive)?,
             };
-            let read = nanoseconds(began);
+            let read = nanoseconds(began.elapsed());
             let is_snapshot = matches!(contents, Contents::Snapshot(_));
             // What is not to be saved need not be held while the policy is built.
             let archive = settings.kept.as_ref().filter(|_| is_snapshot && is_new).map(|_| download.archive);
@@ -236,7 +236,7 @@ impl BundleFeed {
                 let (name, folder) = (&settings.name, kept.folder.display());
                 tracing::warn!(name, %folder, %error, "the bundle is in force and could not be saved for the next start");
             }
-            Ok((activated, read, nanoseconds(began)))
+            Ok((activated, read, nanoseconds(began.elapsed())))
         });
         let (activated, read, build) = built.await.map_err(|_| BundleFeedError::Panic)??;
         let now = self.clock.now_ns();
@@ -249,10 +249,6 @@ impl BundleFeed {
         });
         Ok(())
     }
-}
-
-fn nanoseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A message that quotes what a bundle says, which may be much.

@@ -13,11 +13,11 @@ use std::time::Duration;
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 
 use super::tls::{Tls, client_subject};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Handshakes at the same time; further connections wait to be accepted.
 const MAX_HANDSHAKES: usize = 256;

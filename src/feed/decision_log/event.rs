@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::DecisionLogSettings;
-use crate::clock::rfc3339;
+use crate::clock::{nanoseconds, rfc3339};
 use crate::policy::{Record, Snapshot};
 use crate::telemetry::{Logged, Metrics};
 use crate::value::{Members, Value, as_text, items, json_text, texts, with_at, without};
@@ -318,7 +318,7 @@ impl Event {
         if let Some(error) = &record.error {
             members.put_text("error", [("message", Value::from(error.as_str()))].into_iter().collect());
         }
-        let nanoseconds = |length: Duration| Value::Number(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX).into());
+        let nanoseconds = |length: Duration| Value::Number(nanoseconds(length).into());
         let metrics = [
             ("timer_rego_query_eval_ns", nanoseconds(record.evaluation)),
             ("timer_server_handler_ns", nanoseconds(record.total)),

@@ -1,13 +1,14 @@
 //! Decisions and queries: `/v1/data`, `/v0/data`, `POST /` and `/v1/query`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::Response;
 
 use super::{BUDGET, Call, Failure, INPUT, decoded, described};
+use crate::clock::nanoseconds;
 use crate::opa::rest::{self, BodyError};
 use crate::policy::{Asked, Complaint, QueryError, Question, Record, Snapshot};
 use crate::value::{Members, Value, parse_json};
@@ -72,8 +73,7 @@ impl Call {
             (Value::from(name.as_str()), [("revision", Value::from(revision.as_str()))].into_iter().collect())
         });
         let revisions = Value::object(revisions.collect());
-        let nanoseconds =
-            |length: std::time::Duration| Value::Number(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX).into());
+        let nanoseconds = |length: Duration| Value::Number(nanoseconds(length).into());
         let metrics = [
             ("timer_rego_query_eval_ns", nanoseconds(evaluation)),
             ("timer_server_handler_ns", nanoseconds(self.began.elapsed())),
@@ -92,7 +92,7 @@ impl Call {
         asked: Asked,
         input: Option<Value>,
         result: &Result<Option<Value>, Complaint>,
-        evaluation: std::time::Duration,
+        evaluation: Duration,
     ) {
         let Some(journal) = self.api.journal.as_ref().filter(|journal| journal.is_read()) else { return };
         journal.record(Record {
