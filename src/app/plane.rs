@@ -255,17 +255,18 @@ impl Plane {
         let shown = parse_json(shown.to_string().as_bytes(), CONFIG).unwrap_or_default();
         let (discovered, documents) = mpsc::channel(1);
         let discovery = Discovery {
-            reading: Reading {
+            reading: Arc::new(Reading {
                 limit: settings.bundle.size_limit,
                 version: self.version,
                 verification: settings.bundle.verification.clone(),
-            },
+            }),
             settings,
             poller,
             surroundings: Arc::new(Surroundings::for_discovery(shown)),
             status: Arc::clone(&self.status),
             clock: self.clock.clone(),
             discovered,
+            left_out: None,
         };
         self.lifecycle.spawn_until_stop(discovery.run());
         self.lifecycle.spawn_until_stop(Arc::clone(self).take_discovered(documents));

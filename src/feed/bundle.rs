@@ -19,7 +19,7 @@ use self::kept::Kept;
 use self::poller::{Download, PollError, Poller, Polling, Resource};
 use super::activation::{Activated, Activation, ActivationError};
 use super::backoff;
-use super::status::{Fault, Status};
+use super::status::{Fault, Status, clipped};
 use crate::clock::{Clock, nanoseconds};
 use crate::lifecycle::Lifecycle;
 use crate::opa::signature::Verification;
@@ -31,8 +31,6 @@ const LONGEST_REREAD: Duration = Duration::from_secs(60);
 /// As often as OPA tries bundles on disk that need each other.
 const MAX_KEPT_ATTEMPTS: usize = 10;
 const KEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of a message about a bundle.
-const MAX_MESSAGE: usize = 2000;
 
 /// Where a bundle comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +134,7 @@ impl BundleFeed {
                 let etag = self.poller.as_ref().and_then(|poller| poller.etag.as_deref());
                 tracing::info!(name, etag, "Bundle loaded and activated successfully.");
             }
-            Err(error) => tracing::error!(name, "Bundle load failed: {}", clipped(chain(error))),
+            Err(error) => tracing::error!(name, "Bundle load failed: {}", clipped(&chain(error))),
         }
         self.status.bundle(name, |status| {
             status.fault = polled.as_ref().err().map(fault);
@@ -251,30 +249,10 @@ impl BundleFeed {
     }
 }
 
-/// A message that quotes what a bundle says, which may be much.
-fn clipped(mut message: String) -> String {
-    if message.len() > MAX_MESSAGE {
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-        message.push('…');
+fn fault(error: &BundleFeedError) -> Fault {
+    match error {
+        BundleFeedError::Activation(ActivationError::Policy(rejections)) => Fault::of_policy(rejections),
+        BundleFeedError::Poll(error) => Fault::of_poll(error),
+        other => Fault::of_bundle(other),
     }
-    message
-}
-
-/// As OPA tells it.
-pub fn fault(error: &BundleFeedError) -> Fault {
-    let (message, errors) = match error {
-        BundleFeedError::Activation(ActivationError::Policy(rejections)) => {
-            let errors = rejections.iter().map(|it| {
-                let location = serde_json::json!({"file": it.file, "row": it.line, "col": it.column});
-                serde_json::json!({"code": it.code, "message": it.message, "location": location})
-            });
-            ("error(s) occurred while compiling module(s)".to_owned(), errors.collect())
-        }
-        other => (clipped(chain(other)), Vec::new()),
-    };
-    let http_code = match error {
-        BundleFeedError::Poll(PollError::Status { code, .. }) => Some(*code),
-        _ => None,
-    };
-    Fault { code: "bundle_error", message, errors, http_code }
 }

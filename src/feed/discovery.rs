@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::bundle::BundleSettings;
 use super::bundle::contents::{BundleError, Contents, Reading};
 use super::bundle::poller::{Download, PollError, Poller};
-use super::status::{Fault, Status};
+use super::status::{Fault, Status, clipped};
 use crate::clock::Clock;
 use crate::opa::signature::Demand;
 use crate::policy::{Complaint, Entrypoint, Question, Rejection, Snapshot, Surroundings};
@@ -65,12 +65,14 @@ enum DiscoveryError {
 #[derive(Debug)]
 pub struct Discovery {
     pub settings: DiscoverySettings,
-    pub reading: Reading,
+    pub reading: Arc<Reading>,
     pub poller: Poller,
     pub surroundings: Arc<Surroundings>,
     pub status: Status,
     pub clock: Clock,
     pub discovered: mpsc::Sender<Discovered>,
+    /// What of the configuration in force counts for nothing, if anything.
+    pub left_out: Option<String>,
 }
 
 impl Discovery {
@@ -83,7 +85,7 @@ impl Discovery {
             let outcome = self.poll().await;
             failures = if outcome.is_ok() { 0 } else { failures.saturating_add(1) };
             if let Err(error) = &outcome {
-                tracing::error!("Discovery failed: {}", chain(error));
+                tracing::error!("Discovery failed: {}", clipped(&chain(error)));
             }
             self.tell(outcome);
             tokio::time::sleep(self.poller.pause(failures)).await;
@@ -95,33 +97,36 @@ impl Discovery {
         self.status.discovery(|status| match outcome {
             Ok(is_new) => {
                 status.answered_at = Some(now);
+                status.fault = self.reservation();
                 if is_new {
                     status.activated_at = Some(now);
                 }
             }
             Err(error) => {
-                let http_code = match &error {
-                    DiscoveryError::Poll(PollError::Status { code, .. }) => Some(*code),
-                    _ => None,
-                };
-                let errors = match &error {
-                    DiscoveryError::Policy(rejections) => rejections.iter().map(|it| it.to_string().into()).collect(),
-                    _ => Vec::new(),
-                };
-                status.fault = Some(Fault { code: "bundle_error", message: chain(&error), errors, http_code });
+                status.fault = Some(match &error {
+                    DiscoveryError::Poll(error) => Fault::of_poll(error),
+                    DiscoveryError::Policy(rejections) => Fault::of_policy(rejections),
+                    other => Fault::of_bundle(other),
+                });
             }
         });
     }
 
+    /// A message without a code is no error.
+    fn reservation(&self) -> Option<Fault> {
+        self.left_out.as_ref().map(|message| Fault { message: message.clone(), ..Fault::default() })
+    }
+
     async fn begin_with_kept(&mut self) {
-        let Some(kept) = &self.settings.bundle.kept else { return };
-        match kept.load(self.settings.bundle.size_limit) {
-            Ok(None) => {}
-            Ok(Some((archive, _))) => match self.activate(&archive).await {
+        let Some(kept) = self.settings.bundle.kept.clone() else { return };
+        let limit = self.settings.bundle.size_limit;
+        match tokio::task::spawn_blocking(move || kept.load(limit)).await {
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Ok(Some((archive, _)))) => match self.activate(&Arc::new(archive)).await {
                 Ok(()) => tracing::info!("Discovery bundle loaded from disk and activated successfully."),
-                Err(error) => tracing::warn!("the saved discovery bundle is not used: {}", chain(&error)),
+                Err(error) => tracing::warn!("the saved discovery bundle is not used: {}", clipped(&chain(&error))),
             },
-            Err(error) => tracing::warn!("the saved discovery bundle cannot be read: {error}"),
+            Ok(Err(error)) => tracing::warn!("the saved discovery bundle cannot be read: {error}"),
         }
     }
 
@@ -134,9 +139,10 @@ impl Discovery {
             status.size = archive.len();
             status.kind = "snapshot";
         });
+        let archive = Arc::new(archive);
         self.activate(&archive).await?;
-        if let Some(kept) = &self.settings.bundle.kept
-            && let Err(error) = kept.save(&archive)
+        if let Some(kept) = self.settings.bundle.kept.clone()
+            && let Ok(Err(error)) = tokio::task::spawn_blocking(move || kept.save(&archive)).await
         {
             tracing::warn!("the discovery bundle is in force and could not be saved for the next start: {error}");
         }
@@ -145,31 +151,33 @@ impl Discovery {
         Ok(true)
     }
 
-    async fn activate(&self, archive: &[u8]) -> Result<(), DiscoveryError> {
-        let bundle = match self.reading.archive(archive)? {
-            Contents::Snapshot(bundle) => bundle,
-            Contents::Delta(_) => return Err(DiscoveryError::Delta),
-        };
+    async fn activate(&mut self, archive: &Arc<Vec<u8>>) -> Result<(), DiscoveryError> {
+        let (reading, archive) = (Arc::clone(&self.reading), Arc::clone(archive));
         let (decision, surroundings) = (self.settings.decision.clone(), Arc::clone(&self.surroundings));
-        let revision = bundle.manifest.revision.clone();
         let computed = tokio::task::spawn_blocking(move || {
+            let bundle = match reading.archive(&archive)? {
+                Contents::Snapshot(bundle) => bundle,
+                Contents::Delta(_) => return Err(DiscoveryError::Delta),
+            };
             let snapshot = Snapshot::build(&bundle.sources, &Entrypoint::from_path(""), &surroundings);
             let snapshot = snapshot.map_err(DiscoveryError::Policy)?;
             let question = Question { input: None, strict_builtin_errors: false, budget: BUDGET };
             let failed = |complaint: Complaint| DiscoveryError::Evaluation(complaint.message);
             let document = snapshot.document(&decision, &question).map_err(failed)?.ok_or(DiscoveryError::Undefined)?;
-            serde_json::from_str(&json_text(&document)).map_err(|error| DiscoveryError::Evaluation(error.to_string()))
+            let document = serde_json::from_str(&json_text(&document));
+            let document = document.map_err(|error| DiscoveryError::Evaluation(error.to_string()))?;
+            Ok((bundle.manifest.revision, document))
         });
-        let document = computed.await.map_err(|_| DiscoveryError::Panic)??;
+        let (revision, document) = computed.await.map_err(|_| DiscoveryError::Panic)??;
         let (reply, answer) = oneshot::channel();
         let is_signed = self.reading.verification.demand == Demand::Required;
         // Nobody takes it, or answers, once everything stops.
         let gone = || DiscoveryError::Refused("stopping".to_owned());
         self.discovered.send(Discovered { document, is_signed, reply }).await.map_err(|_| gone())?;
-        let left_out = answer.await.map_err(|_| gone())?.map_err(DiscoveryError::Refused)?;
+        self.left_out = answer.await.map_err(|_| gone())?.map_err(DiscoveryError::Refused)?;
         self.status.discovery(|status| {
             status.active_revision = revision;
-            status.fault = left_out.map(|message| Fault { message, ..Fault::default() });
+            status.fault = self.reservation();
         });
         Ok(())
     }

@@ -12,13 +12,17 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value as Json, json};
 use tokio::sync::Notify;
 
+use super::bundle::poller::PollError;
 use crate::clock::rfc3339;
-use crate::telemetry::BundleTold;
+use crate::policy::{Complaint, Rejection};
+use crate::telemetry::{BundleTold, chain};
 
 /// How Go writes a time that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 /// Errors that a status lists at most.
 const MAX_ERRORS: usize = 100;
+/// Bytes of a message, which may quote what a bundle or a server says.
+const MAX_MESSAGE: usize = 2_000;
 
 /// What went wrong with the last attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +33,42 @@ pub struct Fault {
     pub errors: Vec<Json>,
     /// The status that the server answered with.
     pub http_code: Option<u16>,
+}
+
+/// A message that is not longer than anybody reads.
+pub fn clipped(message: &str) -> String {
+    match message.get(..message.floor_char_boundary(MAX_MESSAGE)) {
+        Some(start) if start.len() < message.len() => format!("{start}…"),
+        _ => message.to_owned(),
+    }
+}
+
+impl Fault {
+    /// Of a bundle, as OPA tells it.
+    pub fn of_bundle(error: &dyn std::error::Error) -> Self {
+        Self { code: "bundle_error", message: clipped(&chain(error)), errors: Vec::new(), http_code: None }
+    }
+
+    pub fn of_poll(error: &PollError) -> Self {
+        let http_code = match error {
+            PollError::Status { code, .. } => Some(*code),
+            PollError::Fetch(_) => None,
+        };
+        Self { http_code, ..Self::of_bundle(error) }
+    }
+
+    pub fn of_policy(rejections: &[Rejection]) -> Self {
+        let clipped = |rejection: &Rejection| {
+            let (file, message) = (clipped(&rejection.file), clipped(&rejection.message));
+            Complaint::from(&Rejection { file, message, ..rejection.clone() }).to_json()
+        };
+        Self {
+            code: "bundle_error",
+            message: "error(s) occurred while compiling module(s)".to_owned(),
+            errors: rejections.iter().take(MAX_ERRORS).map(clipped).collect(),
+            http_code: None,
+        }
+    }
 }
 
 /// How one bundle is doing. Times are nanoseconds since the epoch.
@@ -78,7 +118,7 @@ impl BundleStatus {
             put("code", fault.code.into());
             put("message", fault.message.clone().into());
             if !fault.errors.is_empty() {
-                put("errors", fault.errors.iter().take(MAX_ERRORS).cloned().collect());
+                put("errors", fault.errors.clone().into());
             }
             put("http_code", fault.http_code.map_or(Json::Null, Json::from));
         }
@@ -268,6 +308,22 @@ mod tests {
                 "plugins": {"bundle": {"state": "OK"}},
             })
         );
+    }
+
+    #[test]
+    fn what_a_bundle_calls_its_files_does_not_fill_the_status() {
+        let name = "é".repeat(1 << 20);
+        let rejection =
+            Rejection { file: name.clone(), line: 1, column: 1, code: "rego_parse_error", message: name.clone() };
+        let board = Board::default();
+        board.bundle("a", |status| status.fault = Some(Fault::of_policy(&vec![rejection; 200])));
+        board.bundle("b", |status| status.fault = Some(Fault::of_bundle(&std::io::Error::other(name.clone()))));
+        let told = board.to_json(&BTreeMap::new(), &BTreeMap::new());
+        assert_eq!(told["bundles"]["a"]["errors"].as_array().map(Vec::len), Some(MAX_ERRORS));
+        let message = told["bundles"]["b"]["message"].as_str().expect("a message");
+        assert!(message.ends_with("é…") && message.len() <= MAX_MESSAGE + 3, "{}", message.len());
+        assert!(told.to_string().len() < 3 * MAX_ERRORS * MAX_MESSAGE);
+        assert_eq!(clipped("short"), "short");
     }
 
     #[test]

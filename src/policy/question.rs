@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use stepgate_rego::{EvalError, EvalOptions, Row, Version, compile_query};
 
-use super::engine::Engine;
+use super::engine::{Engine, Rejection};
 use super::world::World;
 use crate::value::Value;
 
@@ -25,6 +26,23 @@ pub struct Complaint {
     pub message: String,
     /// File, row and column.
     pub place: Option<(String, u32, u32)>,
+}
+
+impl Complaint {
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut error = json!({"code": self.code, "message": self.message});
+        if let (Some((file, row, column)), Some(members)) = (&self.place, error.as_object_mut()) {
+            members.insert("location".to_owned(), json!({"file": file, "row": row, "col": column}));
+        }
+        error
+    }
+}
+
+impl From<&Rejection> for Complaint {
+    fn from(rejection: &Rejection) -> Self {
+        let place = Some((rejection.file.clone(), rejection.line, rejection.column));
+        Self { code: rejection.code, message: rejection.message.clone(), place }
+    }
 }
 
 /// Why a query has no answer.

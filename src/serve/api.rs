@@ -201,7 +201,7 @@ impl Failure {
 
     fn evaluation(complaint: &Complaint) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "error(s) occurred while evaluating query")
-            .with_errors([described(complaint)])
+            .with_errors([complaint.to_json()])
     }
 }
 
@@ -213,22 +213,6 @@ impl IntoResponse for Failure {
         }
         (self.status, [(header::CONTENT_TYPE, "application/json")], format!("{body:#}\n")).into_response()
     }
-}
-
-fn described(complaint: &Complaint) -> Json {
-    let mut error = json!({"code": complaint.code, "message": complaint.message});
-    if let (Some((file, row, column)), Some(members)) = (&complaint.place, error.as_object_mut()) {
-        members.insert("location".to_owned(), json!({"file": file, "row": row, "col": column}));
-    }
-    error
-}
-
-fn rejected(rejection: &Rejection) -> Json {
-    described(&Complaint {
-        code: rejection.code,
-        message: rejection.message.clone(),
-        place: Some((rejection.file.clone(), rejection.line, rejection.column)),
-    })
 }
 
 /// What stands after the `?`, by name; a bare name means true.

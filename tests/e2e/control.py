@@ -248,6 +248,13 @@ def discovery_configures_the_rest():
         found('d4', bundles=b)
         sidecar.settled(lambda: 'result' not in sidecar.get('/v1/data/c/x')[1], 'the other bundle is gone')
         eq((sidecar.check('/one'), list(sidecar.get('/v1/status')[1]['result']['bundles'])), (True, ['b']), 'what is left')
+        # A failure is told as long as it lasts.
+        told = lambda: sidecar.get('/v1/status')[1]['result']['discovery']
+        answer = server.routes['/d.tar.gz']
+        server.routes['/d.tar.gz'] = lambda handler: handler.reply(500)
+        sidecar.settled(lambda: told().get('http_code') == 500, 'a failure')
+        server.routes['/d.tar.gz'] = answer
+        sidecar.settled(lambda: 'code' not in told(), 'the failure is over')
     server.stop()
 
 

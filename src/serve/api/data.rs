@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::Response;
 
-use super::{BUDGET, Call, Failure, INPUT, decoded, described};
+use super::{BUDGET, Call, Failure, INPUT, decoded};
 use crate::clock::nanoseconds;
 use crate::opa::rest::{self, BodyError};
 use crate::policy::{Asked, Complaint, QueryError, Question, Record, Snapshot};
@@ -180,7 +180,7 @@ impl Call {
             Err(QueryError::Evaluation(complaint)) => Err(complaint.clone()),
             Err(QueryError::Query(errors)) => {
                 let failure = Failure::bad_request("error(s) occurred while compiling query");
-                return Err(failure.with_errors(errors.iter().map(described)));
+                return Err(failure.with_errors(errors.iter().map(Complaint::to_json)));
             }
         };
         let asked = Asked { query: Some(text.to_owned()), ..self.asked() };
