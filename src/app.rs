@@ -124,7 +124,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     if config.grpc.is_some() {
         plane.start_checks(&mut config).await?;
     }
-    plane.apply(config);
+    plane.apply(config).await;
     if let Some(settings) = discovery {
         plane.start_discovery(settings);
     }

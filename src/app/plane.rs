@@ -196,7 +196,7 @@ impl Plane {
     }
 
     /// Makes bundles, decision log, status and labels what the configuration says.
-    pub fn apply(&self, config: Config) {
+    pub async fn apply(&self, config: Config) {
         let Config { services, bundles, decision_log, status, labels, .. } = config;
         let services: Services =
             services.into_iter().map(|(name, settings)| (name, Arc::new(Service::new(settings)))).collect();
@@ -219,7 +219,12 @@ impl Plane {
         if !bundles.is_empty() {
             self.await_bundles();
         }
-        self.bundles.apply(bundles, &services);
+        let running = Arc::clone(&self.bundles);
+        // Checks do not wait while what is left of the policy is built.
+        let applied = tokio::task::spawn_blocking(move || running.apply(bundles, &services)).await;
+        if applied.is_err() {
+            tracing::error!("changing the bundles panicked");
+        }
     }
 
     fn await_bundles(&self) {
@@ -309,7 +314,7 @@ impl Plane {
             configured.map_err(|error| error.to_string())?;
             self.start_checks(&mut config).await.map_err(|error| format!("{error:#}"))?;
         }
-        self.apply(config);
+        self.apply(config).await;
         *self.in_force.lock() = merged.document;
         let message =
             || format!("Keys in the discovered configuration that count for nothing: {}", left_out.join(", "));

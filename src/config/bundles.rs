@@ -105,8 +105,14 @@ impl Resolver<'_> {
             let folder = Section(Some(context.document)).text("persistence_directory").unwrap_or(".opa");
             Kept { folder: PathBuf::from(folder).join("bundles").join(name) }
         });
+        let service = match &source {
+            Some(Source::Service { service, .. }) => Some(service.as_str()),
+            _ => None,
+        };
+        let services = named(context.document.get("services"), "services");
+        let service = services.iter().find(|(name, ..)| name.is_some() && *name == service).map(|(.., item)| *item);
         let mut hasher = DefaultHasher::new();
-        for part in [item.0, context.document.get("services"), context.document.get("keys"), own.0] {
+        for part in [item.0, service, context.document.get("keys"), own.0] {
             part.map(Value::to_string).hash(&mut hasher);
         }
         Some(BundleSettings {

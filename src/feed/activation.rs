@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::DATA;
 use super::bundle::contents::{Bundle, Contents, Delta};
@@ -81,6 +82,7 @@ pub struct Activation {
     /// Held through a change, which may take seconds; what only asks what is active does not wait for it.
     changing: Mutex<()>,
     active: Mutex<Active>,
+    changed: watch::Sender<()>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -106,6 +108,7 @@ impl Activation {
             metrics,
             changing: Mutex::default(),
             active: Mutex::default(),
+            changed: watch::Sender::default(),
         }
     }
 
@@ -219,10 +222,9 @@ impl Activation {
         removed
     }
 
-    /// Whether every one of these bundles has been in force.
-    pub fn has_bundles<'n>(&self, mut names: impl Iterator<Item = &'n String>) -> bool {
-        let active = self.active.lock();
-        names.all(|name| active.bundles.contains_key(name))
+    /// Comes with everything that is put in force: what did not fit before may fit now.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Builds what a change makes of everything, and puts it in force when it is sound.
@@ -247,6 +249,7 @@ impl Activation {
         let (built, active) = built?;
         self.store.activate(built);
         *self.active.lock() = active;
+        self.changed.send_replace(());
         Ok(())
     }
 
@@ -413,13 +416,10 @@ mod tests {
     #[test]
     fn what_is_unsound_changes_nothing() {
         let (activation, store) = activation();
-        let names = ["a".to_owned()];
-        assert!(!activation.has_bundles(names.iter()));
         let first = bundle(r#"{"revision": "r1", "roots": ["p"]}"#, "package p\nallow := data.system.bundles");
         activation.replace_bundle("a", first, "\"e1\"", false, || false).expect("it is sound");
         let one = r#"{"a":{"etag":"\"e1\"","manifest":{"revision":"r1","roots":["p"]}}}"#;
         assert_eq!(decide(&store), one);
-        assert!(activation.has_bundles(names.iter()));
         let broken = bundle(r#"{"roots": ["p"]}"#, "package p\nallow := nothing()");
         assert!(matches!(activation.replace_bundle("a", broken, "", false, || false), Err(ActivationError::Policy(_))));
         let greedy = bundle("{}", "package q\nx := 1");
@@ -475,7 +475,7 @@ mod tests {
         assert_eq!(decide(&store), "1");
         put("new", library("package lib\nf(_) := 2")).expect("it takes the place of the one that is leaving");
         assert_eq!(decide(&store), "2");
-        assert!(!activation.has_bundles(std::iter::once(&"old".to_owned())), "it is gone");
+        assert!(!activation.policies().iter().any(|module| module.path.starts_with("old/")), "it is gone");
     }
 
     #[test]

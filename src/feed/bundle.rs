@@ -10,6 +10,7 @@ pub mod poller;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -28,9 +29,8 @@ use crate::telemetry::{Metrics, Outcome, chain};
 /// The first pause before a file is read again, and the longest.
 const FIRST_REREAD: Duration = Duration::from_secs(1);
 const LONGEST_REREAD: Duration = Duration::from_secs(60);
-/// As often as OPA tries bundles on disk that need each other.
-const MAX_KEPT_ATTEMPTS: usize = 10;
-const KEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a saved bundle waits for others that it needs, before its server is asked.
+const KEPT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where a bundle comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub struct BundleFeed {
     pub refresh: Arc<Notify>,
     /// Ends when the configuration has the bundle no more, or another one of its name.
     pub lifecycle: Lifecycle,
+    /// Whether it has been in force since it was started.
+    pub was_active: Arc<AtomicBool>,
 }
 
 impl BundleFeed {
@@ -158,18 +160,23 @@ impl BundleFeed {
                 return tracing::warn!(name, "{}", chain(&BundleFeedError::Kept(error)));
             }
         };
-        let mut attempts = 1;
+        let mut changes = self.activation.changes();
+        let end = Instant::now() + KEPT_PATIENCE;
         loop {
-            match self.activate(Download { archive: archive.clone(), etag: None }, false).await {
+            changes.mark_unchanged();
+            let error = match self.activate(Download { archive: archive.clone(), etag: None }, false).await {
                 Ok(()) => {
                     tracing::info!(name, "Bundle loaded from disk and activated successfully.");
                     return self.status.bundle(&name, |status| status.answered_at = Some(saved_at));
                 }
-                // It may need another one, which is being loaded at the same time.
-                Err(BundleFeedError::Activation(_)) if attempts < MAX_KEPT_ATTEMPTS => attempts += 1,
-                Err(error) => return tracing::warn!(name, "the saved bundle is not used: {}", chain(&error)),
+                Err(error) => error,
+            };
+            // It may need another one, which is being loaded at the same time.
+            let is_worth_it = matches!(error, BundleFeedError::Activation(_))
+                && matches!(tokio::time::timeout_at(end.into(), changes.changed()).await, Ok(Ok(())));
+            if !is_worth_it {
+                return tracing::warn!(name, "the saved bundle is not used: {}", clipped(&chain(&error)));
             }
-            tokio::time::sleep(KEPT_PAUSE).await;
         }
     }
 
@@ -237,6 +244,7 @@ impl BundleFeed {
             Ok((activated, read, nanoseconds(began.elapsed())))
         });
         let (activated, read, build) = built.await.map_err(|_| BundleFeedError::Panic)??;
+        self.was_active.store(true, Ordering::Release);
         let now = self.clock.now_ns();
         self.status.bundle(&self.settings.name, |status| {
             status.active_revision = activated.revision;

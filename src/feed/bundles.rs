@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -23,13 +24,13 @@ pub type Services = BTreeMap<String, Arc<Service>>;
 /// Keeps all bundles fresh.
 #[derive(Debug)]
 pub struct Bundles {
-    pub activation: Arc<Activation>,
-    pub status: Status,
-    pub metrics: Arc<Metrics>,
-    pub clock: Clock,
+    activation: Arc<Activation>,
+    status: Status,
+    metrics: Arc<Metrics>,
+    clock: Clock,
     /// What modules are written in unless a manifest says.
-    pub version: RegoVersion,
-    pub lifecycle: Lifecycle,
+    version: RegoVersion,
+    lifecycle: Lifecycle,
     running: Mutex<BTreeMap<String, Running>>,
 }
 
@@ -38,6 +39,8 @@ struct Running {
     settings: Arc<BundleSettings>,
     refresh: Arc<Notify>,
     lifecycle: Lifecycle,
+    /// Whether this one has been in force, and not only one of its name before it.
+    was_active: Arc<AtomicBool>,
 }
 
 impl Bundles {
@@ -53,7 +56,7 @@ impl Bundles {
         Self { activation, status, metrics, clock, version, lifecycle, running: Mutex::default() }
     }
 
-    /// Makes these the bundles. What is new is started, what is as it was goes on, what is gone ends and is in force no more.
+    /// Makes these the bundles. Taking one out of force blocks the thread. What is new is started, what is as it was goes on, what is gone ends and is in force no more.
     pub fn apply(&self, wanted: Vec<BundleSettings>, services: &Services) {
         let is_wanted = |name: &str| wanted.iter().any(|it| it.name == name);
         let gone: Vec<_> = self.running.lock().extract_if(.., |name, _| !is_wanted(name)).collect();
@@ -99,7 +102,7 @@ impl Bundles {
             }),
         };
         self.status.bundle(&settings.name, |_| {});
-        let lifecycle = self.lifecycle.child();
+        let (lifecycle, was_active) = (self.lifecycle.child(), Arc::new(AtomicBool::new(false)));
         let feed = BundleFeed {
             reading: Arc::new(Reading {
                 limit: settings.size_limit,
@@ -114,14 +117,15 @@ impl Bundles {
             clock: self.clock.clone(),
             refresh: Arc::clone(&refresh),
             lifecycle: lifecycle.clone(),
+            was_active: Arc::clone(&was_active),
         };
         lifecycle.spawn_until_stop(feed.run());
-        Some(Running { settings, refresh, lifecycle })
+        Some(Running { settings, refresh, lifecycle, was_active })
     }
 
-    /// Whether every bundle has been in force.
+    /// Whether every bundle has been in force as it is configured now.
     pub fn are_active(&self) -> bool {
-        self.activation.has_bundles(self.running.lock().keys())
+        self.running.lock().values().all(|running| running.was_active.load(Ordering::Acquire))
     }
 
     /// The bundles that have not been heard of for longer than their `max_staleness`.

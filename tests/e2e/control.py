@@ -203,6 +203,29 @@ def only_what_is_signed_is_believed():
     server.stop()
 
 
+def saved_bundles_wait_for_those_they_need():
+    server = Server()
+    rego = 'package app\nimport rego.v1\ndefault allow := false\nallow if data.lib.f(input)\n'
+    server.offer('/app.tar.gz', bundle({'a.rego': rego, '.manifest': {'revision': 'a', 'roots': ['app']}}), '"a"')
+    # It takes long to read, so that the other one is there first.
+    data = {'lib': {'many': {f'k{n}': [n] for n in range(50_000)}}}
+    server.offer('/lib.tar.gz', bundle({'l.rego': 'package lib\nf(_) := true\n', 'data.json': data, '.manifest': {'revision': 'l', 'roots': ['lib']}}), '"l"')
+    bundles = {name: {'service': 's', 'resource': f'/{name}.tar.gz', 'persist': True, 'polling': {'min_delay_seconds': 1, 'max_delay_seconds': 1}}
+               for name in ('app', 'lib')}
+    with tempfile.TemporaryDirectory() as folder:
+        whole = {'services': {'s': {'url': server.url}}, 'bundles': bundles, 'persistence_directory': folder, 'status': {'console': True}}
+        with Sidecar(whole) as sidecar:
+            sidecar.settled(lambda: sidecar.check('/x'), 'both')
+            files = [os.path.join(folder, 'bundles', name, 'bundle.tar.gz') for name in bundles]
+            sidecar.settled(lambda: all(map(os.path.exists, files)), 'both on disk')
+            eq([os.stat(file).st_mode & 0o777 for file in files], [0o600, 0o600], 'nobody else reads them')
+        server.routes.clear()
+        with Sidecar(whole) as sidecar:
+            sidecar.settled(lambda: sidecar.get('/health?bundles')[0] == 200, 'both from disk')
+            eq(sidecar.check('/x'), True, 'they decide')
+    server.stop()
+
+
 def discovery_configures_the_rest():
     server = Server()
     server.offer('/b.tar.gz', policy('one', 'r1'), '"b1"')
@@ -248,6 +271,13 @@ def discovery_configures_the_rest():
         found('d4', bundles=b)
         sidecar.settled(lambda: 'result' not in sidecar.get('/v1/data/c/x')[1], 'the other bundle is gone')
         eq((sidecar.check('/one'), list(sidecar.get('/v1/status')[1]['result']['bundles'])), (True, ['b']), 'what is left')
+        # A bundle that is configured anew has not been in force yet; what was goes on deciding.
+        found('d5', bundles={'b': {**b['b'], 'resource': '/nothing-yet'}})
+        sidecar.settled(lambda: sidecar.get('/health?bundles')[0] == 500, 'not ready')
+        eq(sidecar.check('/one'), True, 'the one before still decides')
+        server.offer('/nothing-yet', policy('two', 'r2'), '"b2"')
+        sidecar.settled(lambda: sidecar.get('/health?bundles')[0] == 200, 'ready again')
+        eq((sidecar.check('/one'), sidecar.check('/two')), (False, True), 'the new one decides')
         # A failure is told as long as it lasts.
         told = lambda: sidecar.get('/v1/status')[1]['result']['discovery']
         answer = server.routes['/d.tar.gz']
