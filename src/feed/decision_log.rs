@@ -1,11 +1,12 @@
 //! The decision log: events made of decisions, masked, and written to the console or sent to a service.
 //!
 //! Mirrors: OPA `v1/plugins/logs`, v1.19.0. Everything here is off the request path, and takes no more than its share of the
-//! machine: what then finds no room is dropped and counted. What proves who somebody is never leaves in clear: see [`event`].
+//! machine: what then finds no room is dropped and counted. What proves who somebody is never leaves in clear: see [`secrets`].
 
 pub mod buffer;
 mod event;
 pub mod pace;
+mod secrets;
 pub mod spill;
 mod upload;
 

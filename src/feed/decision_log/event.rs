@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::DecisionLogSettings;
+use super::secrets::Secrets;
 use crate::clock::{nanoseconds, rfc3339};
 use crate::policy::{Record, Snapshot};
 use crate::telemetry::{Logged, Metrics};
@@ -15,57 +16,9 @@ use crate::value::{Members, Value, as_text, items, json_text, texts, with_at, wi
 const BUDGET: Duration = Duration::from_millis(100);
 /// Parts of an event that masks may name.
 const MASKABLE: [&str; 3] = ["input", "result", "nd_builtin_cache"];
-/// Headers that prove who somebody is.
-const SECRET_HEADERS: [&str; 25] = [
-    "authorization",
-    "cf-access-jwt-assertion",
-    "cookie",
-    "dpop",
-    "private-token",
-    "proxy-authorization",
-    "sec-websocket-protocol",
-    "set-cookie",
-    "x-access-token",
-    "x-amz-security-token",
-    "x-amzn-oidc-data",
-    "x-api-key",
-    "x-auth-request-access-token",
-    "x-auth-token",
-    "x-csrf-token",
-    "x-forwarded-access-token",
-    "x-forwarded-authorization",
-    "x-forwarded-client-cert",
-    "x-forwarded-id-token",
-    "x-goog-iap-jwt-assertion",
-    "x-id-token",
-    "x-jwt-payload",
-    "x-ms-token-aad-access-token",
-    "x-original-authorization",
-    "x-vault-token",
-];
 /// Claims that say nothing about a person.
 const PLAIN_CLAIMS: [&str; 12] =
     ["acr", "amr", "aud", "auth_time", "azp", "client_id", "exp", "iat", "iss", "nbf", "scope", "token_use"];
-/// Query parameters that prove who somebody is.
-const SECRET_PARAMETERS: [&str; 17] = [
-    "access_token",
-    "api_key",
-    "apikey",
-    "assertion",
-    "auth_token",
-    "client_assertion",
-    "client_secret",
-    "code",
-    "id_token",
-    "id_token_hint",
-    "jwt",
-    "password",
-    "refresh_token",
-    "session_token",
-    "sig",
-    "token",
-    "x-amz-security-token",
-];
 /// Headers with a path or a URL in them.
 const ADDRESS_HEADERS: [&str; 6] =
     [":path", "referer", "x-envoy-original-path", "x-forwarded-uri", "x-original-uri", "x-original-url"];
@@ -228,69 +181,54 @@ impl Event {
         self.apply(Rule { path: path.iter().map(|part| (*part).to_owned()).collect(), value: None });
     }
 
-    /// Takes out what proves who somebody is.
+    /// Takes out what proves who somebody is, and names of persons.
     fn redact(&mut self, token_headers: &[String]) {
         let http = ["input", "attributes", "request", "http"];
-        let names = |event: &Self, path: &[&str]| -> Vec<String> {
-            let at = path.iter().try_fold(&event.members, |at, part| at.member(part));
-            let Some(Value::Object(members)) = at else { return Vec::new() };
-            members.iter().filter_map(|(name, _)| as_text(name).map(str::to_owned)).collect()
-        };
-        let is_secret = |name: &str| {
-            let name = name.to_ascii_lowercase();
-            SECRET_HEADERS.contains(&name.as_str()) || token_headers.contains(&name)
-        };
-        for folder in
-            [&[&http[..], &["headers"]].concat()[..], &["result", "headers"], &["result", "response_headers_to_add"]]
-        {
-            for name in names(self, folder).iter().filter(|name| is_secret(name)) {
-                self.erase(&[folder, &[name.as_str()]].concat());
-            }
-        }
+        let secrets = Secrets { token_headers };
         // Unjoined headers say nothing that their names could be told from one by one.
         self.erase(&[&http[..], &["header_map"]].concat());
         // Claims that Envoy has verified.
         self.erase(&["input", "attributes", "metadataContext", "filterMetadata", "envoy.filters.http.jwt_authn"]);
-        for name in names(self, &["input", "jwt", "claims"]) {
-            if !PLAIN_CLAIMS.contains(&name.as_str()) {
-                self.erase(&["input", "jwt", "claims", &name]);
-            }
+        let claims = self.at(&["input", "jwt", "claims"]).and_then(Value::as_object);
+        let claims = claims.into_iter().flat_map(|members| members.iter()).filter_map(|(name, _)| as_text(name));
+        for name in claims.filter(|name| !PLAIN_CLAIMS.contains(name)).map(str::to_owned).collect::<Vec<_>>() {
+            self.erase(&["input", "jwt", "claims", &name]);
         }
         // Requests with their headers, and all environment variables.
         for name in ["http.send", "opa.runtime"] {
             self.erase(&["nd_builtin_cache", name]);
         }
-        let is_secret = |name: &String| {
-            let name = name.to_ascii_lowercase();
-            SECRET_PARAMETERS.contains(&name.strip_suffix("[]").unwrap_or(&name))
-        };
-        let in_body: Vec<String> = names(self, &["input", "parsed_body"]).into_iter().filter(is_secret).collect();
-        for name in &in_body {
-            self.erase(&["input", "parsed_body", name]);
-        }
-        if !in_body.is_empty() {
-            // The same stands in the bytes.
-            self.erase(&[&http[..], &["body"]].concat());
-            self.erase(&[&http[..], &["raw_body"]].concat());
-        }
-        let in_query: Vec<String> = names(self, &["input", "parsed_query"]).into_iter().filter(is_secret).collect();
-        for name in &in_query {
-            self.erase(&["input", "parsed_query", name]);
-        }
         // By what each says itself: a mask may have taken `parsed_query` away.
-        let has_secret = |query: &str| {
-            let pairs = query.split(['?', '#', ';']).flat_map(|part| url::form_urlencoded::parse(part.as_bytes()));
-            pairs.into_iter().any(|(name, _)| is_secret(&name.into_owned()))
-        };
         let headers = ADDRESS_HEADERS.iter().map(|name| [&http[..], &["headers", name]].concat());
         for address in headers.chain([[&http[..], &["path"]].concat()]) {
-            if self.at(&address).and_then(as_text).is_some_and(has_secret) {
+            if self.at(&address).and_then(as_text).is_some_and(|text| secrets.are_in_query(text)) {
                 self.cut_query(&address);
             }
         }
         let query = [&http[..], &["query"]].concat();
-        if !in_query.is_empty() || self.at(&query).and_then(as_text).is_some_and(has_secret) {
+        if self.at(&query).and_then(as_text).is_some_and(|text| secrets.are_in_query(text)) {
             self.erase(&query);
+        }
+        let mut found = Vec::new();
+        for part in ["input", "result", "query"] {
+            if let Some(value) = self.at(&[part]) {
+                secrets.find(value, &mut vec![part.to_owned()], &mut found);
+            }
+        }
+        let is_of_body = |path: &Vec<String>| {
+            let below =
+                |start: &[&str]| path.len() >= start.len() && path.iter().zip(start).all(|(part, of)| part == of);
+            below(&["input", "parsed_body"]) || below(&[&http[..], &["body"]].concat())
+        };
+        let in_body = found.iter().any(is_of_body);
+        // From the end, so that what stands before keeps its place in its list.
+        for path in found.into_iter().rev() {
+            self.apply(Rule { path, value: None });
+        }
+        if in_body {
+            // The same stands in the bytes.
+            self.erase(&[&http[..], &["body"]].concat());
+            self.erase(&[&http[..], &["raw_body"]].concat());
         }
     }
 
@@ -407,7 +345,8 @@ mod tests {
         "authn": {"factors": ["knowledge"]},
         "jwt": {"state": "verified", "issuer": "i", "claims": {"iss": "i", "acr": "mfa", "sub": "canary-5", "email": "canary-6"}},
         "parsed_query": {"token": ["canary-3"], "x": ["1"]},
-        "parsed_body": {"name": "ann", "list": [1, 2, 3], "client_secret": ["canary-11"]}
+        "parsed_body": {"name": "ann", "list": [1, 2, 3], "client_secret": ["canary-11"], "user": {"id_token": "canary-12"}},
+        "headers": {"Authorization": "canary-13"}, "note": "Bearer canary-14"
     }"#;
 
     fn value(text: &str) -> Value {
@@ -427,7 +366,9 @@ mod tests {
             decision_id: "d".to_owned(),
             snapshot: Some(Arc::new(snapshot)),
             input: Some(value(INPUT)),
-            result: Some(value(r#"{"allowed": true, "headers": {"Set-Cookie": "canary-7", "x-n": 1.50}}"#)),
+            result: Some(value(
+                r#"{"allowed": true, "headers": {"Set-Cookie": "canary-7", "x-n": 1.50}, "allow": {"headers": [{"Authorization": "canary-15"}]}}"#,
+            )),
             answers: Some(value(r#"{"time.now_ns": {"[]": 7}, "http.send": {"[\"canary-8\"]": {}}}"#)),
             ..Record::default()
         };
@@ -525,7 +466,10 @@ mod tests {
             mask contains {"op": "upsert", "path": "/result/note", "value": {"by": "mask"}}
             mask contains {"op": "remove", "path": "/result/allowed"}"#;
         let event = event(rules, false).0.expect("it is logged");
-        assert_eq!(event["input"]["parsed_body"], serde_json::json!({"list": [1, 3], "client_secret": ["canary-11"]}));
+        assert_eq!(
+            event["input"]["parsed_body"],
+            serde_json::json!({"list": [1, 3], "client_secret": ["canary-11"], "user": {"id_token": "canary-12"}})
+        );
         assert_eq!(event["input"]["parsed_query"]["x"], serde_json::json!([]));
         assert_eq!(event["result"]["note"]["by"], "mask");
         assert!(event["result"].get("allowed").is_none());
