@@ -1,12 +1,13 @@
 //! Addresses and sockets. Everything is bound before anything is served, so a taken port stops the start.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,13 +15,17 @@ use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::tls::{Tls, client_subject};
 
-/// Handshakes at the same time; further connections wait to be accepted.
+/// Handshakes at the same time; beyond, the oldest is given up.
 const MAX_HANDSHAKES: usize = 256;
+/// Connections of one HTTP listener; beyond, the oldest is closed once it waits for a request. Silent ones take neither the
+/// place of probes nor all descriptors of the process.
+const MAX_CONNECTIONS: usize = 256;
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -214,20 +219,37 @@ pub struct HttpListener {
     listener: Listener,
     tls: Option<Arc<Tls>>,
     handshakes: JoinSet<Option<Box<TlsStream<TcpStream>>>>,
+    /// Those of the handshakes, oldest first.
+    shaking: VecDeque<AbortHandle>,
+    /// Connections that may still be there, oldest first, and what closes each.
+    open: VecDeque<(Weak<()>, CancellationToken)>,
+}
+
+/// A connection of an HTTP listener.
+#[derive(Debug)]
+pub struct HttpConnection {
+    connection: Connection,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Goes with the connection.
+    _alive: Arc<()>,
 }
 
 impl HttpListener {
     pub fn new(listener: Listener, tls: Option<Arc<Tls>>) -> Self {
-        Self { listener, tls, handshakes: JoinSet::new() }
+        Self { listener, tls, handshakes: JoinSet::new(), shaking: VecDeque::new(), open: VecDeque::new() }
     }
 
     async fn next_connection(&mut self) -> Connection {
         let Some(tls) = &self.tls else { return self.listener.next_connection().await };
         loop {
             tokio::select! {
-                connection = self.listener.next_connection(), if self.handshakes.len() < MAX_HANDSHAKES => match connection {
+                connection = self.listener.next_connection() => match connection {
                     Connection::Tcp(stream) => {
-                        self.handshakes.spawn(Arc::clone(tls).handshake(stream));
+                        self.shaking.retain(|handshake| !handshake.is_finished());
+                        if let Some(oldest) = self.shaking.pop_front_if(|_| self.handshakes.len() >= MAX_HANDSHAKES) {
+                            oldest.abort();
+                        }
+                        self.shaking.push_back(self.handshakes.spawn(Arc::clone(tls).handshake(stream)));
                     }
                     // A socket file is guarded by its permissions.
                     other => return other,
@@ -242,8 +264,22 @@ impl HttpListener {
     }
 }
 
+impl HttpListener {
+    fn bounded(&mut self, connection: Connection) -> HttpConnection {
+        self.open.retain(|(alive, _)| alive.strong_count() > 0);
+        if self.open.len() >= MAX_CONNECTIONS
+            && let Some((_, oldest)) = self.open.pop_front()
+        {
+            oldest.cancel();
+        }
+        let (alive, close) = (Arc::new(()), CancellationToken::new());
+        self.open.push_back((Arc::downgrade(&alive), close.clone()));
+        HttpConnection { connection, closing: Box::pin(close.cancelled_owned()), _alive: alive }
+    }
+}
+
 impl axum::serve::Listener for HttpListener {
-    type Io = Connection;
+    type Io = HttpConnection;
     type Addr = Peer;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
@@ -253,7 +289,7 @@ impl axum::serve::Listener for HttpListener {
             _ => None,
         };
         let peer = Peer { address: connection.peer(), subject };
-        (connection, peer)
+        (self.bounded(connection), peer)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -264,6 +300,43 @@ impl axum::serve::Listener for HttpListener {
 impl Connected<IncomingStream<'_, HttpListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, HttpListener>) -> Self {
         stream.remote_addr().clone()
+    }
+}
+
+impl AsyncRead for HttpConnection {
+    /// Ends when the connection is to be closed: an answer that has begun is still written.
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.closing.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => Pin::new(&mut this.connection).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for HttpConnection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().connection).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().connection).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().connection).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().connection).poll_shutdown(cx)
     }
 }
 
@@ -339,6 +412,32 @@ mod tests {
         for text in ["", "9191", "host", "host:port", "host:99999", "tcp://a:1", "unix://", "unix://@"] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_connection_makes_room_for_a_new_one() {
+        let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
+        let listener = Listener::bind(&address, SocketMode(0o660)).await.expect("a port");
+        let place = listener.local_address();
+        let mut listener = HttpListener::new(listener, None);
+        let (mut clients, mut accepted) = (Vec::new(), Vec::new());
+        for _ in 0..=MAX_CONNECTIONS {
+            clients.push(TcpStream::connect(&place).await.expect("a connection"));
+            accepted.push(axum::serve::Listener::accept(&mut listener).await.0);
+        }
+        let mut byte = [0];
+        let mut ended = async |at: usize| {
+            let read = tokio::io::AsyncReadExt::read(&mut accepted[at], &mut byte);
+            tokio::time::timeout(Duration::from_millis(50), read)
+                .await
+                .is_ok_and(|read| read.is_ok_and(|read| read == 0))
+        };
+        assert_eq!((ended(0).await, ended(1).await, ended(MAX_CONNECTIONS).await), (true, false, false));
+        // Those that are gone count no more.
+        accepted.truncate(2);
+        clients.push(TcpStream::connect(&place).await.expect("a connection"));
+        axum::serve::Listener::accept(&mut listener).await;
+        assert_eq!(listener.open.len(), 2);
     }
 
     #[tokio::test]

@@ -639,7 +639,7 @@ def the_api_speaks_tls_and_knows_clients_by_their_certificates():
             eq(sidecar.get('/health')[0], 0, 'no plain HTTP')
             eq(sidecar.get('/health', port=sidecar.diagnostic)[0], 200, 'probes need none')
             # Somebody who never finishes a handshake holds nobody up.
-            idle = [socket.create_connection(('localhost', sidecar.api)) for _ in range(20)]
+            idle = [socket.create_connection(('localhost', sidecar.api)) for _ in range(300)]
             eq(ask(sidecar.api, True), 200, 'beside slow handshakes')
             for one in idle:
                 one.close()
