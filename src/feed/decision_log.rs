@@ -324,12 +324,20 @@ mod tests {
 
     /// A service that answers each upload with the next status, the last one for ever; gives the ids of what it took.
     async fn service(statuses: Vec<u16>) -> (Arc<Service>, Arc<Mutex<Vec<String>>>) {
+        let mut statuses = statuses.into_iter().peekable();
+        service_by(move |_| if statuses.len() > 1 { statuses.next() } else { statuses.peek().copied() }.unwrap_or(200))
+            .await
+    }
+
+    /// A service whose answer depends on the ids of what is uploaded.
+    async fn service_by(
+        mut answer: impl FnMut(&[String]) -> u16 + Send + 'static,
+    ) -> (Arc<Service>, Arc<Mutex<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let taken = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&taken);
         tokio::spawn(async move {
-            let mut statuses = statuses.into_iter().peekable();
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = Vec::new();
                 let body = loop {
@@ -349,13 +357,14 @@ mod tests {
                         break Vec::new();
                     }
                 };
-                let status = if statuses.len() > 1 { statuses.next() } else { statuses.peek().copied() }.unwrap_or(200);
+                let mut text = String::new();
+                GzDecoder::new(body.as_slice()).read_to_string(&mut text).expect("gzip");
+                let events: Vec<serde_json::Value> = serde_json::from_str(&text).expect("an array");
+                let ids: Vec<String> =
+                    events.iter().map(|event| event["decision_id"].as_str().unwrap_or("").to_owned()).collect();
+                let status = answer(&ids);
                 if status == 200 {
-                    let mut text = String::new();
-                    GzDecoder::new(body.as_slice()).read_to_string(&mut text).expect("gzip");
-                    let events: Vec<serde_json::Value> = serde_json::from_str(&text).expect("an array");
-                    log.lock()
-                        .extend(events.iter().map(|event| event["decision_id"].as_str().unwrap_or("").to_owned()));
+                    log.lock().extend(ids);
                 }
                 let answer = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
                 let _ = stream.write_all(answer.as_bytes()).await;
@@ -427,6 +436,54 @@ mod tests {
         taken.dedup();
         assert_eq!(taken.len(), 200);
         assert_eq!(counted(&metrics, "uploaded"), 200, "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn one_event_that_is_refused_holds_up_no_other() {
+        let refusing = |ids: &[String]| if ids.iter().any(|id| id == "d7") { 400 } else { 200 };
+        let (picky, taken) = service_by(refusing).await;
+        let metrics = log(settings(), picky, 200, Duration::from_millis(1_500)).await;
+        let (gone, left) = (counted(&metrics, "refused"), counted(&metrics, "stopped"));
+        assert_eq!((counted(&metrics, "uploaded"), gone + left), (199, 1), "{metrics}");
+        assert!(!taken.lock().contains(&"d7".to_owned()) && taken.lock().len() == 199);
+        let (closed, _) = service(vec![400]).await;
+        let metrics = log(settings(), closed, 200, Duration::from_millis(1_500)).await;
+        assert_eq!(
+            (counted(&metrics, "refused"), counted(&metrics, "stopped")),
+            (0, 200),
+            "all of them are kept: {metrics}"
+        );
+    }
+
+    #[tokio::test]
+    async fn damaged_files_hold_up_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("00000000000000000000-3.json.gz"), b"damaged").expect("a file");
+        let (healthy, taken) = service(vec![200]).await;
+        let limits = Limits { overflow: Overflow::Spill, ..settings().limits };
+        let spill = Some(SpillSettings { folder: folder.path().to_owned(), limit: 1 << 20 });
+        let spilling = DecisionLogSettings { limits, spill, ..settings() };
+        let metrics = log(spilling, healthy, 10, Duration::from_millis(200)).await;
+        assert_eq!((counted(&metrics, "refused"), counted(&metrics, "uploaded")), (3, 10), "{metrics}");
+        assert_eq!(taken.lock().len(), 10);
+    }
+
+    #[tokio::test]
+    async fn what_waits_when_the_log_is_taken_away_is_counted() {
+        let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
+        let (journal, records) = Journal::new(Arc::clone(&metrics));
+        let (broken, _) = service(vec![500]).await;
+        let (targets, target) = watch::channel(Some(Arc::new(Target { settings: settings(), service: Some(broken) })));
+        DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default() }.start(records, &lifecycle);
+        for at in 0..20 {
+            journal.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        targets.send_replace(None);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        lifecycle.stop();
+        assert!(lifecycle.drained(Duration::from_secs(10)).await, "the log ends");
+        assert_eq!(counted(&metrics.text(), "stopped"), 20, "{}", metrics.text());
     }
 
     #[tokio::test]

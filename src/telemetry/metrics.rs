@@ -52,6 +52,8 @@ pub enum Logged {
     RateLimited,
     /// The process ended before the service took it.
     Stopped,
+    /// The service refuses it for what it is, and takes others; or the file that held it was damaged.
+    Refused,
     /// Nothing says where decisions are logged any more.
     Unconfigured,
     /// Not an end: a rule of the mask was skipped, or the mask failed and all was erased.
@@ -59,7 +61,7 @@ pub enum Logged {
 }
 
 impl Logged {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Uploaded,
         Self::Written,
         Self::Unwanted,
@@ -67,6 +69,7 @@ impl Logged {
         Self::BufferFull,
         Self::RateLimited,
         Self::Stopped,
+        Self::Refused,
         Self::Unconfigured,
         Self::BadMaskRule,
     ];
@@ -80,6 +83,7 @@ impl Logged {
             Self::BufferFull => "buffer_full",
             Self::RateLimited => "rate_limited",
             Self::Stopped => "stopped",
+            Self::Refused => "refused",
             Self::Unconfigured => "unconfigured",
             Self::BadMaskRule => "bad_mask_rule",
         }

@@ -16,7 +16,7 @@ import time
 import traceback
 import urllib.parse
 
-from harness import Server, Sidecar, bundle, certificates, policy, stepgate, wait
+from harness import Server, Sidecar, bundle, certificates, policy, policy_file, stepgate, wait
 from stack import free_port
 
 
@@ -323,9 +323,7 @@ def a_stale_bundle_ends_readiness():
 
 def the_api_answers_as_opa_does():
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, 'p.rego')
-        with open(file, 'w') as f:
-            f.write('package app\nimport rego.v1\nallow if input.user == "ann"\nseen := input\nconflict := 1 if true\nconflict := 2 if true\n'
+        file = policy_file(folder, 'package app\nimport rego.v1\nallow if input.user == "ann"\nseen := input\nconflict := 1 if true\nconflict := 2 if true\n'
                     'users := {"a": [{"name": "x"}]}\n')
         with open(os.path.join(folder, 'system.rego'), 'w') as f:
             f.write('package system\nimport rego.v1\nmain := {"got": input}\nhealth.live if input.plugins_ready\n')
@@ -379,9 +377,7 @@ def the_api_answers_as_opa_does():
 
 def nobody_uses_the_api_from_elsewhere_unasked():
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, 'p.rego')
-        with open(file, 'w') as f:
-            f.write('package system.authz\nimport rego.v1\ndefault allow := false\nallow if input.identity == "s3cret"\n'
+        file = policy_file(folder, 'package system.authz\nimport rego.v1\ndefault allow := false\nallow if input.identity == "s3cret"\n'
                     'allow if input.path == ["v1", "data", "open"]\nallow if input.body.input.word == "please"\n')
         port = free_port()
         with Sidecar({}, files=[file], addr=f'0.0.0.0:{port}') as sidecar:
@@ -406,9 +402,7 @@ def nobody_uses_the_api_from_elsewhere_unasked():
 def every_decision_is_accounted_for():
     server = Server()
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, 'p.rego')
-        with open(file, 'w') as f:
-            f.write('package app\ndefault allow := true\n')
+        file = policy_file(folder, 'package app\ndefault allow := true\n')
         logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1, 'upload_size_limit_bytes': 4096}}
         slow = lambda handler: time.sleep(0.2) or 200
         with Sidecar({'services': {'s': {'url': server.url}}, 'decision_logs': logs}, files=[file]) as sidecar:
@@ -428,9 +422,7 @@ def events_without_room_go_to_disk_and_are_uploaded_later():
     server = Server()
     server.log_status = 500
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, 'p.rego')
-        with open(file, 'w') as f:
-            f.write('package app\ndefault allow := true\n')
+        file = policy_file(folder, 'package app\ndefault allow := true\n')
         logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1, 'upload_size_limit_bytes': 2000,
                                               'buffer_size_limit_bytes': 20000}}
         own = {'log': {'overflow': 'spill', 'spill_directory': os.path.join(folder, 'spill')}}
@@ -443,7 +435,7 @@ def events_without_room_go_to_disk_and_are_uploaded_later():
         server.log_status = 200
         with Sidecar(whole, files=[file]) as sidecar:
             wait(lambda: len(server.logs) >= 300, 'all of them', sidecar)
-            eq(os.listdir(os.path.join(folder, 'spill')), [], 'nothing is left on disk')
+            wait(lambda: not os.listdir(os.path.join(folder, 'spill')), 'nothing left on disk', sidecar)
         eq(len({event['decision_id'] for event in server.logs}), 300, 'every decision once')
     server.stop()
 
@@ -452,9 +444,7 @@ def what_must_be_logged_is_denied_when_it_cannot_be():
     server = Server()
     server.log_status = 500
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, 'p.rego')
-        with open(file, 'w') as f:
-            f.write('package app\ndefault allow := true\n')
+        file = policy_file(folder, 'package app\ndefault allow := true\n')
         logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1, 'buffer_size_limit_bytes': 100000}}
         whole = {'services': {'s': {'url': server.url}}, 'decision_logs': logs, 'plugins': {'stepgate': {'log': {'audit': 'required', 'cpu_share_percent': 100}}}}
         with Sidecar(whole, files=[file]) as sidecar:
@@ -616,9 +606,7 @@ def a_url_of_the_command_line_is_a_bundle():
 def the_api_speaks_tls_and_knows_clients_by_their_certificates():
     with tempfile.TemporaryDirectory() as folder:
         root, certificate, key = certificates(folder)
-        file = os.path.join(folder, 'p.rego')
-        with open(file, 'w') as f:
-            f.write('package system.authz\nimport rego.v1\ndefault allow := false\nallow if input.identity == "CN=localhost"\n')
+        file = policy_file(folder, 'package system.authz\nimport rego.v1\ndefault allow := false\nallow if input.identity == "CN=localhost"\n')
         flags = ['--tls-cert-file', certificate, '--tls-private-key-file', key, '--tls-ca-cert-file', root]
 
         def ask(port, own):

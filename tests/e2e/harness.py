@@ -33,6 +33,14 @@ def bundle(files, leading='/'):
     return out.getvalue()
 
 
+def policy_file(folder, text):
+    """Writes a policy into a folder and gives its path."""
+    path = os.path.join(folder, 'p.rego')
+    with open(path, 'w') as f:
+        f.write(text)
+    return path
+
+
 def policy(word, revision, extra=None):
     """A bundle that allows the path `/<word>` alone."""
     rego = f'package app\nimport rego.v1\ndefault allow := false\nallow if input.parsed_path[0] == data.app.word\nrevision := "{revision}"\n'

@@ -1,26 +1,62 @@
 //! Sends events to the service of the decision log, chunk by chunk.
 
+use std::collections::VecDeque;
 use std::io::Write as _;
 use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use serde_json::value::RawValue;
 
 use super::Target;
 use super::buffer::{Buffer, Overflow};
 use super::pace::Pace;
 use super::spill::Spill;
 use crate::feed::status::{Fault, Status};
+use crate::opa::rest::gunzip;
 use crate::remote::RemoteError;
 use crate::telemetry::{Logged, Metrics, chain};
 
 /// How many times smaller events become, as a first guess.
 const SHRINK: usize = 10;
 
+/// How often a chunk is refused before it is looked for what of it is.
+const MAX_REFUSALS: u32 = 5;
+/// Chunks that are refused and kept. With so many of them no more events are taken from the buffer.
+const MAX_REFUSED: usize = 64;
+/// Bytes of a chunk once it is unpacked.
+const MAX_UNPACKED: usize = 1 << 28;
+
 /// One upload.
+#[derive(Debug)]
 struct Chunk {
     body: Vec<u8>,
     events: usize,
+    /// How often the service has refused it for what it is.
+    refusals: u32,
+}
+
+impl Chunk {
+    fn new(body: Vec<u8>, events: usize) -> Self {
+        Self { body, events, refusals: 0 }
+    }
+
+    /// Its events; nothing when it is damaged.
+    fn unpacked(&self) -> Option<Vec<String>> {
+        let text = gunzip(&self.body, MAX_UNPACKED).ok()?;
+        let events: Vec<Box<RawValue>> = serde_json::from_slice(&text).ok()?;
+        Some(events.into_iter().map(|event| event.get().to_owned()).collect())
+    }
+}
+
+/// What the service made of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Taken,
+    /// It takes nothing at the moment.
+    Later,
+    /// It does not take this one.
+    Refused,
 }
 
 /// Takes events from the buffer to the service.
@@ -30,54 +66,116 @@ pub struct Uploader {
     pub metrics: Arc<Metrics>,
     pub status: Status,
     pub pace: Pace,
-    /// Taken from the buffer, and refused.
-    waiting: Option<Chunk>,
+    /// Taken from the buffer when the service took nothing.
+    late: Option<Chunk>,
+    /// What the service refuses, while it may take others.
+    refused: VecDeque<Chunk>,
 }
 
 impl Uploader {
     pub fn new(buffer: Arc<Buffer>, metrics: Arc<Metrics>, status: Status) -> Self {
-        Self { buffer, spill: None, metrics, status, pace: Pace::default(), waiting: None }
+        let pace = Pace::default();
+        Self { buffer, spill: None, metrics, status, pace, late: None, refused: VecDeque::new() }
     }
 
-    /// Sends everything; false when a chunk was not taken and waits for the next time.
+    /// Sends everything, what was refused before last of all; false when the service takes nothing.
     pub async fn upload(&mut self, target: &Target) -> bool {
+        let (mut has_taken, mut refusals, mut again) = (false, 0usize, self.refused.len());
         loop {
-            if let Some(chunk) = self.waiting.take() {
-                if !self.send(target, &chunk.body).await {
-                    self.waiting = Some(chunk);
-                    return false;
-                }
-                self.metrics.decisions_logged(Logged::Uploaded, chunk.events);
+            let Some((chunk, is_on_disk)) = self.next(target.settings.upload_limit, &mut again).await else {
+                return has_taken || refusals == 0;
+            };
+            let sent = self.send(target, &chunk.body).await;
+            if is_on_disk && sent != Sent::Later {
+                self.forget_spilled();
             }
-            match self.spilled() {
-                Some(chunk) => {
-                    // It stays on disk until it has been taken.
-                    if !self.send(target, &chunk.body).await {
+            match sent {
+                Sent::Taken => {
+                    has_taken = true;
+                    self.metrics.decisions_logged(Logged::Uploaded, chunk.events);
+                }
+                Sent::Refused => {
+                    let is_new = chunk.refusals == 0;
+                    refusals = refusals.saturating_add(1);
+                    again = again.saturating_add(self.set_aside(chunk, has_taken, target.settings.limits.overflow));
+                    // A service that refuses two in a row may well refuse all.
+                    if is_new && refusals > 1 && !has_taken {
                         return false;
                     }
-                    self.metrics.decisions_logged(Logged::Uploaded, chunk.events);
-                    self.forget_spilled();
                 }
-                None => match self.next_chunk(target.settings.upload_limit).await {
-                    Some(chunk) => self.waiting = Some(chunk),
-                    None => return true,
-                },
+                Sent::Later => {
+                    if !is_on_disk {
+                        self.late = Some(chunk);
+                    }
+                    return false;
+                }
             }
         }
     }
 
+    /// What is to be sent next, and whether it stays on disk until it has been taken.
+    async fn next(&mut self, limit: usize, again: &mut usize) -> Option<(Chunk, bool)> {
+        if let Some(chunk) = self.late.take() {
+            return Some((chunk, false));
+        }
+        if self.refused.len() < MAX_REFUSED {
+            if let Some(chunk) = self.spilled() {
+                return Some((chunk, true));
+            }
+            if let Some(chunk) = self.next_chunk(limit).await {
+                return Some((chunk, false));
+            }
+        }
+        *again = again.checked_sub(1)?;
+        self.refused.pop_front().map(|chunk| (chunk, false))
+    }
+
+    /// What is refused again and again is halved, so that one bad event does not hold up the rest. Gives how many
+    /// chunks are to be tried at once.
+    fn set_aside(&mut self, mut chunk: Chunk, takes_others: bool, overflow: Overflow) -> usize {
+        chunk.refusals = chunk.refusals.saturating_add(1);
+        let has_room = takes_others || self.refused.len() < MAX_REFUSED;
+        if chunk.refusals < MAX_REFUSALS || !has_room {
+            self.refused.push_back(chunk);
+            return 0;
+        }
+        let mut events = chunk.unpacked().unwrap_or_default();
+        if events.len() > 1 {
+            let rest = events.split_off(events.len().div_ceil(2));
+            for half in [rest, events] {
+                // It is known that something in them is refused.
+                let refusals = MAX_REFUSALS.saturating_sub(1);
+                self.refused.push_front(Chunk { refusals, ..Chunk::new(packed(&half), half.len()) });
+            }
+            return 2;
+        }
+        if takes_others && overflow != Overflow::Wait {
+            tracing::error!(events = chunk.events, "the service refuses this decision and takes others: it is dropped");
+            self.metrics.decisions_logged(Logged::Refused, chunk.events);
+        } else {
+            self.refused.push_back(chunk);
+        }
+        0
+    }
+
     fn spilled(&mut self) -> Option<Chunk> {
         loop {
-            match self.spill.as_ref()?.oldest() {
-                Ok(found) => return found.map(|(body, events)| Chunk { body, events }),
-                Err(error) => {
-                    let before = self.spill.as_ref().map_or(0, Spill::events);
-                    self.forget_spilled();
-                    let lost = before.saturating_sub(self.spill.as_ref().map_or(0, Spill::events));
-                    self.metrics.decisions_logged(Logged::BufferFull, lost);
-                    tracing::error!(%error, events = lost, "events on disk cannot be read and are lost");
+            let oldest = self.spill.as_ref()?.oldest();
+            let events_before = self.spill.as_ref().map_or(0, Spill::events);
+            match oldest {
+                Ok(None) => return None,
+                Ok(Some((body, events))) => {
+                    let chunk = Chunk::new(body, events);
+                    if chunk.unpacked().is_some() {
+                        return Some(chunk);
+                    }
+                    tracing::error!(events, "events on disk are damaged and lost");
                 }
+                Err(error) => tracing::error!(%error, "events on disk cannot be read and are lost"),
             }
+            self.forget_spilled();
+            let lost = events_before.saturating_sub(self.spill.as_ref().map_or(0, Spill::events));
+            self.metrics.decisions_logged(Logged::Refused, lost);
         }
     }
 
@@ -101,20 +199,24 @@ impl Uploader {
             body = packed(&events);
         }
         self.pace.end(working).await;
-        Some(Chunk { body, events: events.len() })
+        Some(Chunk::new(body, events.len()))
     }
 
-    async fn send(&self, target: &Target, body: &[u8]) -> bool {
-        let Some(service) = &target.service else { return false };
+    async fn send(&self, target: &Target, body: &[u8]) -> Sent {
+        let Some(service) = &target.service else { return Sent::Later };
         let headers = [("content-type", "application/json"), ("content-encoding", "gzip")];
         let sent = service.post(&target.settings.resource, &headers, body.to_vec()).await;
         let fault = fault(&sent);
         if let Some(fault) = &fault {
             tracing::error!("{}; the events are kept", fault.message);
         }
-        let is_taken = fault.is_none();
+        let outcome = match (&fault, sent) {
+            (None, _) => Sent::Taken,
+            (Some(_), Ok(400 | 413 | 415 | 422)) => Sent::Refused,
+            (Some(_), _) => Sent::Later,
+        };
         self.status.decision_logs(fault);
-        is_taken
+        outcome
     }
 
     /// Makes room while the service takes nothing: the oldest events go to disk, where that is wanted.
@@ -145,15 +247,12 @@ impl Uploader {
     /// What is left at the end goes to disk where that is wanted, and is lost otherwise.
     pub async fn finish(&mut self, limit: usize) {
         let mut left = 0usize;
-        let mut open = self.waiting.take();
         loop {
-            let Some(chunk) = open.take() else {
-                open = self.next_chunk(limit).await;
-                if open.is_none() {
-                    break;
-                }
-                continue;
+            let waiting = match self.late.take().or_else(|| self.refused.pop_front()) {
+                Some(chunk) => Some(chunk),
+                None => self.next_chunk(limit).await,
             };
+            let Some(chunk) = waiting else { break };
             if self.spill.is_some() {
                 self.keep_on_disk(&chunk);
             } else {
