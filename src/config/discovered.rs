@@ -11,6 +11,8 @@ use super::document::{Document, substitute};
 
 /// Sections that say whom to trust.
 const SECURITY: [&str; 2] = ["keys", "plugins.stepgate"];
+/// What is shown in place of a URL's query, which may hold a signature or a key.
+const HIDDEN_QUERY: &str = "hidden";
 
 /// All of them: those, services that the start has (their TLS and where credentials go), and what is believed of bundles.
 fn security(boot: &Value, discovered: &Map<String, Value>) -> Vec<Vec<String>> {
@@ -130,27 +132,46 @@ pub fn public(document: &Document) -> Value {
             _ => {}
         }
     }
-    // A URL may carry a password, and so may an override of anything else.
-    blank_user_information(&mut shown);
+    // Any member may be a URL, and be overridden by a flag.
+    blank_urls(&mut shown);
     shown
 }
 
-/// Takes names and passwords out of URLs.
-fn blank_user_information(value: &mut Value) {
+/// Takes out of URLs what lets somebody in: names, passwords and what the query says.
+fn blank_urls(value: &mut Value) {
     match value {
         Value::String(text) => {
-            if let Ok(mut url) = url::Url::parse(text)
-                && (!url.username().is_empty() || url.password().is_some())
-                && url.set_username("").is_ok()
-                && url.set_password(None).is_ok()
-            {
-                *text = url.to_string();
+            if let Some(blanked) = blanked(text) {
+                *text = blanked;
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(blank_user_information),
-        Value::Object(members) => members.values_mut().for_each(blank_user_information),
+        Value::Array(items) => items.iter_mut().for_each(blank_urls),
+        Value::Object(members) => {
+            // What is asked of a service is the rest of a URL.
+            if let Some(Value::String(resource)) = members.get_mut("resource")
+                && let Some((path, _)) = resource.split_once('?')
+            {
+                *resource = format!("{path}?{HIDDEN_QUERY}");
+            }
+            members.values_mut().for_each(blank_urls);
+        }
         _ => {}
     }
+}
+
+/// A URL without its secrets; nothing when the text is no URL or has none.
+fn blanked(text: &str) -> Option<String> {
+    let mut url = url::Url::parse(text).ok().filter(url::Url::has_host)?;
+    let is_open = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    if is_open {
+        return None;
+    }
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    if url.query().is_some() {
+        url.set_query(Some(HIDDEN_QUERY));
+    }
+    Some(url.to_string())
 }
 
 #[cfg(test)]
@@ -229,11 +250,13 @@ mod tests {
         let document = json!({
             "services": [{"name": "a", "url": "http://u:canary@a/", "headers": {"x": "canary"}, "credentials": {"bearer": {"token": "canary"}}}],
             "keys": {"k": {"key": "canary", "private_key": "canary", "algorithm": "HS256"}},
-            "bundles": {"b": {"service": "a"}},
+            "bundles": {"b": {"service": "a", "resource": "b.tar.gz?sig=canary"}, "c": {"resource": "https://c/b?key=canary"}},
         });
         let shown = public(&Document(document));
         assert!(!shown.to_string().contains("canary"), "{shown}");
         assert_eq!(shown.pointer("/keys/k/algorithm"), Some(&json!("HS256")));
         assert_eq!(shown.pointer("/services/0/url"), Some(&json!("http://a/")));
+        assert_eq!(shown.pointer("/bundles/b/resource"), Some(&json!("b.tar.gz?hidden")));
+        assert_eq!(shown.pointer("/bundles/c/resource"), Some(&json!("https://c/b?hidden")));
     }
 }

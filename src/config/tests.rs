@@ -75,6 +75,21 @@ fn a_public_key_makes_signatures_a_must() {
 fn every_problem_is_reported_with_its_place() {
     for (document, place) in [
         (json!({"discovery": {}}), "discovery.resource"),
+        (
+            json!({
+                "bundles": {"b": {"resource": "file:///b.tar.gz"}},
+                "plugins": {"stepgate": {"bundles": {"b": {"max_staleness": "5m"}}}},
+            }),
+            "plugins.stepgate.bundles.b.max_staleness",
+        ),
+        (
+            json!({
+                "services": {"a": {"url": "http://a"}},
+                "decision_logs": {"service": "a", "reporting": {"max_decisions_per_second": 9}},
+                "plugins": {"stepgate": {"log": {"audit": "required"}}},
+            }),
+            "decision_logs.reporting.max_decisions_per_second",
+        ),
         (json!({"status": {"service": "z"}}), "status.service"),
         (json!({"plugins": {"stepgate": {"admin_socket": "0.0.0.0:1"}}}), "plugins.stepgate.admin_socket"),
         (json!({"services": {"a": {"url": "file:///x"}}}), "services.a.url"),

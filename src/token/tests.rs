@@ -145,6 +145,7 @@ async fn refusal_of(header: Json, payload: Json) -> Option<TokenError> {
 
 mod certificate;
 mod dpop;
+mod keys;
 
 #[tokio::test]
 async fn a_good_token_is_verified_and_described() {
@@ -236,55 +237,6 @@ async fn a_cached_token_is_refused_once_it_expires() {
 }
 
 #[tokio::test]
-async fn a_cached_token_is_refused_once_its_key_is_gone() {
-    let bench = bench();
-    assert_eq!(bench.refusal(&good_token()).await, None);
-    bench.issuer.replace_keys(KeySet::parse(jwks(&[("k2", &EC_OTHER)]).as_bytes()).expect("a key set"));
-    assert_eq!(bench.refusal(&good_token()).await, Some(TokenError::UnknownKey));
-}
-
-#[tokio::test]
-async fn keys_are_not_served_stale_for_ever() {
-    let bench = bench();
-    bench.issuer.confirm(NOW);
-    assert!(bench.issuer.keys(NOW + super::issuer::MAX_STALE_SECONDS).is_some());
-    assert!(bench.issuer.keys(NOW + super::issuer::MAX_STALE_SECONDS + 1).is_none());
-    assert!(bench.verifier.has_keys());
-    bench.issuer.confirm(NOW - super::issuer::MAX_STALE_SECONDS - 1);
-    assert!(!bench.verifier.has_keys(), "not ready");
-    assert_eq!(bench.refusal(&good_token()).await, Some(TokenError::KeysUnavailable));
-}
-
-#[tokio::test]
-async fn a_cached_token_stays_good_when_its_key_stays() {
-    let bench = bench();
-    assert_eq!(bench.refusal(&good_token()).await, None);
-    bench.issuer.replace_keys(KeySet::parse(jwks(&[("k2", &EC_OTHER), ("k1", &EC)]).as_bytes()).expect("a key set"));
-    assert_eq!(bench.refusal(&good_token()).await, None);
-}
-
-#[tokio::test]
-async fn a_set_that_says_nothing_usable_is_not_taken() {
-    for text in ["{}", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#, "not json", r#"{"keys":7}"#] {
-        assert!(KeySet::parse(text.as_bytes()).is_err(), "{text}");
-    }
-    let many = json!({"keys": vec![EC.public_jwk().expect("a JWK"); MAX_KEYS + 1]}).to_string();
-    assert_eq!(KeySet::parse(many.as_bytes()).err(), Some(KeySetError::TooMany));
-}
-
-#[tokio::test]
-async fn unusable_keys_do_not_spoil_their_set() {
-    let ec = EC.public_jwk().expect("a JWK");
-    let encryption = with(ec.clone(), "use", json!("enc"));
-    let signing_only = with(ec.clone(), "key_ops", json!(["sign"]));
-    let wrong_alg = with(ec.clone(), "alg", json!("RS256"));
-    let off_curve = with(ec.clone(), "y", ec["x"].clone());
-    let short_rsa = json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode([0xff; 128]), "e": "AQAB"});
-    let text = json!({"keys": [encryption, signing_only, wrong_alg, off_curve, short_rsa, ec]}).to_string();
-    assert_eq!(KeySet::parse(text.as_bytes()).expect("one key is good").len(), 1);
-}
-
-#[tokio::test]
 async fn algorithms_cannot_be_confused() {
     for (header, want) in [
         (json!({"alg": "none"}), TokenError::Algorithm),
@@ -372,77 +324,6 @@ async fn an_unknown_issuer_is_failed_not_missing_and_opens_no_connection() {
         assert_eq!(bench.refusal(&token).await, Some(TokenError::UnknownIssuer));
     }
     assert!(bench.asked.try_recv().is_err(), "no refresh may be asked for");
-}
-
-#[tokio::test]
-async fn wrong_tokens_do_not_eat_the_refresh_budget() {
-    let mut bench = bench();
-    let unknown = with(header(), "kid", json!("new"));
-    for payload in [
-        with(payload(), "aud", json!("other")),
-        with(payload(), "exp", json!(NOW - 1)),
-        with(payload(), "iss", json!("https://stranger.example")),
-    ] {
-        assert!(bench.refusal(&token_of(&EC_OTHER, &unknown, &payload)).await.is_some());
-    }
-    assert!(bench.asked.try_recv().is_err(), "none of them may ask for a refresh");
-}
-
-#[tokio::test]
-async fn random_key_ids_ask_for_one_refresh_per_gate_interval() {
-    let mut bench = bench();
-    for kid in 0..1_000 {
-        let token = token_of(&EC_OTHER, &with(header(), "kid", json!(format!("random-{kid}"))), &payload());
-        assert_eq!(bench.refusal(&token).await, Some(TokenError::UnknownKey));
-        // What the feed does after an attempt that brought nothing new.
-        if bench.asked.try_recv().is_ok() {
-            assert_eq!(kid, 0, "only the first may ask");
-            bench.issuer.refresh_ended();
-        }
-    }
-    bench.clock.advance(30);
-    let token = token_of(&EC_OTHER, &with(header(), "kid", json!("later")), &payload());
-    bench.refusal(&token).await;
-    assert!(bench.asked.try_recv().is_ok(), "after the interval one more may ask");
-}
-
-#[tokio::test]
-async fn a_rotated_key_works_on_the_first_request() {
-    let Bench { issuer, mut asked, verifier, clock } = bench();
-    let feed = tokio::spawn({
-        let issuer = Arc::clone(&issuer);
-        async move {
-            asked.recv().await.expect("a refresh is asked for");
-            issuer.replace_keys(KeySet::parse(jwks(&[("k2", &EC_OTHER)]).as_bytes()).expect("a key set"));
-            asked
-        }
-    });
-    let (_, nobody) = Issuer::new(settings());
-    let bench = Bench { issuer, asked: nobody, verifier, clock };
-    let token = token_of(&EC_OTHER, &with(header(), "kid", json!("k2")), &payload());
-    assert_eq!(bench.refusal(&token).await, None);
-    feed.await.expect("the feed ends");
-}
-
-#[tokio::test]
-async fn an_outage_is_not_the_tokens_fault() {
-    let (issuer, _asked) = Issuer::new(settings());
-    let clock = Clock::fixed(NOW);
-    let verifier = Verifier::new(vec![Arc::clone(&issuer)], &limits(), clock.clone());
-    let (_, nobody) = Issuer::new(settings());
-    let bench = Bench { issuer, asked: nobody, verifier, clock };
-    assert!(!bench.verifier.has_keys());
-    assert_eq!(bench.refusal(&good_token()).await, Some(TokenError::KeysUnavailable));
-    bench.issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC)]).as_bytes()).expect("a key set"));
-    assert_eq!(bench.refusal(&good_token()).await, None, "nothing about the outage is remembered");
-}
-
-#[tokio::test]
-async fn keys_that_share_a_name_or_have_none_are_tried() {
-    let bench = bench();
-    bench.issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC_OTHER), ("k1", &EC)]).as_bytes()).expect("a key set"));
-    assert_eq!(bench.refusal(&good_token()).await, None);
-    assert_eq!(bench.refusal(&token_of(&EC, &without(header(), "kid"), &payload())).await, None);
 }
 
 #[tokio::test]

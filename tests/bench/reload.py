@@ -42,6 +42,13 @@ def load(sidecar, seconds, rate):
     return json.loads(out)
 
 
+def users_of(count):
+    """Data like that of real bundles: many small objects."""
+    roles = ['admin', 'editor', 'viewer', 'auditor', 'owner']
+    return {f'user-{n}': {'roles': random.sample(roles, 2), 'team': f'team-{n % 500}', 'mail': f'user-{n}@example.com',
+                          'level': n % 5, 'active': n % 3 == 0} for n in range(count)}
+
+
 def main():
     broken = []
 
@@ -93,11 +100,7 @@ def main():
 
     # 50 MB of JSON data.
     random.seed(1)
-    users = {f'user-{n}': {'roles': random.sample(['admin', 'editor', 'viewer', 'auditor', 'owner'], 2), 'team': f'team-{n % 500}',
-                           'mail': f'user-{n}@example.com', 'level': n % 5, 'active': n % 3 == 0} for n in range(1)}
-    count = 50_000_000 // len(json.dumps(users))
-    users = {f'user-{n}': {'roles': random.sample(['admin', 'editor', 'viewer', 'auditor', 'owner'], 2), 'team': f'team-{n % 500}',
-                           'mail': f'user-{n}@example.com', 'level': n % 5, 'active': n % 3 == 0} for n in range(count)}
+    users = users_of(50_000_000 // len(json.dumps(users_of(1))))
     size = len(json.dumps({'users': users})) / 1e6
     rego = 'package app\nallow := data.users["user-7"].level == 2'
     big = [bundle({'data.json': {'users': users, 'n': n}, 'app.rego': rego, '.manifest': {'revision': f'b{n}'}}) for n in range(3)]

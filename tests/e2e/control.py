@@ -105,7 +105,7 @@ def a_server_may_hold_its_answer_back():
             news.wait(20)
             return handler.reply(200, policy('two', 'r2'), {'etag': '"r2"', **kind})
         if handler.headers.get('if-none-match') == '"r2"':
-            time.sleep(2)
+            time.sleep(2 if len(server.asked('/b.tar.gz')) > 3 else 9)
             return handler.reply(304)
         handler.reply(200, policy('one', 'r1'), {'etag': '"r1"', **kind})
 
@@ -119,6 +119,12 @@ def a_server_may_hold_its_answer_back():
         time.sleep(1.5)
         news.set()
         sidecar.settled(lambda: sidecar.check('/two'), 'the news')
+        sidecar.settled(lambda: len(server.asked('/b.tar.gz')) == 3, 'a request that waits')
+        asked = time.monotonic()
+        eq(sidecar.refresh('b'), 202, 'a refresh')
+        sidecar.settled(lambda: len(server.asked('/b.tar.gz')) >= 4, 'a new request')
+        bound = 5
+        eq(time.monotonic() - asked < bound, True, 'nobody waits for the old request, which takes 10 s')
     server.stop()
 
 

@@ -144,7 +144,10 @@ fn violations(file: &str, text: &str) -> Vec<String> {
         if !text.starts_with("//!") {
             found.push(format!("{file}: no `//!` at the top"));
         }
-        found.extend(path_violations(file, &Paths::of(text)));
+        // As in modules named so, tests may reach anywhere.
+        if !file.contains("/tests/") {
+            found.extend(path_violations(file, &Paths::of(text)));
+        }
     }
     found
 }

@@ -102,6 +102,8 @@ fn parsed(path: &Path) -> Option<(u64, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -111,6 +113,10 @@ mod tests {
         let mut spill = Spill::open(settings.clone()).expect("it opens");
         assert_eq!(spill.write(b"one", 1).expect("it is written"), 0);
         assert_eq!(spill.write(b"two", 2).expect("it is written"), 0);
+        for file in std::fs::read_dir(&settings.folder).expect("a folder") {
+            let mode = file.and_then(|file| file.metadata()).expect("a file").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "decisions are nobody else's business");
+        }
         std::fs::write(settings.folder.join("stranger"), "x").expect("another file");
         let mut spill = Spill::open(settings).expect("it opens again");
         assert_eq!(spill.events(), 3);
