@@ -36,6 +36,8 @@ fn verifier(key: &SigningKey) -> Verifier {
         profile: Profile::Legacy,
         locations: vec![Location::bearer()],
         assurance: AssuranceTable::default(),
+
+        claims_challenge: None,
     });
     let jwks = serde_json::json!({"keys": [key.public_jwk().expect("a JWK")]}).to_string();
     issuer.replace_keys(KeySet::parse(jwks.as_bytes()).expect("a key set"));
@@ -130,6 +132,9 @@ fn parts(c: &mut Criterion) {
         audit: false,
         compat: Compat::default(),
         challenge: ChallengeSettings::default(),
+        redirect: None,
+        resource: None,
+        routes: Vec::new(),
         identity_headers: Vec::new(),
     };
     let checker = Checker::new(settings, store, Some(warm), Clock::fixed(NOW), Arc::new(Metrics::new(None)));

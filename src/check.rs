@@ -9,7 +9,11 @@ mod challenge;
 mod evidence;
 mod fault;
 mod identity;
+mod redirect;
+mod repeats;
+mod resource;
 mod respond;
+mod routes;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,7 +24,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::evidence::Evidence;
+use self::repeats::{Repeats, Resource};
 use self::respond::Verdict;
+use self::routes::Demand;
 use crate::clock::Clock;
 use crate::opa::decision::{Decision, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse};
@@ -34,7 +40,10 @@ pub use self::challenge::{DpopChallenge, Settings as ChallengeSettings};
 pub use self::evidence::AmbiguousPath;
 pub use self::fault::Fault;
 pub use self::identity::{IdentityHeader, IdentitySource};
+pub use self::redirect::Redirect;
+pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
+pub use self::routes::{Demand as RouteDemand, PathPattern, Route};
 
 /// Evaluations that may wait for other servers at the same time; further ones queue until their deadline.
 const MAX_ASIDE: usize = 256;
@@ -75,6 +84,12 @@ pub struct Settings {
     pub audit: bool,
     pub compat: Compat,
     pub challenge: ChallengeSettings,
+    /// Where browsers go instead of being challenged.
+    pub redirect: Option<Redirect>,
+    /// Served to anybody, before the policy is asked.
+    pub resource: Option<ResourceMetadata>,
+    /// What is demanded beside the policy.
+    pub routes: Vec<Route>,
     pub identity_headers: Vec<IdentityHeader>,
 }
 
@@ -91,6 +106,7 @@ pub struct Checker {
     journal: Option<Arc<Journal>>,
     /// Places for evaluations that may wait for other servers.
     aside: Arc<Semaphore>,
+    repeats: Repeats,
 }
 
 impl Checker {
@@ -102,7 +118,7 @@ impl Checker {
         metrics: Arc<Metrics>,
     ) -> Self {
         let aside = Arc::new(Semaphore::new(MAX_ASIDE));
-        Self { settings, policy, tokens, clock, metrics, journal: None, aside }
+        Self { settings, policy, tokens, clock, metrics, journal: None, aside, repeats: Repeats::default() }
     }
 
     /// The same, telling every decision.
@@ -113,9 +129,13 @@ impl Checker {
     /// Answers one check before `deadline`.
     pub async fn check(&self, message: &[u8], deadline: Instant) -> Answer {
         let started = Instant::now();
+        let parsed = Attributes::parse(message);
+        if let Some(body) = parsed.as_ref().ok().and_then(|attributes| self.public_document(attributes)) {
+            return respond::document(body, &decision_id());
+        }
         let place = self.journal().and_then(Journal::reserve);
         let mut record = self.record(place.is_some());
-        let (decided, answer) = match Attributes::parse(message) {
+        let (decided, answer) = match parsed {
             Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, &mut record)),
             Ok(attributes) if self.settings.audit && place.is_none() => {
                 (Decided::Fault, self.fault(Fault::Unlogged, Some(&attributes), &mut record))
@@ -131,6 +151,12 @@ impl Checker {
             place.take(record);
         }
         answer
+    }
+
+    /// The metadata of the protected resource, where the request asks for them. It is no decision: nothing is logged.
+    fn public_document(&self, attributes: &Attributes<'_>) -> Option<&str> {
+        let resource = self.settings.resource.as_ref()?;
+        attributes.http.as_ref().is_some_and(|http| resource.is_asked(http)).then_some(resource.body.as_str())
     }
 
     /// What will be told of a check; no more than its id when nobody is told.
@@ -189,14 +215,43 @@ impl Checker {
         let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
         self.metrics.token(evidence.state_name(), evidence.rejection_reason());
 
+        let now = self.clock.now();
+        let demand = self.demand(attributes, path.as_deref());
+        let unmet = demand.as_ref().and_then(|demand| demand.unmet(evidence.verified(), now));
         let mut members = document.members;
         if self.settings.extras {
-            evidence.add_to(&mut members, attributes, path.as_deref(), self.clock.now());
+            evidence.add_to(&mut members, attributes, path.as_deref(), now);
+            if let Some(demand) = &demand {
+                members.put(&DEMAND, demand.document(unmet.is_none()));
+            }
         }
         let input = members.into_value();
         record.input = record.is_wanted.then(|| input.clone());
         let decision = self.evaluate(snapshot, input, deadline, record).await?;
-        Ok(Verdict { decision, evidence, now: self.clock.now() })
+        let unmet = unmet.filter(|_| decision.is_allow() && !decision.ignores_demand());
+        let now = self.clock.now();
+        let mut verdict = Verdict { decision, evidence, unmet, is_not_satisfiable: false, now };
+        verdict.is_not_satisfiable = self.is_not_satisfiable(&verdict, attributes);
+        Ok(verdict)
+    }
+
+    /// What the routes demand of this request.
+    fn demand(&self, attributes: &Attributes<'_>, path: Option<&str>) -> Option<Demand> {
+        let http = attributes.http.as_ref().filter(|_| !self.settings.routes.is_empty())?;
+        routes::demand(&self.settings.routes, http, path?)
+    }
+
+    /// Whether the caller has come with too many tokens that are not enough.
+    fn is_not_satisfiable(&self, verdict: &Verdict, attributes: &Attributes<'_>) -> bool {
+        let (Some(verified), Some(http)) = (verdict.evidence.verified(), &attributes.http) else { return false };
+        let resource = Resource { method: http.method, host: http.host, path: http.path };
+        if verdict.step_up().is_some() {
+            return self.repeats.is_one_too_many(verified, &resource, verdict.now);
+        }
+        if verdict.is_allow() {
+            self.repeats.satisfied(verified, &resource);
+        }
+        false
     }
 
     /// The canonical path; where it is ambiguous, nothing or a refusal. Not even `extras: false` turns the refusal off.
@@ -206,7 +261,8 @@ impl Checker {
             Ok(path) => Ok(Some(path)),
             Err(ambiguity) => {
                 self.metrics.ambiguous_path();
-                if self.settings.ambiguous_path == AmbiguousPath::Reject {
+                // No route can be found by a path that others may read differently.
+                if self.settings.ambiguous_path == AmbiguousPath::Reject || !self.settings.routes.is_empty() {
                     return Err(Fault::AmbiguousPath(ambiguity));
                 }
                 tracing::info!(why = %ambiguity, "a request's path is ambiguous; input.path is absent");
@@ -269,6 +325,8 @@ impl Checker {
         evaluation.await.map_err(|_| Fault::Panic)
     }
 }
+
+static DEMAND: crate::value::Key = crate::key!("demand");
 
 /// A new UUIDv4, as OPA gives every decision.
 fn decision_id() -> String {

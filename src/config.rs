@@ -5,6 +5,7 @@
 mod bundles;
 mod credentials;
 mod decision_logs;
+mod demands;
 mod discovered;
 mod document;
 mod duration;

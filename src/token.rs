@@ -21,9 +21,11 @@ pub use self::claims::{Claims, Profile};
 pub use self::dpop::{Proofs, Settings as ProofSettings};
 pub use self::error::TokenError;
 pub use self::extract::Location;
-pub use self::issuer::{Issuer, IssuerSettings, KeySource, RefreshRequest};
+pub use self::issuer::{ClaimsChallenge, Issuer, IssuerSettings, KeySource, RefreshRequest};
 pub use self::keyset::{KeySet, KeySetError, MAX_KEYS};
 pub use self::verifier::{Settings, TokenState, Verified, Verifier};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub use self::tests::{token_for_tests, verified_for_tests, verifier_for_tests};

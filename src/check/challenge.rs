@@ -1,7 +1,10 @@
 //! Telling the caller what to prove: RFC 6750 section 3 and RFC 9470 section 3, as header and as JSON.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::opa::decision::{HttpStatus, StepUp};
-use crate::token::{TokenError, TokenState};
+use crate::token::{ClaimsChallenge, TokenError, TokenState, Verified};
 
 /// What stands in every challenge.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +25,26 @@ pub struct DpopChallenge {
     pub is_required: bool,
 }
 
+/// How a client is asked for more, by the token that it has sent.
+#[derive(Clone, Copy, Debug)]
+pub enum Form<'a> {
+    Bearer,
+    /// The token is bound to a key.
+    Dpop,
+    /// The client reads the claims challenges of Entra, and might not read any other.
+    Entra(&'a ClaimsChallenge),
+}
+
+impl<'a> Form<'a> {
+    pub fn of(verified: Option<&'a Verified>) -> Self {
+        match verified {
+            Some(verified) if verified.is_bound() => Self::Dpop,
+            Some(verified) => verified.claims_challenge().map_or(Self::Bearer, Self::Entra),
+            None => Self::Bearer,
+        }
+    }
+}
+
 /// `realm` of a challenge that would otherwise have no parameter at all, which RFC 6750 does not allow.
 const DEFAULT_REALM: &str = "stepgate";
 
@@ -31,6 +54,8 @@ pub struct Challenge {
     pub status: HttpStatus,
     /// The values of `WWW-Authenticate`; none when the caller can do nothing but wait.
     pub headers: Vec<String>,
+    /// Where a browser goes instead.
+    pub location: Option<String>,
     /// Members of the JSON body, beside `decision_id`.
     pub body: serde_json::Map<String, serde_json::Value>,
 }
@@ -45,6 +70,7 @@ impl Settings {
             TokenState::Rejected(error) if error.is_temporary() => Some(Challenge {
                 status: HttpStatus::SERVICE_UNAVAILABLE,
                 headers: Vec::new(),
+                location: None,
                 body: object([("reason", error.reason().into())]),
             }),
             TokenState::Rejected(error) => Some(self.rejected(*error)),
@@ -68,7 +94,7 @@ impl Settings {
             }
         }
         let body = object([("reason", "no_token".into())]);
-        Challenge { status: HttpStatus::UNAUTHORIZED, headers, body }
+        Challenge { status: HttpStatus::UNAUTHORIZED, headers, location: None, body }
     }
 
     fn rejected(&self, error: TokenError) -> Challenge {
@@ -79,7 +105,8 @@ impl Settings {
         parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
         let status = if error.code() == "invalid_request" { HttpStatus::BAD_REQUEST } else { HttpStatus::UNAUTHORIZED };
         let body = object([("error", error.code().into()), ("reason", error.reason().into())]);
-        Challenge { status, headers: vec![self.rendered(parameters, error.is_of_proof())], body }
+        let headers = vec![self.rendered(parameters, error.is_of_proof())];
+        Challenge { status, headers, location: None, body }
     }
 
     /// The challenge with its scheme, and what belongs to that.
@@ -93,8 +120,36 @@ impl Settings {
         }
     }
 
-    /// The step-up challenge; `is_bound` says whether the token is bound to a key.
-    pub fn step_up(&self, step_up: &StepUp, is_bound: bool) -> Challenge {
+    /// The token was issued for less than these scopes (RFC 6750 section 3.1).
+    pub fn insufficient_scope(&self, scope: &str, form: Form<'_>) -> Challenge {
+        let description = "The token was issued for less than is needed";
+        let mut parameters = Parameters::default();
+        parameters.add_some("realm", self.realm.as_deref());
+        parameters.add("error", "insufficient_scope");
+        parameters.add("error_description", description);
+        parameters.add("scope", scope);
+        parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
+        let body = object([
+            ("error", "insufficient_scope".into()),
+            ("error_description", description.into()),
+            ("reason", "insufficient_scope".into()),
+            ("scope", scope.into()),
+        ]);
+        let headers = vec![self.rendered(parameters, matches!(form, Form::Dpop))];
+        Challenge { status: HttpStatus::FORBIDDEN, headers, location: None, body }
+    }
+
+    /// What is answered when one token after another did not satisfy the demand: no challenge, so that the client stops.
+    pub fn not_satisfiable(&self, step_up: &StepUp) -> Challenge {
+        let mut body = self.step_up(step_up, Form::Bearer).body;
+        body.insert("reason".to_owned(), "step_up_not_satisfiable".into());
+        let description = "What the provider gives does not satisfy what is demanded; asking again will not help";
+        body.insert("error_description".to_owned(), description.into());
+        Challenge { status: HttpStatus::FORBIDDEN, headers: Vec::new(), location: None, body }
+    }
+
+    /// The step-up challenge.
+    pub fn step_up(&self, step_up: &StepUp, form: Form<'_>) -> Challenge {
         let acr_values: Vec<_> =
             step_up.acr_values.iter().map(|value| token(value)).filter(|v| !v.is_empty()).collect();
         let description = match (&step_up.description, acr_values.is_empty(), step_up.max_age) {
@@ -123,7 +178,7 @@ impl Settings {
             ("reason", step_up.reason.as_deref().unwrap_or("step_up_required").into()),
         ]);
         if !acr_values.is_empty() {
-            body.insert("acr_values".to_owned(), acr_values.into());
+            body.insert("acr_values".to_owned(), acr_values.clone().into());
         }
         if let Some(max_age) = step_up.max_age {
             body.insert("max_age".to_owned(), max_age.into());
@@ -131,8 +186,34 @@ impl Settings {
         if let Some(scope) = scope {
             body.insert("scope".to_owned(), scope.into());
         }
-        Challenge { status: HttpStatus::UNAUTHORIZED, headers: vec![self.rendered(parameters, is_bound)], body }
+        let by_claims = match form {
+            Form::Entra(how) => {
+                acr_values.iter().find(|value| is_context(value)).map(|context| by_claims(how, context))
+            }
+            _ => None,
+        };
+        let header = by_claims.unwrap_or_else(|| self.rendered(parameters, matches!(form, Form::Dpop)));
+        Challenge { status: HttpStatus::UNAUTHORIZED, headers: vec![header], location: None, body }
     }
+}
+
+/// An authentication context of Entra: `c1` to `c99`.
+fn is_context(value: &str) -> bool {
+    let number = value.strip_prefix('c').filter(|digits| digits.len() <= 2 && !digits.starts_with('0'));
+    number.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+/// Entra's claims challenge for an authentication context.
+fn by_claims(how: &ClaimsChallenge, context: &str) -> String {
+    let claims = serde_json::json!({"access_token": {"acrs": {"essential": true, "value": context}}});
+    let mut parameters = Parameters::default();
+    parameters.add("realm", "");
+    parameters.add("authorization_uri", &how.authorization_uri);
+    parameters.add("client_id", &how.client_id);
+    parameters.add("error", "insufficient_claims");
+    parameters.add("claims", &STANDARD.encode(claims.to_string()));
+    parameters.add("cc_type", "authcontext");
+    parameters.under("Bearer")
 }
 
 fn object<const N: usize>(members: [(&str, serde_json::Value); N]) -> serde_json::Map<String, serde_json::Value> {
@@ -192,7 +273,7 @@ mod tests {
         let plain = Settings::default();
         let level = StepUp { acr_values: vec!["phr".into(), "mfa".into()], ..StepUp::default() };
         assert_eq!(
-            plain.step_up(&level, false).headers.first().map(String::as_str),
+            plain.step_up(&level, Form::Bearer).headers.first().map(String::as_str),
             Some(
                 "Bearer error=\"insufficient_user_authentication\", \
                   error_description=\"A different authentication level is required\", acr_values=\"phr mfa\""
@@ -200,14 +281,14 @@ mod tests {
         );
         let age = StepUp { max_age: Some(5), ..StepUp::default() };
         assert_eq!(
-            plain.step_up(&age, false).headers.first().map(String::as_str),
+            plain.step_up(&age, Form::Bearer).headers.first().map(String::as_str),
             Some(
                 "Bearer error=\"insufficient_user_authentication\", \
                   error_description=\"More recent authentication is required\", max_age=\"5\""
             )
         );
         let all = StepUp { scope: Some("payments:write".into()), max_age: Some(0), ..level };
-        let challenge = settings().step_up(&all, false);
+        let challenge = settings().step_up(&all, Form::Bearer);
         assert_eq!(challenge.status, HttpStatus::UNAUTHORIZED);
         assert!(challenge.headers[0].ends_with(
             "acr_values=\"phr mfa\", max_age=\"0\", scope=\"payments:write\", \
@@ -245,7 +326,7 @@ mod tests {
             description: Some(hostile.into()),
             ..StepUp::default()
         };
-        let header = Settings::default().step_up(&step_up, false).headers.remove(0);
+        let header = Settings::default().step_up(&step_up, Form::Bearer).headers.remove(0);
         assert!(header.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{header}");
         assert_eq!(header.matches('"').count(), 8, "{header}");
         assert!(!header.contains('\\'), "{header}");
@@ -268,7 +349,36 @@ mod tests {
         );
         let bearer = dpop(false).for_token(&TokenState::Rejected(TokenError::Bound)).expect("a challenge").headers;
         assert!(bearer[0].starts_with("DPoP error=\"invalid_token\""), "{bearer:?}");
-        let step_up = dpop(false).step_up(&StepUp { max_age: Some(0), ..StepUp::default() }, true).headers;
+        let step_up = dpop(false).step_up(&StepUp { max_age: Some(0), ..StepUp::default() }, Form::Dpop).headers;
         assert!(step_up[0].starts_with("DPoP error=\"insufficient_user_authentication\""), "{step_up:?}");
+    }
+
+    #[test]
+    fn clients_of_entra_are_asked_in_its_way() {
+        let how =
+            ClaimsChallenge { client_id: "app".to_owned(), authorization_uri: "https://login/authorize".to_owned() };
+        let demand = |acr: &str| StepUp { acr_values: vec!["phr".into(), acr.into()], ..StepUp::default() };
+        let header = Settings::default().step_up(&demand("c1"), Form::Entra(&how)).headers.remove(0);
+        let claims = STANDARD.encode(r#"{"access_token":{"acrs":{"essential":true,"value":"c1"}}}"#);
+        assert_eq!(
+            header,
+            format!(
+                "Bearer realm=\"\", authorization_uri=\"https://login/authorize\", client_id=\"app\", \
+                 error=\"insufficient_claims\", claims=\"{claims}\", cc_type=\"authcontext\""
+            )
+        );
+        for other in ["c0", "c100", "c", "c1x", "cc"] {
+            let header = Settings::default().step_up(&demand(other), Form::Entra(&how)).headers.remove(0);
+            assert!(header.starts_with("Bearer error=\"insufficient_user_authentication\""), "{other}: {header}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_cannot_succeed_is_not_challenged() {
+        let demand = StepUp { acr_values: vec!["phr".into()], ..StepUp::default() };
+        let answer = Settings::default().not_satisfiable(&demand);
+        assert_eq!((answer.status, answer.headers.len()), (HttpStatus::FORBIDDEN, 0));
+        assert_eq!(answer.body["reason"], "step_up_not_satisfiable");
+        assert_eq!(answer.body["acr_values"], serde_json::json!(["phr"]));
     }
 }

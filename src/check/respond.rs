@@ -11,14 +11,16 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value as Field};
 use envoy_types::pb::google::rpc::Status;
 
-use super::challenge::Challenge;
+use super::challenge::{Challenge, Form};
 use super::evidence::Evidence;
 use super::fault::Fault;
 use super::identity::Mutation;
+use super::routes::Unmet;
 use super::{DryRun, Settings};
-use crate::opa::decision::{Allow, Decision, Deny, Header, HttpStatus, Metadata};
+use crate::opa::decision::{Allow, Decision, Deny, Header, HttpStatus, Metadata, StepUp};
 use crate::opa::input::Attributes;
 use crate::telemetry::{Decided, chain};
+use crate::token::Verified;
 
 /// `google.rpc.Code` values that answers carry.
 const OK: i32 = 0;
@@ -49,14 +51,34 @@ pub enum GrpcCode {
 pub struct Verdict {
     pub decision: Decision,
     pub evidence: Evidence,
+    /// What the route demands beyond the policy and the caller lacks.
+    pub unmet: Option<Unmet>,
+    /// Whether one token after another has not been enough.
+    pub is_not_satisfiable: bool,
     pub now: i64,
+}
+
+impl Verdict {
+    /// The demand for more authentication, if that is what is wrong.
+    pub fn step_up(&self) -> Option<&StepUp> {
+        match (&self.decision, &self.unmet) {
+            (Decision::Deny(deny), _) => deny.step_up.as_ref(),
+            (Decision::True | Decision::Allow(_), Some(Unmet::Authentication(step_up))) => Some(step_up),
+            _ => None,
+        }
+    }
+
+    pub fn is_allow(&self) -> bool {
+        self.decision.is_allow() && self.unmet.is_none()
+    }
 }
 
 /// The answer to a decided check.
 pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'_>, id: &str) -> (Decided, Answer) {
-    let Verdict { decision, evidence, now } = verdict;
-    let mutation = || Mutation::of(&settings.identity_headers, &evidence, attributes, now);
-    let (decided, response) = match decision {
+    let now = verdict.now;
+    let mutation = || Mutation::of(&settings.identity_headers, &verdict.evidence, attributes, now);
+    let (decided, response) = match &verdict.decision {
+        _ if !verdict.is_allow() => denial(settings, &verdict, attributes, id),
         Decision::True => {
             let mutation = mutation();
             let ok = (!mutation.is_empty()).then(|| with_identity(OkHttpResponse::default(), mutation));
@@ -64,10 +86,10 @@ pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'
         }
         Decision::Allow(decision) => {
             let metadata = decision.dynamic_metadata.clone();
-            return (Decided::Allow, allow(Some(with_identity(ok_response(decision), mutation())), metadata, id));
+            let ok = ok_response(decision.clone());
+            return (Decided::Allow, allow(Some(with_identity(ok, mutation())), metadata, id));
         }
-        Decision::False => denial(settings, None, &evidence, now, id),
-        Decision::Deny(decision) => denial(settings, Some(decision), &evidence, now, id),
+        Decision::False | Decision::Deny(_) => denial(settings, &verdict, attributes, id),
     };
     if settings.dry_run == DryRun::Off {
         return (decided, Answer::Respond(Box::new(response)));
@@ -166,25 +188,37 @@ fn with_identity(mut ok: OkHttpResponse, mutation: Mutation) -> OkHttpResponse {
 }
 
 /// A denial: as the policy shaped it, or a challenge.
-fn denial(
-    settings: &Settings,
-    decision: Option<Deny>,
-    evidence: &Evidence,
-    now: i64,
-    id: &str,
-) -> (Decided, CheckResponse) {
+fn denial(settings: &Settings, verdict: &Verdict, attributes: &Attributes<'_>, id: &str) -> (Decided, CheckResponse) {
+    let evidence = &verdict.evidence;
+    let mut decision = match &verdict.decision {
+        Decision::Deny(deny) => Some(deny.clone()),
+        _ => None,
+    };
     let shaped = decision
         .as_ref()
         .is_some_and(|deny| deny.http_status.is_some() || deny.body.is_some() || !deny.headers.is_empty());
-    let challenge = match decision.as_ref().and_then(|deny| deny.step_up.as_ref()) {
-        Some(step_up) => {
-            let mut challenge =
-                settings.challenge.step_up(step_up, evidence.verified().is_some_and(|verified| verified.is_bound()));
-            challenge.body.insert("have".to_owned(), have(evidence, now));
+    let form = Form::of(evidence.verified());
+    let challenge = match (verdict.step_up(), &verdict.unmet) {
+        (Some(step_up), _) if verdict.is_not_satisfiable => {
+            // A client that would be challenged must see that it is not.
+            decision = decision.map(|deny| Deny { http_status: None, body: None, ..deny });
+            Some(with_have(settings.challenge.not_satisfiable(step_up), verdict))
+        }
+        (Some(step_up), _) => {
+            let mut challenge = with_have(settings.challenge.step_up(step_up, form), verdict);
+            let is_own_way = decision.as_ref().is_some_and(|deny| deny.http_status.is_some() || deny.body.is_some());
+            let http = attributes.http.as_ref().filter(|_| !is_own_way);
+            let location = settings.redirect.as_ref().zip(http).and_then(|(to, http)| to.location(http, step_up));
+            if let Some(location) = location {
+                challenge.status = HttpStatus::FOUND;
+                challenge.headers.clear();
+                challenge.location = Some(location);
+            }
             Some(challenge)
         }
-        None if shaped => None,
-        None => settings.challenge.for_token(evidence.token()),
+        (None, Some(Unmet::Scope(scope))) => Some(settings.challenge.insufficient_scope(scope, form)),
+        (None, _) if shaped => None,
+        (None, _) => settings.challenge.for_token(evidence.token()),
     };
     let reason = decision.as_ref().and_then(|deny| deny.reason.clone());
     let metadata = decision.as_ref().and_then(|deny| deny.dynamic_metadata.clone());
@@ -194,7 +228,8 @@ fn denial(
     }
     let (decided, code, denied) = match (challenge, decision) {
         (Some(challenge), decision) => {
-            let code = if challenge.status == HttpStatus::UNAUTHORIZED { UNAUTHENTICATED } else { PERMISSION_DENIED };
+            let is_asking = challenge.status == HttpStatus::UNAUTHORIZED || challenge.location.is_some();
+            let code = if is_asking { UNAUTHENTICATED } else { PERMISSION_DENIED };
             (Decided::Challenge, code, Some(challenged(challenge, decision.unwrap_or_default(), id)))
         }
         // The bare `false` has no denied response; Envoy then sends a bare 403.
@@ -222,6 +257,7 @@ fn challenged(mut challenge: Challenge, deny: Deny, id: &str) -> DeniedHttpRespo
     challenge.body.insert("decision_id".to_owned(), id.into());
     let mut own = Vec::new();
     own.extend(challenge.headers.iter().map(|value| header("www-authenticate", value)));
+    own.extend(challenge.location.iter().map(|value| header("location", value)));
     if challenge.status == HttpStatus::SERVICE_UNAVAILABLE {
         own.push(header("retry-after", "1"));
     }
@@ -240,14 +276,30 @@ fn challenged(mut challenge: Challenge, deny: Deny, id: &str) -> DeniedHttpRespo
     }
 }
 
-/// What the caller has proven so far, so that a client can tell a fresh demand from one it has met already.
-fn have(evidence: &Evidence, now: i64) -> serde_json::Value {
+/// The challenge with what the caller has proven so far, so that a client can tell a fresh demand from one it has met.
+fn with_have(mut challenge: Challenge, verdict: &Verdict) -> Challenge {
+    let authn = verdict.evidence.verified().map(Verified::authn);
     let mut have = serde_json::Map::new();
-    have.insert("level".to_owned(), evidence.verified().map_or(0, |verified| verified.authn().level).into());
-    if let Some(age) = evidence.verified().and_then(|verified| verified.authn().age_seconds(now)) {
+    have.insert("level".to_owned(), authn.map_or(0, |authn| authn.level).into());
+    if let Some(age) = authn.and_then(|authn| authn.age_seconds(verdict.now)) {
         have.insert("age_seconds".to_owned(), age.into());
     }
-    serde_json::Value::Object(have)
+    challenge.body.insert("have".to_owned(), have.into());
+    challenge
+}
+
+/// A document that anybody may read, served in place of the upstream.
+pub fn document(body: &str, id: &str) -> Answer {
+    let denied = DeniedHttpResponse {
+        status: Some(envoy_status(HttpStatus::OK)),
+        headers: vec![header("content-type", "application/json"), header("cache-control", "max-age=300")],
+        body: body.to_owned(),
+    };
+    Answer::Respond(Box::new(CheckResponse {
+        status: Some(status(PERMISSION_DENIED)),
+        dynamic_metadata: Some(with_id(None, id)),
+        http_response: Some(HttpResponse::DeniedResponse(denied)),
+    }))
 }
 
 fn status(code: i32) -> Status {

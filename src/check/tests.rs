@@ -26,6 +26,8 @@ allow := {"allowed": true, "headers": {"x-name": input.parsed_body.name}} if seg
 allow := 1 if seg == "conflict"
 allow := 2 if seg == "conflict"
 allow := {"allowed": true, "headers": {"x-path": input.path}} if seg == "path"
+allow := {"allowed": true, "ignore_demand": true} if seg == "override"
+allow := input.demand.satisfied if seg == "reads"
 allow := {"allowed": true, "dynamic_metadata": {"state": input.jwt.state, "level": input.authn.level}} if seg == "extras"
 "#;
 
@@ -45,6 +47,9 @@ fn settings() -> Settings {
         audit: false,
         compat: Compat::default(),
         challenge: ChallengeSettings::default(),
+        redirect: None,
+        resource: None,
+        routes: Vec::new(),
         identity_headers: Vec::new(),
     }
 }
@@ -53,7 +58,7 @@ fn checker(settings: Settings, issuers: bool) -> Checker {
     checker_of(POLICY, settings, issuers)
 }
 
-fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
+fn store_of(policy: &str) -> Arc<crate::policy::Store> {
     let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
     let store = Arc::new(crate::policy::Store::default());
@@ -62,6 +67,11 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
         Snapshot::build(&sources, &entrypoint, &Arc::new(Surroundings::new(&BuiltinSettings::default())))
             .expect("the policy compiles"),
     );
+    store
+}
+
+fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
+    let store = store_of(policy);
     let tokens = issuers.then(|| {
         let (issuer, _) = Issuer::new(IssuerSettings {
             issuer: "i".to_owned(),
@@ -72,6 +82,7 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
             profile: Profile::Legacy,
             locations: vec![Location::bearer()],
             assurance: AssuranceTable::default(),
+            claims_challenge: None,
         });
         let limits = crate::token::Settings {
             token_bytes: 1_000,
@@ -127,6 +138,8 @@ fn denial(response: &CheckResponse) -> (i32, String, String) {
 fn refused_with(response: &CheckResponse) -> Option<i32> {
     (code(response) != 0).then(|| denial(response).0)
 }
+
+mod demands;
 
 #[tokio::test]
 async fn bare_decisions_are_bare() {

@@ -200,6 +200,9 @@ impl Resolver<'_> {
                 resource_metadata: own.section("step_up").text("resource_metadata").map(str::to_owned),
                 dpop: None,
             },
+            redirect: self.redirect(own.section("step_up").section("redirect")),
+            resource: None,
+            routes: self.routes(own),
             identity_headers: self.identity_headers(own),
         };
         let services = self.services(document);
@@ -216,6 +219,10 @@ impl Resolver<'_> {
         let entrypoint = self.entrypoint(plugin);
         let issuers = self.issuers(own);
         let proofs = self.proofs(own.section("dpop"));
+        self.resource(own, issuers.as_deref(), &mut check);
+        if issuers.is_none() && !check.routes.is_empty() {
+            self.problems.error("plugins.stepgate.routes", "without `issuers` nobody could meet their demands");
+        }
         check.challenge.dpop = dpop_challenge(issuers.as_deref().unwrap_or_default(), &proofs);
         let mut decision_log = self.decision_log(document, entrypoint.configured(), own.section("log"), &services);
         if let Some(log) = &mut decision_log {
@@ -420,6 +427,7 @@ impl Resolver<'_> {
             profile: if item.text("token_profile") == Some("rfc9068") { Profile::Rfc9068 } else { Profile::Legacy },
             locations: with_dpop(self.locations(item, place), item.text("dpop")),
             assurance: self.assurance(item, place),
+            claims_challenge: self.claims_challenge(item, place),
         })
     }
 

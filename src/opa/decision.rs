@@ -42,6 +42,8 @@ pub struct Allow {
     pub query_parameters_to_remove: Vec<String>,
     pub dynamic_metadata: Option<Metadata>,
     pub reason: Option<String>,
+    /// Whether what the route demands does not count.
+    pub ignore_demand: bool,
 }
 
 /// An object with `allowed: false`, or one that asks for a step-up.
@@ -96,6 +98,15 @@ pub enum DecisionError {
 }
 
 impl Decision {
+    pub fn is_allow(&self) -> bool {
+        matches!(self, Self::True | Self::Allow(_))
+    }
+
+    /// Whether it allows whatever the route demands.
+    pub fn ignores_demand(&self) -> bool {
+        matches!(self, Self::Allow(allow) if allow.ignore_demand)
+    }
+
     /// Reads the value of the decision's rule.
     pub fn parse(result: &Value, dialect: Dialect) -> Result<Self, DecisionError> {
         match result {
@@ -121,6 +132,7 @@ struct Keys<'a> {
     http_status: Option<&'a Value>,
     step_up: Option<&'a Value>,
     reason: Option<&'a Value>,
+    ignore_demand: Option<&'a Value>,
 }
 
 impl<'a> Keys<'a> {
@@ -140,6 +152,7 @@ impl<'a> Keys<'a> {
                 Some("http_status") => &mut keys.http_status,
                 Some("step_up") if dialect == Dialect::Stepgate => &mut keys.step_up,
                 Some("reason") if dialect == Dialect::Stepgate => &mut keys.reason,
+                Some("ignore_demand") if dialect == Dialect::Stepgate => &mut keys.ignore_demand,
                 _ => continue,
             };
             *slot = Some(value);
@@ -157,6 +170,11 @@ impl<'a> Keys<'a> {
         let dynamic_metadata = self.dynamic_metadata.map(metadata).transpose()?;
         let step_up = self.step_up.map(step_up).transpose()?;
         let reason = optional_text("reason", self.reason)?;
+        let ignore_demand = match self.ignore_demand {
+            None => false,
+            Some(Value::Bool(ignore)) => *ignore,
+            Some(other) => return Err(wrong_type("ignore_demand", "boolean", other)),
+        };
 
         // `allowed: true` beside `step_up` contradicts itself; the demand for more proof wins.
         if allowed && step_up.is_none() {
@@ -168,6 +186,7 @@ impl<'a> Keys<'a> {
                 query_parameters_to_set: query_parameters(self.query_parameters_to_set)?,
                 dynamic_metadata,
                 reason,
+                ignore_demand,
             }));
         }
         Ok(Decision::Deny(Deny {

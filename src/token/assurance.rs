@@ -79,10 +79,12 @@ pub enum Preset {
     Entra,
     Auth0,
     Keycloak,
+    Google,
+    Ping,
 }
 
 impl Preset {
-    pub const NAMES: [&'static str; 5] = ["generic", "okta", "entra", "auth0", "keycloak"];
+    pub const NAMES: [&'static str; 7] = ["generic", "okta", "entra", "auth0", "keycloak", "google", "ping"];
 
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
@@ -91,6 +93,8 @@ impl Preset {
             "entra" => Self::Entra,
             "auth0" => Self::Auth0,
             "keycloak" => Self::Keycloak,
+            "google" => Self::Google,
+            "ping" => Self::Ping,
             _ => return None,
         })
     }
@@ -101,7 +105,8 @@ impl Preset {
             Self::Okta => &[("pop", PASSKEY), ("okta_verify", POSSESSION), ("email", POSSESSION)],
             // Entra's `rsa` is a certificate or Authenticator key, `ngcmfa` a Windows Hello enrolment.
             Self::Entra => &[("rsa", POSSESSION), ("ngcmfa", MFA)],
-            Self::Generic | Self::Auth0 | Self::Keycloak => &[],
+            // Google and Ping keep to the registered words.
+            Self::Generic | Self::Auth0 | Self::Keycloak | Self::Google | Self::Ping => &[],
         }
     }
 
@@ -116,7 +121,8 @@ impl Preset {
             ],
             Self::Keycloak => &[("1", 1), ("2", 2), ("3", 3)],
             Self::Auth0 => &[("http://schemas.openid.net/pape/policies/2007/06/multi-factor", 2)],
-            Self::Generic | Self::Entra => &[],
+            // The values of Ping are names of its policies, which `acr_levels` must tell.
+            Self::Generic | Self::Entra | Self::Google | Self::Ping => &[],
         }
     }
 }
@@ -126,6 +132,8 @@ impl Preset {
 pub struct AssuranceTable {
     amr: HashMap<String, Proof>,
     acr: HashMap<String, usize>,
+    /// Values of `acr` that this issuer has of its own, and may be asked for.
+    own_acr: Vec<String>,
     /// Take a bare string `amr` for an array of one.
     amr_string: bool,
 }
@@ -140,7 +148,8 @@ impl AssuranceTable {
     pub fn new(preset: Preset) -> Self {
         let amr = AMR.iter().chain(preset.amr()).map(|&(word, proof)| (word.to_owned(), proof)).collect();
         let acr = ACR.iter().chain(preset.acr()).map(|&(word, level)| (word.to_owned(), level)).collect();
-        Self { amr, acr, amr_string: false }
+        let own_acr = preset.acr().iter().map(|&(word, _)| word.to_owned()).collect();
+        Self { amr, acr, own_acr, amr_string: false }
     }
 
     /// Reads the word `alias` of `amr` as `known` is read; false when `known` is no known word.
@@ -153,7 +162,23 @@ impl AssuranceTable {
     /// Gives the value `acr` a level; false when there is no such level.
     pub fn level_of_acr(&mut self, acr: &str, level: usize) -> bool {
         self.acr.insert(acr.to_owned(), level);
+        self.own_acr.push(acr.to_owned());
         level < LEVEL_NAMES.len()
+    }
+
+    /// Values of `acr`, the least demanding first, that are enough for a level: the issuer's own, or else those that mean
+    /// the same everywhere.
+    pub fn acr_values(&self, level: usize) -> Vec<String> {
+        let enough = |words: &mut dyn Iterator<Item = &str>| -> Vec<String> {
+            let mut found: Vec<_> = words.filter_map(|word| Some((*self.acr.get(word)?, word))).collect();
+            found.retain(|&(has, _)| has >= level && has > 0);
+            found.sort_by_key(|&(has, _)| has);
+            let mut words: Vec<_> = found.into_iter().map(|(_, word)| word.to_owned()).collect();
+            words.dedup();
+            words
+        };
+        let own = enough(&mut self.own_acr.iter().map(String::as_str));
+        if own.is_empty() { enough(&mut ACR.iter().map(|&(word, _)| word)) } else { own }
     }
 
     /// Does not believe the issuer's `mfa`: two factors must be named.
@@ -282,6 +307,24 @@ mod tests {
     fn parsed(claims: &Json) -> Value {
         let limits = JsonLimits { depth: 9, duplicates: DuplicateKeys::Refuse };
         parse_json(claims.to_string().as_bytes(), limits).expect("JSON")
+    }
+
+    #[test]
+    fn an_issuer_is_asked_for_what_it_understands() {
+        let mut entra = AssuranceTable::new(Preset::Entra);
+        for (acr, level) in [("c2", 3), ("c1", 2), ("c0", 1)] {
+            assert!(entra.level_of_acr(acr, level));
+        }
+        for (table, level, want) in [
+            (AssuranceTable::default(), 2, &["mfa", "phr", "phrh"][..]),
+            (AssuranceTable::default(), 4, &["phrh"]),
+            (AssuranceTable::new(Preset::Okta), 2, &["urn:okta:loa:2fa:any"]),
+            (AssuranceTable::new(Preset::Okta), 3, &["phr", "phrh"]),
+            (AssuranceTable::new(Preset::Keycloak), 2, &["2", "3"]),
+            (entra, 2, &["c1", "c2"]),
+        ] {
+            assert_eq!(table.acr_values(level), want, "level {level}");
+        }
     }
 
     #[test]

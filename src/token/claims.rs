@@ -196,6 +196,26 @@ impl Claims {
         if meant { Ok(()) } else { Err(TokenError::WrongAudience) }
     }
 
+    /// A claim that is text.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        member(&self.payload, name).and_then(as_text)
+    }
+
+    /// Whether a claim is a list that has this word.
+    pub(super) fn lists(&self, name: &str, wanted: &str) -> bool {
+        let items = match member(&self.payload, name) {
+            Some(Value::Array(items)) => items.as_slice(),
+            _ => &[],
+        };
+        items.iter().any(|item| as_text(item) == Some(wanted))
+    }
+
+    /// Whether it was issued for a scope: `scope` (RFC 8693 section 4.2), or `scp` as Entra and Okta have it.
+    pub(super) fn has_scope(&self, wanted: &str) -> bool {
+        let is_named = |text: &str| text.split(' ').any(|scope| scope == wanted);
+        self.text("scope").is_some_and(is_named) || self.text("scp").is_some_and(is_named) || self.lists("scp", wanted)
+    }
+
     fn non_empty_text(&self, name: &str) -> Result<(), TokenError> {
         match member(&self.payload, name).and_then(as_text) {
             Some(text) if !text.is_empty() => Ok(()),

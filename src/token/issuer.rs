@@ -47,6 +47,15 @@ pub struct IssuerSettings {
     pub profile: Profile,
     pub locations: Vec<Location>,
     pub assurance: AssuranceTable,
+    pub claims_challenge: Option<ClaimsChallenge>,
+}
+
+/// How clients of Microsoft Entra are asked for more (its claims challenge, `insufficient_claims`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimsChallenge {
+    /// The application that this API is registered as.
+    pub client_id: String,
+    pub authorization_uri: String,
 }
 
 /// Asks the key feed to refresh the keys of one issuer now.

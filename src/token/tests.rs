@@ -77,6 +77,7 @@ fn settings() -> IssuerSettings {
         profile: Profile::Legacy,
         locations: vec![Location::bearer()],
         assurance: AssuranceTable::default(),
+        claims_challenge: None,
     }
 }
 
@@ -136,6 +137,33 @@ impl Bench {
             TokenState::Rejected(error) => Some(error),
             other => panic!("unexpected {other:?}"),
         }
+    }
+}
+
+/// A good token with these claims beside the usual ones.
+pub fn token_for_tests(claims: &Json) -> String {
+    let mut payload = payload();
+    for (name, value) in claims.as_object().expect("an object") {
+        payload = with(payload, name, value.clone());
+    }
+    token_of(&EC, &header(), &payload)
+}
+
+/// What takes such tokens, and its clock.
+pub fn verifier_for_tests() -> (Arc<Verifier>, Clock) {
+    let bench = bench();
+    (Arc::new(bench.verifier), bench.clock)
+}
+
+/// Such a token, verified, for tests of what is made of it.
+pub fn verified_for_tests(claims: &Json, change: impl FnOnce(&mut IssuerSettings)) -> Arc<Verified> {
+    let mut settings = settings();
+    change(&mut settings);
+    let bench = bench_with(settings);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    match runtime.block_on(bench.state(&token_for_tests(claims))) {
+        TokenState::Verified(verified) => verified,
+        other => panic!("unexpected {other:?}"),
     }
 }
 

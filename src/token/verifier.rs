@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_lc_rs::digest::SHA256;
 use tokio::time::Instant;
 
 use super::assurance::Authn;
@@ -13,7 +14,7 @@ use super::claims::{Binding, Claims, TokenHeader, Unverified};
 use super::dpop::{self, Proofs};
 use super::error::TokenError;
 use super::extract::{Location, find_token};
-use super::issuer::Issuer;
+use super::issuer::{ClaimsChallenge, Issuer};
 use super::keyset::KeySet;
 use crate::clock::Clock;
 use crate::opa::input::Attributes;
@@ -51,9 +52,42 @@ pub struct Verified {
     document: Value,
     key: [u8; 32],
     generation: AtomicU64,
+    /// SHA-256 of what was signed. The signature does not count: one of ECDSA has two forms.
+    digest: [u8; 32],
 }
 
 impl Verified {
+    /// `iss`.
+    pub fn issuer(&self) -> &str {
+        &self.issuer.settings.issuer
+    }
+
+    /// `sub`, which means something only beside the issuer.
+    pub fn subject(&self) -> &str {
+        self.claims.text("sub").unwrap_or_default()
+    }
+
+    /// What tells this token from any other.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// Whether it was issued for a scope.
+    pub fn has_scope(&self, wanted: &str) -> bool {
+        self.claims.has_scope(wanted)
+    }
+
+    /// What its issuer may be asked for so that its next token has at least this level.
+    pub fn acr_values(&self, level: usize) -> Vec<String> {
+        self.issuer.settings.assurance.acr_values(level)
+    }
+
+    /// How its client wants to be asked for more, where that is Entra's way.
+    pub fn claims_challenge(&self) -> Option<&ClaimsChallenge> {
+        let is_able = || self.claims.lists("xms_cc", "cp1");
+        self.issuer.settings.claims_challenge.as_ref().filter(|_| is_able())
+    }
+
     /// `input.jwt`.
     pub fn document(&self) -> &Value {
         &self.document
@@ -238,7 +272,9 @@ impl Verifier {
         let authn = issuer.settings.assurance.assess(claims.document());
         let document = verified_document(issuer, &header, &claims);
         let generation = AtomicU64::new(generation);
-        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, key, generation })
+        let mut digest = [0; 32];
+        digest.copy_from_slice(aws_lc_rs::digest::digest(&SHA256, signed.as_bytes()).as_ref());
+        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, key, generation, digest })
     }
 
     /// The key that verifies the signature. A token that names an unknown key, or comes before any key was loaded, may

@@ -86,6 +86,7 @@ impl Bench {
             profile: Profile::Legacy,
             locations: vec![Location::bearer()],
             assurance: AssuranceTable::default(),
+            claims_challenge: None,
         });
         let clock = Clock::fixed(NOW);
         let feed = KeyFeed {

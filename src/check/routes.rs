@@ -1,0 +1,230 @@
+//! What each route demands, without a line of Rego.
+//!
+//! Every route that matches counts: the highest level, the shortest age and all scopes are demanded together, so that a
+//! further route can only demand more.
+
+use crate::opa::decision::StepUp;
+use crate::opa::input::Http;
+use crate::token::Verified;
+use crate::value::{Key, Members, Value, texts};
+
+/// One entry of `plugins.stepgate.routes`.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Hosts without ports, lower case; `*.` stands for any number of labels. Empty: all.
+    pub hosts: Vec<String>,
+    /// Empty: all. GET stands for HEAD, too.
+    pub methods: Vec<String>,
+    pub path: PathPattern,
+    pub demand: Demand,
+}
+
+/// What is demanded of the caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// The least `input.authn.level`.
+    pub level: usize,
+    /// The greatest age of the authentication, in seconds.
+    pub max_age: Option<u64>,
+    pub scopes: Vec<String>,
+    /// What to ask the provider for; without them, what the caller's issuer is known to understand.
+    pub acr_values: Vec<String>,
+}
+
+/// What a caller lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unmet {
+    /// A token of a configured issuer.
+    Token,
+    Authentication(StepUp),
+    /// Scopes, and nothing else (RFC 6750 section 3.1).
+    Scope(String),
+}
+
+/// A path in which `*` stands for one segment and `**` for any number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathPattern(Vec<String>);
+
+impl PathPattern {
+    /// Nothing when it does not begin with a slash, or a segment is empty or has a star beside other letters.
+    pub fn parse(text: &str) -> Option<Self> {
+        let segments: Vec<_> = text.strip_prefix('/')?.split('/').map(str::to_owned).collect();
+        let is_plain = |segment: &String| !segment.is_empty() && !segment.contains(['*', '?', '#', '%']);
+        let is_good = |segment: &String| is_plain(segment) || matches!(segment.as_str(), "*" | "**");
+        let (last, others) = segments.split_last()?;
+        // A slash at the end means nothing.
+        (others.iter().all(is_good) && (last.is_empty() || is_good(last)))
+            .then(|| Self(segments.iter().filter(|segment| !segment.is_empty()).cloned().collect()))
+    }
+
+    /// Whether a canonical path matches, with or without a slash at its end.
+    pub fn matches(&self, path: &str) -> bool {
+        let segments: Vec<_> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        // As shell patterns are matched: the last `**` alone ever needs to be tried again.
+        let (mut at, mut from) = (0usize, 0usize);
+        let mut again: Option<(usize, usize)> = None;
+        loop {
+            match (self.0.get(at).map(String::as_str), segments.get(from)) {
+                (Some("**"), _) => {
+                    again = Some((at, from));
+                    at = at.saturating_add(1);
+                }
+                (None, None) => return true,
+                (Some(wanted), Some(&segment)) if wanted == "*" || wanted == segment => {
+                    at = at.saturating_add(1);
+                    from = from.saturating_add(1);
+                }
+                _ => match &mut again {
+                    Some((star, taken)) if *taken < segments.len() => {
+                        *taken = taken.saturating_add(1);
+                        (at, from) = (star.saturating_add(1), *taken);
+                    }
+                    _ => return false,
+                },
+            }
+        }
+    }
+}
+
+impl Route {
+    fn matches(&self, http: &Http<'_>, path: &str) -> bool {
+        let is_method = |method: &String| {
+            method.eq_ignore_ascii_case(http.method)
+                || (method.eq_ignore_ascii_case("GET") && http.method.eq_ignore_ascii_case("HEAD"))
+        };
+        (self.methods.is_empty() || self.methods.iter().any(is_method))
+            && (self.hosts.is_empty() || self.hosts.iter().any(|host| is_host(host, http.host)))
+            && self.path.matches(path)
+    }
+}
+
+/// The demand on a request; nothing when no route matches.
+pub fn demand(routes: &[Route], http: &Http<'_>, path: &str) -> Option<Demand> {
+    let mut found: Option<Demand> = None;
+    for route in routes.iter().filter(|route| route.matches(http, path)) {
+        let so_far = found.get_or_insert_default();
+        // What to ask for goes with the level that it is enough for.
+        if route.demand.level > so_far.level || so_far.acr_values.is_empty() {
+            so_far.acr_values.clone_from(&route.demand.acr_values);
+        }
+        so_far.level = so_far.level.max(route.demand.level);
+        so_far.max_age = match (so_far.max_age, route.demand.max_age) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        for scope in &route.demand.scopes {
+            if !so_far.scopes.contains(scope) {
+                so_far.scopes.push(scope.clone());
+            }
+        }
+    }
+    found
+}
+
+impl Demand {
+    /// What a caller lacks of it; nothing when all is there.
+    pub fn unmet(&self, verified: Option<&Verified>, now: i64) -> Option<Unmet> {
+        let Some(verified) = verified else { return Some(Unmet::Token) };
+        let is_low = verified.authn().level < self.level;
+        let age = verified.authn().age_seconds(now).and_then(|age| u64::try_from(age).ok());
+        let is_old = self.max_age.is_some_and(|max_age| age.is_none_or(|age| age > max_age));
+        let scope = (!self.scopes.iter().all(|scope| verified.has_scope(scope))).then(|| self.scopes.join(" "));
+        if !is_low && !is_old {
+            return scope.map(Unmet::Scope);
+        }
+        let known = || verified.acr_values(self.level);
+        let asked = || if self.acr_values.is_empty() { known() } else { self.acr_values.clone() };
+        Some(Unmet::Authentication(StepUp {
+            acr_values: if is_low { asked() } else { Vec::new() },
+            max_age: self.max_age,
+            scope,
+            description: None,
+            reason: Some(if is_low { "level_too_low" } else { "authentication_too_old" }.to_owned()),
+        }))
+    }
+
+    /// `input.demand`.
+    pub fn document(&self, is_met: bool) -> Value {
+        let mut members = Members::default();
+        members.put(&LEVEL, Value::from(self.level));
+        if let Some(max_age) = self.max_age {
+            members.put(&MAX_AGE, Value::from(max_age));
+        }
+        members.put(&SCOPES, texts(self.scopes.iter().map(String::as_str)));
+        members.put(&IS_MET, Value::Bool(is_met));
+        members.into_value()
+    }
+}
+
+static LEVEL: Key = crate::key!("level");
+static MAX_AGE: Key = crate::key!("max_age");
+static SCOPES: Key = crate::key!("scopes");
+static IS_MET: Key = crate::key!("satisfied");
+
+/// Whether the request's host, whatever its port, letter case or dot at the end, is the one meant.
+fn is_host(wanted: &str, received: &str) -> bool {
+    let name = match received.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => received,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    match wanted.strip_prefix("*.") {
+        Some(domain) => name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1),
+        None => name == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_match_whole() {
+        for (pattern, path, want) in [
+            ("/", "/", true),
+            ("/", "/a", false),
+            ("/a", "/a", true),
+            ("/a", "/a/", true),
+            ("/a/", "/a", true),
+            ("/a", "/ab", false),
+            ("/a", "/A", false),
+            ("/a/*", "/a/b", true),
+            ("/a/*", "/a", false),
+            ("/a/*", "/a/b/c", false),
+            ("/a/**", "/a", true),
+            ("/a/**", "/a/b/c", true),
+            ("/**", "/", true),
+            ("/**/x", "/x", true),
+            ("/**/x", "/a/b/x", true),
+            ("/**/x", "/a/b/xy", false),
+            ("/a/**/b/*/c", "/a/1/b/2/b/3/c", true),
+            ("/a/**/b/*/c", "/a/1/b/2/b/c", false),
+        ] {
+            let parsed = PathPattern::parse(pattern).expect("a pattern");
+            assert_eq!(parsed.matches(path), want, "{pattern} {path}");
+        }
+        for bad in ["", "a", "//", "/a//b", "/a*", "/***", "/a?b", "/a%2fb", "/a#"] {
+            assert_eq!(PathPattern::parse(bad), None, "{bad}");
+        }
+        let long = "/a".repeat(5_000);
+        let nasty = PathPattern::parse(&"/**/a".repeat(50)).expect("a pattern");
+        assert!(nasty.matches(&long) && !nasty.matches(&format!("{long}/b")));
+    }
+
+    #[test]
+    fn hosts_match_however_they_are_spelled() {
+        for (wanted, received, want) in [
+            ("api.example.com", "api.example.com", true),
+            ("api.example.com", "API.example.com:8443", true),
+            ("api.example.com", "api.example.com.:80", true),
+            ("api.example.com", "xapi.example.com", false),
+            ("*.example.com", "a.b.example.com", true),
+            ("*.example.com", "example.com", false),
+            ("*.example.com", ".example.com", false),
+            ("*.example.com", "badexample.com", false),
+            ("[::1]", "[::1]:80", true),
+        ] {
+            assert_eq!(is_host(wanted, received), want, "{wanted} {received}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What is demanded of callers with good tokens, and how it is said.
+
+use serde_json::{Value as Json, json};
+use url::Url;
+
+use super::*;
+use crate::token::{token_for_tests, verifier_for_tests};
+
+fn route(path: &str, demand: RouteDemand) -> Route {
+    Route { hosts: Vec::new(), methods: Vec::new(), path: PathPattern::parse(path).expect("a pattern"), demand }
+}
+
+/// A checker that takes tokens of `token_for_tests`.
+fn checker(settings: Settings) -> Checker {
+    let (tokens, clock) = verifier_for_tests();
+    Checker::new(settings, store_of(POLICY), Some(tokens), clock, Arc::new(Metrics::new(None)))
+}
+
+async fn with_token(checker: &Checker, path: &str, claims: &Json) -> CheckResponse {
+    respond(checker, path, &[("authorization", &format!("Bearer {}", token_for_tests(claims)))]).await
+}
+
+fn header_of(response: &CheckResponse, name: &str) -> Option<String> {
+    let Some(HttpResponse::DeniedResponse(denied)) = &response.http_response else { return None };
+    let mut headers = denied.headers.iter().filter_map(|option| option.header.as_ref());
+    headers.find(|header| header.key == name).map(|header| header.value.clone())
+}
+
+#[tokio::test]
+async fn routes_demand_beside_the_policy() {
+    let now = verifier_for_tests().1.now();
+    let demand = RouteDemand { level: 2, max_age: Some(300), scopes: vec!["pay".to_owned()], acr_values: Vec::new() };
+    let routes = ["/true", "/override", "/reads", "/false"].map(|path| route(path, demand.clone())).to_vec();
+    let checker = checker(Settings { routes, ..settings() });
+    let good = json!({"amr": ["pwd", "otp"], "auth_time": now - 300, "scope": "read pay"});
+    let but = |name: &str, value: Json| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        claims
+    };
+    assert_eq!(code(&with_token(&checker, "/true", &good).await), 0);
+    assert_eq!(code(&with_token(&checker, "/reads", &good).await), 0);
+    for (number, (lacking, status, words)) in [
+        (but("amr", json!(["pwd"])), 401, "acr_values=\"mfa phr phrh\""),
+        (but("auth_time", json!(now - 301)), 401, "max_age=\"300\""),
+        (but("auth_time", json!("now")), 401, "max_age=\"300\""),
+        (but("scope", json!("pay:all")), 403, "error=\"insufficient_scope\""),
+        (json!({}), 401, "scope=\"pay\""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut lacking = lacking;
+        lacking["sub"] = json!(format!("user-{number}"));
+        let response = with_token(&checker, "/true", &lacking).await;
+        let (got, header, body) = denial(&response);
+        assert!(got == status && header.contains(words), "{lacking}: {got} {header} {body}");
+        assert_eq!(code(&with_token(&checker, "/override", &lacking).await), 0, "the policy may know better");
+        assert_eq!(denial(&with_token(&checker, "/reads", &lacking).await).0, 403, "the policy may read it");
+        assert_eq!(code(&with_token(&checker, "/path", &lacking).await), 0, "other routes demand nothing");
+    }
+    assert_eq!(denial(&with_token(&checker, "/false", &good).await).0, 403, "a denial stays one");
+    let (status, header, _) = denial(&respond(&checker, "/true", &[]).await);
+    assert_eq!((status, header.as_str()), (401, "Bearer realm=\"stepgate\""), "who has no token is asked for one");
+    for bypass in ["//true", "/x/../true", "/true;a", "/tru%2565"] {
+        assert_eq!(denial(&with_token(&checker, bypass, &json!({})).await).0, 400, "{bypass}");
+    }
+    for spelling in ["/true/", "/%74rue", "/true?x=1"] {
+        assert_eq!(denial(&with_token(&checker, spelling, &json!({})).await).0, 401, "{spelling}");
+    }
+}
+
+#[tokio::test]
+async fn all_routes_that_match_count() {
+    let level = |level| RouteDemand { level, ..RouteDemand::default() };
+    let age = |max_age| RouteDemand { max_age: Some(max_age), ..RouteDemand::default() };
+    let routes = vec![route("/**", level(1)), route("/true", age(60)), route("/*", level(3)), route("/true", age(90))];
+    let checker = checker(Settings { routes, ..settings() });
+    let (_, header, _) = denial(&with_token(&checker, "/true", &json!({"amr": ["pwd", "otp"]})).await);
+    assert!(header.contains("acr_values=\"phr phrh\", max_age=\"60\""), "{header}");
+}
+
+#[tokio::test]
+async fn a_client_that_gets_nowhere_is_told_to_stop() {
+    let demand = RouteDemand { level: 2, ..RouteDemand::default() };
+    let checker = checker(Settings { routes: vec![route("/true", demand)], ..settings() });
+    let weak = |number: u32| json!({"amr": ["pwd"], "jti": number.to_string()});
+    for number in [1, 1, 1, 2, 2] {
+        assert_eq!(denial(&with_token(&checker, "/true", &weak(number)).await).0, 401);
+    }
+    for path in ["/true", "/step-up"] {
+        let checks = [3, 4].map(weak);
+        for claims in &checks {
+            let response = with_token(&checker, path, claims).await;
+            let (status, header, body) = denial(&response);
+            match path {
+                "/true" => {
+                    assert_eq!((code(&response), status, header.as_str()), (7, 403, ""));
+                    assert!(body.contains("step_up_not_satisfiable") && body.contains("acr_values"), "{body}");
+                }
+                _ => assert_eq!(status, 401, "another kind of resource"),
+            }
+        }
+    }
+    assert_eq!(code(&with_token(&checker, "/true", &json!({"amr": ["mfa"]})).await), 0, "a better token is welcome");
+    assert_eq!(denial(&with_token(&checker, "/true", &weak(3)).await).0, 401, "and ends the matter");
+}
+
+#[tokio::test]
+async fn browsers_that_navigate_are_sent_to_the_login() {
+    let redirect = Redirect {
+        login_url: Url::parse("https://login.example.com/?theme=dark").expect("a URL"),
+        return_parameter: "return_to".to_owned(),
+        return_origins: vec![Url::parse("https://app.example.com").expect("a URL")],
+    };
+    let checker = checker(Settings { redirect: Some(redirect), ..settings() });
+    let ask = |method: &str, host: &str, path: &str, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let http = HttpRequest {
+            method: method.into(),
+            host: host.into(),
+            path: path.into(),
+            headers,
+            ..HttpRequest::default()
+        };
+        let request = Request { http: Some(http), ..Request::default() };
+        let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
+        CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+    };
+    let (app, navigates) = ("app.example.com", [("sec-fetch-mode", "navigate"), ("accept", "*/*")]);
+    let old = [("accept", "text/html;q=0.9, */*;q=0.8")];
+    for (host, path, headers, back) in [
+        (app, "/step-up?a=1&b", &navigates[..], "https%3A%2F%2Fapp.example.com%2Fstep-up%3Fa%3D1%26b"),
+        ("APP.example.com:443", "/step-up", &old[..], "https%3A%2F%2Fapp.example.com%2Fstep-up"),
+        (app, "/step-up/@evil.com/", &navigates[..], "https%3A%2F%2Fapp.example.com%2Fstep-up%2F%40evil.com%2F"),
+        (app, &format!("/step-up?{}", "x".repeat(3_000)), &navigates[..], "https%3A%2F%2Fapp.example.com%2F"),
+    ] {
+        let Answer::Respond(response) = answer(&checker, &ask("GET", host, path, headers)).await else {
+            panic!("a response")
+        };
+        assert_eq!((code(&response), denial(&response).0), (16, 302), "{path}");
+        let want = format!("https://login.example.com/?theme=dark&acr_values=mfa&return_to={back}");
+        assert_eq!(header_of(&response, "location"), Some(want));
+        assert_eq!(header_of(&response, "cache-control").as_deref(), Some("no-store"));
+        assert_eq!(header_of(&response, "www-authenticate"), None);
+    }
+    for (method, host, headers) in [
+        ("POST", app, &navigates[..]),
+        ("HEAD", app, &navigates[..]),
+        ("GET", "evil.com", &navigates[..]),
+        ("GET", "app.example.com:8443", &navigates[..]),
+        ("GET", "app.example.com.evil.com", &navigates[..]),
+        ("GET", app, &[("sec-fetch-mode", "cors"), ("accept", "text/html")][..]),
+        ("GET", app, &[("accept", "application/json")][..]),
+        ("GET", app, &[("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")][..]),
+        ("GET", app, &[("sec-fetch-mode", "navigate"), ("upgrade", "websocket")][..]),
+        ("GET", app, &[][..]),
+    ] {
+        let Answer::Respond(response) = answer(&checker, &ask(method, host, "/step-up", headers)).await else {
+            panic!("a response")
+        };
+        assert_eq!(denial(&response).0, 401, "{method} {host} {headers:?}");
+        assert_eq!(header_of(&response, "location"), None);
+    }
+    let Answer::Respond(shaped) = answer(&checker, &ask("GET", app, "/own-way", &navigates)).await else {
+        panic!("a response")
+    };
+    assert_eq!(denial(&shaped).0, 403, "the policy's own way");
+}
+
+#[tokio::test]
+async fn anybody_may_read_the_metadata() {
+    let resource = ResourceMetadata::new("https://api.example.com/v1", serde_json::Map::new());
+    let checker = checker(Settings { resource, ..settings() });
+    let ask = |method: &str, host: &str, path: &str| {
+        let http =
+            HttpRequest { method: method.into(), host: host.into(), path: path.into(), ..HttpRequest::default() };
+        let request = Request { http: Some(http), ..Request::default() };
+        let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
+        CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+    };
+    let path = "/.well-known/oauth-protected-resource/v1";
+    let Answer::Respond(response) = answer(&checker, &ask("GET", "api.example.com", path)).await else {
+        panic!("a response")
+    };
+    let (status, _, body) = denial(&response);
+    assert_eq!((status, body.as_str()), (200, r#"{"resource":"https://api.example.com/v1"}"#));
+    for (method, host, path) in [
+        ("POST", "api.example.com", path),
+        ("GET", "other.example.com", path),
+        ("GET", "api.example.com", "/.well-known/oauth-protected-resource"),
+        ("GET", "api.example.com", "/.well-known/oauth-protected-resource/v1/x"),
+    ] {
+        let Answer::Respond(response) = answer(&checker, &ask(method, host, path)).await else { panic!("a response") };
+        assert_ne!(denial(&response).0, 200, "the policy is asked about {method} {host}{path}");
+    }
+}

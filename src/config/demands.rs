@@ -1,0 +1,125 @@
+//! What routes demand, and the ways to ask for it.
+
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::resolve::{Resolver, Section};
+use crate::check::{self, PathPattern, Redirect, ResourceMetadata, Route, RouteDemand};
+use crate::token::{ClaimsChallenge, IssuerSettings, LEVEL_NAMES};
+
+/// Where Entra's clients authenticate, of whatever tenant they are.
+const ENTRA_AUTHORIZE: &str = "https://login.microsoftonline.com/common/oauth2/authorize";
+
+impl Resolver<'_> {
+    pub(super) fn routes(&mut self, own: Section<'_>) -> Vec<Route> {
+        let listed = own.at("routes").and_then(Value::as_array);
+        listed.into_iter().flatten().enumerate().filter_map(|(at, item)| self.route(at, Section(Some(item)))).collect()
+    }
+
+    fn route(&mut self, at: usize, item: Section<'_>) -> Option<Route> {
+        let place = format!("plugins.stepgate.routes[{at}]");
+        let owned = |name: &str| item.texts(name).into_iter().map(str::to_owned).collect::<Vec<String>>();
+        let Some(path) = item.text("path").and_then(PathPattern::parse) else {
+            let message = "expected a path such as `/accounts/*/transfers/**`, where a star is a whole segment";
+            self.problems.error(format!("{place}.path"), message);
+            return None;
+        };
+        let level = usize::try_from(item.count("level", 0)).unwrap_or(usize::MAX);
+        let max_age = item.at("max_age").map(|_| item.duration("max_age", std::time::Duration::ZERO).as_secs());
+        let scopes = owned("scopes");
+        if level == 0 && max_age.is_none() && scopes.is_empty() {
+            self.problems.error(&place, "it demands nothing: give `level`, `max_age` or `scopes`");
+        }
+        if level >= LEVEL_NAMES.len() {
+            self.problems.error(format!("{place}.level"), "there is no such level");
+        }
+        let hosts: Vec<_> = owned("hosts").iter().map(|host| host.to_ascii_lowercase()).collect();
+        for host in &hosts {
+            let name = host.strip_prefix("*.").unwrap_or(host);
+            let has_port = name.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+            if name.is_empty() || name.contains(['*', '/', '@']) || has_port {
+                let message =
+                    format!("`{host}` is not a host such as `api.example.com` or `*.example.com`, without a port");
+                self.problems.error(format!("{place}.hosts"), message);
+            }
+        }
+        let demand = RouteDemand { level, max_age, scopes, acr_values: owned("acr_values") };
+        Some(Route { hosts, methods: owned("methods"), path, demand })
+    }
+
+    pub(super) fn redirect(&mut self, item: Section<'_>) -> Option<Redirect> {
+        item.0?;
+        let place = "plugins.stepgate.step_up.redirect";
+        let is_web = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+        let login_url = item.text("login_url").and_then(|text| Url::parse(text).ok()).filter(is_web);
+        if login_url.is_none() {
+            self.problems.error(format!("{place}.login_url"), "expected an http or https URL");
+        }
+        let mut return_origins = Vec::new();
+        for text in item.texts("return_origins") {
+            match Url::parse(text).ok().filter(|url| is_web(url) && url.path() == "/" && url.query().is_none()) {
+                Some(url) => return_origins.push(url),
+                None => {
+                    let message = format!("`{text}` is not an origin such as `https://app.example.com`");
+                    self.problems.error(format!("{place}.return_origins"), message);
+                }
+            }
+        }
+        if return_origins.is_empty() {
+            self.problems.error(format!("{place}.return_origins"), "no place to come back to is named");
+        }
+        let return_parameter = item.text("return_parameter").unwrap_or("return_to").to_owned();
+        Some(Redirect { login_url: login_url?, return_parameter, return_origins })
+    }
+
+    /// The metadata of the protected resource, of which challenges say where it is.
+    pub(super) fn resource(
+        &mut self,
+        own: Section<'_>,
+        issuers: Option<&[IssuerSettings]>,
+        check: &mut check::Settings,
+    ) {
+        let item = own.section("resource");
+        if item.0.is_none() {
+            return;
+        }
+        let mut members = Map::new();
+        let servers = item.texts("authorization_servers");
+        let servers: Vec<_> = match servers.is_empty() {
+            true => issuers.into_iter().flatten().map(|issuer| issuer.issuer.as_str()).collect(),
+            false => servers,
+        };
+        members.insert("authorization_servers".to_owned(), servers.into());
+        let scopes = item.texts("scopes_supported");
+        if !scopes.is_empty() {
+            members.insert("scopes_supported".to_owned(), scopes.into());
+        }
+        members.insert("bearer_methods_supported".to_owned(), vec!["header"].into());
+        for name in ["resource_name", "resource_documentation"] {
+            if let Some(text) = item.text(name) {
+                members.insert(name.to_owned(), text.into());
+            }
+        }
+        match item.text("id").and_then(|id| ResourceMetadata::new(id, members)) {
+            Some(metadata) => {
+                check.challenge.resource_metadata.get_or_insert_with(|| metadata.url.clone());
+                check.resource = Some(metadata);
+            }
+            None => {
+                let message = "expected an https URL without query and fragment, such as `https://api.example.com`";
+                self.problems.error("plugins.stepgate.resource.id", message);
+            }
+        }
+    }
+
+    pub(super) fn claims_challenge(&mut self, item: Section<'_>, place: &str) -> Option<ClaimsChallenge> {
+        let item = item.section("claims_challenge");
+        item.0?;
+        let Some(client_id) = item.text("client_id").filter(|id| !id.is_empty()) else {
+            self.problems.error(format!("{place}.claims_challenge.client_id"), "required");
+            return None;
+        };
+        let authorization_uri = item.text("authorization_uri").unwrap_or(ENTRA_AUTHORIZE).to_owned();
+        Some(ClaimsChallenge { client_id: client_id.to_owned(), authorization_uri })
+    }
+}
