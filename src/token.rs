@@ -13,6 +13,7 @@ mod error;
 mod extract;
 mod issuer;
 mod keyset;
+mod nonce;
 mod verifier;
 
 pub use self::assurance::{AssuranceTable, Authn, LEVEL_NAMES, Preset};
@@ -23,6 +24,7 @@ pub use self::error::TokenError;
 pub use self::extract::Location;
 pub use self::issuer::{ClaimsChallenge, Issuer, IssuerSettings, KeySource, RefreshRequest};
 pub use self::keyset::{KeySet, KeySetError, MAX_KEYS};
+pub use self::nonce::{MIN_KEY_BYTES as MIN_NONCE_KEY_BYTES, Nonces};
 pub use self::verifier::{Settings, TokenState, Verified, Verifier};
 
 #[cfg(test)]

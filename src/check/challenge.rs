@@ -1,10 +1,12 @@
 //! Telling the caller what to prove: RFC 6750 section 3 and RFC 9470 section 3, as header and as JSON.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::opa::decision::{HttpStatus, StepUp};
-use crate::token::{ClaimsChallenge, TokenError, TokenState, Verified};
+use crate::token::{ClaimsChallenge, Nonces, TokenError, TokenState, Verified};
 
 /// What stands in every challenge.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,8 @@ pub struct DpopChallenge {
     pub algorithms: String,
     /// Whether no token without a proof is taken from anybody.
     pub is_required: bool,
+    /// Where proofs must have a nonce of ours.
+    pub nonces: Option<Arc<Nonces>>,
 }
 
 /// How a client is asked for more, by the token that it has sent.
@@ -61,6 +65,11 @@ pub struct Challenge {
 }
 
 impl Settings {
+    /// The nonce to give out at `now`.
+    pub fn nonce(&self, now: i64) -> Option<String> {
+        Some(self.dpop.as_ref()?.nonces.as_ref()?.at(now))
+    }
+
     /// The challenge for a request that the policy denies without saying how, by the state of its token. A caller whose
     /// token is good, or a server without issuers, is not challenged.
     pub fn for_token(&self, token: &TokenState) -> Option<Challenge> {
@@ -335,7 +344,7 @@ mod tests {
     #[test]
     fn bound_tokens_are_challenged_under_their_own_scheme() {
         let dpop = |is_required| Settings {
-            dpop: Some(DpopChallenge { algorithms: "ES256 PS256".to_owned(), is_required }),
+            dpop: Some(DpopChallenge { algorithms: "ES256 PS256".to_owned(), is_required, nonces: None }),
             ..Settings::default()
         };
         let both = dpop(false).for_token(&TokenState::Absent).expect("a challenge").headers;

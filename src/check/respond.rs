@@ -77,16 +77,21 @@ impl Verdict {
 pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'_>, id: &str) -> (Decided, Answer) {
     let now = verdict.now;
     let mutation = || Mutation::of(&settings.identity_headers, &verdict.evidence, attributes, now);
+    // The next nonce comes with the answer to a good proof, so that nobody has to be refused first.
+    let is_bound = verdict.evidence.verified().is_some_and(Verified::is_bound);
+    let nonce = || is_bound.then(|| settings.challenge.nonce(now)).flatten();
     let (decided, response) = match &verdict.decision {
         _ if !verdict.is_allow() => denial(settings, &verdict, attributes, id),
         Decision::True => {
             let mutation = mutation();
-            let ok = (!mutation.is_empty()).then(|| with_identity(OkHttpResponse::default(), mutation));
+            let nonce = nonce();
+            let has_more = !mutation.is_empty() || nonce.is_some();
+            let ok = has_more.then(|| with_identity(with_nonce(OkHttpResponse::default(), nonce), mutation));
             return (Decided::Allow, allow(ok, None, id));
         }
         Decision::Allow(decision) => {
             let metadata = decision.dynamic_metadata.clone();
-            let ok = ok_response(decision.clone());
+            let ok = with_nonce(ok_response(decision.clone()), nonce());
             return (Decided::Allow, allow(Some(with_identity(ok, mutation())), metadata, id));
         }
         Decision::False | Decision::Deny(_) => denial(settings, &verdict, attributes, id),
@@ -166,6 +171,12 @@ fn ok_response(decision: Allow) -> OkHttpResponse {
     }
 }
 
+/// Tells the client the nonce of its next proof.
+fn with_nonce(mut ok: OkHttpResponse, nonce: Option<String>) -> OkHttpResponse {
+    ok.response_headers_to_add.extend(nonce.map(|nonce| header("dpop-nonce", &nonce)));
+    ok
+}
+
 /// Adds our headers. What the policy sets by the same name wins: it was decided with all the evidence.
 fn with_identity(mut ok: OkHttpResponse, mutation: Mutation) -> OkHttpResponse {
     let by_policy = |ok: &OkHttpResponse, name: &str| {
@@ -230,7 +241,8 @@ fn denial(settings: &Settings, verdict: &Verdict, attributes: &Attributes<'_>, i
         (Some(challenge), decision) => {
             let is_asking = challenge.status == HttpStatus::UNAUTHORIZED || challenge.location.is_some();
             let code = if is_asking { UNAUTHENTICATED } else { PERMISSION_DENIED };
-            (Decided::Challenge, code, Some(challenged(challenge, decision.unwrap_or_default(), id)))
+            let nonce = settings.challenge.nonce(verdict.now);
+            (Decided::Challenge, code, Some(challenged(challenge, decision.unwrap_or_default(), nonce, id)))
         }
         // The bare `false` has no denied response; Envoy then sends a bare 403.
         (None, None) => (Decided::Deny, PERMISSION_DENIED, None),
@@ -253,10 +265,13 @@ fn denied(deny: Deny) -> DeniedHttpResponse {
 }
 
 /// A challenge, with what the policy wants beside it: its status and body win, its headers are added.
-fn challenged(mut challenge: Challenge, deny: Deny, id: &str) -> DeniedHttpResponse {
+fn challenged(mut challenge: Challenge, deny: Deny, nonce: Option<String>, id: &str) -> DeniedHttpResponse {
     challenge.body.insert("decision_id".to_owned(), id.into());
     let mut own = Vec::new();
     own.extend(challenge.headers.iter().map(|value| header("www-authenticate", value)));
+    if let Some(nonce) = nonce.filter(|_| challenge.headers.iter().any(|value| value.starts_with("DPoP "))) {
+        own.push(header("dpop-nonce", &nonce));
+    }
     own.extend(challenge.location.iter().map(|value| header("location", value)));
     if challenge.status == HttpStatus::SERVICE_UNAVAILABLE {
         own.push(header("retry-after", "1"));

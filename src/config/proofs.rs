@@ -1,11 +1,13 @@
 //! Proofs of possession (RFC 9449).
 
+use std::sync::Arc;
+
 use url::Url;
 
 use super::resolve::{Resolver, Section};
 use crate::check::DpopChallenge;
 use crate::jws::Alg;
-use crate::token::{IssuerSettings, Location, ProofSettings};
+use crate::token::{IssuerSettings, Location, MIN_NONCE_KEY_BYTES, Nonces, ProofSettings};
 
 impl Resolver<'_> {
     pub(super) fn proofs(&mut self, item: Section<'_>) -> ProofSettings {
@@ -37,6 +39,14 @@ impl Resolver<'_> {
         }
         settings.window = item.duration("window", settings.window);
         settings.max_proofs = usize::try_from(item.count("max_proofs", 1_000_000)).unwrap_or(usize::MAX);
+        if let Some(path) = item.text("nonce_key_file") {
+            let key = std::fs::read(path).map_err(|error| format!("`{path}` cannot be read: {error}"));
+            let too_short = || format!("`{path}` has less than {MIN_NONCE_KEY_BYTES} bytes");
+            match key.and_then(|key| Nonces::new(&key).ok_or_else(too_short)) {
+                Ok(nonces) => settings.nonces = Some(Arc::new(nonces)),
+                Err(message) => self.problems.error("plugins.stepgate.dpop.nonce_key_file", message),
+            }
+        }
         settings
     }
 }
@@ -57,5 +67,6 @@ pub(super) fn dpop_challenge(issuers: &[IssuerSettings], proofs: &ProofSettings)
     issuers.iter().any(takes).then(|| DpopChallenge {
         algorithms: proofs.algorithms.iter().map(|alg| alg.name()).collect::<Vec<_>>().join(" "),
         is_required: issuers.iter().all(|issuer| issuer.locations == [Location::dpop()]),
+        nonces: proofs.nonces.clone(),
     })
 }

@@ -4,6 +4,7 @@
 //! within [`Settings::window`].
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -17,6 +18,7 @@ use url::Url;
 use super::claims::decode;
 use super::error::TokenError;
 use super::keyset::verifying_key;
+use super::nonce::Nonces;
 use crate::jws::Alg;
 use crate::opa::input::{Http, hex_pair};
 use crate::value::{Value, as_text, member};
@@ -38,6 +40,8 @@ pub struct Settings {
     pub origins: Vec<String>,
     /// Proofs that are remembered; beyond, further ones are refused.
     pub max_proofs: usize,
+    /// Where proofs must have a nonce of ours.
+    pub nonces: Option<Arc<Nonces>>,
 }
 
 impl Default for Settings {
@@ -47,6 +51,7 @@ impl Default for Settings {
             window: Duration::from_secs(60),
             origins: Vec::new(),
             max_proofs: 1_000_000,
+            nonces: None,
         }
     }
 }
@@ -111,6 +116,12 @@ impl Proofs {
         let htu = text(&payload, "htu").ok_or(TokenError::Proof)?;
         if !self.is_own_url(htu, http) {
             return Err(TokenError::Proof);
+        }
+        // 10: a nonce of ours, where that is asked for.
+        if let Some(nonces) = &self.settings.nonces
+            && !text(&payload, "nonce").is_some_and(|nonce| nonces.is_good(nonce, now))
+        {
+            return Err(TokenError::Nonce);
         }
         // 11: made just now.
         let issued = member(&payload, "iat").and_then(Value::as_i64).ok_or(TokenError::Proof)?;

@@ -47,6 +47,9 @@ pub enum TokenError {
     Proof,
     #[error("the proof of possession is too old, or of the future")]
     ProofStale,
+    /// In the words of RFC 9449 section 9.
+    #[error("resource server requires nonce in DPoP proof")]
+    Nonce,
     #[error("the proof of possession has been used before")]
     ProofReplayed,
     #[error("the proof of possession is not that of the token's key")]
@@ -83,6 +86,7 @@ impl TokenError {
             Self::ProofMissing => "proof_missing",
             Self::Proof => "bad_proof",
             Self::ProofStale => "stale_proof",
+            Self::Nonce => "nonce_needed",
             Self::ProofReplayed => "proof_replayed",
             Self::WrongKey => "wrong_key",
             Self::ProofsFull => "too_many_proofs",
@@ -96,13 +100,15 @@ impl TokenError {
             Self::SeveralTokens | Self::MalformedHeader => "invalid_request",
             // RFC 9449 section 7.1.
             Self::ProofMissing | Self::Proof | Self::ProofStale | Self::ProofReplayed => "invalid_dpop_proof",
+            Self::Nonce => "use_dpop_nonce",
             _ => "invalid_token",
         }
     }
 
     /// Whether it is about the proof of possession, so that the challenge is one for it.
     pub fn is_of_proof(self) -> bool {
-        self.code() == "invalid_dpop_proof" || matches!(self, Self::Bound | Self::NotBound | Self::WrongKey)
+        matches!(self.code(), "invalid_dpop_proof" | "use_dpop_nonce")
+            || matches!(self, Self::Bound | Self::NotBound | Self::WrongKey)
     }
 
     /// Whether the caller can do nothing but wait.

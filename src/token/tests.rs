@@ -100,10 +100,14 @@ fn limits() -> Settings {
 }
 
 fn bench_with(settings: IssuerSettings) -> Bench {
+    bench_within(settings, &limits())
+}
+
+fn bench_within(settings: IssuerSettings, limits: &Settings) -> Bench {
     let clock = Clock::fixed(NOW);
     let (issuer, asked) = Issuer::new(settings);
     issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC), ("r1", &RSA)]).as_bytes()).expect("a key set"));
-    let verifier = Verifier::new(vec![Arc::clone(&issuer)], &limits(), clock.clone());
+    let verifier = Verifier::new(vec![Arc::clone(&issuer)], limits, clock.clone());
     Bench { issuer, asked, verifier, clock }
 }
 

@@ -139,3 +139,23 @@ async fn bound_and_unbound_tokens_keep_to_their_schemes() {
     let proof = token_of(&EC_OTHER, &proof_header(), &proof_payload(&token));
     assert_eq!(rejected(&[("authorization", &format!("DPoP {token}")), ("dpop", &proof)]).await, TokenError::Bound);
 }
+
+#[tokio::test]
+async fn where_nonces_are_asked_for_a_proof_has_one_of_ours() {
+    let nonces = Arc::new(Nonces::new(&[7; 32]).expect("a key"));
+    let proofs = ProofSettings { nonces: Some(Arc::clone(&nonces)), ..ProofSettings::default() };
+    let settings = IssuerSettings { locations: vec![Location::dpop()], ..settings() };
+    let bench = bench_within(settings, &Settings { proofs, ..limits() });
+    let token = bound_token();
+    for (nonce, want) in [
+        (None, Some(TokenError::Nonce)),
+        (Some(json!("")), Some(TokenError::Nonce)),
+        (Some(json!(nonces.at(NOW - 180))), Some(TokenError::Nonce)),
+        (Some(json!([nonces.at(NOW)])), Some(TokenError::Nonce)),
+        (Some(json!(nonces.at(NOW))), None),
+    ] {
+        let payload = nonce.iter().fold(proof_payload(&token), |payload, nonce| with(payload, "nonce", nonce.clone()));
+        assert_eq!(refusal(&bench, &token, &token_of(&EC_OTHER, &proof_header(), &payload)).await, want, "{nonce:?}");
+    }
+    assert_eq!(TokenError::Nonce.code(), "use_dpop_nonce");
+}

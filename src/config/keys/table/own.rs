@@ -195,6 +195,12 @@ pub const KEYS: &[Key] = &[
         "1000000",
         "Proofs that are remembered, 16 bytes each, so that each counts once on this replica. Beyond, requests are answered 503.",
     ),
+    key(
+        "plugins.stepgate.dpop.nonce_key_file",
+        Kind::Text,
+        "",
+        "Proofs must have a nonce of ours (RFC 9449 section 9). A file of at least 32 random bytes, the same for all replicas, read at the start.",
+    ),
     key("plugins.stepgate.client_certificate", Kind::Section, "", "For tokens bound to certificates (RFC 8705)."),
     key(
         "plugins.stepgate.client_certificate.xfcc_from_end",
