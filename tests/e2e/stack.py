@@ -128,6 +128,8 @@ class Stack:
             self.keys = self.make_keys()
             self.diagnostic, self.port = free_port(), free_port()
             authz = free_port() if addr is None else addr
+            # What depends on where Envoy will be is made by a function of that.
+            own = stepgate(f'http://127.0.0.1:{self.port}') if callable(stepgate) else stepgate or {}
             config = {'plugins': {
                 'envoy_ext_authz_grpc': {
                     'addr': f'127.0.0.1:{authz}' if isinstance(authz, int) else f'unix://{authz}',
@@ -136,7 +138,7 @@ class Stack:
                     'issuers': [{'issuer': ISSUER, 'audiences': [AUDIENCE], 'algorithms': ['RS256', 'ES256'],
                                  'jwks_file': os.path.join(self.folder, 'jwks.json'), 'leeway': '0s'}],
                     'identity_headers': {'x-auth-subject': 'claims.sub', 'x-auth-tenant': 'claims.tenant'},
-                    'input': {'ambiguous_path': 'reject'}, **(stepgate or {})}}}
+                    'input': {'ambiguous_path': 'reject'}, **own}}}
             self.write('config.json', json.dumps(config))
             self.start('stepgate', [
                 STEPGATE, 'run', '--server', '--addr', '127.0.0.1:0', '--diagnostic-addr', f'127.0.0.1:{self.diagnostic}',

@@ -162,6 +162,10 @@ async fn browsers_that_navigate_are_sent_to_the_login() {
         assert_eq!(denial(&response).0, 401, "{method} {host} {headers:?}");
         assert_eq!(header_of(&response, "location"), None);
     }
+    let without_token = answer(&checker, &ask("GET", app, "/false", &navigates)).await;
+    let Answer::Respond(response) = without_token else { panic!("a response") };
+    let login = "https://login.example.com/?theme=dark&return_to=https%3A%2F%2Fapp.example.com%2Ffalse";
+    assert_eq!(header_of(&response, "location").as_deref(), Some(login), "who has no token logs in");
     let Answer::Respond(shaped) = answer(&checker, &ask("GET", app, "/own-way", &navigates)).await else {
         panic!("a response")
     };

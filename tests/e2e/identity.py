@@ -1,0 +1,170 @@
+"""Identity and step-up with a real OpenID provider and real clients, through the real Envoy. Closes with 'N passed, N failed'.
+
+The provider is npm's oidc-provider, the client openid-client, the browser Chromium; all of them in tests/idp."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+from stack import Stack, free_port
+
+IDP = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'idp')
+POLICY = '''package api
+import rego.v1
+default allow := false
+allow if input.jwt.state == "verified"
+'''
+
+
+def eq(got, want, what):
+    if got != want:
+        raise AssertionError(f'{what}: got {got!r}, want {want!r}')
+
+
+def node(script, **arguments):
+    """What a script prints."""
+    run = subprocess.run(['node', os.path.join(IDP, script), json.dumps(arguments)], capture_output=True, text=True, timeout=120)
+    if run.returncode:
+        raise AssertionError(f'{script} failed:\n{run.stdout}{run.stderr[-3000:]}')
+    return run.stdout.strip()
+
+
+def key():
+    """A private signing key as a JWK."""
+    make = "const {privateKey} = crypto.generateKeyPairSync('ec', {namedCurve: 'P-256'}); console.log(JSON.stringify(privateKey.export({format: 'jwk'})))"
+    made = subprocess.run(['node', '-e', make], check=True, capture_output=True, text=True)
+    return {**json.loads(made.stdout), 'alg': 'ES256', 'use': 'sig', 'kid': os.urandom(4).hex()}
+
+
+class Provider:
+    """npm's oidc-provider on a port of its own; a restart forgets its sessions."""
+
+    def __init__(self, callbacks):
+        self.port, self.callbacks, self.process = free_port(), callbacks, None
+        self.issuer = f'http://127.0.0.1:{self.port}'
+
+    def start(self, keys):
+        settings = {'port': self.port, 'jwks': {'keys': keys}, 'callbacks': self.callbacks}
+        self.process = subprocess.Popen(['node', os.path.join(IDP, 'provider.mjs'), json.dumps(settings)],
+                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for line in self.process.stdout:
+            if line.strip() == 'ready':
+                return
+        raise SystemExit('the provider did not start')
+
+    def stop(self):
+        if self.process:
+            self.process.terminate()
+            self.process.wait(10)
+
+    def __enter__(self):
+        self.start([key()])
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+def settings(provider, folder, **more):
+    """stepgate's own part of the configuration, once it is known where the API is."""
+    nonce_key = os.path.join(folder, 'nonce.key')
+    with open(nonce_key, 'wb') as f:
+        f.write(os.urandom(32))
+
+    def own(api):
+        return {
+            'issuers': [{'issuer': provider.issuer, 'audiences': [api], 'algorithms': ['ES256'], 'token_profile': 'rfc9068',
+                         'discovery': f'{provider.issuer}/.well-known/openid-configuration', 'dpop': 'optional',
+                         'token_from': [{'header': 'authorization', 'scheme': 'bearer'}, {'cookie': 'session'}]}],
+            'resource': {'id': api}, 'dpop': {'nonce_key_file': nonce_key},
+            'routes': [{'path': '/pay', 'methods': ['POST'], 'level': 2}, {'path': '/fresh', 'max_age': '2s'},
+                       {'path': '/page', 'level': 2}], **more}
+    return own
+
+
+def policy(folder):
+    path = os.path.join(folder, 'api.rego')
+    with open(path, 'w') as f:
+        f.write(POLICY)
+    return [path]
+
+
+def the_whole_loop_with_a_real_provider():
+    callback = f'http://127.0.0.1:{free_port()}/callback'
+    with tempfile.TemporaryDirectory() as folder, Provider([callback]) as provider:
+        with Stack(policy(folder), settings(provider, folder), plugin={'path': 'api/allow'}) as stack:
+            print(node('loop.mjs', api=f'http://127.0.0.1:{stack.port}', callback=callback))
+
+
+def keys_rotate_and_the_provider_restarts():
+    callback = f'http://127.0.0.1:{free_port()}/callback'
+    with tempfile.TemporaryDirectory() as folder, Provider([callback]) as provider:
+        with Stack(policy(folder), settings(provider, folder), plugin={'path': 'api/allow'}) as stack:
+            api = f'http://127.0.0.1:{stack.port}'
+            token = lambda: node('token.mjs', issuer=provider.issuer, callback=callback, api=api)
+            old = token()
+            eq(stack.request('GET', '/read', token=old).status, 200, 'a token of the first key')
+            provider.stop()
+            for _ in range(3):
+                eq(stack.request('GET', '/read', token=old).status, 200, 'while the provider is away')
+            provider.start([key()])
+            new = token()
+            eq(stack.request('GET', '/read', token=new).status, 200, 'the first request with a token of the new key')
+            answer = stack.request('GET', '/read', token=old)
+            eq((answer.status, 'invalid_token' in answer.header('www-authenticate')[0]), (401, True), 'a key that is gone')
+
+
+def grpc_callers_see_unauthenticated():
+    import grpc
+    callback = f'http://127.0.0.1:{free_port()}/callback'
+    with tempfile.TemporaryDirectory() as folder, Provider([callback]) as provider:
+        own = settings(provider, folder, routes=[{'path': '/pay.Pay/Now', 'level': 2}])
+        with Stack(policy(folder), own, plugin={'path': 'api/allow'}) as stack:
+            api = f'http://127.0.0.1:{stack.port}'
+            weak = node('token.mjs', issuer=provider.issuer, callback=callback, api=api)
+            with grpc.insecure_channel(f'127.0.0.1:{stack.port}') as channel:
+                pay = channel.unary_unary('/pay.Pay/Now', request_serializer=bytes, response_deserializer=bytes)
+                try:
+                    pay(b'', metadata=[('authorization', f'Bearer {weak}')], timeout=5)
+                    raise AssertionError('it was answered')
+                except grpc.RpcError as error:
+                    eq(error.code(), grpc.StatusCode.UNAUTHENTICATED, 'the status')
+                    headers = dict([*error.initial_metadata(), *error.trailing_metadata()])
+                    eq('acr_values="mfa' in headers.get('www-authenticate', ''), True, f'the challenge in {headers}')
+
+
+def a_browser_is_sent_to_the_login_and_comes_back():
+    login = free_port()
+    callback = f'http://127.0.0.1:{login}/callback'
+    with tempfile.TemporaryDirectory() as folder, Provider([callback]) as provider:
+        def own(api):
+            redirect = {'login_url': f'http://127.0.0.1:{login}/login', 'return_origins': [api]}
+            return {**settings(provider, folder)(api), 'step_up': {'redirect': redirect}}
+        with Stack(policy(folder), own, plugin={'path': 'api/allow'}) as stack:
+            print(node('browser.mjs', issuer=provider.issuer, login=login, api=f'http://127.0.0.1:{stack.port}'))
+
+
+TESTS = [the_whole_loop_with_a_real_provider, keys_rotate_and_the_provider_restarts, grpc_callers_see_unauthenticated,
+         a_browser_is_sent_to_the_login_and_comes_back]
+
+
+def main():
+    wanted, failed = sys.argv[1:], 0
+    tests = [test for test in TESTS if not wanted or test.__name__ in wanted]
+    for test in tests:
+        began = time.monotonic()
+        try:
+            test()
+            print(f'ok    {test.__name__} ({time.monotonic() - began:.1f} s)', flush=True)
+        except Exception:
+            failed += 1
+            print(f'FAIL  {test.__name__}\n{traceback.format_exc()}', flush=True)
+    print(f'{len(tests) - failed} passed, {failed} failed')
+    sys.exit(failed > 0)
+
+
+if __name__ == '__main__':
+    main()
