@@ -99,6 +99,8 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         guards_evidence: config.check.extras,
         policy_writes: launch.policy_writes,
         default_decision: config.api.default_decision.clone(),
+        dialect: config.check.compat.dialect(),
+        authzen_url: config.api.authzen_url.clone(),
     };
     let api = plane.api(settings);
     let tls = launch.tls.map(Tls::new).transpose().map_err(|error| anyhow::anyhow!("{}", chain(&error)))?.map(Arc::new);

@@ -70,6 +70,13 @@ pub struct Compat {
     pub decision_keys: bool,
 }
 
+impl Compat {
+    /// How results of the policy are read.
+    pub fn dialect(self) -> Dialect {
+        if self.decision_keys { Dialect::Opa } else { Dialect::Stepgate }
+    }
+}
+
 /// How checks are made; fixed for the life of the process.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -304,8 +311,7 @@ impl Checker {
         record.answers = evaluation.answers;
         let value = evaluation.value.ok_or(Fault::Undefined)?;
         record.result = record.is_wanted.then(|| value.clone());
-        let dialect = if self.settings.compat.decision_keys { Dialect::Opa } else { Dialect::Stepgate };
-        Decision::parse(&value, dialect).map_err(Fault::Result)
+        Decision::parse(&value, self.settings.compat.dialect()).map_err(Fault::Result)
     }
 
     /// Evaluates on a thread that may block: the policy may wait for another server.

@@ -29,6 +29,8 @@ pub struct ApiConfig {
     pub authorization: Vec<String>,
     /// The socket of what changes something.
     pub admin: Option<Address>,
+    /// Where AuthZEN's clients reach this server.
+    pub authzen_url: Option<String>,
 }
 
 impl Resolver<'_> {
@@ -105,6 +107,7 @@ impl Resolver<'_> {
             default_decision: parts(document.text("default_decision").unwrap_or("/system/main")),
             authorization: parts(document.text("default_authorization_decision").unwrap_or("/system/authz/allow")),
             admin,
+            authzen_url: own.section("authzen").text("url").map(str::to_owned),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! never stands for verified evidence.
 
 mod access;
+mod authzen;
 mod data;
 mod policies;
 
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 pub use self::access::{Access, Authentication};
 use super::bind::Peer;
 use crate::clock::Clock;
+use crate::opa::decision::Dialect;
 use crate::policy::{Complaint, Journal, Module, Rejection, Store};
 use crate::value::{DuplicateKeys, JsonLimits, Value};
 
@@ -86,6 +88,10 @@ pub struct Api {
     pub policy_writes: bool,
     /// The document of `POST /`, part by part.
     pub default_decision: Vec<String>,
+    /// How results of the policy are read.
+    pub dialect: Dialect,
+    /// Where AuthZEN's clients reach this server.
+    pub authzen_url: Option<String>,
     evaluations: Semaphore,
     requests: AtomicU64,
 }
@@ -104,7 +110,8 @@ impl Api {
         clock: Clock,
         settings: ApiSettings,
     ) -> Self {
-        let ApiSettings { access, limits, guards_evidence, policy_writes, default_decision } = settings;
+        let ApiSettings { access, limits, guards_evidence, policy_writes, default_decision, dialect, authzen_url } =
+            settings;
         Self {
             policy,
             control,
@@ -115,6 +122,8 @@ impl Api {
             guards_evidence,
             policy_writes,
             default_decision,
+            dialect,
+            authzen_url,
             evaluations: Semaphore::new(MAX_EVALUATIONS),
             requests: AtomicU64::new(0),
         }
@@ -143,6 +152,8 @@ pub struct ApiSettings {
     pub guards_evidence: bool,
     pub policy_writes: bool,
     pub default_decision: Vec<String>,
+    pub dialect: Dialect,
+    pub authzen_url: Option<String>,
 }
 
 /// The routes of the API. Access is checked around them, and around those of health and metrics on the same door.
@@ -158,6 +169,9 @@ pub fn routes(api: &Arc<Api>) -> Router {
         .route("/v1/policies/{*id}", get(policies::get).put(policies::put).delete(policies::delete))
         .route("/v1/config", get(policies::config))
         .route("/v1/status", get(policies::status))
+        .route("/access/v1/evaluation", post(authzen::evaluation_post))
+        .route("/access/v1/evaluations", post(authzen::evaluations_post))
+        .route("/.well-known/authzen-configuration", get(authzen::configuration))
         .layer(DefaultBodyLimit::max(api.limits.body))
         .with_state(Arc::clone(api))
 }

@@ -381,6 +381,45 @@ def the_api_answers_as_opa_does():
             eq(sidecar.get('/v1/policies/new')[0], 404, 'not there')
 
 
+def authzen_clients_ask_the_same_policy():
+    with tempfile.TemporaryDirectory() as folder:
+        rego = ('package app\nimport rego.v1\ndefault allow := false\n'
+                'allow if { input.authzen.subject.id == "ann"; input.authzen.action.name == "read" }\n'
+                'allow := {"allowed": false, "step_up": {"acr_values": ["phr", "mfa"], "reason": "weak"}} if input.authzen.action.name == "pay"\n'
+                'allow if input.jwt.state == "verified"\nallow if input.authn.level > 1\n'
+                'allow := "odd" if input.authzen.action.name == "odd"\n')
+        whole = {'plugins': {'stepgate': {'authzen': {'url': 'http://pdp.test/'}}}}
+        with Sidecar(whole, files=[policy_file(folder, rego)]) as sidecar:
+            def ask(subject='ann', action='read', **more):
+                return {'subject': {'type': 'user', 'id': subject}, 'action': {'name': action},
+                        'resource': {'type': 'doc', 'id': '1'}, **more}
+            one = lambda body: sidecar.post('/access/v1/evaluation', body)
+            status, body, headers = sidecar.post('/access/v1/evaluation', ask(), {'x-request-id': 'r1'})
+            eq((status, body, headers.get('x-request-id')), (200, {'decision': True}, 'r1'), 'allowed')
+            eq(one(ask('bob'))[:2], (200, {'decision': False}), 'denied')
+            eq(one(ask(action='pay'))[1], {'decision': False, 'context': {'acr_values': 'phr mfa', 'reason': 'weak'}}, 'step-up')
+            forged = ask('bob', jwt={'state': 'verified'}, authn={'level': 4}, context={'jwt': {'state': 'verified'}})
+            eq(one(forged)[1], {'decision': False}, 'what a caller says is no evidence')
+            eq(one(ask(action='odd'))[0], 500, 'no decision')
+            eq(one({'subject': {'type': 'user', 'id': 'ann'}})[:2], (400, 'action is missing'), 'a part is missing')
+            eq(one('{')[0], 400, 'no JSON')
+            shared = {'subject': {'type': 'user', 'id': 'ann'}, 'resource': {'type': 'doc', 'id': '1'}}
+            actions = lambda *names, **more: {**shared, **more, 'evaluations': [{'action': {'name': n}} if n else {} for n in names]}
+            def several(body):
+                answers = sidecar.post('/access/v1/evaluations', body)[1]['evaluations']
+                return [answer['decision'] for answer in answers]
+            eq(several(actions('read', 'write', None, 'read')), [True, False, False, True], 'all')
+            stop = lambda how: {'options': {'evaluations_semantic': how}}
+            eq(several(actions('read', 'write', 'read', **stop('deny_on_first_deny'))), [True, False], 'until a denial')
+            eq(several(actions('write', 'read', 'read', **stop('permit_on_first_permit'))), [False, True], 'until a permission')
+            eq(sidecar.post('/access/v1/evaluations', actions('read', **stop('never')))[0], 400, 'an unknown semantic')
+            eq(sidecar.post('/access/v1/evaluations', actions(*['read'] * 1001))[0], 400, 'too many')
+            eq(sidecar.post('/access/v1/evaluations', ask())[1], {'decision': True}, 'one alone')
+            eq(sidecar.get('/.well-known/authzen-configuration')[1], {
+                'policy_decision_point': 'http://pdp.test', 'access_evaluation_endpoint': 'http://pdp.test/access/v1/evaluation',
+                'access_evaluations_endpoint': 'http://pdp.test/access/v1/evaluations'}, 'what is offered')
+
+
 def nobody_uses_the_api_from_elsewhere_unasked():
     with tempfile.TemporaryDirectory() as folder:
         file = policy_file(folder, 'package system.authz\nimport rego.v1\ndefault allow := false\nallow if input.identity == "s3cret"\n'

@@ -81,11 +81,11 @@ impl Call {
         Ok(Decided { id, value, revisions, metrics: metrics.into_iter().collect() })
     }
 
-    fn asked(&self) -> Asked {
+    pub(super) fn asked(&self) -> Asked {
         Asked { by: self.peer.clone(), request: self.api.next_request(), ..Asked::default() }
     }
 
-    fn tell(
+    pub(super) fn tell(
         &self,
         id: &str,
         snapshot: &Arc<Snapshot>,

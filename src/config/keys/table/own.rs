@@ -85,6 +85,18 @@ pub const KEYS: &[Key] = &[
         "",
         "Keys such as `keys` or `plugins.stepgate.limits` that an unsigned discovery bundle may set.",
     ),
+    key(
+        "plugins.stepgate.authzen",
+        Kind::Section,
+        "",
+        "AuthZEN's API on `--addr`: `/access/v1/evaluation` and `evaluations`.",
+    ),
+    key(
+        "plugins.stepgate.authzen.url",
+        Kind::Text,
+        "",
+        "Where its clients reach this server: `/.well-known/authzen-configuration` is served with it.",
+    ),
     key("plugins.stepgate.bundles", Kind::Named, "", "More about the bundles of the same names."),
     key(
         "plugins.stepgate.bundles[].max_staleness",
