@@ -38,6 +38,8 @@ fn verifier(key: &SigningKey) -> Verifier {
         assurance: AssuranceTable::default(),
 
         claims_challenge: None,
+
+        introspection: None,
     });
     let jwks = serde_json::json!({"keys": [key.public_jwk().expect("a JWK")]}).to_string();
     issuer.replace_keys(KeySet::parse(jwks.as_bytes()).expect("a key set"));

@@ -7,6 +7,7 @@ pub mod bundles;
 pub mod decision_log;
 pub mod discovery;
 pub mod files;
+pub mod introspection;
 pub mod keys;
 pub mod status;
 

@@ -19,6 +19,7 @@ use crate::feed::bundle::poller::Poller;
 use crate::feed::bundles::{Bundles, Services};
 use crate::feed::decision_log::{DecisionLog, Target as LogTarget};
 use crate::feed::discovery::{Discovered, Discovery, DiscoverySettings};
+use crate::feed::introspection::IntrospectionEndpoint;
 use crate::feed::keys::KeyFeed;
 use crate::feed::status::Status;
 use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
@@ -154,7 +155,12 @@ impl Plane {
         let listener = Listener::bind(&address, socket_mode).await.map_err(readable)?;
         let tokens = config.issuers.take().map(|issuers| {
             let issuers = self.start_issuers(issuers);
-            let verifier = Arc::new(Verifier::new(issuers, &config.tokens, self.clock.clone()));
+            let verifier = Verifier::new(issuers, &config.tokens, self.clock.clone());
+            let verifier = Arc::new(verifier.with_introspection(|settings| {
+                let service = Arc::new(Service::new(config.services.get(&settings.service)?.clone()));
+                let (resource, lifecycle) = (settings.resource.clone(), self.lifecycle.clone());
+                Some(Arc::new(IntrospectionEndpoint { service, resource, lifecycle }))
+            }));
             self.health.await_condition("issuer_keys", Plugin::Checks, {
                 let verifier = Arc::clone(&verifier);
                 move || verifier.has_keys()

@@ -83,6 +83,7 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
             locations: vec![Location::bearer()],
             assurance: AssuranceTable::default(),
             claims_challenge: None,
+            introspection: None,
         });
         let limits = crate::token::Settings {
             token_bytes: 1_000,

@@ -1,13 +1,16 @@
-//! Proofs of possession (RFC 9449).
+//! Proofs of possession (RFC 9449), and tokens that their issuer is asked about (RFC 7662).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
 use super::resolve::{Resolver, Section};
 use crate::check::DpopChallenge;
 use crate::jws::Alg;
-use crate::token::{IssuerSettings, Location, MIN_NONCE_KEY_BYTES, Nonces, ProofSettings};
+use crate::remote::service::ServiceSettings;
+use crate::token::{IntrospectionSettings, IssuerSettings, Location, MIN_NONCE_KEY_BYTES, Nonces, ProofSettings};
 
 impl Resolver<'_> {
     pub(super) fn proofs(&mut self, item: Section<'_>) -> ProofSettings {
@@ -48,6 +51,42 @@ impl Resolver<'_> {
             }
         }
         settings
+    }
+}
+
+impl Resolver<'_> {
+    pub(super) fn introspection(
+        &mut self,
+        item: Section<'_>,
+        place: &str,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<IntrospectionSettings> {
+        item.0?;
+        let service = item.text("service").filter(|name| services.contains_key(*name));
+        if service.is_none() {
+            let message = "required: one of `services`, with the credentials to ask with";
+            self.problems.error(format!("{place}.introspection.service"), message);
+        }
+        Some(IntrospectionSettings {
+            service: service?.to_owned(),
+            resource: item.text("resource").unwrap_or("introspect").to_owned(),
+            ttl: item.duration("ttl", Duration::from_secs(60)),
+            may_lack_audience: item.text("audience") == Some("optional"),
+        })
+    }
+
+    /// Nobody can tell whose token it is that two issuers could be asked about.
+    pub(super) fn check_introspection(&mut self, issuers: &[IssuerSettings]) {
+        let asked: Vec<_> = issuers.iter().filter(|issuer| issuer.introspection.is_some()).collect();
+        let overlaps = |(at, issuer): (usize, &&IssuerSettings)| {
+            let mut earlier = asked.iter().take(at).flat_map(|other| &other.locations);
+            earlier.any(|location| issuer.locations.contains(location))
+        };
+        if asked.iter().enumerate().any(overlaps) {
+            let message =
+                "two issuers with `introspection` have tokens in one place; give each a `token_from` of its own";
+            self.problems.error("plugins.stepgate.issuers", message);
+        }
     }
 }
 

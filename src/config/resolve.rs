@@ -125,6 +125,9 @@ impl<'a> Section<'a> {
 /// The longest that a check takes which waits for nothing; Envoy's own default is 200 ms.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(180);
 
+/// Where keys may come from.
+const KEY_SOURCES: [&str; 4] = ["jwks_url", "discovery", "jwks_file", "jwks"];
+
 /// What policies may reach. `strict` allows what OPA allows.
 fn builtins(document: &Value, own: Section<'_>, strict: bool) -> BuiltinSettings {
     let cache = Section(document.get("caching")).section("inter_query_builtin_cache");
@@ -217,7 +220,7 @@ impl Resolver<'_> {
         let bundles = self.bundles(&context);
         let discovery = self.discovery(&context);
         let entrypoint = self.entrypoint(plugin);
-        let issuers = self.issuers(own);
+        let issuers = self.issuers(own, &services);
         let proofs = self.proofs(own.section("dpop"));
         self.resource(own, issuers.as_deref(), &mut check);
         if issuers.is_none() && !check.routes.is_empty() {
@@ -358,7 +361,11 @@ impl Resolver<'_> {
         headers
     }
 
-    fn issuers(&mut self, own: Section<'_>) -> Option<Vec<IssuerSettings>> {
+    fn issuers(
+        &mut self,
+        own: Section<'_>,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<Vec<IssuerSettings>> {
         let listed = own.at("issuers")?.as_array()?;
         if listed.is_empty() {
             let message = "the list is empty, so no token could ever be accepted; name an issuer or remove the key";
@@ -367,13 +374,14 @@ impl Resolver<'_> {
         let mut issuers: Vec<IssuerSettings> = Vec::new();
         for (at, item) in listed.iter().enumerate() {
             let place = format!("plugins.stepgate.issuers[{at}]");
-            let Some(issuer) = self.issuer(Section(Some(item)), &place) else { continue };
+            let Some(issuer) = self.issuer(Section(Some(item)), &place, services) else { continue };
             if issuers.iter().any(|known| known.issuer == issuer.issuer) {
                 self.problems.error(format!("{place}.issuer"), "named twice");
             }
             issuers.push(issuer);
         }
         self.check_locations(&issuers);
+        self.check_introspection(&issuers);
         Some(issuers)
     }
 
@@ -394,7 +402,12 @@ impl Resolver<'_> {
         }
     }
 
-    fn issuer(&mut self, item: Section<'_>, place: &str) -> Option<IssuerSettings> {
+    fn issuer(
+        &mut self,
+        item: Section<'_>,
+        place: &str,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<IssuerSettings> {
         let mut require = |name: &str, missing: bool| {
             if missing {
                 self.problems.error(format!("{place}.{name}"), "required");
@@ -403,7 +416,10 @@ impl Resolver<'_> {
         let (audiences, names) = (item.texts("audiences"), item.texts("algorithms"));
         require("issuer", item.text("issuer").is_none_or(str::is_empty));
         require("audiences", audiences.is_empty());
-        require("algorithms", names.is_empty());
+        // Who is only asked signs nothing that is read here.
+        let is_only_asked =
+            !KEY_SOURCES.iter().any(|name| item.at(name).is_some()) && item.at("introspection").is_some();
+        require("algorithms", names.is_empty() && !is_only_asked);
         let mut algorithms = Vec::new();
         for name in names {
             match Alg::named(name) {
@@ -422,12 +438,13 @@ impl Resolver<'_> {
             issuer: item.text("issuer")?.to_owned(),
             audiences: audiences.into_iter().map(str::to_owned).collect(),
             algorithms,
-            keys: self.key_source(item, place)?,
+            keys: if is_only_asked { KeySource::Introspection } else { self.key_source(item, place)? },
             leeway: self.leeway(item, place),
             profile: if item.text("token_profile") == Some("rfc9068") { Profile::Rfc9068 } else { Profile::Legacy },
             locations: with_dpop(self.locations(item, place), item.text("dpop")),
             assurance: self.assurance(item, place),
             claims_challenge: self.claims_challenge(item, place),
+            introspection: self.introspection(item.section("introspection"), place, services),
         })
     }
 

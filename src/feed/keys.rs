@@ -43,6 +43,8 @@ pub enum KeysError {
     JwksUri(String),
     #[error("the key set cannot be fetched")]
     Fetch(#[source] RemoteError),
+    #[error("the issuer has no keys")]
+    None,
     #[error("the key set file cannot be read")]
     File(#[source] std::io::Error),
     #[error("the key set is not taken")]
@@ -61,6 +63,9 @@ pub struct KeyFeed {
 impl KeyFeed {
     /// Starts the feed; `asked` brings the refreshes that tokens ask for.
     pub fn start(self, asked: Receiver<RefreshRequest>, lifecycle: &Lifecycle) {
+        if self.issuer.settings.keys == KeySource::Introspection {
+            return;
+        }
         lifecycle.spawn_until_stop(self.run(asked));
     }
 
@@ -113,6 +118,7 @@ impl KeyFeed {
 
     async fn fetch(&self) -> Result<(KeySet, Duration), KeysError> {
         match &self.issuer.settings.keys {
+            KeySource::Introspection => Err(KeysError::None),
             KeySource::Inline(text) => Ok((KeySet::parse(text.as_bytes())?, LONGEST_PERIOD)),
             KeySource::JwksFile(path) => Ok((read_file(path).await?, SHORTEST_PERIOD)),
             KeySource::JwksUrl(url) => self.fetch_keys(url, Origin::Operator).await,

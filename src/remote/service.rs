@@ -225,6 +225,39 @@ impl Service {
 
     /// Sends `body` to `path` below the service's URL; gives the status. Redirects are not followed.
     pub async fn post(&self, path: &str, headers: &[(&'static str, &str)], body: Vec<u8>) -> Result<u16, RemoteError> {
+        Ok(self.send(path, headers, body).await?.status().as_u16())
+    }
+
+    /// The same, reading an answer of at most `limit` bytes.
+    pub async fn post_for(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Vec<u8>,
+        limit: usize,
+    ) -> Result<(u16, Vec<u8>), RemoteError> {
+        let mut response = self.send(path, headers, body).await?;
+        let (status, mut answer) = (response.status().as_u16(), Vec::new());
+        let patience = self.settings().header_timeout;
+        let reading = async {
+            while let Some(chunk) = response.chunk().await.map_err(without_url)? {
+                if answer.len().saturating_add(chunk.len()) > limit {
+                    return Err(RemoteError::TooLarge(limit));
+                }
+                answer.extend_from_slice(&chunk);
+            }
+            Ok(())
+        };
+        tokio::time::timeout(patience, reading).await.map_err(|_| RemoteError::Late(patience))??;
+        Ok((status, answer))
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Vec<u8>,
+    ) -> Result<reqwest::Response, RemoteError> {
         let (client, url) = (self.transport.client()?, self.url(path)?);
         let own = self.own_headers(&client, &Method::POST, &url, &body).await?;
         let mut request = client.post(url).headers(own).body(body);
@@ -233,9 +266,9 @@ impl Service {
         }
         let head = tokio::time::timeout(self.settings().header_timeout, request.send());
         let response = head.await.map_err(|_| RemoteError::Late(self.settings().header_timeout))?;
-        let status = response.map_err(without_url)?.status().as_u16();
-        self.learn(status).await;
-        Ok(status)
+        let response = response.map_err(without_url)?;
+        self.learn(response.status().as_u16()).await;
+        Ok(response)
     }
 
     fn url(&self, path: &str) -> Result<Url, RemoteError> {

@@ -72,8 +72,9 @@ impl TokenCache {
         self.entries.get(fingerprint).map(|entry| entry.verified)
     }
 
-    pub fn insert(&self, fingerprint: Fingerprint, token: &str, verified: Arc<Verified>) {
-        let bytes = token.len().saturating_mul(CLAIMS_FACTOR).saturating_add(ENTRY_OVERHEAD_BYTES);
+    /// Remembers a token of so many bytes.
+    pub fn insert(&self, fingerprint: Fingerprint, bytes: usize, verified: Arc<Verified>) {
+        let bytes = bytes.saturating_mul(CLAIMS_FACTOR).saturating_add(ENTRY_OVERHEAD_BYTES);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.entries.insert(fingerprint, Entry { verified, bytes });
     }

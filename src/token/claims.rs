@@ -68,6 +68,7 @@ pub struct Claims {
     payload: Value,
     pub(super) expires: i64,
     pub(super) not_before: Option<i64>,
+    may_lack_audience: bool,
 }
 
 impl<'a> Unverified<'a> {
@@ -148,7 +149,7 @@ impl Claims {
         if issued.is_some_and(|issued| issued > now.saturating_add(leeway)) {
             return Err(TokenError::NotYetValid);
         }
-        let claims = Self { payload, expires, not_before };
+        let claims = Self { payload, expires, not_before, may_lack_audience: false };
         claims.check_time(now, leeway)?;
         claims.check_audience(&settings.audiences)?;
         claims.non_empty_text("sub")?;
@@ -157,6 +158,31 @@ impl Claims {
             claims.non_empty_text("jti")?;
             issued.ok_or(TokenError::BadClaim)?;
         }
+        Ok(claims)
+    }
+
+    /// Checks what an issuer says of a token (RFC 7662 section 2.2) at `now`.
+    pub(super) fn of_answer(body: &[u8], settings: &IssuerSettings, now: i64) -> Result<Self, TokenError> {
+        let introspection = settings.introspection.as_ref().ok_or(TokenError::IntrospectionUnavailable)?;
+        let answer = parse_json(body, JSON).map_err(|_| TokenError::IntrospectionUnavailable)?;
+        match member(&answer, "active") {
+            Some(Value::Bool(true)) => {}
+            Some(Value::Bool(false)) => return Err(TokenError::Inactive),
+            _ => return Err(TokenError::IntrospectionUnavailable),
+        }
+        if member(&answer, "iss").is_some_and(|issuer| as_text(issuer) != Some(&settings.issuer)) {
+            return Err(TokenError::UnknownIssuer);
+        }
+        let leeway = i64::try_from(settings.leeway.as_secs()).unwrap_or(i64::MAX);
+        // The issuer is asked again before long, whether it says when the token ends or not.
+        let expires = date(&answer, "exp")?.unwrap_or(i64::MAX);
+        let not_before = date(&answer, "nbf")?;
+        let may_lack_audience = introspection.may_lack_audience;
+        let claims = Self { payload: answer, expires, not_before, may_lack_audience };
+        claims.check_time(now, leeway)?;
+        claims.check_audience(&settings.audiences)?;
+        // Without a subject it is the client that acts.
+        claims.non_empty_text("sub").or_else(|_| claims.non_empty_text("client_id"))?;
         Ok(claims)
     }
 
@@ -191,6 +217,7 @@ impl Claims {
                 values.iter().any(accepted)
             }
             Some(value @ Value::String(_)) => accepted(value),
+            None if self.may_lack_audience => true,
             _ => return Err(TokenError::BadClaim),
         };
         if meant { Ok(()) } else { Err(TokenError::WrongAudience) }

@@ -58,6 +58,10 @@ pub enum TokenError {
     ProofsFull,
     #[error("the issuer's keys cannot be had at the moment")]
     KeysUnavailable,
+    #[error("the token is not active")]
+    Inactive,
+    #[error("the issuer cannot be asked about the token at the moment")]
+    IntrospectionUnavailable,
 }
 
 impl TokenError {
@@ -91,6 +95,8 @@ impl TokenError {
             Self::WrongKey => "wrong_key",
             Self::ProofsFull => "too_many_proofs",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::Inactive => "inactive_token",
+            Self::IntrospectionUnavailable => "introspection_unavailable",
         }
     }
 
@@ -113,6 +119,6 @@ impl TokenError {
 
     /// Whether the caller can do nothing but wait.
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::KeysUnavailable | Self::ProofsFull)
+        matches!(self, Self::KeysUnavailable | Self::ProofsFull | Self::IntrospectionUnavailable)
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::assurance::AssuranceTable;
 use super::claims::Profile;
 use super::extract::Location;
+use super::introspection::IntrospectionSettings;
 use super::keyset::KeySet;
 use crate::jws::Alg;
 
@@ -32,6 +33,8 @@ pub enum KeySource {
     JwksFile(PathBuf),
     /// A key set in the configuration itself.
     Inline(String),
+    /// None: the issuer is asked about its tokens.
+    Introspection,
 }
 
 /// One entry of `plugins.stepgate.issuers`.
@@ -48,6 +51,8 @@ pub struct IssuerSettings {
     pub locations: Vec<Location>,
     pub assurance: AssuranceTable,
     pub claims_challenge: Option<ClaimsChallenge>,
+    /// Whether, and how, the issuer is asked about tokens that are no JWTs.
+    pub introspection: Option<IntrospectionSettings>,
 }
 
 /// How clients of Microsoft Entra are asked for more (its claims challenge, `insufficient_claims`).

@@ -78,6 +78,7 @@ fn settings() -> IssuerSettings {
         locations: vec![Location::bearer()],
         assurance: AssuranceTable::default(),
         claims_challenge: None,
+        introspection: None,
     }
 }
 
@@ -177,6 +178,7 @@ async fn refusal_of(header: Json, payload: Json) -> Option<TokenError> {
 
 mod certificate;
 mod dpop;
+mod introspection;
 mod keys;
 
 #[tokio::test]
@@ -478,7 +480,7 @@ async fn the_cache_is_bounded_by_bytes() {
     let TokenState::Verified(verified) = bench.state(&good_token()).await else { panic!("it is good") };
     for n in 0..1_000 {
         let token = format!("token-{n}");
-        cache.insert(cache.fingerprint(&token), &token, Arc::clone(&verified));
+        cache.insert(cache.fingerprint(&token), token.len(), Arc::clone(&verified));
     }
     assert!(cache.settled_bytes() <= limits.cache_bytes);
 }

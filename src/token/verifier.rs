@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aws_lc_rs::digest::SHA256;
+use aws_lc_rs::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 use super::assurance::Authn;
@@ -14,7 +14,8 @@ use super::claims::{Binding, Claims, TokenHeader, Unverified};
 use super::dpop::{self, Proofs};
 use super::error::TokenError;
 use super::extract::{Location, find_token};
-use super::issuer::{ClaimsChallenge, Issuer};
+use super::introspection::{Endpoint, IntrospectionSettings, Introspector};
+use super::issuer::{ClaimsChallenge, Issuer, KeySource};
 use super::keyset::KeySet;
 use crate::clock::Clock;
 use crate::opa::input::Attributes;
@@ -42,6 +43,15 @@ pub enum TokenState {
     Rejected(TokenError),
 }
 
+/// Who says that a token is good, and for how long that counts.
+#[derive(Debug)]
+enum Voucher {
+    /// A key, while it is among those of its issuer.
+    Key { fingerprint: [u8; 32], generation: AtomicU64 },
+    /// The issuer itself, until this moment.
+    Issuer { until: i64 },
+}
+
 /// A token whose signature, claims and time were right.
 #[derive(Debug)]
 pub struct Verified {
@@ -50,9 +60,8 @@ pub struct Verified {
     authn: Authn,
     /// `input.jwt`, ready to be handed to policies.
     document: Value,
-    key: [u8; 32],
-    generation: AtomicU64,
-    /// SHA-256 of what was signed. The signature does not count: one of ECDSA has two forms.
+    voucher: Voucher,
+    /// SHA-256 of what was signed, or of a token that nobody signed. The signature does not count: one of ECDSA has two forms.
     digest: [u8; 32],
 }
 
@@ -106,6 +115,22 @@ impl Verified {
         &self.authn
     }
 
+    /// A token of which its issuer says what `body` is (RFC 7662 section 2.2). `digest` is that of the token.
+    pub(super) fn introspected(
+        issuer: &Arc<Issuer>,
+        body: &[u8],
+        digest: [u8; 32],
+        now: i64,
+    ) -> Result<Self, TokenError> {
+        let claims = Claims::of_answer(body, &issuer.settings, now)?;
+        let ttl = issuer.settings.introspection.as_ref().map_or(0, |settings| settings.ttl.as_secs());
+        let until = now.saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX));
+        let authn = issuer.settings.assurance.assess(claims.document());
+        let document = document(issuer, None, &claims);
+        let voucher = Voucher::Issuer { until };
+        Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, voucher, digest })
+    }
+
     pub(super) fn expires_with_leeway(&self) -> i64 {
         self.claims.expires.saturating_add(self.leeway())
     }
@@ -121,17 +146,20 @@ impl Verified {
         }
         self.claims.check_time(now, self.leeway()).map_err(Stale::Refused)?;
         self.claims.check_audience(&self.issuer.settings.audiences).map_err(Stale::Refused)?;
-        if self.issuer.is_stale(now) {
-            return Err(Stale::Verify);
-        }
-        let generation = self.issuer.generation();
-        if self.generation.load(Ordering::Acquire) != generation {
-            if !self.issuer.keys(now).is_some_and(|keys| keys.holds(&self.key)) {
-                return Err(Stale::Verify);
+        let is_good = match &self.voucher {
+            Voucher::Issuer { until } => now < *until,
+            Voucher::Key { .. } if self.issuer.is_stale(now) => false,
+            Voucher::Key { fingerprint, generation: known } => {
+                let generation = self.issuer.generation();
+                let is_known = known.load(Ordering::Acquire) == generation
+                    || self.issuer.keys(now).is_some_and(|keys| keys.holds(fingerprint));
+                if is_known {
+                    known.store(generation, Ordering::Release);
+                }
+                is_known
             }
-            self.generation.store(generation, Ordering::Release);
-        }
-        Ok(())
+        };
+        if is_good { Ok(()) } else { Err(Stale::Verify) }
     }
 }
 
@@ -148,7 +176,8 @@ pub struct Verifier {
     issuers: Vec<Arc<Issuer>>,
     /// Every place that any issuer uses.
     locations: Vec<Location>,
-    cache: TokenCache,
+    cache: Arc<TokenCache>,
+    introspectors: Vec<Arc<Introspector>>,
     token_bytes: usize,
     proofs: Proofs,
     certificates: CertificateSettings,
@@ -163,12 +192,13 @@ impl Verifier {
                 locations.push(location.clone());
             }
         }
-        let cache = TokenCache::new(settings.cache_bytes, settings.cache_ttl, clock.clone());
+        let cache = Arc::new(TokenCache::new(settings.cache_bytes, settings.cache_ttl, clock.clone()));
         let proofs = Proofs::new(settings.proofs.clone());
         Self {
             issuers,
             locations,
             cache,
+            introspectors: Vec::new(),
             token_bytes: settings.token_bytes,
             proofs,
             certificates: settings.certificates,
@@ -176,10 +206,25 @@ impl Verifier {
         }
     }
 
-    /// Whether every issuer has keys that count.
+    /// The same, asking about tokens that are no JWTs; `endpoint` leads to an issuer that has `introspection`.
+    pub fn with_introspection(
+        mut self,
+        endpoint: impl Fn(&IntrospectionSettings) -> Option<Arc<dyn Endpoint>>,
+    ) -> Self {
+        for issuer in &self.issuers {
+            if let Some(endpoint) = issuer.settings.introspection.as_ref().and_then(&endpoint) {
+                let (issuer, cache) = (Arc::clone(issuer), Arc::clone(&self.cache));
+                self.introspectors.push(Arc::new(Introspector::new(issuer, endpoint, cache, self.clock.clone())));
+            }
+        }
+        self
+    }
+
+    /// Whether every issuer has keys that count, as far as it has any.
     pub fn has_keys(&self) -> bool {
         let now = self.clock.now();
-        self.issuers.iter().all(|issuer| issuer.keys(now).is_some())
+        let mut with_keys = self.issuers.iter().filter(|issuer| issuer.settings.keys != KeySource::Introspection);
+        with_keys.all(|issuer| issuer.keys(now).is_some())
     }
 
     /// The state of the request's token. Waits only when keys are missing, and not past `deadline`.
@@ -196,14 +241,17 @@ impl Verifier {
         let fingerprint = self.cache.fingerprint(token);
         let state = match self.cached(&fingerprint, place) {
             Some(state) => state,
-            None => match self.verify_afresh(token, place, deadline).await {
-                Ok(verified) => {
-                    let verified = Arc::new(verified);
-                    self.cache.insert(fingerprint, token, Arc::clone(&verified));
-                    TokenState::Verified(verified)
-                }
-                Err(error) => TokenState::Rejected(error),
-            },
+            None => {
+                let verified = match self.introspector(token, place) {
+                    Some(introspector) => introspector.ask(token, fingerprint, deadline).await,
+                    None => self.verify_afresh(token, place, deadline).await.map(|verified| {
+                        let verified = Arc::new(verified);
+                        self.cache.insert(fingerprint, token.len(), Arc::clone(&verified));
+                        verified
+                    }),
+                };
+                verified.map_or_else(TokenState::Rejected, TokenState::Verified)
+            }
         };
         // What is remembered of a token says nothing of who sends it this time.
         match state {
@@ -239,6 +287,13 @@ impl Verifier {
         }
     }
 
+    /// Who is asked about a token of this place, if it is no JWT.
+    fn introspector(&self, token: &str, place: &Location) -> Option<&Arc<Introspector>> {
+        let is_jwt = token.bytes().filter(|&byte| byte == b'.').count() == 2;
+        let mut introspectors = self.introspectors.iter().filter(|_| !is_jwt);
+        introspectors.find(|introspector| introspector.issuer.settings.locations.contains(place))
+    }
+
     fn cached(&self, fingerprint: &Fingerprint, place: &Location) -> Option<TokenState> {
         let verified = self.cache.get(fingerprint)?;
         match verified.recheck(self.clock.now(), place) {
@@ -260,6 +315,7 @@ impl Verifier {
         let issuer = unverified
             .issuer()
             .and_then(|name| self.issuers.iter().find(|issuer| issuer.settings.issuer == name))
+            .filter(|issuer| issuer.settings.keys != KeySource::Introspection)
             .ok_or(TokenError::UnknownIssuer)?;
         if !issuer.settings.locations.contains(place) {
             return Err(TokenError::WrongPlace);
@@ -270,11 +326,10 @@ impl Verifier {
 
         let (key, generation) = self.verifying_key(issuer, &header, signed, signature, deadline).await?;
         let authn = issuer.settings.assurance.assess(claims.document());
-        let document = verified_document(issuer, &header, &claims);
-        let generation = AtomicU64::new(generation);
-        let mut digest = [0; 32];
-        digest.copy_from_slice(aws_lc_rs::digest::digest(&SHA256, signed.as_bytes()).as_ref());
-        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, key, generation, digest })
+        let document = document(issuer, Some(&header), &claims);
+        let voucher = Voucher::Key { fingerprint: key, generation: AtomicU64::new(generation) };
+        let digest = digest_of(signed);
+        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, voucher, digest })
     }
 
     /// The key that verifies the signature. A token that names an unknown key, or comes before any key was loaded, may
@@ -306,6 +361,13 @@ impl Verifier {
     }
 }
 
+/// SHA-256.
+pub(super) fn digest_of(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    bytes
+}
+
 fn try_keys(keys: &KeySet, header: &TokenHeader, signed: &str, signature: &str) -> Result<[u8; 32], TokenError> {
     let mut tried = false;
     for key in keys.candidates(header.kid.as_deref(), header.alg) {
@@ -317,18 +379,21 @@ fn try_keys(keys: &KeySet, header: &TokenHeader, signed: &str, signature: &str) 
     Err(if tried { TokenError::BadSignature } else { TokenError::UnknownKey })
 }
 
-fn verified_document(issuer: &Issuer, header: &TokenHeader, claims: &Claims) -> Value {
-    let mut head = Members::default();
-    head.put_text("alg", Value::from(header.alg.name()));
-    for (name, value) in [("kid", &header.kid), ("typ", &header.typ)] {
-        if let Some(value) = value {
-            head.put_text(name, Value::from(value.as_str()));
-        }
-    }
+/// `input.jwt`; a token that only its issuer can read has no header.
+fn document(issuer: &Issuer, header: Option<&TokenHeader>, claims: &Claims) -> Value {
     let mut document = Members::default();
     document.put_text("state", Value::from("verified"));
     document.put_text("issuer", Value::from(issuer.settings.issuer.as_str()));
-    document.put_text("header", head.into_value());
+    if let Some(header) = header {
+        let mut head = Members::default();
+        head.put_text("alg", Value::from(header.alg.name()));
+        for (name, value) in [("kid", &header.kid), ("typ", &header.typ)] {
+            if let Some(value) = value {
+                head.put_text(name, Value::from(value.as_str()));
+            }
+        }
+        document.put_text("header", head.into_value());
+    }
     document.put_text("claims", claims.document().clone());
     document.into_value()
 }

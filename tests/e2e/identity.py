@@ -1,6 +1,7 @@
 """Identity and step-up with a real OpenID provider and real clients, through the real Envoy. Closes with 'N passed, N failed'.
 
 The provider is npm's oidc-provider, the client openid-client, the browser Chromium; all of them in tests/idp."""
+import base64
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ import sys
 import tempfile
 import time
 import traceback
+import urllib.parse
+import urllib.request
 
 from stack import Stack, free_port
 
@@ -42,12 +45,12 @@ def key():
 class Provider:
     """npm's oidc-provider on a port of its own; a restart forgets its sessions."""
 
-    def __init__(self, callbacks):
-        self.port, self.callbacks, self.process = free_port(), callbacks, None
+    def __init__(self, callbacks, **more):
+        self.port, self.callbacks, self.more, self.process = free_port(), callbacks, more, None
         self.issuer = f'http://127.0.0.1:{self.port}'
 
     def start(self, keys):
-        settings = {'port': self.port, 'jwks': {'keys': keys}, 'callbacks': self.callbacks}
+        settings = {'port': self.port, 'jwks': {'keys': keys}, 'callbacks': self.callbacks, **self.more}
         self.process = subprocess.Popen(['node', os.path.join(IDP, 'provider.mjs'), json.dumps(settings)],
                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         for line in self.process.stdout:
@@ -117,6 +120,34 @@ def keys_rotate_and_the_provider_restarts():
             eq((answer.status, 'invalid_token' in answer.header('www-authenticate')[0]), (401, True), 'a key that is gone')
 
 
+def opaque_tokens_are_asked_about():
+    callback = f'http://127.0.0.1:{free_port()}/callback'
+    basic = base64.b64encode(urllib.parse.quote_plus('api').encode() + b':' + urllib.parse.quote_plus('only for tests').encode())
+    with tempfile.TemporaryDirectory() as folder, Provider([callback], format='opaque') as provider:
+        services = {'idp': {'url': provider.issuer, 'credentials': {'bearer': {'scheme': 'Basic', 'token': basic.decode()}}}}
+
+        def own(api):
+            asked = {'service': 'idp', 'resource': '/token/introspection', 'ttl': '2s'}
+            issuer = {'issuer': provider.issuer, 'audiences': [api], 'introspection': asked}
+            return {**settings(provider, folder)(api), 'issuers': [issuer]}
+        with Stack(policy(folder), own, plugin={'path': 'api/allow'}, config={'services': services}) as stack:
+            api = f'http://127.0.0.1:{stack.port}'
+            token = node('token.mjs', issuer=provider.issuer, callback=callback, api=api)
+            eq('.' in token, False, 'an opaque token')
+            eq(stack.request('GET', '/read', token=token).status, 200, 'it is active')
+            eq(stack.request('POST', '/pay', token=token).header('www-authenticate')[0].split(',')[0],
+               'Bearer error="insufficient_user_authentication"', 'what the issuer says of it counts')
+            eq(stack.request('GET', '/read', token=token + 'x').status, 401, 'a token that nobody gave out')
+            revoke = urllib.parse.urlencode({'token': token, 'client_id': 'app'}).encode()
+            urllib.request.urlopen(f'{provider.issuer}/token/revocation', revoke)
+            time.sleep(2.1)
+            eq(stack.request('GET', '/read', token=token).status, 401, 'it was revoked')
+            other = node('token.mjs', issuer=provider.issuer, callback=callback, api=api)
+            provider.stop()
+            answer = stack.request('GET', '/read', token=other)
+            eq((answer.status, json.loads(answer.body)['reason']), (503, 'introspection_unavailable'), 'an outage')
+
+
 def grpc_callers_see_unauthenticated():
     import grpc
     callback = f'http://127.0.0.1:{free_port()}/callback'
@@ -147,7 +178,7 @@ def a_browser_is_sent_to_the_login_and_comes_back():
             print(node('browser.mjs', issuer=provider.issuer, login=login, api=f'http://127.0.0.1:{stack.port}'))
 
 
-TESTS = [the_whole_loop_with_a_real_provider, keys_rotate_and_the_provider_restarts, grpc_callers_see_unauthenticated,
+TESTS = [the_whole_loop_with_a_real_provider, keys_rotate_and_the_provider_restarts, opaque_tokens_are_asked_about, grpc_callers_see_unauthenticated,
          a_browser_is_sent_to_the_login_and_comes_back]
 
 

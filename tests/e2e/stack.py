@@ -121,7 +121,7 @@ class Stack:
     """stepgate, Envoy and the upstream, with keys and tokens."""
 
     def __init__(self, policies, stepgate=None, plugin=None, addr=None, failure_mode_allow=False, ext_authz=None,
-                 initial_metadata=None, args=()):
+                 initial_metadata=None, args=(), config=None):
         self.folder = tempfile.mkdtemp(prefix='stepgate-e2e-')
         self.processes, self.upstream = [], Upstream()
         try:
@@ -130,7 +130,7 @@ class Stack:
             authz = free_port() if addr is None else addr
             # What depends on where Envoy will be is made by a function of that.
             own = stepgate(f'http://127.0.0.1:{self.port}') if callable(stepgate) else stepgate or {}
-            config = {'plugins': {
+            config = {**(config or {}), 'plugins': {
                 'envoy_ext_authz_grpc': {
                     'addr': f'127.0.0.1:{authz}' if isinstance(authz, int) else f'unix://{authz}',
                     'path': 'api_policy/decision', **(plugin or {})},

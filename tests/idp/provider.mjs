@@ -4,7 +4,7 @@
 import { createServer } from 'node:http';
 import Provider, { interactionPolicy } from 'oidc-provider';
 
-const { port, jwks, callbacks } = JSON.parse(process.argv[2]);
+const { port, jwks, callbacks, format = 'jwt' } = JSON.parse(process.argv[2]);
 const issuer = `http://127.0.0.1:${port}`;
 const scopes = 'read pay';
 
@@ -30,18 +30,29 @@ const provider = new Provider(issuer, {
       response_types: ['code'],
       id_token_signed_response_alg: 'ES256',
     },
+    // The API, which asks about tokens that it cannot read.
+    {
+      client_id: 'api',
+      client_secret: 'only for tests',
+      redirect_uris: [],
+      grant_types: [],
+      response_types: [],
+      id_token_signed_response_alg: 'ES256',
+    },
   ],
   cookies: { keys: ['only for tests'] },
   features: {
     devInteractions: { enabled: false },
     dPoP: { enabled: true },
+    introspection: { enabled: true },
+    revocation: { enabled: true },
     resourceIndicators: {
       enabled: true,
       getResourceServerInfo: (_ctx, resource) => ({
         scope: scopes,
         audience: resource,
-        accessTokenFormat: 'jwt',
-        jwt: { sign: { alg: 'ES256' } },
+        accessTokenFormat: format,
+        ...(format === 'jwt' && { jwt: { sign: { alg: 'ES256' } } }),
       }),
       useGrantedResource: () => true,
     },

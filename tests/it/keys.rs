@@ -87,6 +87,7 @@ impl Bench {
             locations: vec![Location::bearer()],
             assurance: AssuranceTable::default(),
             claims_challenge: None,
+            introspection: None,
         });
         let clock = Clock::fixed(NOW);
         let feed = KeyFeed {

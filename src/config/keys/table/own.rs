@@ -344,6 +344,36 @@ pub const KEYS: &[Key] = &[
         "Which provider's `acr` and `amr` words to expect.",
     ),
     key(
+        "plugins.stepgate.issuers[].introspection",
+        Kind::Section,
+        "",
+        "Ask the issuer about tokens that are no JWTs (RFC 7662). Without a source of keys these are all that is taken from it.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].introspection.service",
+        Kind::Text,
+        "required",
+        "One of `services`. For client_secret_basic: `credentials: {bearer: {scheme: Basic, token: \"<base64 of id:secret>\"}}`.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].introspection.resource",
+        Kind::Text,
+        "introspect",
+        "The path below the service's URL.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].introspection.ttl",
+        Kind::Duration,
+        "60s",
+        "How long an answer is believed: a token that is revoked counts for so long.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].introspection.audience",
+        Kind::Choice(&["required", "optional"]),
+        "required",
+        "`optional`: take answers without `aud`, from an issuer whose tokens are all for this API.",
+    ),
+    key(
         "plugins.stepgate.issuers[].claims_challenge",
         Kind::Section,
         "",

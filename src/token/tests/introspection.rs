@@ -1,0 +1,144 @@
+//! RFC 7662, and the traps of caching what an issuer says (CVE-2021-32701, CVE-2026-33496).
+
+use parking_lot::Mutex;
+
+use super::*;
+
+/// An issuer whose answers a test gives.
+#[derive(Default)]
+struct Asked(Arc<Mutex<Vec<(String, Done)>>>);
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Asked")
+    }
+}
+
+impl Endpoint for Asked {
+    fn ask(&self, token: &str, done: Done) {
+        self.0.lock().push((token.to_owned(), done));
+    }
+}
+
+struct Opaque {
+    bench: Bench,
+    asked: Arc<Mutex<Vec<(String, Done)>>>,
+    count: usize,
+}
+
+impl Opaque {
+    fn new(may_lack_audience: bool) -> Self {
+        let introspection = IntrospectionSettings {
+            service: String::new(),
+            resource: String::new(),
+            ttl: Duration::from_secs(60),
+            may_lack_audience,
+        };
+        let settings = IssuerSettings { introspection: Some(introspection), ..settings() };
+        let mut bench = bench_with(settings);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let endpoint = Arc::clone(&asked);
+        bench.verifier = bench
+            .verifier
+            .with_introspection(move |_| Some(Arc::new(Asked(Arc::clone(&endpoint))) as Arc<dyn Endpoint>));
+        Self { bench, asked, count: 0 }
+    }
+
+    /// The state of an opaque token of which the issuer says this, if it is asked and says something.
+    async fn state(&mut self, token: &str, body: Option<&Json>) -> TokenState {
+        let answer = async {
+            tokio::task::yield_now().await;
+            let asked: Vec<_> = self.asked.lock().drain(..).collect();
+            let count = asked.len();
+            for (_, done) in asked {
+                done(body.map(|body| body.to_string().into_bytes()));
+            }
+            count
+        };
+        let (state, count) = tokio::join!(self.bench.state(token), answer);
+        self.count += count;
+        state
+    }
+
+    async fn refusal(&mut self, token: &str, body: Option<&Json>) -> Option<TokenError> {
+        match self.state(token, body).await {
+            TokenState::Verified(_) => None,
+            TokenState::Rejected(error) => Some(error),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+fn active() -> Json {
+    json!({"active": true, "sub": "ann", "aud": "api", "iss": ISSUER, "exp": NOW + 300, "acr": "mfa", "scope": "read"})
+}
+
+#[tokio::test]
+async fn an_active_token_is_what_its_issuer_says() {
+    let mut opaque = Opaque::new(false);
+    let TokenState::Verified(verified) = opaque.state("opaque", Some(&active())).await else { panic!("refused") };
+    assert_eq!((verified.subject(), verified.authn().level, verified.has_scope("read")), ("ann", 2, true));
+    assert_eq!(opaque.refusal("opaque", None).await, None, "it is remembered");
+    assert_eq!(opaque.count, 1);
+    opaque.bench.clock.advance(60);
+    let inactive = json!({"active": false});
+    assert_eq!(opaque.refusal("opaque", Some(&inactive)).await, Some(TokenError::Inactive), "and asked about again");
+    assert_eq!(opaque.count, 2);
+    assert_eq!(opaque.refusal("opaque", Some(&active())).await, Some(TokenError::Inactive));
+    assert_eq!(opaque.count, 2, "what is inactive is not asked about at once");
+}
+
+#[tokio::test]
+async fn everything_about_an_answer_is_checked() {
+    for (body, want) in [
+        (with(active(), "aud", json!("other")), TokenError::WrongAudience),
+        (without(active(), "aud"), TokenError::BadClaim),
+        (with(active(), "iss", json!("https://other")), TokenError::UnknownIssuer),
+        (with(active(), "exp", json!(NOW)), TokenError::Expired),
+        (with(active(), "exp", json!((NOW + 300).to_string())), TokenError::BadClaim),
+        (with(active(), "nbf", json!(NOW + 10)), TokenError::NotYetValid),
+        (without(active(), "sub"), TokenError::BadClaim),
+        (with(active(), "cnf", json!({"jkt": "AAAA"})), TokenError::Bound),
+        (with(active(), "active", json!("true")), TokenError::IntrospectionUnavailable),
+        (without(active(), "active"), TokenError::IntrospectionUnavailable),
+        (json!([active()]), TokenError::IntrospectionUnavailable),
+        (json!({"active": false}), TokenError::Inactive),
+    ] {
+        assert_eq!(Opaque::new(false).refusal("opaque", Some(&body)).await, Some(want), "{body}");
+    }
+    assert_eq!(Opaque::new(true).refusal("opaque", Some(&without(active(), "aud"))).await, None);
+    let client = with(without(active(), "sub"), "client_id", json!("batch"));
+    assert_eq!(Opaque::new(false).refusal("opaque", Some(&client)).await, None, "a client acts for itself");
+    let lasting = without(active(), "exp");
+    let mut opaque = Opaque::new(false);
+    assert_eq!(opaque.refusal("opaque", Some(&lasting)).await, None);
+    opaque.bench.clock.advance(61);
+    assert_eq!(
+        opaque.refusal("opaque", None).await,
+        Some(TokenError::IntrospectionUnavailable),
+        "no longer than the answer"
+    );
+}
+
+#[tokio::test]
+async fn an_outage_says_nothing_about_a_token() {
+    let mut opaque = Opaque::new(false);
+    assert_eq!(opaque.refusal("opaque", None).await, Some(TokenError::IntrospectionUnavailable));
+    assert!(TokenError::IntrospectionUnavailable.is_temporary());
+    assert_eq!(opaque.refusal("opaque", Some(&active())).await, None, "the next one is asked about");
+    assert_eq!(opaque.bench.refusal(&good_token()).await, None, "tokens with signatures need nobody");
+    assert_eq!(opaque.asked.lock().len(), 0);
+}
+
+#[tokio::test]
+async fn one_question_serves_all_and_a_late_answer_the_next() {
+    let mut opaque = Opaque::new(false);
+    let late = Some(TokenError::IntrospectionUnavailable);
+    let (one, other) = tokio::join!(opaque.bench.refusal("opaque"), opaque.bench.refusal("opaque"));
+    assert_eq!((one, other), (late, late), "nobody waits for ever");
+    let (token, done) = opaque.asked.lock().remove(0);
+    assert_eq!((token.as_str(), opaque.asked.lock().len()), ("opaque", 0));
+    done(Some(active().to_string().into_bytes()));
+    assert_eq!(opaque.refusal("opaque", None).await, None);
+    assert_eq!(opaque.count, 0, "nobody was asked again");
+}
