@@ -37,6 +37,8 @@ fn verifier(key: &SigningKey) -> Verifier {
         locations: vec![Location::bearer()],
         assurance: AssuranceTable::default(),
 
+        preset: stepgate::token::Preset::Generic,
+
         claims_challenge: None,
 
         introspection: None,

@@ -17,6 +17,7 @@ mod reference;
 mod resolve;
 mod services;
 mod status;
+mod workloads;
 
 pub use self::discovered::{merge, public};
 pub use self::document::{Document, DocumentError};

@@ -16,6 +16,7 @@ mod issuer;
 mod keyset;
 mod nonce;
 mod verifier;
+mod workload;
 
 pub use self::assurance::{AssuranceTable, Authn, LEVEL_NAMES, Preset};
 pub use self::certificate::CertificateSettings;

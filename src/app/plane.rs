@@ -12,7 +12,7 @@ use super::{Origin, readable};
 use crate::check::Checker;
 use crate::clock::Clock;
 use crate::config::{Config, Document, GrpcDoor, merge, public, resolve};
-use crate::feed::activation::Activation;
+use crate::feed::activation::{Activation, How};
 use crate::feed::bundle::Source;
 use crate::feed::bundle::contents::Reading;
 use crate::feed::bundle::poller::Poller;
@@ -26,12 +26,12 @@ use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
 use crate::lifecycle::Lifecycle;
 use crate::policy::{Journal, RegoVersion, Store, Surroundings};
 use crate::remote::Remote;
-use crate::remote::service::Service;
+use crate::remote::service::{Service, ServiceSettings};
 use crate::serve::{
     Api, ApiSettings, BUNDLES, DoorKind, GrpcServer, Health, HttpDoor, Listener, Plugin, Readiness, Tls,
 };
 use crate::telemetry::{Metrics, chain};
-use crate::token::{Issuer, IssuerSettings, Verifier};
+use crate::token::{Issuer, IssuerSettings, KeySource, Verifier};
 use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
 /// Configurations are no deeper.
@@ -61,6 +61,15 @@ pub struct Plane {
     has_discovered: AtomicBool,
 }
 
+/// What is asked of policies.
+fn how(config: &Config) -> How {
+    How {
+        entrypoint: config.entrypoint.clone(),
+        surroundings: Arc::new(Surroundings::new(&config.builtins)),
+        load_checks: config.load_checks.clone(),
+    }
+}
+
 impl Plane {
     pub fn new(
         config: &Config,
@@ -70,9 +79,7 @@ impl Plane {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (store, clock, status) = (Arc::new(Store::default()), Clock::System, Status::default());
-        let surroundings = Arc::new(Surroundings::new(&config.builtins));
-        let activation =
-            Activation::new(config.entrypoint.clone(), surroundings, Arc::clone(&store), Arc::clone(&metrics));
+        let activation = Activation::new(how(config), Arc::clone(&store), Arc::clone(&metrics));
         let activation = Arc::new(activation);
         let bundles = Arc::new(Bundles::new(
             Arc::clone(&activation),
@@ -154,7 +161,7 @@ impl Plane {
         let Some(GrpcDoor { address, socket_mode, settings }) = config.grpc.take() else { return Ok(()) };
         let listener = Listener::bind(&address, socket_mode).await.map_err(readable)?;
         let tokens = config.issuers.take().map(|issuers| {
-            let issuers = self.start_issuers(issuers);
+            let issuers = self.start_issuers(issuers, &config.services);
             let verifier = Verifier::new(issuers, &config.tokens, self.clock.clone());
             let verifier = Arc::new(verifier.with_introspection(|settings| {
                 let service = Arc::new(Service::new(config.services.get(&settings.service)?.clone()));
@@ -185,13 +192,22 @@ impl Plane {
         Ok(())
     }
 
-    fn start_issuers(&self, settings: Vec<IssuerSettings>) -> Vec<Arc<Issuer>> {
+    fn start_issuers(
+        &self,
+        settings: Vec<IssuerSettings>,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Vec<Arc<Issuer>> {
         let remote = Remote::default();
-        let start = |settings| {
+        let start = |settings: IssuerSettings| {
+            let service = match &settings.keys {
+                KeySource::Service { name, .. } => services.get(name).cloned().map(Service::new),
+                _ => None,
+            };
             let (issuer, asked) = Issuer::new(settings);
             let feed = KeyFeed {
                 issuer: Arc::clone(&issuer),
                 remote: remote.clone(),
+                service,
                 metrics: Arc::clone(&self.metrics),
                 clock: self.clock.clone(),
             };
@@ -315,8 +331,7 @@ impl Plane {
                 }
             }
         } else {
-            let surroundings = Arc::new(Surroundings::new(&config.builtins));
-            let configured = self.activation.configure(config.entrypoint.clone(), surroundings);
+            let configured = self.activation.configure(how(&config));
             configured.map_err(|error| error.to_string())?;
             self.start_checks(&mut config).await.map_err(|error| format!("{error:#}"))?;
         }

@@ -10,6 +10,7 @@ static METHOD: Key = crate::key!("method");
 static PATH: Key = crate::key!("path");
 static JWT: Key = crate::key!("jwt");
 static AUTHN: Key = crate::key!("authn");
+static WORKLOAD: Key = crate::key!("workload");
 
 /// What to do about a path that has no canonical form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +67,7 @@ impl Evidence {
         }
     }
 
-    /// Adds `method`, `path`, `jwt` and `authn` to the document.
+    /// Adds `method`, `path`, `jwt`, `authn` and, for tokens of programs, `workload` to the document.
     pub fn add_to(&self, members: &mut Members, attributes: &Attributes<'_>, path: Option<&str>, now: i64) {
         if let Some(http) = &attributes.http {
             members.put(&METHOD, Value::from(http.method));
@@ -79,6 +80,9 @@ impl Evidence {
             TokenState::Rejected(error) => (rejected(*error), Authn::none().document(now)),
             TokenState::Absent | TokenState::Unconfigured => (self.bare_state(), Authn::none().document(now)),
         };
+        if let Some(workload) = self.verified().and_then(Verified::workload) {
+            members.put(&WORKLOAD, workload.clone());
+        }
         members.put(&JWT, jwt);
         members.put(&AUTHN, authn);
     }

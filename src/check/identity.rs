@@ -24,11 +24,21 @@ pub enum IdentitySource {
     Claim(Vec<String>),
     /// A member of `input.authn`.
     Authn(String),
+    /// A member of `input.workload`.
+    Workload(String),
+    /// Nothing but what the policy's decision says.
+    Policy,
 }
 
 impl IdentitySource {
-    /// Reads `claims.<path>`, `claims["<name>"]` or `authn.<member>`.
+    /// Reads `claims.<path>`, `claims["<name>"]`, `authn.<member>`, `workload.<member>` or `policy`.
     pub fn parse(text: &str) -> Option<Self> {
+        if text == "policy" {
+            return Some(Self::Policy);
+        }
+        if let Some(member) = text.strip_prefix("workload.") {
+            return (!member.is_empty()).then(|| Self::Workload(member.to_owned()));
+        }
         if let Some(member) = text.strip_prefix("authn.") {
             return Authn::MEMBERS.contains(&member).then(|| Self::Authn(member.to_owned()));
         }
@@ -58,6 +68,8 @@ impl IdentitySource {
                 let claims = verified.claims().document();
                 header_text(path.iter().try_fold(claims, |here, key| member(here, key))?)
             }
+            Self::Workload(name) => header_text(member(verified.workload()?, name)?),
+            Self::Policy => None,
             Self::Authn(name) => header_text(member(&verified.authn().document(now), name)?),
         }
     }

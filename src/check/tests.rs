@@ -82,6 +82,7 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
             profile: Profile::Legacy,
             locations: vec![Location::bearer()],
             assurance: AssuranceTable::default(),
+            preset: crate::token::Preset::Generic,
             claims_challenge: None,
             introspection: None,
         });

@@ -12,6 +12,7 @@ use super::keys;
 use super::problem::Problems;
 use super::proofs::{dpop_challenge, with_dpop};
 use super::status::ApiConfig;
+use super::workloads::{add_kubernetes, with_defaults};
 use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
 use crate::feed::bundle::BundleSettings;
 use crate::feed::decision_log::DecisionLogSettings;
@@ -47,6 +48,8 @@ pub struct Config {
     /// Of this process, without `id` and `version`.
     pub labels: BTreeMap<String, String>,
     pub check: check::Settings,
+    /// Documents that must be empty before policies come in force.
+    pub load_checks: Vec<Vec<String>>,
     /// Absent without `issuers`.
     pub issuers: Option<Vec<IssuerSettings>>,
     pub tokens: token::Settings,
@@ -126,7 +129,7 @@ impl<'a> Section<'a> {
 const CHECK_TIMEOUT: Duration = Duration::from_millis(180);
 
 /// Where keys may come from.
-const KEY_SOURCES: [&str; 4] = ["jwks_url", "discovery", "jwks_file", "jwks"];
+pub(super) const KEY_SOURCES: [&str; 5] = ["jwks_url", "discovery", "jwks_file", "jwks_service", "jwks"];
 
 /// What policies may reach. `strict` allows what OPA allows.
 fn builtins(document: &Value, own: Section<'_>, strict: bool) -> BuiltinSettings {
@@ -208,7 +211,8 @@ impl Resolver<'_> {
             routes: self.routes(own),
             identity_headers: self.identity_headers(own),
         };
-        let services = self.services(document);
+        let mut services = self.services(document);
+        add_kubernetes(document, &mut services);
         let status = self.status(document, &services);
         let context = BundleContext {
             document,
@@ -256,6 +260,7 @@ impl Resolver<'_> {
             discovery,
             api: self.api(document),
             labels: labels(document),
+            load_checks: own.texts("load_checks").into_iter().map(parts).collect(),
             check,
             issuers,
             tokens: token::Settings {
@@ -374,7 +379,8 @@ impl Resolver<'_> {
         let mut issuers: Vec<IssuerSettings> = Vec::new();
         for (at, item) in listed.iter().enumerate() {
             let place = format!("plugins.stepgate.issuers[{at}]");
-            let Some(issuer) = self.issuer(Section(Some(item)), &place, services) else { continue };
+            let item = with_defaults(item);
+            let Some(issuer) = self.issuer(Section(Some(&item)), &place, services) else { continue };
             if issuers.iter().any(|known| known.issuer == issuer.issuer) {
                 self.problems.error(format!("{place}.issuer"), "named twice");
             }
@@ -420,6 +426,7 @@ impl Resolver<'_> {
         let is_only_asked =
             !KEY_SOURCES.iter().any(|name| item.at(name).is_some()) && item.at("introspection").is_some();
         require("algorithms", names.is_empty() && !is_only_asked);
+        self.check_workload_audiences(item, place);
         let mut algorithms = Vec::new();
         for name in names {
             match Alg::named(name) {
@@ -438,10 +445,11 @@ impl Resolver<'_> {
             issuer: item.text("issuer")?.to_owned(),
             audiences: audiences.into_iter().map(str::to_owned).collect(),
             algorithms,
-            keys: if is_only_asked { KeySource::Introspection } else { self.key_source(item, place)? },
+            keys: if is_only_asked { KeySource::Introspection } else { self.key_source(item, place, services)? },
             leeway: self.leeway(item, place),
             profile: if item.text("token_profile") == Some("rfc9068") { Profile::Rfc9068 } else { Profile::Legacy },
             locations: with_dpop(self.locations(item, place), item.text("dpop")),
+            preset: item.text("preset").and_then(Preset::named).unwrap_or_default(),
             assurance: self.assurance(item, place),
             claims_challenge: self.claims_challenge(item, place),
             introspection: self.introspection(item.section("introspection"), place, services),
@@ -457,7 +465,12 @@ impl Resolver<'_> {
         leeway
     }
 
-    fn key_source(&mut self, item: Section<'_>, place: &str) -> Option<KeySource> {
+    fn key_source(
+        &mut self,
+        item: Section<'_>,
+        place: &str,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<KeySource> {
         let mut sources = Vec::new();
         for (name, make) in
             [("jwks_url", KeySource::JwksUrl as fn(String) -> KeySource), ("discovery", KeySource::Discovery)]
@@ -474,6 +487,13 @@ impl Resolver<'_> {
                 sources.push(make(url.to_owned()));
             }
         }
+        if let Some(name) = item.text("jwks_service") {
+            if !services.contains_key(name) {
+                self.problems.error(format!("{place}.jwks_service"), "there is no such service");
+            }
+            let resource = item.text("jwks_resource").unwrap_or("openid/v1/jwks").to_owned();
+            sources.push(KeySource::Service { name: name.to_owned(), resource });
+        }
         sources.extend(item.text("jwks_file").map(|path| KeySource::JwksFile(path.into())));
         if let Some(jwks) = item.at("jwks") {
             let text = jwks.as_str().map_or_else(|| jwks.to_string(), str::to_owned);
@@ -483,7 +503,7 @@ impl Resolver<'_> {
             sources.push(KeySource::Inline(text));
         }
         if sources.len() != 1 {
-            self.problems.error(place, "give exactly one of jwks_url, discovery, jwks_file and jwks");
+            self.problems.error(place, "give exactly one of jwks_url, discovery, jwks_file, jwks_service and jwks");
         }
         sources.pop()
     }

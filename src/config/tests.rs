@@ -7,6 +7,7 @@ use super::*;
 use crate::feed::bundle::poller::Resource;
 use crate::feed::bundle::{BundleSettings, Source};
 use crate::opa::signature::Demand;
+use crate::token::KeySource;
 
 fn problems(document: serde_json::Value) -> Problems {
     resolve(&Document(document), None).1
@@ -214,6 +215,79 @@ fn each_way_to_misconfigure_an_issuer_is_an_error() {
         assert!(found.errors.iter().any(|problem| problem.path == place), "{name} at {place}: {found:?}");
     }
     assert_eq!(problems(own(json!({"issuers": [issuer()]}))), Problems::default());
+}
+
+#[test]
+fn workloads_need_no_more_than_an_audience() {
+    for (preset, name, keys) in [
+        (
+            "github",
+            "https://token.actions.githubusercontent.com",
+            KeySource::Discovery(
+                "https://token.actions.githubusercontent.com/.well-known/openid-configuration".to_owned(),
+            ),
+        ),
+        (
+            "gitlab",
+            "https://gitlab.com",
+            KeySource::Discovery("https://gitlab.com/.well-known/openid-configuration".to_owned()),
+        ),
+        (
+            "kubernetes",
+            "https://kubernetes.default.svc.cluster.local",
+            KeySource::Service { name: "kubernetes".to_owned(), resource: "openid/v1/jwks".to_owned() },
+        ),
+    ] {
+        let document = own(json!({"issuers": [{"preset": preset, "audiences": ["a"]}]}));
+        let (config, found) = resolve(&Document(document), None);
+        assert_eq!(found, Problems::default(), "{preset}");
+        let config = config.expect("it resolves");
+        let issuer = config.issuers.into_iter().flatten().next().expect("an issuer");
+        assert_eq!((issuer.issuer.as_str(), &issuer.keys), (name, &keys));
+        assert_eq!(config.services.contains_key("kubernetes"), preset == "kubernetes");
+    }
+    for (preset, audience) in [("github", "https://github.com/org"), ("gitlab", "https://gitlab.com")] {
+        let found = problems(own(json!({"issuers": [{"preset": preset, "audiences": [audience]}]})));
+        let place = "plugins.stepgate.issuers[0].audiences";
+        assert!(found.errors.iter().any(|problem| problem.path == place), "{preset}: {found:?}");
+    }
+}
+
+#[test]
+fn what_routes_redirects_and_resources_say_is_checked() {
+    for (section, place) in [
+        (json!({"routes": [{"path": "/a", "level": 2}]}), "routes"),
+        (json!({"routes": [{"path": "a", "level": 2}]}), "routes[0].path"),
+        (json!({"routes": [{"path": "/a*", "level": 2}]}), "routes[0].path"),
+        (json!({"routes": [{"path": "/a"}]}), "routes[0]"),
+        (json!({"routes": [{"path": "/a", "level": 5}]}), "routes[0].level"),
+        (json!({"routes": [{"path": "/a", "level": 1, "hosts": ["a:80"]}]}), "routes[0].hosts"),
+        (json!({"routes": [{"path": "/a", "level": 1, "hosts": ["a*"]}]}), "routes[0].hosts"),
+        (json!({"step_up": {"redirect": {}}}), "step_up.redirect.login_url"),
+        (
+            json!({"step_up": {"redirect": {"login_url": "https://l", "return_origins": []}}}),
+            "step_up.redirect.return_origins",
+        ),
+        (
+            json!({"step_up": {"redirect": {"login_url": "https://l", "return_origins": ["https://a/path"]}}}),
+            "step_up.redirect.return_origins",
+        ),
+        (json!({"step_up": {"redirect": {"login_url": "javascript:1"}}}), "step_up.redirect.login_url"),
+        (json!({"resource": {"id": "http://api.example.com"}}), "resource.id"),
+        (json!({"dpop": {"nonce_key_file": "/nowhere"}}), "dpop.nonce_key_file"),
+        (
+            json!({"issuers": [{"issuer": "i", "audiences": ["a"], "introspection": {"service": "s"}}]}),
+            "issuers[0].introspection.service",
+        ),
+        (
+            json!({"issuers": [{"issuer": "i", "audiences": ["a"], "algorithms": ["RS256"], "jwks_service": "s"}]}),
+            "issuers[0].jwks_service",
+        ),
+    ] {
+        let found = problems(own(section.clone()));
+        let place = format!("plugins.stepgate.{place}");
+        assert!(found.errors.iter().any(|problem| problem.path == place), "{section}: {found:?}");
+    }
 }
 
 #[test]

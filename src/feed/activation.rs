@@ -15,14 +15,16 @@ use super::bundle::contents::{Bundle, Contents, Delta};
 use super::bundle::patch::{PatchError, apply_all};
 use crate::opa::manifest::Manifest;
 use crate::policy::{
-    Entrypoint, EvalError, Evaluation, Module, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings,
-    package_of,
+    Entrypoint, EvalError, Evaluation, Module, Question, Rejection, Snapshot, SourceConflict, Sources, Store,
+    Surroundings, package_of,
 };
 use crate::telemetry::{Metrics, Outcome};
-use crate::value::{Value, parse_json};
+use crate::value::{Value, json_text, parse_json};
 
 /// How long a new policy may think about its first request.
 const TRIAL: Duration = Duration::from_secs(1);
+/// Letters that are told of what a load check found.
+const MAX_FOUND: usize = 1_000;
 
 /// Why a candidate was not put in force.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,8 @@ pub enum ActivationError {
     NoSuchPolicy,
     #[error("an evaluation of the new policy took longer than {0:?}")]
     Slow(Duration),
+    #[error("`{path}` must be empty (plugins.stepgate.load_checks): {found}")]
+    LoadCheck { path: String, found: String },
 }
 
 fn list(rejections: &[Rejection]) -> String {
@@ -73,10 +77,19 @@ pub struct Activated {
 
 type Parts = BTreeMap<String, Arc<Part>>;
 
+/// What is asked of policies.
+#[derive(Clone, Debug)]
+pub struct How {
+    pub entrypoint: Entrypoint,
+    pub surroundings: Arc<Surroundings>,
+    /// Documents that must be empty.
+    pub load_checks: Vec<Vec<String>>,
+}
+
 /// Puts policies in force.
 #[derive(Debug)]
 pub struct Activation {
-    how: Mutex<(Entrypoint, Arc<Surroundings>)>,
+    how: Mutex<How>,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     /// Held through a change, which may take seconds; what only asks what is active does not wait for it.
@@ -96,14 +109,9 @@ struct Active {
 }
 
 impl Activation {
-    pub fn new(
-        entrypoint: Entrypoint,
-        surroundings: Arc<Surroundings>,
-        store: Arc<Store>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(how: How, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
         Self {
-            how: Mutex::new((entrypoint, surroundings)),
+            how: Mutex::new(how),
             store,
             metrics,
             changing: Mutex::default(),
@@ -113,8 +121,8 @@ impl Activation {
     }
 
     /// Changes what is asked of policies and what they may call. What is in force is built anew.
-    pub fn configure(&self, entrypoint: Entrypoint, surroundings: Arc<Surroundings>) -> Result<(), ActivationError> {
-        let before = std::mem::replace(&mut *self.how.lock(), (entrypoint, surroundings));
+    pub fn configure(&self, how: How) -> Result<(), ActivationError> {
+        let before = std::mem::replace(&mut *self.how.lock(), how);
         if self.store.current().is_none() {
             return Ok(());
         }
@@ -254,9 +262,28 @@ impl Activation {
     }
 
     fn build(&self, candidate: &Active) -> Result<Snapshot, ActivationError> {
-        let (entrypoint, surroundings) = self.how.lock().clone();
-        try_out(candidate.build(&entrypoint, &surroundings)?, entrypoint.configured())
+        let How { entrypoint, surroundings, load_checks } = self.how.lock().clone();
+        let candidate = try_out(candidate.build(&entrypoint, &surroundings)?, entrypoint.configured())?;
+        load_checks.iter().try_for_each(|path| load_check(&candidate, path))?;
+        Ok(candidate)
     }
+}
+
+/// Looks at a document that says what is wrong with policies and data. While it is not there, nothing is known to be.
+fn load_check(candidate: &Snapshot, path: &[String]) -> Result<(), ActivationError> {
+    let question = Question { input: None, strict_builtin_errors: false, budget: TRIAL };
+    let found = match candidate.document(path, &question) {
+        Ok(Some(Value::Set(items))) if items.is_empty() => return Ok(()),
+        Ok(Some(Value::Array(items))) if items.is_empty() => return Ok(()),
+        Ok(Some(Value::Object(members))) if members.iter().next().is_none() => return Ok(()),
+        Ok(None) => {
+            tracing::warn!(path = path.join("/"), "a document of plugins.stepgate.load_checks is undefined");
+            return Ok(());
+        }
+        Ok(Some(found)) => json_text(&found),
+        Err(complaint) => complaint.message,
+    };
+    Err(ActivationError::LoadCheck { path: path.join("/"), found: found.chars().take(MAX_FOUND).collect() })
 }
 
 /// Asks a candidate for a decision before requests do. What cannot answer in time never gets any; an error or no decision is
@@ -384,7 +411,9 @@ mod tests {
         let store = Arc::new(Store::default());
         let surroundings = Arc::new(Surroundings::new(&BuiltinSettings::default()));
         let metrics = Arc::new(Metrics::new(None));
-        (Activation::new(Entrypoint::from_path("p/allow"), surroundings, Arc::clone(&store), metrics), store)
+        let load_checks = vec![vec!["p".to_owned(), "problems".to_owned()]];
+        let how = How { entrypoint: Entrypoint::from_path("p/allow"), surroundings, load_checks };
+        (Activation::new(how, Arc::clone(&store), metrics), store)
     }
 
     fn bundle(manifest: &str, policy: &str) -> Contents {
@@ -476,6 +505,21 @@ mod tests {
         put("new", library("package lib\nf(_) := 2")).expect("it takes the place of the one that is leaving");
         assert_eq!(decide(&store), "2");
         assert!(!activation.policies().iter().any(|module| module.path.starts_with("old/")), "it is gone");
+    }
+
+    #[test]
+    fn what_says_that_something_is_wrong_with_it_is_not_put_in_force() {
+        let (activation, store) = activation();
+        let policy = |problems: &str| files(&format!("package p\nallow := 1\nproblems := {problems}"));
+        for fine in ["set()", "[]", "{}"] {
+            activation.replace_files(policy(fine)).expect(fine);
+        }
+        for wrong in ["{\"a star\"}", "[1]", "true", "\"\"", "null"] {
+            let refused = activation.replace_files(policy(wrong));
+            let is_refused = matches!(&refused, Err(ActivationError::LoadCheck { path, .. }) if path == "p/problems");
+            assert!(is_refused, "{wrong}: {refused:?}");
+        }
+        assert_eq!(decide(&store), "1");
     }
 
     #[test]

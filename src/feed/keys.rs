@@ -14,6 +14,7 @@ use url::Url;
 use super::{backoff, jittered};
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
+use crate::remote::service::{Ask, Service};
 use crate::remote::{Origin, Remote, RemoteError};
 use crate::telemetry::{Metrics, Outcome, chain};
 use crate::token::{Issuer, KeySet, KeySetError, KeySource, RefreshRequest};
@@ -43,6 +44,8 @@ pub enum KeysError {
     JwksUri(String),
     #[error("the key set cannot be fetched")]
     Fetch(#[source] RemoteError),
+    #[error("the server of the key set answers {0}")]
+    Status(u16),
     #[error("the issuer has no keys")]
     None,
     #[error("the key set file cannot be read")]
@@ -56,6 +59,8 @@ pub enum KeysError {
 pub struct KeyFeed {
     pub issuer: Arc<Issuer>,
     pub remote: Remote,
+    /// Where the key set is, if it is at a service.
+    pub service: Option<Service>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
 }
@@ -119,6 +124,15 @@ impl KeyFeed {
     async fn fetch(&self) -> Result<(KeySet, Duration), KeysError> {
         match &self.issuer.settings.keys {
             KeySource::Introspection => Err(KeysError::None),
+            KeySource::Service { resource, .. } => {
+                let service = self.service.as_ref().ok_or(KeysError::None)?;
+                let ask = Ask { limit: MAX_DOCUMENT_BYTES, ..Ask::default() };
+                let reply = service.get(resource, &ask).await.map_err(KeysError::Fetch)?;
+                match reply.status {
+                    200 => Ok((KeySet::parse(&reply.body)?, DEFAULT_PERIOD)),
+                    status => Err(KeysError::Status(status)),
+                }
+            }
             KeySource::Inline(text) => Ok((KeySet::parse(text.as_bytes())?, LONGEST_PERIOD)),
             KeySource::JwksFile(path) => Ok((read_file(path).await?, SHORTEST_PERIOD)),
             KeySource::JwksUrl(url) => self.fetch_keys(url, Origin::Operator).await,

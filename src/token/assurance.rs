@@ -81,10 +81,16 @@ pub enum Preset {
     Keycloak,
     Google,
     Ping,
+    /// CI jobs: no person is there to prove anything.
+    Github,
+    Gitlab,
+    /// Service accounts.
+    Kubernetes,
 }
 
 impl Preset {
-    pub const NAMES: [&'static str; 7] = ["generic", "okta", "entra", "auth0", "keycloak", "google", "ping"];
+    pub const NAMES: [&'static str; 10] =
+        ["generic", "okta", "entra", "auth0", "keycloak", "google", "ping", "github", "gitlab", "kubernetes"];
 
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
@@ -95,8 +101,16 @@ impl Preset {
             "keycloak" => Self::Keycloak,
             "google" => Self::Google,
             "ping" => Self::Ping,
+            "github" => Self::Github,
+            "gitlab" => Self::Gitlab,
+            "kubernetes" => Self::Kubernetes,
             _ => return None,
         })
+    }
+
+    /// Whether its tokens are those of programs.
+    pub fn is_of_workloads(self) -> bool {
+        matches!(self, Self::Github | Self::Gitlab | Self::Kubernetes)
     }
 
     fn amr(self) -> &'static [(&'static str, Proof)] {
@@ -106,7 +120,7 @@ impl Preset {
             // Entra's `rsa` is a certificate or Authenticator key, `ngcmfa` a Windows Hello enrolment.
             Self::Entra => &[("rsa", POSSESSION), ("ngcmfa", MFA)],
             // Google and Ping keep to the registered words.
-            Self::Generic | Self::Auth0 | Self::Keycloak | Self::Google | Self::Ping => &[],
+            _ => &[],
         }
     }
 
@@ -122,7 +136,7 @@ impl Preset {
             Self::Keycloak => &[("1", 1), ("2", 2), ("3", 3)],
             Self::Auth0 => &[("http://schemas.openid.net/pape/policies/2007/06/multi-factor", 2)],
             // The values of Ping are names of its policies, which `acr_levels` must tell.
-            Self::Generic | Self::Entra | Self::Google | Self::Ping => &[],
+            _ => &[],
         }
     }
 }
@@ -146,6 +160,9 @@ impl Default for AssuranceTable {
 
 impl AssuranceTable {
     pub fn new(preset: Preset) -> Self {
+        if preset.is_of_workloads() {
+            return Self { amr: HashMap::new(), acr: HashMap::new(), own_acr: Vec::new(), amr_string: false };
+        }
         let amr = AMR.iter().chain(preset.amr()).map(|&(word, proof)| (word.to_owned(), proof)).collect();
         let acr = ACR.iter().chain(preset.acr()).map(|&(word, level)| (word.to_owned(), level)).collect();
         let own_acr = preset.acr().iter().map(|&(word, _)| word.to_owned()).collect();

@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::assurance::AssuranceTable;
+use super::assurance::{AssuranceTable, Preset};
 use super::claims::Profile;
 use super::extract::Location;
 use super::introspection::IntrospectionSettings;
@@ -33,6 +33,11 @@ pub enum KeySource {
     JwksFile(PathBuf),
     /// A key set in the configuration itself.
     Inline(String),
+    /// A path below one of `services`.
+    Service {
+        name: String,
+        resource: String,
+    },
     /// None: the issuer is asked about its tokens.
     Introspection,
 }
@@ -49,6 +54,7 @@ pub struct IssuerSettings {
     pub leeway: Duration,
     pub profile: Profile,
     pub locations: Vec<Location>,
+    pub preset: Preset,
     pub assurance: AssuranceTable,
     pub claims_challenge: Option<ClaimsChallenge>,
     /// Whether, and how, the issuer is asked about tokens that are no JWTs.

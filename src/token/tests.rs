@@ -77,6 +77,7 @@ fn settings() -> IssuerSettings {
         profile: Profile::Legacy,
         locations: vec![Location::bearer()],
         assurance: AssuranceTable::default(),
+        preset: Preset::Generic,
         claims_challenge: None,
         introspection: None,
     }

@@ -17,6 +17,7 @@ use super::extract::{Location, find_token};
 use super::introspection::{Endpoint, IntrospectionSettings, Introspector};
 use super::issuer::{ClaimsChallenge, Issuer, KeySource};
 use super::keyset::KeySet;
+use super::workload;
 use crate::clock::Clock;
 use crate::opa::input::Attributes;
 use crate::value::{Members, Value};
@@ -60,6 +61,8 @@ pub struct Verified {
     authn: Authn,
     /// `input.jwt`, ready to be handed to policies.
     document: Value,
+    /// `input.workload`, where the token is that of a program.
+    workload: Option<Value>,
     voucher: Voucher,
     /// SHA-256 of what was signed, or of a token that nobody signed. The signature does not count: one of ECDSA has two forms.
     digest: [u8; 32],
@@ -102,6 +105,11 @@ impl Verified {
         &self.document
     }
 
+    /// `input.workload`.
+    pub fn workload(&self) -> Option<&Value> {
+        self.workload.as_ref()
+    }
+
     pub fn claims(&self) -> &Claims {
         &self.claims
     }
@@ -128,7 +136,8 @@ impl Verified {
         let authn = issuer.settings.assurance.assess(claims.document());
         let document = document(issuer, None, &claims);
         let voucher = Voucher::Issuer { until };
-        Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, voucher, digest })
+        let workload = workload::describe(issuer.settings.preset, claims.document());
+        Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest })
     }
 
     pub(super) fn expires_with_leeway(&self) -> i64 {
@@ -329,7 +338,8 @@ impl Verifier {
         let document = document(issuer, Some(&header), &claims);
         let voucher = Voucher::Key { fingerprint: key, generation: AtomicU64::new(generation) };
         let digest = digest_of(signed);
-        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, voucher, digest })
+        let workload = workload::describe(issuer.settings.preset, claims.document());
+        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest })
     }
 
     /// The key that verifies the signature. A token that names an unknown key, or comes before any key was loaded, may

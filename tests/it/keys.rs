@@ -86,6 +86,7 @@ impl Bench {
             profile: Profile::Legacy,
             locations: vec![Location::bearer()],
             assurance: AssuranceTable::default(),
+            preset: stepgate::token::Preset::Generic,
             claims_challenge: None,
             introspection: None,
         });
@@ -93,6 +94,7 @@ impl Bench {
         let feed = KeyFeed {
             issuer: Arc::clone(&issuer),
             remote: Remote::default(),
+            service: None,
             metrics: Arc::new(Metrics::new(None)),
             clock: clock.clone(),
         };

@@ -14,7 +14,7 @@ use crate::policy::{Asked, Complaint, QueryError, Question, Record, Snapshot};
 use crate::value::{Members, Value, parse_json};
 
 /// Members of an input that only stepgate fills.
-const EVIDENCE: [&str; 2] = ["jwt", "authn"];
+const EVIDENCE: [&str; 3] = ["jwt", "authn", "workload"];
 
 type Reply = Result<Response, Failure>;
 
@@ -141,7 +141,7 @@ impl Call {
         }
         let warning = match (is_missing, was_guarded) {
             (true, _) => Some("'input' key missing from the request"),
-            (_, true) => Some("'jwt' and 'authn' of the input are stepgate's own and were taken out"),
+            (_, true) => Some("'jwt', 'authn' and 'workload' of the input are stepgate's own and were taken out"),
             _ => None,
         };
         if let Some(message) = warning {

@@ -97,6 +97,12 @@ pub const KEYS: &[Key] = &[
         "",
         "Where its clients reach this server: `/.well-known/authzen-configuration` is served with it.",
     ),
+    key(
+        "plugins.stepgate.load_checks",
+        Kind::Texts,
+        "",
+        "Documents such as `lib/workload/problems` that must be empty: policies and data in which one is not are not put in force.",
+    ),
     key("plugins.stepgate.bundles", Kind::Named, "", "More about the bundles of the same names."),
     key(
         "plugins.stepgate.bundles[].max_staleness",
@@ -280,7 +286,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.identity_headers",
         Kind::TextMap,
         "",
-        "Headers set on allow, from `claims.<path>`, `claims[\"<name>\"]` or `authn.<member>`. A caller's own copies are removed, as far as Envoy shows them (its `allowed_headers` hides the others).",
+        "Headers set on allow, from `claims.<path>`, `claims[\"<name>\"]`, `authn.<member>` or `workload.<member>`; with `policy` only the decision sets it. A caller's own copies are removed, as far as Envoy shows them (its `allowed_headers` hides the others).",
     ),
     key(
         "plugins.stepgate.issuers",
@@ -300,10 +306,17 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.issuers[].jwks_url",
         Kind::Text,
         "",
-        "Where the key set is. Exactly one of jwks_url, discovery, jwks_file and jwks.",
+        "Where the key set is. Exactly one of jwks_url, discovery, jwks_file, jwks_service and jwks.",
     ),
     key("plugins.stepgate.issuers[].discovery", Kind::Text, "", "URL of the OpenID provider configuration."),
     key("plugins.stepgate.issuers[].jwks_file", Kind::Text, "", "Path of a key set, read again every minute."),
+    key(
+        "plugins.stepgate.issuers[].jwks_service",
+        Kind::Text,
+        "",
+        "One of `services` that has the key set, with credentials and roots of its own.",
+    ),
+    key("plugins.stepgate.issuers[].jwks_resource", Kind::Text, "openid/v1/jwks", "Its path there."),
     key("plugins.stepgate.issuers[].jwks", Kind::Any, "", "The key set itself."),
     key(
         "plugins.stepgate.issuers[].leeway",
@@ -341,7 +354,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.issuers[].preset",
         Kind::Choice(&crate::token::Preset::NAMES),
         "generic",
-        "Which provider's `acr` and `amr` words to expect.",
+        "Which provider's `acr` and `amr` words to expect. `github`, `gitlab` and `kubernetes` say where keys are, and add `input.workload`.",
     ),
     key(
         "plugins.stepgate.issuers[].introspection",

@@ -1,0 +1,27 @@
+# METADATA
+# title: Sessions
+# description: >-
+#   How long an authentication counts, by its level: what was proven strongly counts longer. `data.session.max_age`
+#   overrides the seconds per level. What is unknown is over.
+package lib.session
+
+default_max_age := {"1": 28800, "2": 43200, "3": 86400, "4": 86400}
+
+max_age := object.union(default_max_age, configured)
+
+default configured := {}
+
+configured := data.session.max_age
+
+default over := true
+
+over := false if {
+	is_number(input.authn.age_seconds)
+	input.authn.age_seconds <= max_age[sprintf("%d", [input.authn.level])]
+}
+
+# What to put under `step_up` in a decision when the session is over.
+step_up := {"max_age": limit, "reason": "session_over"} if {
+	over
+	limit := object.get(max_age, sprintf("%d", [object.get(input, ["authn", "level"], 0)]), 0)
+}

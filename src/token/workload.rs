@@ -1,0 +1,172 @@
+//! What a workload's token says of it: CI jobs of GitHub and GitLab, and service accounts of Kubernetes, in one vocabulary.
+//!
+//! Names can be given up and taken by somebody else; ids cannot. The subject is therefore made of ids. GitLab writes booleans as
+//! texts, which in Rego are never `true`: here they are booleans.
+
+use super::assurance::Preset;
+use crate::value::{Members, Value, as_text, member};
+
+/// `input.workload`; nothing when the issuer's tokens are not those of workloads. What is unknown is absent.
+pub fn describe(preset: Preset, claims: &Value) -> Option<Value> {
+    let (provider, names): (_, &[(&str, &str)]) = match preset {
+        Preset::Github => (
+            "github",
+            &[
+                ("repository", "repository"),
+                ("repository_id", "repository_id"),
+                ("owner", "repository_owner"),
+                ("owner_id", "repository_owner_id"),
+                ("ref", "ref"),
+                ("environment", "environment"),
+                ("event", "event_name"),
+                ("workflow", "job_workflow_ref"),
+                ("runner", "runner_environment"),
+            ],
+        ),
+        Preset::Gitlab => (
+            "gitlab",
+            &[
+                ("repository", "project_path"),
+                ("repository_id", "project_id"),
+                ("owner", "namespace_path"),
+                ("owner_id", "namespace_id"),
+                ("ref", "ref"),
+                ("environment", "environment"),
+                ("event", "pipeline_source"),
+                ("workflow", "ci_config_ref_uri"),
+                ("runner", "runner_environment"),
+            ],
+        ),
+        Preset::Kubernetes => return Some(kubernetes(claims)),
+        _ => return None,
+    };
+    let mut members = Members::default();
+    members.put_text("provider", Value::from(provider));
+    for (name, claim) in names {
+        if let Some(text) = text_of(claims, claim) {
+            members.put_text(name, Value::from(text));
+        }
+    }
+    for name in ["ref_protected", "environment_protected"] {
+        if let Some(flag) = flag_of(claims, name) {
+            members.put_text(name, Value::Bool(flag));
+        }
+    }
+    let event = text_of(claims, if preset == Preset::Github { "event_name" } else { "pipeline_source" });
+    // Whoever may open one runs code with this token.
+    let is_of_strangers = event.is_none_or(|event| {
+        event.starts_with("pull_request") || matches!(&*event, "merge_request_event" | "external_pull_request_event")
+    });
+    members.put_text("is_pull_request", Value::Bool(is_of_strangers));
+    let id = text_of(claims, if preset == Preset::Github { "repository_id" } else { "project_id" });
+    if let Some(id) = id {
+        let place = match (text_of(claims, "environment"), text_of(claims, "ref")) {
+            (Some(environment), _) => format!("environment:{}", plain(&environment)),
+            (None, Some(reference)) => format!("ref:{}", plain(&reference)),
+            (None, None) => "ref:".to_owned(),
+        };
+        members.put_text("subject", Value::from(format!("{provider}:repository:{}:{place}", plain(&id))));
+    }
+    Some(members.into_value())
+}
+
+/// A projected service-account token (its claim `kubernetes.io`).
+fn kubernetes(claims: &Value) -> Value {
+    let mut members = Members::default();
+    members.put_text("provider", Value::from("kubernetes"));
+    let Some(own) = member(claims, "kubernetes.io") else { return members.into_value() };
+    let account = member(own, "serviceaccount");
+    let of_account = |name: &str| account.and_then(|account| text_of(account, name));
+    let of_pod = |name: &str| member(own, "pod").and_then(|pod| text_of(pod, name));
+    for (name, value) in [
+        ("namespace", text_of(own, "namespace")),
+        ("service_account", of_account("name")),
+        ("service_account_uid", of_account("uid")),
+        ("pod", of_pod("name")),
+        ("pod_uid", of_pod("uid")),
+    ] {
+        if let Some(value) = value {
+            members.put_text(name, Value::from(value));
+        }
+    }
+    if let Some(uid) = of_account("uid") {
+        members.put_text("subject", Value::from(format!("kubernetes:serviceaccount:{}", plain(&uid))));
+    }
+    members.into_value()
+}
+
+/// What separates the parts of a subject cannot stand inside one.
+fn plain(part: &str) -> String {
+    part.replace('%', "%25").replace(':', "%3A")
+}
+
+/// A text that is not empty, or a whole number as one.
+fn text_of(claims: &Value, name: &str) -> Option<String> {
+    let value = member(claims, name)?;
+    let number = || value.as_i64().map(|number| number.to_string());
+    as_text(value).map(str::to_owned).or_else(number).filter(|text| !text.is_empty())
+}
+
+/// A boolean, or one that is written as text.
+fn flag_of(claims: &Value, name: &str) -> Option<bool> {
+    match member(claims, name)? {
+        Value::Bool(flag) => Some(*flag),
+        Value::String(text) if &**text == "true" => Some(true),
+        Value::String(text) if &**text == "false" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::{DuplicateKeys, JsonLimits, json_text, parse_json};
+
+    fn described(preset: Preset, claims: &str) -> String {
+        let limits = JsonLimits { depth: 9, duplicates: DuplicateKeys::Refuse };
+        let claims = parse_json(claims.as_bytes(), limits).expect("JSON");
+        describe(preset, &claims).map_or_else(String::new, |workload| json_text(&workload))
+    }
+
+    #[test]
+    fn workloads_are_named_by_what_cannot_be_taken_over() {
+        assert_eq!(
+            described(
+                Preset::Github,
+                r#"{"repository": "o/r", "repository_id": "7", "event_name": "push", "ref": "refs/heads/main:x", "ref_protected": "true"}"#
+            ),
+            r#"{"event":"push","is_pull_request":false,"provider":"github","ref":"refs/heads/main:x","ref_protected":true,"repository":"o/r","repository_id":"7","subject":"github:repository:7:ref:refs/heads/main%3Ax"}"#
+        );
+        assert_eq!(
+            described(
+                Preset::Gitlab,
+                r#"{"project_id": 9, "environment": "prod:eu", "ref_protected": "false", "environment_protected": true, "pipeline_source": "merge_request_event"}"#
+            ),
+            r#"{"environment":"prod:eu","environment_protected":true,"event":"merge_request_event","is_pull_request":true,"provider":"gitlab","ref_protected":false,"repository_id":"9","subject":"gitlab:repository:9:environment:prod%3Aeu"}"#
+        );
+        assert_eq!(
+            described(
+                Preset::Kubernetes,
+                r#"{"kubernetes.io": {"namespace": "n", "serviceaccount": {"name": "s", "uid": "u"}, "pod": {"name": "p", "uid": "q"}}}"#
+            ),
+            r#"{"namespace":"n","pod":"p","pod_uid":"q","provider":"kubernetes","service_account":"s","service_account_uid":"u","subject":"kubernetes:serviceaccount:u"}"#
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_is_absent_and_trusts_nobody() {
+        assert_eq!(described(Preset::Github, "{}"), r#"{"is_pull_request":true,"provider":"github"}"#);
+        assert_eq!(
+            described(Preset::Gitlab, r#"{"ref_protected": "yes", "project_id": [1]}"#),
+            r#"{"is_pull_request":true,"provider":"gitlab"}"#
+        );
+        assert_eq!(described(Preset::Kubernetes, "{}"), r#"{"provider":"kubernetes"}"#);
+        assert_eq!(described(Preset::Okta, r#"{"repository_id": "7"}"#), "");
+        for event in ["pull_request", "pull_request_target", "pull_request_review"] {
+            assert!(
+                described(Preset::Github, &format!(r#"{{"event_name": "{event}"}}"#))
+                    .contains(r#""is_pull_request":true"#)
+            );
+        }
+    }
+}
