@@ -140,6 +140,7 @@ fn parts(c: &mut Criterion) {
         resource: None,
         routes: Vec::new(),
         identity_headers: Vec::new(),
+        minter: None,
     };
     let checker = Checker::new(settings, store, Some(warm), Clock::fixed(NOW), Arc::new(Metrics::new(None)));
     c.bench_function("whole check, cached token", |b| {

@@ -9,6 +9,7 @@ mod challenge;
 mod evidence;
 mod fault;
 mod identity;
+mod mint;
 mod redirect;
 mod repeats;
 mod resource;
@@ -40,6 +41,7 @@ pub use self::challenge::{DpopChallenge, Settings as ChallengeSettings};
 pub use self::evidence::AmbiguousPath;
 pub use self::fault::Fault;
 pub use self::identity::{IdentityHeader, IdentitySource};
+pub use self::mint::{MAX_LIFETIME as MAX_IDENTITY_TOKEN_LIFETIME, Minter};
 pub use self::redirect::Redirect;
 pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
@@ -98,6 +100,8 @@ pub struct Settings {
     /// What is demanded beside the policy.
     pub routes: Vec<Route>,
     pub identity_headers: Vec<IdentityHeader>,
+    /// Signs what the upstream is told.
+    pub minter: Option<Arc<Minter>>,
 }
 
 /// Answers checks.

@@ -6,8 +6,9 @@
 use crate::opa::input::Attributes;
 use crate::value::{Value, as_text, member};
 
+use super::Settings;
 use super::evidence::Evidence;
-use crate::token::Authn;
+use crate::token::{Authn, Verified};
 
 /// One header that stepgate owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum IdentitySource {
     Workload(String),
     /// Nothing but what the policy's decision says.
     Policy,
+    /// A token of our own.
+    Token,
 }
 
 impl IdentitySource {
@@ -61,16 +64,16 @@ impl IdentitySource {
         (!path.is_empty()).then_some(Self::Claim(path))
     }
 
-    fn value(&self, evidence: &Evidence, now: i64) -> Option<String> {
-        let verified = evidence.verified()?;
+    /// What the evidence says.
+    pub fn found(&self, verified: &Verified, now: i64) -> Option<Value> {
         match self {
             Self::Claim(path) => {
                 let claims = verified.claims().document();
-                header_text(path.iter().try_fold(claims, |here, key| member(here, key))?)
+                path.iter().try_fold(claims, |here, key| member(here, key)).cloned()
             }
-            Self::Workload(name) => header_text(member(verified.workload()?, name)?),
-            Self::Policy => None,
-            Self::Authn(name) => header_text(member(&verified.authn().document(now), name)?),
+            Self::Workload(name) => member(verified.workload()?, name).cloned(),
+            Self::Authn(name) => member(&verified.authn().document(now), name).cloned(),
+            Self::Policy | Self::Token => None,
         }
     }
 }
@@ -84,10 +87,16 @@ pub struct Mutation {
 
 impl Mutation {
     /// The owned headers of this request: those with a value are set, the others and every copy are removed.
-    pub fn of(owned: &[IdentityHeader], evidence: &Evidence, attributes: &Attributes<'_>, now: i64) -> Self {
+    pub fn of(settings: &Settings, evidence: &Evidence, attributes: &Attributes<'_>, now: i64) -> Self {
+        let owned = &settings.identity_headers;
         let mut mutation = Self::removal(owned, attributes);
+        let Some(verified) = evidence.verified() else { return mutation };
         for header in owned {
-            if let Some(value) = header.source.value(evidence, now) {
+            let value = match header.source {
+                IdentitySource::Token => settings.minter.as_ref().and_then(|minter| minter.token(verified, now)),
+                _ => header.source.found(verified, now).as_ref().and_then(header_text),
+            };
+            if let Some(value) = value {
                 // Envoy removes after it sets: a name that is set must not be among those removed.
                 mutation.remove.retain(|name| *name != header.name);
                 mutation.set.push((header.name.clone(), value));

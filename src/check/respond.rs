@@ -76,7 +76,7 @@ impl Verdict {
 /// The answer to a decided check.
 pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'_>, id: &str) -> (Decided, Answer) {
     let now = verdict.now;
-    let mutation = || Mutation::of(&settings.identity_headers, &verdict.evidence, attributes, now);
+    let mutation = || Mutation::of(settings, &verdict.evidence, attributes, now);
     // The next nonce comes with the answer to a good proof, so that nobody has to be refused first.
     let is_bound = verdict.evidence.verified().is_some_and(Verified::is_bound);
     let nonce = || is_bound.then(|| settings.challenge.nonce(now)).flatten();

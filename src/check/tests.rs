@@ -51,6 +51,7 @@ fn settings() -> Settings {
         resource: None,
         routes: Vec::new(),
         identity_headers: Vec::new(),
+        minter: None,
     }
 }
 

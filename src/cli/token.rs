@@ -40,6 +40,15 @@ pub enum Token {
         /// Claims as a JSON object; `iat` and `exp` are added unless they are given
         claims: String,
     },
+    /// Print the public key set of a private key
+    Jwks {
+        #[arg(long)]
+        key: PathBuf,
+        #[arg(long, default_value = "ES256")]
+        alg: String,
+        #[arg(long, default_value = "stepgate")]
+        kid: String,
+    },
     /// Print a token's header and claims without checking anything
     Decode { token: String },
 }
@@ -50,6 +59,11 @@ impl Token {
             Self::Keygen { alg, kid, out } => keygen(&alg, &kid, &out),
             Self::Sign { key, alg, kid, typ, lifetime, claims } => {
                 println!("{}", sign(&key, &alg, &kid, &typ, lifetime, &claims, &Clock::System)?);
+                Ok(())
+            }
+            Self::Jwks { key, alg, kid } => {
+                let pem = std::fs::read_to_string(&key).with_context(|| format!("cannot read {}", key.display()))?;
+                println!("{}", key_set(&SigningKey::from_pem(named(&alg)?, &pem)?, &kid)?);
                 Ok(())
             }
             Self::Decode { token } => decode(&token),
@@ -67,16 +81,22 @@ fn keygen(alg: &str, kid: &str, out: &Path) -> anyhow::Result<()> {
 
     let alg = named(alg)?;
     let pem = SigningKey::generate(alg)?;
-    let mut jwk = SigningKey::from_pem(alg, &pem)?.public_jwk()?;
-    let members = jwk.as_object_mut().context("a JWK is an object")?;
-    members.insert("kid".to_owned(), json!(kid));
-    members.insert("use".to_owned(), json!("sig"));
-    members.insert("alg".to_owned(), json!(alg.name()));
+    let keys = key_set(&SigningKey::from_pem(alg, &pem)?, kid)?;
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(out);
     let file = file.as_mut().map_err(|error| anyhow::anyhow!("`{}`: {error}", out.display()))?;
     file.write_all(pem.as_bytes())?;
-    println!("{}", json!({"keys": [jwk]}));
+    println!("{keys}");
     Ok(())
+}
+
+/// The public half of a key, as services read it (RFC 7517 section 5).
+fn key_set(key: &SigningKey, kid: &str) -> anyhow::Result<Value> {
+    let mut jwk = key.public_jwk()?;
+    let members = jwk.as_object_mut().context("a JWK is an object")?;
+    members.insert("kid".to_owned(), json!(kid));
+    members.insert("use".to_owned(), json!("sig"));
+    members.insert("alg".to_owned(), json!(key.alg().name()));
+    Ok(json!({"keys": [jwk]}))
 }
 
 fn sign(

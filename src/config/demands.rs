@@ -1,10 +1,16 @@
 //! What routes demand, and the ways to ask for it.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::resolve::{Resolver, Section};
-use crate::check::{self, PathPattern, Redirect, ResourceMetadata, Route, RouteDemand};
+use crate::check::{
+    self, IdentityHeader, IdentitySource, MAX_IDENTITY_TOKEN_LIFETIME, Minter, PathPattern, Redirect, ResourceMetadata,
+    Route, RouteDemand,
+};
+use crate::jws::{Alg, SigningKey};
 use crate::token::{ClaimsChallenge, IssuerSettings, LEVEL_NAMES};
 
 /// Where Entra's clients authenticate, of whatever tenant they are.
@@ -110,6 +116,54 @@ impl Resolver<'_> {
                 self.problems.error("plugins.stepgate.resource.id", message);
             }
         }
+    }
+
+    /// The token that tells the upstream who the caller is.
+    pub(super) fn identity_token(&mut self, own: Section<'_>, check: &mut check::Settings) {
+        let item = own.section("identity_token");
+        if item.0.is_none() {
+            return;
+        }
+        let place = "plugins.stepgate.identity_token";
+        let mut required = |name: &str| {
+            let text = item.text(name).filter(|text| !text.is_empty());
+            if text.is_none() {
+                self.problems.error(format!("{place}.{name}"), "required");
+            }
+            text
+        };
+        let (audience, issuer, header) = (required("audience"), required("issuer"), required("header"));
+        let key = required("key_file").map(|path| {
+            let alg = item.text("algorithm").and_then(Alg::named).unwrap_or(Alg::Es256);
+            let pem = std::fs::read_to_string(path).map_err(|error| format!("`{path}` cannot be read: {error}"))?;
+            SigningKey::from_pem(alg, &pem).map_err(|error| format!("`{path}`: {error}"))
+        });
+        let key = key.and_then(|key| key.map_err(|error| self.problems.error(format!("{place}.key_file"), error)).ok());
+        let lifetime = item.duration("lifetime", MAX_IDENTITY_TOKEN_LIFETIME);
+        if lifetime > MAX_IDENTITY_TOKEN_LIFETIME || lifetime.as_secs() < 2 {
+            self.problems.error(format!("{place}.lifetime"), "at least 2s and at most 60s");
+        }
+        let mut claims = Vec::new();
+        for (name, source) in item.members("claims") {
+            match source.as_str().and_then(IdentitySource::parse).filter(|source| *source != IdentitySource::Policy) {
+                Some(source) => claims.push((name.clone(), source)),
+                None => {
+                    let message = "expected `claims.<path>`, `authn.<member>` or `workload.<member>`";
+                    self.problems.error(format!("{place}.claims.{name}"), message);
+                }
+            }
+        }
+        let (Some(audience), Some(issuer), Some(header), Some(key)) = (audience, issuer, header, key) else { return };
+        if check.identity_headers.iter().any(|known| known.name.eq_ignore_ascii_case(header)) {
+            self.problems.error(format!("{place}.header"), "the same header is among `identity_headers`");
+        }
+        check
+            .identity_headers
+            .push(IdentityHeader { name: header.to_ascii_lowercase(), source: IdentitySource::Token });
+        let kid = item.text("kid").unwrap_or("stepgate").to_owned();
+        let mut minter = Minter::new(key, kid, issuer.to_owned(), audience.to_owned());
+        (minter.lifetime, minter.claims) = (lifetime, claims);
+        check.minter = Some(Arc::new(minter));
     }
 
     pub(super) fn claims_challenge(&mut self, item: Section<'_>, place: &str) -> Option<ClaimsChallenge> {

@@ -210,7 +210,9 @@ impl Resolver<'_> {
             resource: None,
             routes: self.routes(own),
             identity_headers: self.identity_headers(own),
+            minter: None,
         };
+        self.identity_token(own, &mut check);
         let mut services = self.services(document);
         add_kubernetes(document, &mut services);
         let status = self.status(document, &services);

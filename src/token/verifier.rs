@@ -140,6 +140,11 @@ impl Verified {
         Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest })
     }
 
+    /// `exp`, in seconds since the epoch.
+    pub fn expires(&self) -> i64 {
+        self.claims.expires
+    }
+
     pub(super) fn expires_with_leeway(&self) -> i64 {
         self.claims.expires.saturating_add(self.leeway())
     }

@@ -71,6 +71,25 @@ def identity_headers_cannot_be_smuggled():
         eq({name: values for name, values in got.items() if 'auth' in name}, {}, 'with a decision that has headers')
 
 
+def the_upstream_is_told_by_a_token_of_our_own():
+    with tempfile.TemporaryDirectory() as folder:
+        pem, keys = os.path.join(folder, 'own.pem'), None
+        subprocess.run([STEPGATE, 'token', 'keygen', '--out', pem], check=True, capture_output=True)
+        keys = json.loads(subprocess.run([STEPGATE, 'token', 'jwks', '--key', pem], check=True, capture_output=True).stdout)
+        eq([key['kid'] for key in keys['keys']], ['stepgate'], 'the key set')
+        own = {'identity_token': {'header': 'x-stepgate-identity', 'issuer': 'https://gate', 'audience': 'upstream', 'key_file': pem,
+                                  'claims': {'tenant': 'claims.tenant'}}}
+        with Stack(POLICY, own) as stack:
+            forged = [('x-stepgate-identity', 'forged'), ('x-stepgate_identity', 'forged')]
+            got = stack.request('GET', '/public', forged, token=stack.token(tenant='t1')).upstream_headers()
+            eq('x-stepgate_identity' in got, False, 'another spelling')
+            eq(len(got['x-stepgate-identity']), 1, 'one token')
+            shown = subprocess.run([STEPGATE, 'token', 'decode', got['x-stepgate-identity'][0]], check=True, capture_output=True, text=True).stdout
+            eq(all(word in shown for word in ('stepgate-identity+jwt', '"alice"', '"t1"', '"upstream"')), True, shown)
+            got = stack.request('GET', '/public', forged).upstream_headers()
+            eq([name for name in got if 'identity' in name], [], 'nobody is nobody')
+
+
 def bodies_are_buffered_and_truncation_is_seen():
     with Stack(POLICY, ext_authz=BUFFER) as stack:
         kind = [('content-type', 'application/json')]
@@ -274,7 +293,7 @@ def tokens_and_secrets_stay_out_of_logs():
 
 TESTS = [
     the_demo_walk, unix_sockets, headers_change_on_the_way, two_challenges_on_one_denial,
-    identity_headers_cannot_be_smuggled, bodies_are_buffered_and_truncation_is_seen,
+    identity_headers_cannot_be_smuggled, the_upstream_is_told_by_a_token_of_our_own, bodies_are_buffered_and_truncation_is_seen,
     faults_are_denials_even_with_failure_mode_allow, text_bodies_that_are_not_utf8_are_denied,
     an_oversize_grpc_header_list_is_answered, dry_run_allows_denials_but_not_faults, health_follows_the_state,
     grpc_health_and_reflection, messages_that_no_framework_would_decode_are_denied,
