@@ -9,6 +9,7 @@ mod demands;
 mod discovered;
 mod document;
 mod duration;
+mod issuers;
 mod keys;
 mod overrides;
 mod problem;

@@ -15,6 +15,7 @@ mod introspection;
 mod issuer;
 mod keyset;
 mod nonce;
+mod spiffe;
 mod verifier;
 mod workload;
 
@@ -28,6 +29,7 @@ pub use self::introspection::{Done, Endpoint, IntrospectionSettings, Introspecto
 pub use self::issuer::{ClaimsChallenge, Issuer, IssuerSettings, KeySource, RefreshRequest};
 pub use self::keyset::{KeySet, KeySetError, MAX_KEYS};
 pub use self::nonce::{MIN_KEY_BYTES as MIN_NONCE_KEY_BYTES, Nonces};
+pub use self::spiffe::parse as parse_spiffe_id;
 pub use self::verifier::{Settings, TokenState, Verified, Verifier};
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(super) fn with_defaults(item: &Value) -> Value {
         _ => return item,
     };
     put(members, &defaults);
-    let has_keys = super::resolve::KEY_SOURCES.iter().any(|name| members.contains_key(*name));
+    let has_keys = super::issuers::KEY_SOURCES.iter().any(|name| members.contains_key(*name));
     if !has_keys {
         let issuer = members.get("issuer").and_then(Value::as_str).unwrap_or_default().trim_end_matches('/').to_owned();
         let keys = match preset {

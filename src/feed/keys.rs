@@ -129,12 +129,12 @@ impl KeyFeed {
                 let ask = Ask { limit: MAX_DOCUMENT_BYTES, ..Ask::default() };
                 let reply = service.get(resource, &ask).await.map_err(KeysError::Fetch)?;
                 match reply.status {
-                    200 => Ok((KeySet::parse(&reply.body)?, DEFAULT_PERIOD)),
+                    200 => Ok((self.keys(&reply.body)?, DEFAULT_PERIOD)),
                     status => Err(KeysError::Status(status)),
                 }
             }
-            KeySource::Inline(text) => Ok((KeySet::parse(text.as_bytes())?, LONGEST_PERIOD)),
-            KeySource::JwksFile(path) => Ok((read_file(path).await?, SHORTEST_PERIOD)),
+            KeySource::Inline(text) => Ok((self.keys(text.as_bytes())?, LONGEST_PERIOD)),
+            KeySource::JwksFile(path) => Ok((self.keys(&read_file(path).await?)?, SHORTEST_PERIOD)),
             KeySource::JwksUrl(url) => self.fetch_keys(url, Origin::Operator).await,
             KeySource::Discovery(url) => {
                 let (jwks_uri, origin) = self.discover(url).await?;
@@ -143,10 +143,14 @@ impl KeyFeed {
         }
     }
 
+    fn keys(&self, document: &[u8]) -> Result<KeySet, KeySetError> {
+        KeySet::parse_for(self.issuer.settings.profile, document)
+    }
+
     async fn fetch_keys(&self, url: &str, origin: Origin) -> Result<(KeySet, Duration), KeysError> {
         let fetched = self.remote.fetch(url, origin, MAX_DOCUMENT_BYTES).await.map_err(KeysError::Fetch)?;
         let period = fetched.max_age.unwrap_or(DEFAULT_PERIOD).clamp(SHORTEST_PERIOD, LONGEST_PERIOD);
-        Ok((KeySet::parse(&fetched.body)?, period))
+        Ok((self.keys(&fetched.body)?, period))
     }
 
     /// The `jwks_uri` of the provider configuration, and how far it is trusted.
@@ -180,7 +184,7 @@ fn jwks_uri(document: &[u8], url: &str, issuer: &str) -> Result<(String, Origin)
     Ok((jwks_uri.to_owned(), Origin::Learned))
 }
 
-async fn read_file(path: &Path) -> Result<KeySet, KeysError> {
+async fn read_file(path: &Path) -> Result<Vec<u8>, KeysError> {
     let path = path.to_owned();
     let read = tokio::task::spawn_blocking(move || {
         let mut bytes = Vec::new();
@@ -188,8 +192,7 @@ async fn read_file(path: &Path) -> Result<KeySet, KeysError> {
         Ok(bytes)
     })
     .await;
-    let bytes = read.map_err(|_| KeysError::Malformed)?.map_err(KeysError::File)?;
-    Ok(KeySet::parse(&bytes)?)
+    read.map_err(|_| KeysError::Malformed)?.map_err(KeysError::File)
 }
 
 #[cfg(test)]

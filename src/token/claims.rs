@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::error::TokenError;
 use super::issuer::IssuerSettings;
+use super::spiffe;
 use crate::jws::Alg;
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, member, parse_json};
 
@@ -31,6 +32,8 @@ pub enum Profile {
     /// What most providers send: no type, `JWT` or `at+jwt`.
     #[default]
     Legacy,
+    /// A workload's identity of SPIFFE: `sub` is an ID of the issuer's trust domain, and the header says no more than it must.
+    JwtSvid,
 }
 
 /// A compact JWS, taken apart but not yet believed.
@@ -49,6 +52,8 @@ pub struct TokenHeader {
     pub alg: Alg,
     pub kid: Option<String>,
     pub typ: Option<String>,
+    /// Whether there are any others.
+    has_others: bool,
 }
 
 /// What a bound token asks for.
@@ -87,6 +92,12 @@ impl<'a> Unverified<'a> {
     pub fn issuer(&self) -> Option<&str> {
         member(&self.payload, "iss").and_then(as_text)
     }
+
+    /// `spiffe://` and the trust domain of `sub`.
+    pub fn trust_domain(&self) -> Option<String> {
+        let (domain, _) = spiffe::parse(member(&self.payload, "sub").and_then(as_text)?)?;
+        Some(format!("spiffe://{domain}"))
+    }
 }
 
 pub(super) fn decode(part: &str) -> Option<Value> {
@@ -113,7 +124,9 @@ impl TokenHeader {
         if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
             return Err(TokenError::Header);
         }
-        Ok(Self { alg, kid, typ: text("typ")? })
+        let members = header.as_object().into_iter().flat_map(|members| members.iter());
+        let has_others = members.into_iter().any(|(name, _)| !matches!(as_text(name), Some("alg" | "kid" | "typ")));
+        Ok(Self { alg, kid, typ: text("typ")?, has_others })
     }
 
     /// Whether this header may stand on an access token of `settings`.
@@ -126,6 +139,12 @@ impl TokenHeader {
         match settings.profile {
             Profile::Rfc9068 if typ != "at+jwt" => Err(TokenError::WrongType),
             Profile::Legacy if !ACCESS_TYPES.contains(&typ) => Err(TokenError::WrongType),
+            Profile::JwtSvid if self.has_others => Err(TokenError::Header),
+            Profile::JwtSvid if self.alg == Alg::EdDsa => Err(TokenError::Algorithm),
+            // In just these letters (JWT-SVID section 2.3).
+            Profile::JwtSvid if !matches!(self.typ.as_deref(), None | Some("JWT" | "JOSE")) => {
+                Err(TokenError::WrongType)
+            }
             _ => Ok(()),
         }
     }
@@ -153,6 +172,12 @@ impl Claims {
         claims.check_time(now, leeway)?;
         claims.check_audience(&settings.audiences)?;
         claims.non_empty_text("sub")?;
+        if settings.profile == Profile::JwtSvid {
+            let (domain, _) = claims.text("sub").and_then(spiffe::parse).ok_or(TokenError::BadClaim)?;
+            if settings.issuer.strip_prefix("spiffe://") != Some(domain) {
+                return Err(TokenError::UnknownIssuer);
+            }
+        }
         if settings.profile == Profile::Rfc9068 {
             claims.non_empty_text("client_id")?;
             claims.non_empty_text("jti")?;

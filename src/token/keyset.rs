@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use super::claims::Profile;
 use crate::jws::{Alg, KeyError, KeyType, VerifyingKey};
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, json_text, member, parse_json};
 
@@ -59,10 +60,15 @@ impl Key {
         self.verifying.key_type() == alg.key_type() && self.alg.is_none_or(|own| own == alg)
     }
 
-    fn parse(jwk: &Value) -> Option<Self> {
+    fn parse(jwk: &Value, profile: Profile) -> Option<Self> {
         let text = |name: &str| member(jwk, name).and_then(as_text);
-        // A key for encryption, or one that may not verify, is no key for us (RFC 7517 sections 4.2 and 4.3).
-        if member(jwk, "use").is_some() && text("use") != Some("sig") {
+        let is_for_us = match profile {
+            // A bundle has keys of X.509 certificates, too, and all keys have names (JWT-SVID section 4).
+            Profile::JwtSvid => text("use") == Some("jwt-svid") && text("kid").is_some(),
+            // A key for encryption, or one that may not verify, is no key for us (RFC 7517 sections 4.2 and 4.3).
+            _ => member(jwk, "use").is_none() || text("use") == Some("sig"),
+        };
+        if !is_for_us {
             return None;
         }
         if let Some(operations) = member(jwk, "key_ops") {
@@ -99,12 +105,17 @@ pub(super) fn verifying_key<'a>(kty: &str, text: &impl Fn(&str) -> Option<&'a st
 impl KeySet {
     /// Reads a JWK set.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
+        Self::parse_for(Profile::Legacy, text)
+    }
+
+    /// Reads the keys of a JWK set that verify tokens of this kind.
+    pub fn parse_for(profile: Profile, text: &[u8]) -> Result<Self, KeySetError> {
         let document = parse_json(text, JSON)?;
         let listed = member(&document, "keys").and_then(|keys| keys.as_array()).ok_or(KeySetError::NoKeys)?;
         if listed.len() > MAX_KEYS {
             return Err(KeySetError::TooMany);
         }
-        let keys: Vec<_> = listed.iter().filter_map(Key::parse).map(Arc::new).collect();
+        let keys: Vec<_> = listed.iter().filter_map(|jwk| Key::parse(jwk, profile)).map(Arc::new).collect();
         if keys.is_empty() {
             return Err(KeySetError::NoneUsable(listed.len()));
         }

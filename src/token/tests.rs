@@ -181,6 +181,7 @@ mod certificate;
 mod dpop;
 mod introspection;
 mod keys;
+mod spiffe;
 
 #[tokio::test]
 async fn a_good_token_is_verified_and_described() {

@@ -136,7 +136,7 @@ impl Verified {
         let authn = issuer.settings.assurance.assess(claims.document());
         let document = document(issuer, None, &claims);
         let voucher = Voucher::Issuer { until };
-        let workload = workload::describe(issuer.settings.preset, claims.document());
+        let workload = workload::describe(&issuer.settings, claims.document());
         Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest })
     }
 
@@ -326,9 +326,11 @@ impl Verifier {
         let unverified = Unverified::parse(token)?;
         // Everything that can be refused without a key is refused before one is looked for, so that tokens of
         // strangers cannot use up an issuer's refreshes.
-        let issuer = unverified
-            .issuer()
-            .and_then(|name| self.issuers.iter().find(|issuer| issuer.settings.issuer == name))
+        let named = |name: &str| self.issuers.iter().find(|issuer| issuer.settings.issuer == name);
+        // The trust domain of a SPIFFE ID says whose keys count, whatever `iss` says (JWT-SVID section 4).
+        let of_domain = unverified.trust_domain().and_then(|domain| named(&domain));
+        let issuer = of_domain
+            .or_else(|| unverified.issuer().and_then(named))
             .filter(|issuer| issuer.settings.keys != KeySource::Introspection)
             .ok_or(TokenError::UnknownIssuer)?;
         if !issuer.settings.locations.contains(place) {
@@ -343,7 +345,7 @@ impl Verifier {
         let document = document(issuer, Some(&header), &claims);
         let voucher = Voucher::Key { fingerprint: key, generation: AtomicU64::new(generation) };
         let digest = digest_of(signed);
-        let workload = workload::describe(issuer.settings.preset, claims.document());
+        let workload = workload::describe(&issuer.settings, claims.document());
         Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest })
     }
 

@@ -1,13 +1,31 @@
-//! What a workload's token says of it: CI jobs of GitHub and GitLab, and service accounts of Kubernetes, in one vocabulary.
+//! What a workload's token says of it: CI jobs of GitHub and GitLab, service accounts of Kubernetes, SPIFFE IDs, in one vocabulary.
 //!
 //! Names can be given up and taken by somebody else; ids cannot. The subject is therefore made of ids. GitLab writes booleans as
 //! texts, which in Rego are never `true`: here they are booleans.
 
 use super::assurance::Preset;
+use super::claims::Profile;
+use super::issuer::IssuerSettings;
+use super::spiffe;
 use crate::value::{Members, Value, as_text, member};
 
 /// `input.workload`; nothing when the issuer's tokens are not those of workloads. What is unknown is absent.
-pub fn describe(preset: Preset, claims: &Value) -> Option<Value> {
+pub fn describe(settings: &IssuerSettings, claims: &Value) -> Option<Value> {
+    if settings.profile == Profile::JwtSvid {
+        return spiffe_id(claims);
+    }
+    of_preset(settings.preset, claims)
+}
+
+/// The SPIFFE ID, and its parts.
+fn spiffe_id(claims: &Value) -> Option<Value> {
+    let id = member(claims, "sub").and_then(as_text)?;
+    let (domain, path) = spiffe::parse(id)?;
+    let parts = [("provider", "spiffe"), ("subject", id), ("trust_domain", domain), ("path", path)];
+    Some(parts.into_iter().map(|(name, text)| (name, Value::from(text))).collect())
+}
+
+fn of_preset(preset: Preset, claims: &Value) -> Option<Value> {
     let (provider, names): (_, &[(&str, &str)]) = match preset {
         Preset::Github => (
             "github",
@@ -125,7 +143,7 @@ mod tests {
     fn described(preset: Preset, claims: &str) -> String {
         let limits = JsonLimits { depth: 9, duplicates: DuplicateKeys::Refuse };
         let claims = parse_json(claims.as_bytes(), limits).expect("JSON");
-        describe(preset, &claims).map_or_else(String::new, |workload| json_text(&workload))
+        of_preset(preset, &claims).map_or_else(String::new, |workload| json_text(&workload))
     }
 
     #[test]

@@ -365,9 +365,9 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "plugins.stepgate.issuers[].token_profile",
-        Kind::Choice(&["rfc9068", "legacy"]),
+        Kind::Choice(&["rfc9068", "legacy", "jwt-svid"]),
         "legacy",
-        "`rfc9068`: require `typ: at+jwt` and that RFC's claims.",
+        "`rfc9068`: require `typ: at+jwt` and that RFC's claims. `jwt-svid`: SPIFFE's, of the trust domain `issuer`, with the keys of its bundle.",
     ),
     key(
         "plugins.stepgate.issuers[].dpop",

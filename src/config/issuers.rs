@@ -1,0 +1,222 @@
+//! Whose tokens are accepted: `plugins.stepgate.issuers`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::proofs::with_dpop;
+use super::resolve::{Resolver, Section};
+use super::workloads::with_defaults;
+use crate::jws::Alg;
+use crate::remote::service::ServiceSettings;
+use crate::token::{self, AssuranceTable, IssuerSettings, KeySource, Location, Preset, Profile};
+
+/// The greatest difference between clocks that is allowed for.
+const MAX_LEEWAY: Duration = Duration::from_secs(600);
+/// Where keys may come from.
+pub(super) const KEY_SOURCES: [&str; 5] = ["jwks_url", "discovery", "jwks_file", "jwks_service", "jwks"];
+
+impl Resolver<'_> {
+    pub(super) fn issuers(
+        &mut self,
+        own: Section<'_>,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<Vec<IssuerSettings>> {
+        let listed = own.at("issuers")?.as_array()?;
+        if listed.is_empty() {
+            let message = "the list is empty, so no token could ever be accepted; name an issuer or remove the key";
+            self.problems.error("plugins.stepgate.issuers", message);
+        }
+        let mut issuers: Vec<IssuerSettings> = Vec::new();
+        for (at, item) in listed.iter().enumerate() {
+            let place = format!("plugins.stepgate.issuers[{at}]");
+            let item = with_defaults(item);
+            let Some(issuer) = self.issuer(Section(Some(&item)), &place, services) else { continue };
+            if issuers.iter().any(|known| known.issuer == issuer.issuer) {
+                self.problems.error(format!("{place}.issuer"), "named twice");
+            }
+            issuers.push(issuer);
+        }
+        self.check_locations(&issuers);
+        self.check_introspection(&issuers);
+        Some(issuers)
+    }
+
+    /// One header cannot be read both with and without a scheme: every token would be found twice.
+    fn check_locations(&mut self, issuers: &[IssuerSettings]) {
+        let locations = || issuers.iter().flat_map(|issuer| &issuer.locations);
+        let header = |location: &Location| match location {
+            Location::Header { name, scheme } => Some((name.clone(), scheme.is_some())),
+            Location::Cookie { .. } => None,
+        };
+        let whole = locations().filter_map(header).filter(|(_, scheme)| !scheme);
+        for (name, _) in whole {
+            if locations().filter_map(header).any(|(other, scheme)| scheme && other == name) {
+                let message = format!("the header `{name}` is read with a scheme in one place and without in another");
+                self.problems.error("plugins.stepgate.issuers", message);
+                return;
+            }
+        }
+    }
+
+    fn issuer(
+        &mut self,
+        item: Section<'_>,
+        place: &str,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<IssuerSettings> {
+        let mut require = |name: &str, missing: bool| {
+            if missing {
+                self.problems.error(format!("{place}.{name}"), "required");
+            }
+        };
+        let (audiences, names) = (item.texts("audiences"), item.texts("algorithms"));
+        require("issuer", item.text("issuer").is_none_or(str::is_empty));
+        require("audiences", audiences.is_empty());
+        // Who is only asked signs nothing that is read here.
+        let is_only_asked =
+            !KEY_SOURCES.iter().any(|name| item.at(name).is_some()) && item.at("introspection").is_some();
+        require("algorithms", names.is_empty() && !is_only_asked);
+        self.check_workload_audiences(item, place);
+        let mut algorithms = Vec::new();
+        for name in names {
+            match Alg::named(name) {
+                Some(alg) => algorithms.push(alg),
+                None if name.starts_with("HS") => {
+                    let message = format!("`{name}` shares a secret; keys from a key set are public");
+                    self.problems.error(format!("{place}.algorithms"), message);
+                }
+                None => {
+                    let message = format!("`{name}` is none of {}", Alg::names().join(", "));
+                    self.problems.error(format!("{place}.algorithms"), message);
+                }
+            }
+        }
+        Some(IssuerSettings {
+            issuer: item.text("issuer")?.to_owned(),
+            audiences: audiences.into_iter().map(str::to_owned).collect(),
+            algorithms,
+            keys: if is_only_asked { KeySource::Introspection } else { self.key_source(item, place, services)? },
+            leeway: self.leeway(item, place),
+            profile: self.profile(item, place),
+            locations: with_dpop(self.locations(item, place), item.text("dpop")),
+            preset: item.text("preset").and_then(Preset::named).unwrap_or_default(),
+            assurance: self.assurance(item, place),
+            claims_challenge: self.claims_challenge(item, place),
+            introspection: self.introspection(item.section("introspection"), place, services),
+        })
+    }
+
+    fn profile(&mut self, item: Section<'_>, place: &str) -> Profile {
+        let profile = match item.text("token_profile") {
+            Some("rfc9068") => Profile::Rfc9068,
+            Some("jwt-svid") => Profile::JwtSvid,
+            _ => Profile::Legacy,
+        };
+        let is_trust_domain =
+            item.text("issuer").and_then(token::parse_spiffe_id).is_some_and(|(_, path)| path.is_empty());
+        if (profile == Profile::JwtSvid) != is_trust_domain {
+            let message =
+                "`token_profile: jwt-svid` goes with an issuer that is a trust domain such as `spiffe://example.org`";
+            self.problems.error(format!("{place}.token_profile"), message);
+        }
+        profile
+    }
+
+    fn leeway(&mut self, item: Section<'_>, place: &str) -> Duration {
+        let leeway = item.duration("leeway", Duration::from_secs(30));
+        if leeway > MAX_LEEWAY {
+            let message = "longer than 10m; clocks that differ so much make `exp` meaningless";
+            self.problems.error(format!("{place}.leeway"), message);
+        }
+        leeway
+    }
+
+    fn key_source(
+        &mut self,
+        item: Section<'_>,
+        place: &str,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<KeySource> {
+        let mut sources = Vec::new();
+        for (name, make) in
+            [("jwks_url", KeySource::JwksUrl as fn(String) -> KeySource), ("discovery", KeySource::Discovery)]
+        {
+            if let Some(url) = item.text(name) {
+                let scheme = url::Url::parse(url).ok().map(|url| url.scheme().to_owned());
+                if !matches!(scheme.as_deref(), Some("http" | "https")) {
+                    self.problems.error(format!("{place}.{name}"), "expected an http or https URL");
+                }
+                if scheme.as_deref() == Some("http") {
+                    let message = "keys over plain http can be replaced by anyone on the way; use https";
+                    self.problems.warn(format!("{place}.{name}"), message);
+                }
+                sources.push(make(url.to_owned()));
+            }
+        }
+        if let Some(name) = item.text("jwks_service") {
+            if !services.contains_key(name) {
+                self.problems.error(format!("{place}.jwks_service"), "there is no such service");
+            }
+            let resource = item.text("jwks_resource").unwrap_or("openid/v1/jwks").to_owned();
+            sources.push(KeySource::Service { name: name.to_owned(), resource });
+        }
+        sources.extend(item.text("jwks_file").map(|path| KeySource::JwksFile(path.into())));
+        if let Some(jwks) = item.at("jwks") {
+            let text = jwks.as_str().map_or_else(|| jwks.to_string(), str::to_owned);
+            if let Err(error) = token::KeySet::parse_for(self.profile(item, place), text.as_bytes()) {
+                self.problems.error(format!("{place}.jwks"), error.to_string());
+            }
+            sources.push(KeySource::Inline(text));
+        }
+        if sources.len() != 1 {
+            self.problems.error(place, "give exactly one of jwks_url, discovery, jwks_file, jwks_service and jwks");
+        }
+        sources.pop()
+    }
+
+    fn locations(&mut self, item: Section<'_>, place: &str) -> Vec<Location> {
+        let Some(listed) = item.at("token_from").and_then(Value::as_array) else { return vec![Location::bearer()] };
+        let mut locations = Vec::new();
+        for (at, listed) in listed.iter().map(|value| Section(Some(value))).enumerate() {
+            match (listed.text("header"), listed.text("cookie")) {
+                (Some(name), None) => locations.push(Location::Header {
+                    name: name.to_ascii_lowercase(),
+                    scheme: listed.text("scheme").map(str::to_ascii_lowercase),
+                }),
+                (None, Some(_)) if listed.text("scheme").is_some() => {
+                    self.problems.error(format!("{place}.token_from[{at}].scheme"), "a cookie has no scheme");
+                }
+                (None, Some(name)) => locations.push(Location::Cookie { name: name.to_owned() }),
+                _ => self.problems.error(format!("{place}.token_from[{at}]"), "give either `header` or `cookie`"),
+            }
+        }
+        if locations.is_empty() {
+            self.problems.error(format!("{place}.token_from"), "no place is named");
+        }
+        locations
+    }
+
+    fn assurance(&mut self, item: Section<'_>, place: &str) -> AssuranceTable {
+        let mut table = AssuranceTable::new(item.text("preset").and_then(Preset::named).unwrap_or_default());
+        for (alias, known) in item.members("amr_aliases") {
+            if !known.as_str().is_some_and(|known| table.alias_amr(alias, known)) {
+                self.problems.error(format!("{place}.amr_aliases.{alias}"), "its meaning is not a known amr word");
+            }
+        }
+        for (acr, level) in item.members("acr_levels") {
+            let level = level.as_u64().and_then(|level| usize::try_from(level).ok()).unwrap_or(usize::MAX);
+            if !table.level_of_acr(acr, level) {
+                self.problems.error(format!("{place}.acr_levels.{acr}"), "there is no such level");
+            }
+        }
+        if item.flag("trust_mfa") == Some(false) {
+            table.distrust_mfa();
+        }
+        if item.flag("amr_string") == Some(true) {
+            table.accept_amr_string();
+        }
+        table
+    }
+}

@@ -1,0 +1,67 @@
+//! JWT-SVID: what its standard asks beyond RFC 7519.
+
+use super::*;
+
+fn svid_bench() -> Bench {
+    let settings =
+        IssuerSettings { issuer: "spiffe://example.org".to_owned(), profile: Profile::JwtSvid, ..settings() };
+    let bench = bench_with(settings);
+    let svid = with(with(EC.public_jwk().expect("a JWK"), "kid", json!("k1")), "use", json!("jwt-svid"));
+    let plain = with(EC_OTHER.public_jwk().expect("a JWK"), "kid", json!("k2"));
+    let bundle = json!({"keys": [svid, plain], "spiffe_sequence": 1});
+    bench.issuer.replace_keys(KeySet::parse_for(Profile::JwtSvid, bundle.to_string().as_bytes()).expect("a bundle"));
+    bench
+}
+
+fn svid_header() -> Json {
+    json!({"alg": "ES256", "kid": "k1", "typ": "JWT"})
+}
+
+fn svid_payload() -> Json {
+    json!({"sub": "spiffe://example.org/ns/a/sa/b", "aud": ["api"], "exp": NOW + 60})
+}
+
+#[tokio::test]
+async fn a_svid_is_known_by_its_trust_domain() {
+    for payload in [svid_payload(), with(svid_payload(), "iss", json!("https://spire.example.org"))] {
+        let TokenState::Verified(verified) = svid_bench().state(&token_of(&EC, &svid_header(), &payload)).await else {
+            panic!("refused")
+        };
+        let workload = verified.workload().map(crate::value::json_text).unwrap_or_default();
+        assert_eq!(
+            workload,
+            r#"{"path":"/ns/a/sa/b","provider":"spiffe","subject":"spiffe://example.org/ns/a/sa/b","trust_domain":"example.org"}"#
+        );
+        assert_eq!(verified.authn().level, 0);
+    }
+}
+
+#[tokio::test]
+async fn everything_else_is_refused() {
+    let in_header = |name: &str, value: Json| (with(svid_header(), name, value), svid_payload());
+    let in_payload = |name: &str, value: Json| (svid_header(), with(svid_payload(), name, value));
+    for ((header, payload), want) in [
+        (in_header("typ", json!("at+jwt")), TokenError::WrongType),
+        (in_header("typ", json!("jwt")), TokenError::WrongType),
+        (in_header("x5t", json!("AAAA")), TokenError::Header),
+        (in_header("alg", json!("EdDSA")), TokenError::Algorithm),
+        (in_payload("sub", json!("spiffe://other.org/a")), TokenError::UnknownIssuer),
+        (in_payload("sub", json!("spiffe://example.org/a/")), TokenError::UnknownIssuer),
+        (in_payload("sub", json!("alice")), TokenError::UnknownIssuer),
+        (in_payload("aud", json!(["other"])), TokenError::WrongAudience),
+        ((svid_header(), without(svid_payload(), "exp")), TokenError::BadClaim),
+        ((svid_header(), without(svid_payload(), "aud")), TokenError::BadClaim),
+    ] {
+        let token = token_of(&EC, &header, &payload);
+        assert_eq!(svid_bench().refusal(&token).await, Some(want), "{header} {payload}");
+    }
+    let other = token_of(&EC_OTHER, &with(svid_header(), "kid", json!("k2")), &svid_payload());
+    assert_eq!(svid_bench().refusal(&other).await, Some(TokenError::UnknownKey), "keys of other uses");
+    // Named as the issuer, with a subject that is no ID.
+    let named = token_of(
+        &EC,
+        &svid_header(),
+        &with(with(svid_payload(), "iss", json!("spiffe://example.org")), "sub", json!("a")),
+    );
+    assert_eq!(svid_bench().refusal(&named).await, Some(TokenError::BadClaim));
+}
