@@ -135,6 +135,7 @@ fn parts(c: &mut Criterion) {
         dry_run: DryRun::Off,
         audit: false,
         compat: Compat::default(),
+        asserted: Vec::new(),
         challenge: ChallengeSettings::default(),
         redirect: None,
         resource: None,

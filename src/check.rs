@@ -33,7 +33,7 @@ use crate::opa::decision::{Decision, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse};
 use crate::policy::{self, Journal, Record};
 use crate::telemetry::{Decided, Metrics};
-use crate::token::Verifier;
+use crate::token::{AssertedSettings, Verifier};
 use crate::value::Value;
 
 pub use self::canonical::{Ambiguity, canonical_path};
@@ -92,6 +92,8 @@ pub struct Settings {
     /// Whether a check is denied whose decision finds no room in the decision log.
     pub audit: bool,
     pub compat: Compat,
+    /// Issuers whose tokens Envoy verifies.
+    pub asserted: Vec<AssertedSettings>,
     pub challenge: ChallengeSettings,
     /// Where browsers go instead of being challenged.
     pub redirect: Option<Redirect>,
@@ -224,6 +226,9 @@ impl Checker {
         };
         let document = input::build(message, attributes, &self.settings.input, body)?;
         let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
+        let by_envoy = self.settings.asserted.as_slice();
+        let shown = document.members.get(&ATTRIBUTES).filter(|_| !by_envoy.is_empty());
+        let evidence = evidence.or_asserted(by_envoy, shown, self.clock.now());
         self.metrics.token(evidence.state_name(), evidence.rejection_reason());
 
         let now = self.clock.now();
@@ -336,6 +341,7 @@ impl Checker {
     }
 }
 
+static ATTRIBUTES: crate::value::Key = crate::key!("attributes");
 static DEMAND: crate::value::Key = crate::key!("demand");
 
 /// A new UUIDv4, as OPA gives every decision.

@@ -4,6 +4,7 @@
 //! keys, and its claims are checked by type and time. A verified token is cached; everything that depends on time, on
 //! keys or on configuration is checked again on every hit. Keys arrive from `feed/keys`; nothing here does I/O.
 
+mod asserted;
 mod assurance;
 mod cache;
 mod certificate;
@@ -19,6 +20,7 @@ mod spiffe;
 mod verifier;
 mod workload;
 
+pub use self::asserted::{Asserted, AssertedSettings};
 pub use self::assurance::{AssuranceTable, Authn, LEVEL_NAMES, Preset};
 pub use self::certificate::CertificateSettings;
 pub use self::claims::{Claims, Profile};
@@ -35,4 +37,4 @@ pub use self::verifier::{Settings, TokenState, Verified, Verifier};
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub use self::tests::{token_for_tests, verified_for_tests, verifier_for_tests};
+pub use self::tests::{settings as issuer_for_tests, token_for_tests, verified_for_tests, verifier_for_tests};

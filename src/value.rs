@@ -37,6 +37,10 @@ macro_rules! key {
 pub struct Members(BTreeMap<Value, Value>);
 
 impl Members {
+    pub fn get(&self, key: &Key) -> Option<&Value> {
+        self.0.get(&key.value())
+    }
+
     /// Sets a member; gives the value that it had before.
     pub fn put(&mut self, key: &Key, value: Value) -> Option<Value> {
         self.0.insert(key.value(), value)

@@ -74,7 +74,7 @@ impl Settings {
     /// token is good, or a server without issuers, is not challenged.
     pub fn for_token(&self, token: &TokenState) -> Option<Challenge> {
         match token {
-            TokenState::Unconfigured | TokenState::Verified(_) => None,
+            TokenState::Unconfigured | TokenState::Verified(_) | TokenState::Asserted(_) => None,
             TokenState::Absent => Some(self.without_token()),
             TokenState::Rejected(error) if error.is_temporary() => Some(Challenge {
                 status: HttpStatus::SERVICE_UNAVAILABLE,

@@ -1,9 +1,11 @@
 //! What is known about the request beside what Envoy says: its canonical path, its token, and what that token proves.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::opa::input::Attributes;
-use crate::token::{Authn, TokenError, TokenState, Verified, Verifier};
+use crate::token::{AssertedSettings, Authn, TokenError, TokenState, Verified, Verifier};
 use crate::value::{Key, Members, Value};
 
 static METHOD: Key = crate::key!("method");
@@ -38,6 +40,20 @@ impl Evidence {
         Self { token }
     }
 
+    /// The same, or what Envoy asserts, where no token was sent that could be verified here.
+    pub fn or_asserted(self, by_envoy: &[AssertedSettings], attributes: Option<&Value>, now: i64) -> Self {
+        let is_open = matches!(
+            self.token,
+            TokenState::Absent | TokenState::Unconfigured | TokenState::Rejected(TokenError::UnknownIssuer)
+        );
+        let Some(attributes) = attributes.filter(|_| is_open) else { return self };
+        match by_envoy.iter().find_map(|settings| settings.read(attributes, now)) {
+            Some(Ok(asserted)) => Self { token: TokenState::Asserted(Arc::new(asserted)) },
+            Some(Err(error)) => Self { token: TokenState::Rejected(error) },
+            None => self,
+        }
+    }
+
     pub fn token(&self) -> &TokenState {
         &self.token
     }
@@ -55,6 +71,7 @@ impl Evidence {
             TokenState::Unconfigured => "unconfigured",
             TokenState::Absent => "absent",
             TokenState::Verified(_) => "verified",
+            TokenState::Asserted(_) => "asserted",
             TokenState::Rejected(_) => "rejected",
         }
     }
@@ -77,6 +94,7 @@ impl Evidence {
         }
         let (jwt, authn) = match &self.token {
             TokenState::Verified(verified) => (verified.document().clone(), verified.authn().document(now)),
+            TokenState::Asserted(asserted) => (asserted.document.clone(), asserted.authn.document(now)),
             TokenState::Rejected(error) => (rejected(*error), Authn::none().document(now)),
             TokenState::Absent | TokenState::Unconfigured => (self.bare_state(), Authn::none().document(now)),
         };

@@ -46,6 +46,7 @@ fn settings() -> Settings {
         dry_run: DryRun::Off,
         audit: false,
         compat: Compat::default(),
+        asserted: Vec::new(),
         challenge: ChallengeSettings::default(),
         redirect: None,
         resource: None,
@@ -142,6 +143,7 @@ fn refused_with(response: &CheckResponse) -> Option<i32> {
     (code(response) != 0).then(|| denial(response).0)
 }
 
+mod asserted;
 mod demands;
 
 #[tokio::test]

@@ -10,12 +10,17 @@ use super::resolve::{Resolver, Section};
 use super::workloads::with_defaults;
 use crate::jws::Alg;
 use crate::remote::service::ServiceSettings;
-use crate::token::{self, AssuranceTable, IssuerSettings, KeySource, Location, Preset, Profile};
+use crate::token::{self, AssertedSettings, AssuranceTable, IssuerSettings, KeySource, Location, Preset, Profile};
 
 /// The greatest difference between clocks that is allowed for.
 const MAX_LEEWAY: Duration = Duration::from_secs(600);
 /// Where keys may come from.
 pub(super) const KEY_SOURCES: [&str; 5] = ["jwks_url", "discovery", "jwks_file", "jwks_service", "jwks"];
+
+/// Whether Envoy is believed to have verified an issuer's tokens.
+fn is_asserted(item: &Value) -> bool {
+    item.get("trust").and_then(Value::as_str) == Some("envoy")
+}
 
 impl Resolver<'_> {
     pub(super) fn issuers(
@@ -32,6 +37,9 @@ impl Resolver<'_> {
         for (at, item) in listed.iter().enumerate() {
             let place = format!("plugins.stepgate.issuers[{at}]");
             let item = with_defaults(item);
+            if is_asserted(&item) {
+                continue;
+            }
             let Some(issuer) = self.issuer(Section(Some(&item)), &place, services) else { continue };
             if issuers.iter().any(|known| known.issuer == issuer.issuer) {
                 self.problems.error(format!("{place}.issuer"), "named twice");
@@ -41,6 +49,35 @@ impl Resolver<'_> {
         self.check_locations(&issuers);
         self.check_introspection(&issuers);
         Some(issuers)
+    }
+
+    /// Issuers whose tokens Envoy verifies.
+    pub(super) fn asserted(
+        &mut self,
+        own: Section<'_>,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Vec<AssertedSettings> {
+        let listed = own.at("issuers").and_then(Value::as_array);
+        let mut asserted = Vec::new();
+        for (at, item) in listed.into_iter().flatten().enumerate().filter(|(_, item)| is_asserted(item)) {
+            let place = format!("plugins.stepgate.issuers[{at}]");
+            let item = Section(Some(item));
+            for name in KEY_SOURCES.iter().chain(&["algorithms", "introspection", "dpop", "token_from"]) {
+                if item.at(name).is_some() {
+                    let message = "with `trust: envoy` it is Envoy that finds and verifies tokens";
+                    self.problems.error(format!("{place}.{name}"), message);
+                }
+            }
+            let Some(payload_key) = item.text("payload_in_metadata").filter(|key| !key.is_empty()) else {
+                let message = "required: what the filter `jwt_authn` has as `payload_in_metadata`";
+                self.problems.error(format!("{place}.payload_in_metadata"), message);
+                continue;
+            };
+            if let Some(issuer) = self.issuer(item, &place, services) {
+                asserted.push(AssertedSettings { payload_key: payload_key.to_owned(), issuer });
+            }
+        }
+        asserted
     }
 
     /// One header cannot be read both with and without a scheme: every token would be found twice.

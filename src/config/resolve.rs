@@ -195,6 +195,7 @@ impl Resolver<'_> {
                 _ => DryRun::Off,
             },
             compat,
+            asserted: Vec::new(),
             challenge: ChallengeSettings {
                 realm: own.section("step_up").text("realm").map(str::to_owned),
                 resource_metadata: own.section("step_up").text("resource_metadata").map(str::to_owned),
@@ -222,6 +223,7 @@ impl Resolver<'_> {
         let entrypoint = self.entrypoint(plugin);
         let issuers = self.issuers(own, &services);
         let proofs = self.proofs(own.section("dpop"));
+        check.asserted = self.asserted(own, &services);
         self.resource(own, issuers.as_deref(), &mut check);
         if issuers.is_none() && !check.routes.is_empty() {
             self.problems.error("plugins.stepgate.routes", "without `issuers` nobody could meet their demands");

@@ -274,6 +274,12 @@ fn what_routes_redirects_and_resources_say_is_checked() {
         ),
         (json!({"step_up": {"redirect": {"login_url": "javascript:1"}}}), "step_up.redirect.login_url"),
         (json!({"resource": {"id": "http://api.example.com"}}), "resource.id"),
+        (json!({"issuers": [{"issuer": "i", "audiences": ["a"], "trust": "envoy"}]}), "issuers[0].payload_in_metadata"),
+        (
+            json!({"issuers": [{"issuer": "i", "audiences": ["a"], "trust": "envoy", "payload_in_metadata": "p", "jwks_url": "https://i"}]}),
+            "issuers[0].jwks_url",
+        ),
+        (json!({"issuers": [{"issuer": "i", "trust": "envoy", "payload_in_metadata": "p"}]}), "issuers[0].audiences"),
         (json!({"dpop": {"nonce_key_file": "/nowhere"}}), "dpop.nonce_key_file"),
         (
             json!({"issuers": [{"issuer": "i", "audiences": ["a"], "introspection": {"service": "s"}}]}),

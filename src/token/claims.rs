@@ -211,6 +211,16 @@ impl Claims {
         Ok(claims)
     }
 
+    /// Checks claims whose signature Envoy has verified. Those of other issuers, or of none, are of an unknown one.
+    pub(super) fn of_envoy(payload: Value, settings: &IssuerSettings, now: i64) -> Result<Self, TokenError> {
+        if member(&payload, "iss").and_then(as_text) != Some(&settings.issuer) {
+            return Err(TokenError::UnknownIssuer);
+        }
+        let claims = Self::check(payload, settings, now)?;
+        // Envoy does not ask for proofs.
+        if claims.binding().is_some() { Err(TokenError::Bound) } else { Ok(claims) }
+    }
+
     /// What the token is bound to (RFC 7800 section 3.1): it is worth nothing without a proof of that.
     pub(super) fn binding(&self) -> Option<Binding<'_>> {
         let confirmation = member(&self.payload, "cnf")?;

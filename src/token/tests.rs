@@ -67,7 +67,8 @@ fn jwks(keys: &[(&str, &SigningKey)]) -> String {
     json!({"keys": keys}).to_string()
 }
 
-fn settings() -> IssuerSettings {
+/// An issuer `ISSUER` with the audience `api`.
+pub fn settings() -> IssuerSettings {
     IssuerSettings {
         issuer: ISSUER.to_owned(),
         audiences: vec!["api".to_owned()],
@@ -444,7 +445,7 @@ async fn tokens_are_found_only_where_they_may_be() {
             TokenState::Verified(_) => "verified",
             TokenState::Absent => "absent",
             TokenState::Rejected(error) => error.reason(),
-            TokenState::Unconfigured => "unconfigured",
+            other => panic!("unexpected {other:?}"),
         };
         assert_eq!(Some(got), want, "{name}");
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::time::Instant;
 
+use super::asserted::Asserted;
 use super::assurance::Authn;
 use super::cache::{Fingerprint, TokenCache};
 use super::certificate::{self, CertificateSettings};
@@ -41,6 +42,8 @@ pub enum TokenState {
     /// No token was sent.
     Absent,
     Verified(Arc<Verified>),
+    /// Envoy says that it is good, and the configuration that this is to be believed.
+    Asserted(Arc<Asserted>),
     Rejected(TokenError),
 }
 

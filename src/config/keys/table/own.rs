@@ -334,6 +334,13 @@ pub const KEYS: &[Key] = &[
         "Whose tokens are accepted. Without this key tokens mean nothing; an empty list stops the start.",
     ),
     key("plugins.stepgate.issuers[].issuer", Kind::Text, "required", "Compared to `iss` byte for byte."),
+    key(
+        "plugins.stepgate.issuers[].trust",
+        Kind::Choice(&["envoy"]),
+        "",
+        "`envoy`: believe what Envoy's `jwt_authn` filter, running before ext_authz, says in dynamic metadata (`metadata_context_namespaces`). `input.jwt.state` is then `asserted`, which no route accepts.",
+    ),
+    key("plugins.stepgate.issuers[].payload_in_metadata", Kind::Text, "", "That filter's key, with `trust: envoy`."),
     key("plugins.stepgate.issuers[].audiences", Kind::Texts, "required", "One of them must be in `aud`."),
     key(
         "plugins.stepgate.issuers[].algorithms",
