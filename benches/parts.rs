@@ -30,17 +30,14 @@ fn verifier(key: &SigningKey) -> Verifier {
     let (issuer, _) = Issuer::new(IssuerSettings {
         issuer: "https://id.example.com".to_owned(),
         audiences: vec!["api".to_owned()],
-        algorithms: vec![Alg::Rs256],
+        algorithms: vec![key.alg()],
         keys: KeySource::Inline(String::new()),
         leeway: Duration::ZERO,
         profile: Profile::Legacy,
         locations: vec![Location::bearer()],
         assurance: AssuranceTable::default(),
-
         preset: stepgate::token::Preset::Generic,
-
         claims_challenge: None,
-
         introspection: None,
     });
     let jwks = serde_json::json!({"keys": [key.public_jwk().expect("a JWK")]}).to_string();
@@ -55,13 +52,13 @@ fn verifier(key: &SigningKey) -> Verifier {
     Verifier::new(vec![issuer], &limits, Clock::fixed(NOW))
 }
 
-fn message(key: &SigningKey) -> Vec<u8> {
+fn message_of(key: &SigningKey) -> Vec<u8> {
     let claims = serde_json::json!({
         "iss": "https://id.example.com", "aud": "api", "sub": "alice", "exp": NOW + 600, "amr": ["pwd", "mfa"]
     });
     let signed = format!(
         "{}.{}",
-        URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"at+jwt"}"#),
+        URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{}","typ":"at+jwt"}}"#, key.alg().name())),
         URL_SAFE_NO_PAD.encode(claims.to_string())
     );
     let token = format!("{signed}.{}", key.sign(signed.as_bytes()).expect("it signs"));
@@ -89,9 +86,11 @@ fn snapshot() -> Snapshot {
 
 fn parts(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let pem = SigningKey::generate(Alg::Rs256).expect("a key");
-    let key = SigningKey::from_pem(Alg::Rs256, &pem).expect("its PEM is read");
-    let message = message(&key);
+    let [rsa, ec] = [Alg::Rs256, Alg::Es256].map(|alg| {
+        let pem = SigningKey::generate(alg).expect("a key");
+        SigningKey::from_pem(alg, &pem).expect("its PEM is read")
+    });
+    let (key, message) = (&rsa, message_of(&rsa));
     let attributes = Attributes::parse(&message).expect("it parses");
     let far = || Instant::now() + Duration::from_secs(3_600);
 
@@ -104,14 +103,18 @@ fn parts(c: &mut Criterion) {
                 .into_value()
         });
     });
-    c.bench_function("token cold", |b| {
-        b.iter_batched(
-            || verifier(&key),
-            |verifier| runtime.block_on(verifier.verify(&attributes, far())),
-            criterion::BatchSize::SmallInput,
-        );
-    });
-    let warm = Arc::new(verifier(&key));
+    for key in [&rsa, &ec] {
+        let message = message_of(key);
+        let attributes = Attributes::parse(&message).expect("it parses");
+        c.bench_function(&format!("token cold, {}", key.alg().name()), |b| {
+            b.iter_batched(
+                || verifier(key),
+                |verifier| runtime.block_on(verifier.verify(&attributes, far())),
+                criterion::BatchSize::SmallInput,
+            );
+        });
+    }
+    let warm = Arc::new(verifier(key));
     runtime.block_on(warm.verify(&attributes, far()));
     c.bench_function("token cached", |b| b.iter(|| runtime.block_on(warm.verify(black_box(&attributes), far()))));
 

@@ -471,7 +471,7 @@ async fn cookies_and_headers_are_used_when_configured_and_never_both() {
 }
 
 #[tokio::test]
-async fn the_cache_is_bounded_by_bytes() {
+async fn the_cache_is_bounded_by_bytes_and_keeps_what_is_used() {
     let clock = Clock::fixed(NOW);
     let (issuer, _) = Issuer::new(settings());
     issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC)]).as_bytes()).expect("a key set"));
@@ -481,11 +481,26 @@ async fn the_cache_is_bounded_by_bytes() {
     let (_, nobody) = Issuer::new(settings());
     let bench = Bench { issuer, asked: nobody, verifier, clock };
     let TokenState::Verified(verified) = bench.state(&good_token()).await else { panic!("it is good") };
-    for n in 0..1_000 {
+    // Tokens that are used go on being used, while a million come once.
+    let hot = ["hot-1", "hot-2", "hot-3"].map(|token| cache.fingerprint(token));
+    for fingerprint in hot {
+        cache.insert(fingerprint, 5, Arc::clone(&verified));
+    }
+    for n in 0..1_000_000 {
+        if n % 100 == 0 {
+            for fingerprint in &hot {
+                cache.get(fingerprint);
+            }
+        }
         let token = format!("token-{n}");
         cache.insert(cache.fingerprint(&token), token.len(), Arc::clone(&verified));
+        if n % 100_000 == 0 {
+            assert!(cache.settled_bytes() <= limits.cache_bytes);
+        }
     }
     assert!(cache.settled_bytes() <= limits.cache_bytes);
+    let left = hot.iter().filter(|fingerprint| cache.get(fingerprint).is_some()).count();
+    assert_eq!(left, hot.len(), "a flood washes out none of them");
 }
 
 proptest::proptest! {
