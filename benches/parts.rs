@@ -37,6 +37,7 @@ fn verifier(key: &SigningKey) -> Verifier {
         locations: vec![Location::bearer()],
         assurance: AssuranceTable::default(),
         preset: stepgate::token::Preset::Generic,
+        max_lifetime: None,
         claims_challenge: None,
         introspection: None,
     });

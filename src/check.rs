@@ -25,11 +25,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::evidence::Evidence;
-use self::repeats::{Repeats, Resource};
+use self::repeats::Repeats;
 use self::respond::Verdict;
 use self::routes::Demand;
 use crate::clock::Clock;
-use crate::opa::decision::{Decision, Dialect};
+use crate::opa::decision::{Decision, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse};
 use crate::policy::{self, Journal, Record};
 use crate::telemetry::{Decided, Metrics};
@@ -45,7 +45,7 @@ pub use self::mint::{MAX_LIFETIME as MAX_IDENTITY_TOKEN_LIFETIME, Minter};
 pub use self::redirect::Redirect;
 pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
-pub use self::routes::{Demand as RouteDemand, PathPattern, Route};
+pub use self::routes::{Demand as RouteDemand, PathPattern, Route, is_plain_host};
 
 /// Evaluations that may wait for other servers at the same time; further ones queue until their deadline.
 const MAX_ASIDE: usize = 256;
@@ -244,10 +244,20 @@ impl Checker {
         let input = members.into_value();
         record.input = record.is_wanted.then(|| input.clone());
         let decision = self.evaluate(snapshot, input, deadline, record).await?;
-        let unmet = unmet.filter(|_| decision.is_allow() && !decision.ignores_demand());
+        let mut decision = decision;
+        let unmet = unmet.filter(|_| !decision.ignores_demand()).and_then(|unmet| match &mut decision {
+            Decision::True | Decision::Allow(_) => Some(unmet),
+            // What the policy asks for and what the route asks for is asked for at once.
+            Decision::Deny(Deny { step_up: Some(step_up), .. }) => {
+                unmet.add_to(step_up);
+                None
+            }
+            Decision::False | Decision::Deny(_) => None,
+        });
         let now = self.clock.now();
         let mut verdict = Verdict { decision, evidence, unmet, is_not_satisfiable: false, now };
-        verdict.is_not_satisfiable = self.is_not_satisfiable(&verdict, attributes);
+        verdict.is_not_satisfiable = self.is_not_satisfiable(&verdict);
+        record.reason = verdict.reason();
         Ok(verdict)
     }
 
@@ -257,15 +267,16 @@ impl Checker {
         routes::demand(&self.settings.routes, http, path?)
     }
 
-    /// Whether the caller has come with too many tokens that are not enough.
-    fn is_not_satisfiable(&self, verdict: &Verdict, attributes: &Attributes<'_>) -> bool {
-        let (Some(verified), Some(http)) = (verdict.evidence.verified(), &attributes.http) else { return false };
-        let resource = Resource { method: http.method, host: http.host, path: http.path };
-        if verdict.step_up().is_some() {
-            return self.repeats.is_one_too_many(verified, &resource, verdict.now);
+    /// Whether the caller has come with too many tokens that are not enough, or cannot come with a better one.
+    fn is_not_satisfiable(&self, verdict: &Verdict) -> bool {
+        let Some(verified) = verdict.evidence.verified() else { return false };
+        if let Some(step_up) = verdict.step_up() {
+            // Nobody is there who could authenticate: the tokens of workloads have no levels.
+            let is_hopeless = verdict.unmet.is_some() && step_up.acr_values.is_empty() && step_up.max_age.is_none();
+            return is_hopeless || self.repeats.is_one_too_many(verified, step_up, verdict.now);
         }
         if verdict.is_allow() {
-            self.repeats.satisfied(verified, &resource);
+            self.repeats.satisfied(verified, verdict.now);
         }
         false
     }

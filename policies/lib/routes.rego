@@ -2,34 +2,96 @@
 # title: Demands of routes, from data
 # description: >-
 #   As `plugins.stepgate.routes`, for teams that ship their table in the bundle: `data.routes` is a list of objects with
-#   `path` (a glob of segments), and optionally `hosts`, `methods`, `level`, `max_age` (seconds) and `scopes`. All that
-#   match count. `step_up` is what to put into a decision; it is undefined when nothing is missing.
+#   `path` (`*` is one segment, `**` any number), and optionally `hosts`, `methods`, `level`, `max_age` in seconds and
+#   `scopes`. All that match count. `step_up` is what to put into a decision; it is undefined when nothing is missing. A
+#   request whose path is ambiguous, or a table that cannot be understood, is met by a demand that nobody meets; `problems`
+#   names what is wrong with a table: put `lib/routes/problems` into `plugins.stepgate.load_checks`.
 package lib.routes
+
+members := {"path", "hosts", "methods", "level", "max_age", "scopes"}
+
+problems contains "data.routes is no list" if {
+	data.routes
+	not is_array(data.routes)
+}
+
+problems contains sprintf("%v: %v is unknown or has no such value", [route, name]) if {
+	some route in data.routes
+	some name, value in route
+	not is_sound(name, value)
+}
+
+problems contains sprintf("%v: it has no path", [route]) if {
+	some route in data.routes
+	not route.path
+}
+
+is_sound("path", path) if regex.match(`^/([^/*?#%;]+|\*\*?)?(/([^/*?#%;]+|\*\*?))*/?$`, path)
+
+is_sound("level", level) if level in {0, 1, 2, 3, 4}
+
+is_sound("max_age", max_age) if {
+	is_number(max_age)
+	max_age >= 0
+}
+
+is_sound(name, list) if {
+	name in {"hosts", "methods", "scopes"}
+	is_array(list)
+	every item in list {
+		is_string(item)
+	}
+}
+
+# Nothing can be said of this request.
+is_unreadable if count(problems) > 0
+
+is_unreadable if not has_path
+
+# A negated call whose argument is undefined is undefined itself.
+has_path if is_string(input.path)
+
+is_unreadable if not host
 
 matching contains route if {
 	some route in data.routes
-	glob.match(route.path, ["/"], trim_suffix(input.path, "/"))
-	has_method(route)
-	has_host(route)
+	regex.match(expression(route.path), trim_suffix(input.path, "/"))
+	has_method(object.get(route, "methods", []))
+	has_host(object.get(route, "hosts", []))
 }
 
-has_method(route) if not route.methods
+expression(path) := sprintf("^%s$", [concat("", [segment(part) | some part in split(path, "/"); part != ""])])
 
-has_method(route) if method in {upper(known) | some known in route.methods}
+segment("**") := "(/[^/]+)*"
+
+segment("*") := "/[^/]+"
+
+segment(part) := concat("", ["/", regex.replace(part, `([.+()\[\]{}^$|\\])`, `\$1`)]) if not part in {"*", "**"}
+
+has_method(methods) if count(methods) == 0
+
+has_method(methods) if method in {upper(known) | some known in methods}
 
 # What answers GET answers HEAD.
 method := "GET" if upper(input.method) == "HEAD"
 
 method := upper(input.method) if upper(input.method) != "HEAD"
 
-has_host(route) if not route.hosts
+has_host(hosts) if count(hosts) == 0
 
-has_host(route) if {
-	some known in route.hosts
-	glob.match(lower(known), ["."], host)
+has_host(hosts) if trim_suffix(lower(hosts[_]), ".") == host
+
+has_host(hosts) if {
+	some known in hosts
+	startswith(known, "*.")
+	endswith(host, trim_suffix(lower(substring(known, 1, -1)), "."))
 }
 
-host := trim_suffix(lower(regex.replace(input.attributes.request.http.host, `:[0-9]+$`, "")), ".")
+# In one spelling; undefined when it is no host.
+host := name if {
+	name := trim_right(lower(regex.replace(input.attributes.request.http.host, `:[0-9]*$`, "")), ".")
+	regex.match(`^([a-z0-9._-]+|\[[0-9a-f:.]+\])$`, name)
+}
 
 level := max({0} | {route.level | some route in matching})
 
@@ -40,22 +102,29 @@ scopes := {scope |
 	some scope in route.scopes
 }
 
-is_low if not is_high
+granted := {scope | some scope in split(object.get(input, ["jwt", "claims", "scope"], ""), " ")} |
+	{scope | some scope in listed(object.get(input, ["jwt", "claims", "scp"], []))}
 
-is_high if input.authn.level >= level
+listed(scp) := scp if is_array(scp)
 
-is_old if {
-	max_age
-	not is_fresh
+listed(scp) := split(scp, " ") if is_string(scp)
+
+is_high if {
+	is_number(input.authn.level)
+	input.authn.level >= level
 }
 
-is_fresh if input.authn.age_seconds <= max_age
-
-missing := scopes - {scope | some scope in split(object.get(input, ["jwt", "claims", "scope"], ""), " ")}
+is_fresh if {
+	is_number(input.authn.age_seconds)
+	input.authn.age_seconds <= max_age
+}
 
 acr_values := {1: ["mfa", "phr", "phrh"], 2: ["mfa", "phr", "phrh"], 3: ["phr", "phrh"], 4: ["phrh"]}
 
+step_up := {"acr_values": ["phrh"], "max_age": 0, "reason": "route_unreadable"} if is_unreadable
+
 step_up := object.union_n([{"reason": "route"}, for_level, for_age, for_scope]) if {
+	not is_unreadable
 	count({problem | some problem in [for_level, for_age, for_scope]; problem != {}}) > 0
 }
 
@@ -63,13 +132,13 @@ default for_level := {}
 
 for_level := {"acr_values": acr_values[level]} if {
 	level > 0
-	is_low
+	not is_high
 }
 
 default for_age := {}
 
-for_age := {"max_age": max_age} if is_old
+for_age := {"max_age": max_age} if not is_fresh
 
 default for_scope := {}
 
-for_scope := {"scope": concat(" ", sort([scope | some scope in scopes]))} if count(missing) > 0
+for_scope := {"scope": concat(" ", sort([scope | some scope in scopes]))} if count(scopes - granted) > 0

@@ -17,11 +17,18 @@ default over := true
 
 over := false if {
 	is_number(input.authn.age_seconds)
-	input.authn.age_seconds <= max_age[sprintf("%d", [input.authn.level])]
+	limit := max_age[sprintf("%d", [input.authn.level])]
+	is_number(limit)
+	input.authn.age_seconds <= limit
 }
 
 # What to put under `step_up` in a decision when the session is over.
 step_up := {"max_age": limit, "reason": "session_over"} if {
 	over
-	limit := object.get(max_age, sprintf("%d", [object.get(input, ["authn", "level"], 0)]), 0)
+	limit := seconds(object.get(max_age, sprintf("%d", [object.get(input, ["authn", "level"], 0)]), 0))
 }
+
+# A limit that is no number has no meaning; nothing is fresh enough for it.
+seconds(limit) := limit if is_number(limit)
+
+seconds(limit) := 0 if not is_number(limit)

@@ -32,3 +32,8 @@ test_demands_name_what_is_enough if {
 	step_up.require(2) == {"acr_values": ["phr", "mfa"], "reason": "level_too_low"}
 	step_up.fresh(60) == {"max_age": 60, "reason": "authentication_too_old"}
 }
+
+test_what_is_no_number_is_met_by_nobody if {
+	not step_up.fresh_enough("5m") with input as {"authn": {"age_seconds": 1}}
+	not step_up.satisfied(null) with input as {"authn": {"level": 4}}
+}

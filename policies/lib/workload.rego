@@ -18,7 +18,7 @@ roles contains policy.role if {
 }
 
 by_stranger if {
-	input.workload.is_pull_request == true
+	not input.workload.open_to_strangers == false
 	not input.method in {"GET", "HEAD", "OPTIONS"}
 }
 
@@ -86,10 +86,15 @@ all_problems(policy) := {sprintf("%v: it has no conditions", [policy.role]) | co
 	{sprintf("%v: StringEquals does not name the issuer (iss)", [policy.role]) |
 		not is_string(object.get(policy.conditions, ["StringEquals", "iss"], null))
 	} |
+	{sprintf("%v: what %v of %v is compared with is no text, boolean or number", [policy.role, name, operator]) |
+		some operator, claims in policy.conditions
+		some name, value in claims
+		not is_value(value)
+	} |
 	{sprintf("%v: nothing names one repository, project, owner or subject", [policy.role]) |
 		not names_one(policy.conditions)
 	} |
-	{sprintf("%v: the pattern %v of sub covers more than one repository", [policy.role, pattern]) |
+	{sprintf("%v: the pattern %v of sub covers what others own", [policy.role, pattern]) |
 		some pattern in texts(object.get(policy.conditions, ["StringLike", "sub"], []))
 		is_wide(pattern)
 	}
@@ -109,11 +114,43 @@ names_one(conditions) if {
 	}
 }
 
-# The first two of the parts that colons separate are the kind and the name: a star there covers what others own.
+# Whether a pattern of `sub` covers what others own. Without stars it covers one subject.
 is_wide(pattern) if {
-	some at, part in split(pattern, ":")
-	at < 2
-	regex.match(`[*?]`, part)
+	has_star(pattern)
+	not is_narrow(pattern)
 }
 
-is_wide(pattern) if count(split(pattern, ":")) < 3
+has_star(text) if regex.match(`[*?]`, text)
+
+# A repository or project of which only the branch, tag or environment may vary.
+is_narrow(pattern) if {
+	parts := split(pattern, ":")
+	parts[0] in {"repo", "project_path"}
+	count(parts) > 2
+	not has_star(parts[1])
+}
+
+# A trust domain and the first part of the path.
+is_narrow(pattern) if {
+	startswith(pattern, "spiffe://")
+	parts := split(pattern, "/")
+	count(parts) > 4
+	not has_star(parts[2])
+	not has_star(parts[3])
+}
+
+is_value(value) if is_plain(value)
+
+is_value(value) if {
+	is_array(value)
+	count(value) > 0
+	every item in value {
+		is_plain(item)
+	}
+}
+
+is_plain(value) if is_string(value)
+
+is_plain(value) if is_boolean(value)
+
+is_plain(value) if is_number(value)

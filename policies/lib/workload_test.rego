@@ -15,13 +15,11 @@ claims := {"iss": github, "repository_id": "7", "ref": "refs/heads/release-1.2",
 asked(method, more) := {
 	"method": method,
 	"jwt": {"state": "verified", "claims": object.union(claims, more)},
-	"workload": {"is_pull_request": object.get(more, "event_name", "push") == "pull_request"},
+	"workload": {"open_to_strangers": object.get(more, "event_name", "push") == "pull_request"},
 }
 
 test_all_conditions_must_hold if {
 	workload.roles == {"deploy"} with input as asked("POST", {}) with data.workload.trust as [deploy]
-	some more in [{"iss": "https://gitlab.com"}, {"repository_id": "9"}, {"ref": "refs/heads/main"}, {"ref": "xrefs/heads/release-1"}]
-	workload.roles == set() with input as asked("POST", more) with data.workload.trust as [deploy]
 }
 
 test_each_condition_counts if {
@@ -37,6 +35,11 @@ test_pull_requests_may_only_read if {
 	pull := {"event_name": "pull_request"}
 	workload.roles == set() with input as asked("POST", pull) with data.workload.trust as [deploy]
 	workload.roles == {"deploy"} with input as asked("GET", pull) with data.workload.trust as [deploy]
+}
+
+test_a_job_of_which_nothing_is_known_may_only_read if {
+	bare := object.remove(asked("POST", {}), ["workload"])
+	workload.roles == set() with input as bare with data.workload.trust as [deploy]
 }
 
 test_only_verified_tokens_have_roles if {
@@ -61,6 +64,12 @@ test_dangerous_policies_are_told_and_match_nothing if {
 		{"StringEquals": {"iss": github}, "StringLike": {"sub": "repo:*"}},
 		{"StringEquals": {"iss": github}, "StringLike": {"sub": ["repo:org/one:ref:*", "*"]}},
 		{"StringEquals": {"iss": github, "repository_id": "7"}, "StringLike": {"sub": "repo:o*/r:*"}},
+		{"StringEquals": {"iss": "k"}, "StringLike": {"sub": "system:serviceaccount:*:*"}},
+		{"StringEquals": {"iss": "k"}, "StringLike": {"sub": "system:serviceaccount:prod:*"}},
+		{"StringEquals": {"iss": "s"}, "StringLike": {"sub": "spiffe://*/ns/a"}},
+		{"StringEquals": {"iss": "s"}, "StringLike": {"sub": "spiffe://example.org/*"}},
+		{"StringEquals": {"iss": github, "repository_id": "7"}, "StringNotEquals": {"environment": [null]}},
+		{"StringEquals": {"iss": github, "repository_id": []}},
 		{"StringEquals": {"iss": github, "repository_id": "7"}, "ForAnyValue:StringLike": {"ref": "*"}},
 	] {
 		policy := {"role": "r", "conditions": conditions}
@@ -72,6 +81,8 @@ test_dangerous_policies_are_told_and_match_nothing if {
 
 test_good_policies_have_no_problems if {
 	narrow := {"role": "r", "conditions": {"StringEquals": {"iss": github}, "StringLike": {"sub": "repo:org/one:environment:*"}}}
-	workload.problems == set() with data.workload.trust as [deploy, narrow]
+	pods := {"role": "r", "conditions": {"StringEquals": {"iss": "s"}, "StringLike": {"sub": "spiffe://example.org/ns/*"}}}
+	account := {"role": "r", "conditions": {"StringEquals": {"iss": "k", "sub": "system:serviceaccount:prod:app"}}}
+	workload.problems == set() with data.workload.trust as [deploy, narrow, pods, account]
 	workload.problems == set()
 }

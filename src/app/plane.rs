@@ -161,7 +161,7 @@ impl Plane {
         let Some(GrpcDoor { address, socket_mode, settings }) = config.grpc.take() else { return Ok(()) };
         let listener = Listener::bind(&address, socket_mode).await.map_err(readable)?;
         let tokens = config.issuers.take().map(|issuers| {
-            let issuers = self.start_issuers(issuers, &config.services);
+            let issuers = self.start_issuers(issuers, &config.issuer_services);
             let verifier = Verifier::new(issuers, &config.tokens, self.clock.clone());
             let verifier = Arc::new(verifier.with_introspection(|settings| {
                 let service = Arc::new(Service::new(config.services.get(&settings.service)?.clone()));

@@ -31,8 +31,8 @@ pub struct Minter {
     pub lifetime: Duration,
     /// Further claims, by name.
     pub claims: Vec<(String, IdentitySource)>,
-    /// By the digest of the caller's token: the text, and until when it is sent.
-    kept: Cache<[u8; 32], (String, i64)>,
+    /// By the verification that it is made of: the text, and until when it is sent.
+    kept: Cache<u64, (String, i64)>,
 }
 
 impl fmt::Debug for Minter {
@@ -49,18 +49,18 @@ impl Minter {
 
     /// The token for this caller; nothing when it cannot be signed.
     pub fn token(&self, verified: &Verified, now: i64) -> Option<String> {
-        let digest = verified.digest();
+        let serial = verified.serial();
         // With half of its life left it is sent again: signing takes longer than all the rest of a check.
-        if let Some((token, until)) = self.kept.get(&digest)
+        if let Some((token, until)) = self.kept.get(&serial)
             && now < until
         {
             return Some(token);
         }
         let lifetime = i64::try_from(self.lifetime.min(MAX_LIFETIME).as_secs()).unwrap_or(0);
-        let expires = now.saturating_add(lifetime).min(verified.expires());
+        let expires = now.saturating_add(lifetime).min(verified.expires_with_leeway());
         let token = self.sign(verified, now, expires)?;
         let until = now.saturating_add(lifetime / 2).min(expires);
-        self.kept.insert(digest, (token.clone(), until));
+        self.kept.insert(serial, (token.clone(), until));
         Some(token)
     }
 
@@ -120,7 +120,7 @@ mod tests {
         let claims = claims.map(|(name, source)| (name.to_owned(), IdentitySource::parse(source).expect("a source")));
         let minter = Minter { claims: claims.to_vec(), ..minter() };
         let verified = verified_for_tests(&json!({"tenant": {"id": 7}, "amr": ["mfa"]}), |_| {});
-        let now = verified.expires() - 1_000;
+        let now = verified.expires_with_leeway() - 1_000;
         let token = minter.token(&verified, now).expect("a token");
         assert_eq!(part(&token, 0), json!({"alg": "ES256", "kid": "k", "typ": "stepgate-identity+jwt"}));
         let mut claims = part(&token, 1);
@@ -133,7 +133,7 @@ mod tests {
         );
         assert_eq!(minter.token(&verified, now + 29).as_deref(), Some(token.as_str()), "sent again");
         assert_ne!(minter.token(&verified, now + 30).as_deref(), Some(token.as_str()), "with half of its life left");
-        let last = minter.token(&verified, verified.expires() - 5).expect("a token");
-        assert_eq!(part(&last, 1)["exp"], json!(verified.expires()));
+        let last = minter.token(&verified, verified.expires_with_leeway() - 5).expect("a token");
+        assert_eq!(part(&last, 1)["exp"], json!(verified.expires_with_leeway()));
     }
 }

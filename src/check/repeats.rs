@@ -3,87 +3,105 @@
 //! A provider that cannot do what is asked sends the client back with another token that is no better, and the client
 //! would go on for ever. The third different token within two minutes that does not satisfy the same demand ends that.
 //! What counts are verified tokens, so that one stolen token, or many requests with the same one, lock nobody out.
+//!
+//! Everything is kept by caller and demand, both of which are ours to say: what a client writes into paths and hosts makes
+//! nothing grow.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use moka::sync::Cache;
 use parking_lot::Mutex;
 
+use crate::opa::decision::StepUp;
 use crate::token::Verified;
 
 /// How long an attempt counts.
 pub const WINDOW_SECONDS: i64 = 120;
 /// Different tokens that are challenged; the next one is refused.
 const MAX_CHALLENGED: usize = 2;
-/// Demands that are remembered; 100 bytes each. Beyond, further ones are challenged as often as they come.
-const MAX_DEMANDS: usize = 50_000;
+/// Callers that are remembered, the latest; about 500 bytes each.
+const MAX_CALLERS: u64 = 20_000;
+/// Demands that are remembered of one caller, the latest.
+const MAX_DEMANDS: usize = 8;
 
-/// One caller (issuer and subject), one method and one class of resources.
-type Key = [u8; 32];
-/// A token, by what was signed.
 type Digest = [u8; 32];
 
-/// Tokens that did not satisfy a demand, each with when that was.
-type Attempts = Vec<(Digest, i64)>;
+/// Tokens of one caller that did not satisfy one demand.
+#[derive(Debug)]
+struct Attempts {
+    demand: Digest,
+    /// Whether it was a level that was missing, and not only freshness.
+    is_for_level: bool,
+    /// The best that was shown.
+    level: usize,
+    auth_time: Option<i64>,
+    /// Each token, with when it came.
+    tokens: Vec<(Digest, i64)>,
+}
 
 /// Remembers which tokens did not satisfy a demand.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Repeats {
-    demands: Mutex<HashMap<Key, Attempts>>,
-    /// How many there are, for checks that have nothing to forget.
-    count: AtomicUsize,
+    callers: Cache<Digest, Arc<Mutex<Vec<Attempts>>>>,
+    /// When anything was last demanded, for checks that have nothing to forget.
+    last: AtomicI64,
+}
+
+impl Default for Repeats {
+    fn default() -> Self {
+        let window = Duration::from_secs(WINDOW_SECONDS.unsigned_abs());
+        let callers = Cache::builder().max_capacity(MAX_CALLERS).time_to_idle(window).build();
+        Self { callers, last: AtomicI64::new(i64::MIN) }
+    }
 }
 
 impl Repeats {
-    /// Says that a token does not satisfy the demand on a resource; true when it is one too many.
-    pub fn is_one_too_many(&self, verified: &Verified, resource: &Resource<'_>, now: i64) -> bool {
-        let Some(key) = key(verified, resource) else { return false };
-        let mut demands = self.demands.lock();
-        if demands.len() >= MAX_DEMANDS && !demands.contains_key(&key) {
-            demands.retain(|_, attempts| attempts.iter().any(|&(_, at)| is_recent(at, now)));
-            self.count.store(demands.len(), Ordering::Release);
-            if demands.len() >= MAX_DEMANDS {
-                return false;
-            }
-        }
-        let attempts = demands.entry(key).or_default();
-        attempts.retain(|&(_, at)| is_recent(at, now));
-        let token = verified.digest();
-        let is_known = attempts.iter().any(|&(known, _)| known == token);
-        let is_one_too_many = !is_known && attempts.len() >= MAX_CHALLENGED;
+    /// Says that a token does not satisfy a demand; true when it is one too many.
+    pub fn is_one_too_many(&self, verified: &Verified, step_up: &StepUp, now: i64) -> bool {
+        self.last.store(now, Ordering::Release);
+        let caller = self.callers.get_with(caller(verified), Arc::default);
+        let mut demands = caller.lock();
+        let (demand, token) = (demand(step_up), verified.digest());
+        let at = demands.iter().position(|attempts| attempts.demand == demand);
+        let mut attempts = match at {
+            Some(at) => demands.remove(at),
+            None => Attempts {
+                demand,
+                is_for_level: !step_up.acr_values.is_empty(),
+                level: 0,
+                auth_time: None,
+                tokens: Vec::new(),
+            },
+        };
+        attempts.tokens.retain(|&(_, at)| is_recent(at, now));
+        attempts.level = attempts.level.max(verified.authn().level);
+        attempts.auth_time = attempts.auth_time.max(verified.authn().auth_time());
+        let is_known = attempts.tokens.iter().any(|&(known, _)| known == token);
+        let is_one_too_many = !is_known && attempts.tokens.len() >= MAX_CHALLENGED;
         if !is_known && !is_one_too_many {
-            attempts.push((token, now));
+            attempts.tokens.push((token, now));
         }
-        self.count.store(demands.len(), Ordering::Release);
+        if demands.len() >= MAX_DEMANDS {
+            demands.remove(0);
+        }
+        demands.push(attempts);
         is_one_too_many
     }
 
-    /// Says that a token was good enough: whatever was tried before is forgotten.
-    pub fn satisfied(&self, verified: &Verified, resource: &Resource<'_>) {
-        if self.count.load(Ordering::Acquire) == 0 {
+    /// Says that a token was good enough for something: demands that no token before it was as good for are forgotten.
+    pub fn satisfied(&self, verified: &Verified, now: i64) {
+        if !is_recent(self.last.load(Ordering::Acquire), now) {
             return;
         }
-        let Some(key) = key(verified, resource) else { return };
-        let mut demands = self.demands.lock();
-        demands.remove(&key);
-        self.count.store(demands.len(), Ordering::Release);
-    }
-}
-
-/// What a demand is about.
-#[derive(Clone, Copy, Debug)]
-pub struct Resource<'a> {
-    pub method: &'a str,
-    pub host: &'a str,
-    pub path: &'a str,
-}
-
-impl Resource<'_> {
-    /// The first segment of the path: below it are resources of one kind.
-    fn class(&self) -> &str {
-        let path = self.path.split(['?', '#']).next().unwrap_or_default();
-        path.split('/').find(|segment| !segment.is_empty()).unwrap_or_default()
+        let Some(demands) = self.callers.get(&caller(verified)) else { return };
+        let authn = verified.authn();
+        demands.lock().retain(|attempts| match attempts.is_for_level {
+            true => authn.level <= attempts.level,
+            false => authn.auth_time() <= attempts.auth_time,
+        });
     }
 }
 
@@ -91,70 +109,98 @@ fn is_recent(at: i64, now: i64) -> bool {
     (0..WINDOW_SECONDS).contains(&now.saturating_sub(at))
 }
 
-fn key(verified: &Verified, resource: &Resource<'_>) -> Option<Key> {
+fn caller(verified: &Verified) -> Digest {
+    digest_of(&[verified.issuer(), verified.subject()])
+}
+
+fn demand(step_up: &StepUp) -> Digest {
+    let max_age = step_up.max_age.map(|max_age| max_age.to_string()).unwrap_or_default();
+    let mut parts = vec![max_age.as_str(), step_up.scope.as_deref().unwrap_or_default()];
+    parts.extend(step_up.acr_values.iter().map(String::as_str));
+    digest_of(&parts)
+}
+
+fn digest_of(parts: &[&str]) -> Digest {
     let mut context = Context::new(&SHA256);
-    let host = resource.host.to_ascii_lowercase();
-    for part in [verified.issuer(), verified.subject(), resource.method, &host, resource.class()] {
+    for part in parts {
         context.update(&part.len().to_be_bytes());
         context.update(part.as_bytes());
     }
-    context.finish().as_ref().try_into().ok()
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value as Json, json};
+
     use super::*;
     use crate::token::verified_for_tests;
 
-    const PAY: Resource<'_> = Resource { method: "POST", host: "api", path: "/pay/1?x" };
+    fn verified(claims: Json) -> Arc<Verified> {
+        verified_for_tests(&claims, |_| {})
+    }
 
-    fn verified(subject: &str, number: u32) -> std::sync::Arc<Verified> {
-        // Whatever makes the token another one.
-        verified_for_tests(&serde_json::json!({"sub": subject, "jti": number.to_string()}), |_| {})
+    /// One of several tokens of one person, each as weak as the others.
+    fn weak(subject: &str, number: u32) -> Arc<Verified> {
+        verified(json!({"sub": subject, "jti": number.to_string(), "amr": ["pwd"], "auth_time": 100 + number}))
+    }
+
+    fn mfa() -> StepUp {
+        StepUp { acr_values: vec!["mfa".to_owned()], ..StepUp::default() }
     }
 
     #[test]
     fn the_third_different_token_is_one_too_many() {
         let repeats = Repeats::default();
         for _ in 0..6 {
-            assert!(!repeats.is_one_too_many(&verified("ann", 1), &PAY, 0), "the same one, again and again");
+            assert!(!repeats.is_one_too_many(&weak("ann", 1), &mfa(), 0), "the same one, again and again");
         }
-        assert!(!repeats.is_one_too_many(&verified("ann", 2), &PAY, 60));
-        assert!(repeats.is_one_too_many(&verified("ann", 3), &PAY, 119));
-        assert!(repeats.is_one_too_many(&verified("ann", 3), &Resource { path: "/pay/2", ..PAY }, 119), "of one kind");
-        assert!(!repeats.is_one_too_many(&verified("ann", 1), &PAY, 119), "the first may still come");
-        for (who, what) in [
-            ("bob", PAY),
-            ("ann", Resource { path: "/read", ..PAY }),
-            ("ann", Resource { method: "GET", ..PAY }),
-            ("ann", Resource { host: "other", ..PAY }),
+        assert!(!repeats.is_one_too_many(&weak("ann", 2), &mfa(), 60));
+        assert!(repeats.is_one_too_many(&weak("ann", 3), &mfa(), 119));
+        assert!(!repeats.is_one_too_many(&weak("ann", 1), &mfa(), 119), "the first may still come");
+        assert!(!repeats.is_one_too_many(&weak("bob", 3), &mfa(), 119), "another person");
+        for other in [StepUp { max_age: Some(5), ..mfa() }, StepUp { acr_values: vec!["phr".to_owned()], ..mfa() }] {
+            assert!(!repeats.is_one_too_many(&weak("ann", 3), &other, 119), "another demand");
+        }
+        assert!(!repeats.is_one_too_many(&weak("ann", 3), &mfa(), 120), "the first no longer counts");
+    }
+
+    #[test]
+    fn only_a_better_token_starts_afresh() {
+        for (claims, is_afresh) in [
+            (json!({"sub": "ann", "amr": ["mfa"]}), true),
+            (json!({"sub": "ann", "amr": ["pwd"], "auth_time": 999}), false),
+            (json!({"sub": "bob", "amr": ["mfa"]}), false),
         ] {
-            assert!(!repeats.is_one_too_many(&verified(who, 3), &what, 119), "{who} {what:?}");
+            let repeats = Repeats::default();
+            repeats.satisfied(&weak("ann", 9), 0);
+            for token in [1, 2] {
+                assert!(!repeats.is_one_too_many(&weak("ann", token), &mfa(), 0));
+                repeats.satisfied(&weak("ann", token), 0);
+            }
+            repeats.satisfied(&verified(claims.clone()), 0);
+            assert_eq!(repeats.is_one_too_many(&weak("ann", 3), &mfa(), 0), !is_afresh, "{claims}");
         }
-        assert!(!repeats.is_one_too_many(&verified("ann", 3), &PAY, 120), "the first no longer counts");
-    }
-
-    #[test]
-    fn a_token_that_is_good_enough_starts_afresh() {
-        let repeats = Repeats::default();
-        repeats.satisfied(&verified("ann", 9), &PAY);
+        let (repeats, fresh) = (Repeats::default(), StepUp { max_age: Some(5), ..StepUp::default() });
         for token in [1, 2] {
-            assert!(!repeats.is_one_too_many(&verified("ann", token), &PAY, 0));
+            assert!(!repeats.is_one_too_many(&weak("ann", token), &fresh, 0));
         }
-        repeats.satisfied(&verified("ann", 9), &PAY);
-        assert!(!repeats.is_one_too_many(&verified("ann", 3), &PAY, 0));
+        repeats.satisfied(&weak("ann", 2), 0);
+        assert!(repeats.is_one_too_many(&weak("ann", 3), &fresh, 0), "as old as what came before");
+        repeats.satisfied(&weak("ann", 4), 0);
+        assert!(!repeats.is_one_too_many(&weak("ann", 5), &fresh, 0), "a fresher one was good enough");
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn memory_is_bounded_by_caller() {
         let repeats = Repeats::default();
-        let one = verified("ann", 1);
-        for number in 0..MAX_DEMANDS {
-            repeats.is_one_too_many(&one, &Resource { path: &format!("/{number}"), ..PAY }, 0);
+        let one = weak("ann", 1);
+        for number in 0..100 {
+            repeats.is_one_too_many(&one, &StepUp { max_age: Some(number), ..mfa() }, 0);
         }
-        repeats.is_one_too_many(&one, &PAY, 0);
-        assert_eq!(repeats.demands.lock().len(), MAX_DEMANDS);
-        repeats.is_one_too_many(&one, &PAY, WINDOW_SECONDS);
-        assert_eq!(repeats.demands.lock().len(), 1, "what is over is forgotten");
+        let caller = repeats.callers.get(&caller(&one)).expect("she is known");
+        assert_eq!(caller.lock().len(), MAX_DEMANDS);
     }
 }

@@ -68,6 +68,15 @@ impl Verdict {
         }
     }
 
+    /// Why the policy's own result is not what is answered; empty when it is.
+    pub fn reason(&self) -> &'static str {
+        match &self.unmet {
+            _ if self.is_not_satisfiable => "step_up_not_satisfiable",
+            Some(_) => "demand_not_met",
+            None => "",
+        }
+    }
+
     pub fn is_allow(&self) -> bool {
         self.decision.is_allow() && self.unmet.is_none()
     }
@@ -81,7 +90,9 @@ pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'
     let is_bound = verdict.evidence.verified().is_some_and(Verified::is_bound);
     let nonce = || is_bound.then(|| settings.challenge.nonce(now)).flatten();
     let (decided, response) = match &verdict.decision {
-        _ if !verdict.is_allow() => denial(settings, &verdict, attributes, id),
+        _ if !verdict.is_allow() && (settings.dry_run == DryRun::Off || !verdict.decision.is_allow()) => {
+            denial(settings, &verdict, attributes, id)
+        }
         Decision::True => {
             let mutation = mutation();
             let nonce = nonce();

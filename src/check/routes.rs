@@ -49,7 +49,9 @@ impl PathPattern {
     /// Nothing when it does not begin with a slash, or a segment is empty or has a star beside other letters.
     pub fn parse(text: &str) -> Option<Self> {
         let segments: Vec<_> = text.strip_prefix('/')?.split('/').map(str::to_owned).collect();
-        let is_plain = |segment: &String| !segment.is_empty() && !segment.contains(['*', '?', '#', '%']);
+        let is_plain = |segment: &String| {
+            !matches!(segment.as_str(), "" | "." | "..") && !segment.contains(['*', '?', '#', '%', ';', '\\'])
+        };
         let is_good = |segment: &String| is_plain(segment) || matches!(segment.as_str(), "*" | "**");
         let (last, others) = segments.split_last()?;
         // A slash at the end means nothing.
@@ -104,7 +106,8 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str) -> Option<Demand> {
     for route in routes.iter().filter(|route| route.matches(http, path)) {
         let so_far = found.get_or_insert_default();
         // What to ask for goes with the level that it is enough for.
-        if route.demand.level > so_far.level || so_far.acr_values.is_empty() {
+        let is_as_high = route.demand.level == so_far.level && so_far.acr_values.is_empty();
+        if route.demand.level > so_far.level || is_as_high {
             so_far.acr_values.clone_from(&route.demand.acr_values);
         }
         so_far.level = so_far.level.max(route.demand.level);
@@ -119,6 +122,29 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str) -> Option<Demand> {
         }
     }
     found
+}
+
+impl Unmet {
+    /// Adds it to what the policy asks for.
+    pub fn add_to(self, step_up: &mut StepUp) {
+        let (more, scope) = match self {
+            Self::Token => return,
+            Self::Scope(scope) => (None, Some(scope)),
+            Self::Authentication(more) => (Some(more.clone()), more.scope),
+        };
+        if let Some(more) = more {
+            if step_up.acr_values.is_empty() {
+                step_up.acr_values = more.acr_values;
+            }
+            step_up.max_age = match (step_up.max_age, more.max_age) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+        }
+        if step_up.scope.is_none() {
+            step_up.scope = scope;
+        }
+    }
 }
 
 impl Demand {
@@ -161,16 +187,30 @@ static MAX_AGE: Key = crate::key!("max_age");
 static SCOPES: Key = crate::key!("scopes");
 static IS_MET: Key = crate::key!("satisfied");
 
-/// Whether the request's host, whatever its port, letter case or dot at the end, is the one meant.
+/// Whether the request's host, whatever its port, letter case or dots at the end, is the one meant. What is no host can be
+/// taken for any.
 fn is_host(wanted: &str, received: &str) -> bool {
     let name = match received.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => received,
     };
-    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    if !is_plain_host(&name) {
+        return true;
+    }
     match wanted.strip_prefix("*.") {
         Some(domain) => name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1),
         None => name == wanted,
+    }
+}
+
+/// A name of letters, digits, dashes, underscores and dots, or an address in brackets, in lower case.
+pub fn is_plain_host(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    let is_address = |inner: &str| inner.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte));
+    match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inner) => is_address(inner),
+        None => !name.is_empty() && !name.ends_with('.') && name.bytes().all(is_plain),
     }
 }
 
@@ -203,7 +243,7 @@ mod tests {
             let parsed = PathPattern::parse(pattern).expect("a pattern");
             assert_eq!(parsed.matches(path), want, "{pattern} {path}");
         }
-        for bad in ["", "a", "//", "/a//b", "/a*", "/***", "/a?b", "/a%2fb", "/a#"] {
+        for bad in ["", "a", "//", "/a//b", "/a*", "/***", "/a?b", "/a%2fb", "/a#", "/a/./b", "/a/..", "/a;b"] {
             assert_eq!(PathPattern::parse(bad), None, "{bad}");
         }
         let long = "/a".repeat(5_000);
@@ -220,9 +260,14 @@ mod tests {
             ("api.example.com", "xapi.example.com", false),
             ("*.example.com", "a.b.example.com", true),
             ("*.example.com", "example.com", false),
-            ("*.example.com", ".example.com", false),
             ("*.example.com", "badexample.com", false),
             ("[::1]", "[::1]:80", true),
+            ("api.example.com", "api.example.com..", true),
+            ("api.example.com", "api.example.com:", true),
+            ("api.example.com", "other.example.com:80", false),
+            ("api.example.com", "x@other.example.com", true),
+            ("api.example.com", "other.example.com:+80", true),
+            ("api.example.com", "", true),
         ] {
             assert_eq!(is_host(wanted, received), want, "{wanted} {received}");
         }

@@ -85,6 +85,7 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
             locations: vec![Location::bearer()],
             assurance: AssuranceTable::default(),
             preset: crate::token::Preset::Generic,
+            max_lifetime: None,
             claims_challenge: None,
             introspection: None,
         });

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::resolve::{Resolver, Section};
+use super::resolve::{Resolver, Section, is_header_name};
 use crate::check::{
     self, IdentityHeader, IdentitySource, MAX_IDENTITY_TOKEN_LIFETIME, Minter, PathPattern, Redirect, ResourceMetadata,
-    Route, RouteDemand,
+    Route, RouteDemand, is_plain_host,
 };
 use crate::jws::{Alg, SigningKey};
-use crate::token::{ClaimsChallenge, IssuerSettings, LEVEL_NAMES};
+use crate::token::{ClaimsChallenge, IssuerSettings, LEVEL_NAMES, Profile};
 
+/// Methods that a route is usually for.
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
 /// Where Entra's clients authenticate, of whatever tenant they are.
 const ENTRA_AUTHORIZE: &str = "https://login.microsoftonline.com/common/oauth2/authorize";
 
@@ -39,18 +41,23 @@ impl Resolver<'_> {
         if level >= LEVEL_NAMES.len() {
             self.problems.error(format!("{place}.level"), "there is no such level");
         }
-        let hosts: Vec<_> = owned("hosts").iter().map(|host| host.to_ascii_lowercase()).collect();
+        let hosts: Vec<_> = owned("hosts").iter().map(|host| host.trim_end_matches('.').to_ascii_lowercase()).collect();
         for host in &hosts {
-            let name = host.strip_prefix("*.").unwrap_or(host);
-            let has_port = name.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
-            if name.is_empty() || name.contains(['*', '/', '@']) || has_port {
+            if !is_plain_host(host.strip_prefix("*.").unwrap_or(host)) {
                 let message =
                     format!("`{host}` is not a host such as `api.example.com` or `*.example.com`, without a port");
                 self.problems.error(format!("{place}.hosts"), message);
             }
         }
+        if let Some(scope) = scopes.iter().find(|scope| scope.is_empty() || scope.contains(' ')) {
+            self.problems.error(format!("{place}.scopes"), format!("`{scope}` is not one scope: nobody could have it"));
+        }
+        let methods = owned("methods");
+        if let Some(method) = methods.iter().find(|method| !METHODS.contains(&method.to_ascii_uppercase().as_str())) {
+            self.problems.warn(format!("{place}.methods"), format!("`{method}` is no usual method: is it a typo?"));
+        }
         let demand = RouteDemand { level, max_age, scopes, acr_values: owned("acr_values") };
-        Some(Route { hosts, methods: owned("methods"), path, demand })
+        Some(Route { hosts, methods, path, demand })
     }
 
     pub(super) fn redirect(&mut self, item: Section<'_>) -> Option<Redirect> {
@@ -92,10 +99,17 @@ impl Resolver<'_> {
         let mut members = Map::new();
         let servers = item.texts("authorization_servers");
         let servers: Vec<_> = match servers.is_empty() {
-            true => issuers.into_iter().flatten().map(|issuer| issuer.issuer.as_str()).collect(),
+            // Workloads have their tokens already.
+            true => {
+                let for_people =
+                    |issuer: &&IssuerSettings| !issuer.preset.is_of_workloads() && issuer.profile != Profile::JwtSvid;
+                issuers.into_iter().flatten().filter(for_people).map(|issuer| issuer.issuer.as_str()).collect()
+            }
             false => servers,
         };
-        members.insert("authorization_servers".to_owned(), servers.into());
+        if !servers.is_empty() {
+            members.insert("authorization_servers".to_owned(), servers.into());
+        }
         let scopes = item.texts("scopes_supported");
         if !scopes.is_empty() {
             members.insert("scopes_supported".to_owned(), scopes.into());
@@ -154,6 +168,9 @@ impl Resolver<'_> {
             }
         }
         let (Some(audience), Some(issuer), Some(header), Some(key)) = (audience, issuer, header, key) else { return };
+        if !is_header_name(header) {
+            self.problems.error(format!("{place}.header"), "a header's name has only letters, digits and dashes");
+        }
         if check.identity_headers.iter().any(|known| known.name.eq_ignore_ascii_case(header)) {
             self.problems.error(format!("{place}.header"), "the same header is among `identity_headers`");
         }

@@ -112,8 +112,8 @@ impl Resolver<'_> {
         require("issuer", item.text("issuer").is_none_or(str::is_empty));
         require("audiences", audiences.is_empty());
         // Who is only asked signs nothing that is read here.
-        let is_only_asked =
-            !KEY_SOURCES.iter().any(|name| item.at(name).is_some()) && item.at("introspection").is_some();
+        let has_keys = KEY_SOURCES.iter().any(|name| item.at(name).is_some());
+        let is_only_asked = item.0.is_some_and(is_asserted) || (!has_keys && item.at("introspection").is_some());
         require("algorithms", names.is_empty() && !is_only_asked);
         self.check_workload_audiences(item, place);
         let mut algorithms = Vec::new();
@@ -137,6 +137,7 @@ impl Resolver<'_> {
             keys: if is_only_asked { KeySource::Introspection } else { self.key_source(item, place, services)? },
             leeway: self.leeway(item, place),
             profile: self.profile(item, place),
+            max_lifetime: item.at("max_lifetime").map(|_| item.duration("max_lifetime", Duration::MAX)),
             locations: with_dpop(self.locations(item, place), item.text("dpop")),
             preset: item.text("preset").and_then(Preset::named).unwrap_or_default(),
             assurance: self.assurance(item, place),

@@ -12,7 +12,7 @@ use super::keys;
 use super::problem::Problems;
 use super::proofs::dpop_challenge;
 use super::status::ApiConfig;
-use super::workloads::add_kubernetes;
+use super::workloads::with_kubernetes;
 use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
 use crate::feed::bundle::BundleSettings;
 use crate::feed::decision_log::DecisionLogSettings;
@@ -45,6 +45,8 @@ pub struct Config {
     /// Of this process, without `id` and `version`.
     pub labels: BTreeMap<String, String>,
     pub check: check::Settings,
+    /// Services, and those that issuers need beside them.
+    pub issuer_services: BTreeMap<String, ServiceSettings>,
     /// Documents that must be empty before policies come in force.
     pub load_checks: Vec<Vec<String>>,
     /// Absent without `issuers`.
@@ -124,6 +126,11 @@ impl<'a> Section<'a> {
 
 /// The longest that a check takes which waits for nothing; Envoy's own default is 200 ms.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(180);
+
+/// Names of our own headers have one spelling only, which no server reads differently.
+pub(super) fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
 
 /// What policies may reach. `strict` allows what OPA allows.
 fn builtins(document: &Value, own: Section<'_>, strict: bool) -> BuiltinSettings {
@@ -208,8 +215,8 @@ impl Resolver<'_> {
             minter: None,
         };
         self.identity_token(own, &mut check);
-        let mut services = self.services(document);
-        add_kubernetes(document, &mut services);
+        let services = self.services(document);
+        let issuer_services = with_kubernetes(document, &services);
         let status = self.status(document, &services);
         let context = BundleContext {
             document,
@@ -221,9 +228,9 @@ impl Resolver<'_> {
         let bundles = self.bundles(&context);
         let discovery = self.discovery(&context);
         let entrypoint = self.entrypoint(plugin);
-        let issuers = self.issuers(own, &services);
+        let issuers = self.issuers(own, &issuer_services);
         let proofs = self.proofs(own.section("dpop"));
-        check.asserted = self.asserted(own, &services);
+        check.asserted = self.asserted(own, &issuer_services);
         self.resource(own, issuers.as_deref(), &mut check);
         if issuers.is_none() && !check.routes.is_empty() {
             self.problems.error("plugins.stepgate.routes", "without `issuers` nobody could meet their demands");
@@ -258,6 +265,7 @@ impl Resolver<'_> {
             discovery,
             api: self.api(document),
             labels: labels(document),
+            issuer_services,
             load_checks: own.texts("load_checks").into_iter().map(parts).collect(),
             check,
             issuers,
@@ -270,6 +278,7 @@ impl Resolver<'_> {
                 cache_ttl: limits.duration("token_cache_ttl", Duration::from_secs(600)),
                 proofs,
                 certificates: CertificateSettings {
+                    client_cert: own.section("client_certificate").flag("client_cert") == Some(true),
                     xfcc_from_end: own
                         .section("client_certificate")
                         .at("xfcc_from_end")
@@ -347,7 +356,7 @@ impl Resolver<'_> {
         let mut headers = Vec::new();
         for (name, source) in own.members("identity_headers") {
             let place = format!("plugins.stepgate.identity_headers.{name}");
-            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') || name.is_empty() {
+            if !is_header_name(name) {
                 self.problems.error(place, "a header's name has only letters, digits and dashes");
                 continue;
             }

@@ -244,13 +244,25 @@ fn workloads_need_no_more_than_an_audience() {
         let config = config.expect("it resolves");
         let issuer = config.issuers.into_iter().flatten().next().expect("an issuer");
         assert_eq!((issuer.issuer.as_str(), &issuer.keys), (name, &keys));
-        assert_eq!(config.services.contains_key("kubernetes"), preset == "kubernetes");
+        assert_eq!(config.issuer_services.contains_key("kubernetes"), preset == "kubernetes");
+        assert!(config.services.is_empty(), "bundles and logs go nowhere that was not named");
     }
     for (preset, audience) in [("github", "https://github.com/org"), ("gitlab", "https://gitlab.com")] {
         let found = problems(own(json!({"issuers": [{"preset": preset, "audiences": [audience]}]})));
         let place = "plugins.stepgate.issuers[0].audiences";
         assert!(found.errors.iter().any(|problem| problem.path == place), "{preset}: {found:?}");
     }
+}
+
+#[test]
+fn envoy_may_be_trusted_with_what_it_is_asked_for_alone() {
+    let document =
+        own(json!({"issuers": [{"issuer": "i", "audiences": ["a"], "trust": "envoy", "payload_in_metadata": "p"}]}));
+    let (config, found) = resolve(&Document(document), None);
+    assert_eq!(found, Problems::default());
+    let config = config.expect("it resolves");
+    assert_eq!(config.check.asserted.len(), 1);
+    assert_eq!(config.issuers.map(|issuers| issuers.len()), Some(0));
 }
 
 #[test]
@@ -263,6 +275,8 @@ fn what_routes_redirects_and_resources_say_is_checked() {
         (json!({"routes": [{"path": "/a", "level": 5}]}), "routes[0].level"),
         (json!({"routes": [{"path": "/a", "level": 1, "hosts": ["a:80"]}]}), "routes[0].hosts"),
         (json!({"routes": [{"path": "/a", "level": 1, "hosts": ["a*"]}]}), "routes[0].hosts"),
+        (json!({"routes": [{"path": "/a", "scopes": ["a b"]}]}), "routes[0].scopes"),
+        (json!({"routes": [{"path": "/a/./b", "level": 1}]}), "routes[0].path"),
         (json!({"step_up": {"redirect": {}}}), "step_up.redirect.login_url"),
         (
             json!({"step_up": {"redirect": {"login_url": "https://l", "return_origins": []}}}),

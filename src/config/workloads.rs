@@ -50,14 +50,19 @@ fn put(members: &mut Map<String, Value>, defaults: &Value) {
     }
 }
 
-/// The API server, as every pod reaches it, unless `services` says otherwise.
-pub(super) fn add_kubernetes(document: &Value, services: &mut BTreeMap<String, ServiceSettings>) {
+/// The services, and the API server as every pod reaches it where an issuer has its keys there. It is nobody else's service.
+pub(super) fn with_kubernetes(
+    document: &Value,
+    services: &BTreeMap<String, ServiceSettings>,
+) -> BTreeMap<String, ServiceSettings> {
+    let mut services = services.clone();
     let issuers = document.pointer("/plugins/stepgate/issuers").and_then(Value::as_array);
-    let is_preset = |issuer: &Value| issuer.get("preset").and_then(Value::as_str) == Some(KUBERNETES);
-    let (true, Ok(url)) = (issuers.into_iter().flatten().any(is_preset), Url::parse("https://kubernetes.default.svc"))
-    else {
-        return;
-    };
+    let is_used = issuers.into_iter().flatten().any(|issuer| {
+        let issuer = with_defaults(issuer);
+        let text = |name: &str| issuer.get(name).and_then(Value::as_str);
+        text("preset") == Some(KUBERNETES) && text("jwks_service") == Some(KUBERNETES)
+    });
+    let (true, Ok(url)) = (is_used, Url::parse("https://kubernetes.default.svc")) else { return services };
     services.entry(KUBERNETES.to_owned()).or_insert_with(|| ServiceSettings {
         url,
         is_registry: false,
@@ -73,6 +78,7 @@ pub(super) fn add_kubernetes(document: &Value, services: &mut BTreeMap<String, S
         client_certificate: None,
         skip_verification: false,
     });
+    services
 }
 
 impl Resolver<'_> {

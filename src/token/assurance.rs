@@ -297,6 +297,11 @@ impl Authn {
         Self { level, auth_time, value: members.into_value() }
     }
 
+    /// When the caller authenticated, in seconds since the epoch.
+    pub fn auth_time(&self) -> Option<i64> {
+        self.auth_time
+    }
+
     /// The age of the authentication in seconds; unknown when `auth_time` is missing or in the future.
     pub fn age_seconds(&self, now: i64) -> Option<i64> {
         let age = now.saturating_sub(self.auth_time?);

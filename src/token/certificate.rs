@@ -7,14 +7,16 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use crate::opa::input::Attributes;
 use crate::opa::rest::percent_decoded;
 
-/// Bytes of `x-forwarded-client-cert` that are read.
-const MAX_XFCC_BYTES: usize = 65_536;
+/// Bytes of a header that are read.
+const MAX_HEADER_BYTES: usize = 65_536;
 
 /// Where clients' certificates are told of, beside what Envoy itself has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CertificateSettings {
     /// The element of `x-forwarded-client-cert` that counts, from its end; nothing: the header is not believed.
     pub xfcc_from_end: Option<usize>,
+    /// Whether `client-cert` (RFC 9440) is believed.
+    pub client_cert: bool,
 }
 
 /// The `x5t#S256` of the client's certificate: what Envoy has seen, or else the one element of the header that is believed.
@@ -22,10 +24,29 @@ pub fn thumbprint(attributes: &Attributes<'_>, settings: CertificateSettings) ->
     if !attributes.source_certificate.is_empty() {
         return of_pem(attributes.source_certificate);
     }
-    let from_end = settings.xfcc_from_end?;
-    let values = attributes.http.as_ref()?.header_values("x-forwarded-client-cert");
+    match settings.xfcc_from_end {
+        Some(from_end) => of_element(header(attributes, "x-forwarded-client-cert")?, from_end),
+        None if settings.client_cert => of_client_cert(header(attributes, "client-cert")?),
+        None => None,
+    }
+}
+
+/// A header that is there once, and not too long.
+fn header<'a>(attributes: &Attributes<'a>, name: &str) -> Option<&'a str> {
+    let values = attributes.http.as_ref()?.header_values(name);
     let [value] = values.as_slice() else { return None };
-    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= MAX_XFCC_BYTES)?;
+    std::str::from_utf8(value).ok().filter(|text| text.len() <= MAX_HEADER_BYTES)
+}
+
+/// Of a Byte Sequence with the certificate (RFC 9440 section 2.2, RFC 9651 section 3.3.5).
+fn of_client_cert(text: &str) -> Option<String> {
+    let body = text.trim().strip_prefix(':')?.strip_suffix(':')?;
+    let der = STANDARD.decode(body).ok().filter(|der| !der.is_empty())?;
+    Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, &der)))
+}
+
+/// Of an element of `x-forwarded-client-cert`, counted from the end.
+fn of_element(text: &str, from_end: usize) -> Option<String> {
     let elements = elements(text)?;
     let element = elements.get(elements.len().checked_sub(1)?.checked_sub(from_end)?)?;
     let mut hashes = element.iter().filter(|(key, _)| key.eq_ignore_ascii_case("hash"));

@@ -154,12 +154,7 @@ impl Claims {
     /// Checks the claims of a token against its issuer's settings at `now`. The signature is the caller's business.
     pub(super) fn check(payload: Value, settings: &IssuerSettings, now: i64) -> Result<Self, TokenError> {
         let leeway = i64::try_from(settings.leeway.as_secs()).unwrap_or(i64::MAX);
-        // An ID token tells the client who logged in; it is not for us (RFC 9068 section 5).
-        let type_claim = member(&payload, "typ").and_then(as_text).unwrap_or_default().to_ascii_lowercase();
-        if FOREIGN_TYPE_CLAIMS.contains(&&*type_claim) {
-            return Err(TokenError::WrongType);
-        }
-        if ["nonce", "at_hash", "c_hash", "s_hash"].iter().any(|name| member(&payload, name).is_some()) {
+        if is_of_another_kind(&payload) {
             return Err(TokenError::WrongType);
         }
         let expires = date(&payload, "exp")?.ok_or(TokenError::BadClaim)?;
@@ -167,6 +162,12 @@ impl Claims {
         let issued = date(&payload, "iat")?;
         if issued.is_some_and(|issued| issued > now.saturating_add(leeway)) {
             return Err(TokenError::NotYetValid);
+        }
+        if let Some(longest) = settings.max_lifetime {
+            let longest = i64::try_from(longest.as_secs()).unwrap_or(i64::MAX);
+            if expires.saturating_sub(issued.ok_or(TokenError::BadClaim)?) > longest {
+                return Err(TokenError::TooLong);
+            }
         }
         let claims = Self { payload, expires, not_before, may_lack_audience: false };
         claims.check_time(now, leeway)?;
@@ -198,7 +199,13 @@ impl Claims {
         if member(&answer, "iss").is_some_and(|issuer| as_text(issuer) != Some(&settings.issuer)) {
             return Err(TokenError::UnknownIssuer);
         }
+        if is_of_another_kind(&answer) {
+            return Err(TokenError::WrongType);
+        }
         let leeway = i64::try_from(settings.leeway.as_secs()).unwrap_or(i64::MAX);
+        if date(&answer, "iat")?.is_some_and(|issued| issued > now.saturating_add(leeway)) {
+            return Err(TokenError::NotYetValid);
+        }
         // The issuer is asked again before long, whether it says when the token ends or not.
         let expires = date(&answer, "exp")?.unwrap_or(i64::MAX);
         let not_before = date(&answer, "nbf")?;
@@ -289,6 +296,18 @@ impl Claims {
     pub fn document(&self) -> &Value {
         &self.payload
     }
+}
+
+/// Whether claims are those of an ID token, which tells the client who logged in and is not for us (RFC 9068 section 5), or of
+/// another kind that is no access token.
+fn is_of_another_kind(claims: &Value) -> bool {
+    let text = |name: &str| member(claims, name).and_then(as_text).unwrap_or_default().to_ascii_lowercase();
+    let is_foreign = FOREIGN_TYPE_CLAIMS.contains(&text("typ").as_str());
+    // As Amazon Cognito and some introspection endpoints have it.
+    let is_used_otherwise =
+        member(claims, "token_use").is_some() && !matches!(text("token_use").as_str(), "access" | "access_token");
+    let has_hashes = ["nonce", "at_hash", "c_hash", "s_hash"].iter().any(|name| member(claims, name).is_some());
+    is_foreign || is_used_otherwise || has_hashes
 }
 
 /// A NumericDate (RFC 7519 section 2), rounded down; a claim of another type or out of range is an error, not absent.

@@ -29,6 +29,8 @@ pub enum TokenError {
     BadSignature,
     #[error("the token has expired")]
     Expired,
+    #[error("the token is good for longer than its issuer may say")]
+    TooLong,
     #[error("the token is not valid yet")]
     NotYetValid,
     #[error("the token is meant for another audience")]
@@ -81,6 +83,7 @@ impl TokenError {
             Self::UnknownKey => "unknown_key",
             Self::BadSignature => "bad_signature",
             Self::Expired => "expired",
+            Self::TooLong => "lifetime_too_long",
             Self::NotYetValid => "not_yet_valid",
             Self::WrongAudience => "wrong_audience",
             Self::BadClaim => "bad_claim",

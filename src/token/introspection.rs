@@ -1,7 +1,7 @@
 //! Tokens that only their issuer can read (RFC 7662): it is asked, and what it says is remembered for a moment.
 //!
 //! Nothing here does I/O: whoever asks is given with [`Endpoint`]. An answer that comes too late for its request is kept for
-//! the next one. A token that the issuer calls inactive is refused for a short time without asking again; an issuer that
+//! the next one. A token that is refused for what the issuer says is refused for a short time without asking again; an issuer that
 //! does not answer says nothing about a token.
 
 use std::collections::HashMap;
@@ -22,10 +22,10 @@ use crate::clock::Clock;
 
 /// Questions under way at the same time; further tokens are answered 503.
 const MAX_IN_FLIGHT: usize = 256;
-/// Tokens that are known to be inactive.
-const MAX_INACTIVE: u64 = 10_000;
-/// How long an inactive token is not asked about again.
-const INACTIVE_TTL: Duration = Duration::from_secs(10);
+/// Tokens that are known to be refused.
+const MAX_REFUSED: u64 = 10_000;
+/// How long a token that is refused is not asked about again.
+const REFUSED_TTL: Duration = Duration::from_secs(10);
 
 /// `issuers[].introspection`.
 #[derive(Clone, Debug)]
@@ -55,21 +55,34 @@ pub struct Introspector {
     pub issuer: Arc<Issuer>,
     endpoint: Arc<dyn Endpoint>,
     cache: Arc<TokenCache>,
-    inactive: Cache<Fingerprint, ()>,
+    /// Tokens that are refused, each with why.
+    refused: Cache<Fingerprint, TokenError>,
     in_flight: Mutex<HashMap<Fingerprint, watch::Receiver<Option<Answer>>>>,
     clock: Clock,
 }
 
+/// A question that is under way until this is dropped, whatever becomes of it.
+struct Flight {
+    of: Arc<Introspector>,
+    fingerprint: Fingerprint,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.of.in_flight.lock().remove(&self.fingerprint);
+    }
+}
+
 impl Introspector {
     pub fn new(issuer: Arc<Issuer>, endpoint: Arc<dyn Endpoint>, cache: Arc<TokenCache>, clock: Clock) -> Self {
-        let inactive = Cache::builder().max_capacity(MAX_INACTIVE).time_to_live(INACTIVE_TTL).build();
-        Self { issuer, endpoint, cache, inactive, in_flight: Mutex::default(), clock }
+        let refused = Cache::builder().max_capacity(MAX_REFUSED).time_to_live(REFUSED_TTL).build();
+        Self { issuer, endpoint, cache, refused, in_flight: Mutex::default(), clock }
     }
 
     /// What the issuer says of a token. Asks once, however many wait, and waits neither long nor past `deadline`.
     pub async fn ask(self: &Arc<Self>, token: &str, fingerprint: Fingerprint, deadline: Instant) -> Answer {
-        if self.inactive.contains_key(&fingerprint) {
-            return Err(TokenError::Inactive);
+        if let Some(error) = self.refused.get(&fingerprint) {
+            return Err(error);
         }
         let mut answer = self.answer_to(token, fingerprint)?;
         let wait = deadline.min(Instant::now() + KEY_WAIT);
@@ -96,17 +109,18 @@ impl Introspector {
             }
             in_flight.insert(fingerprint, answer.clone());
         }
-        let (own, bytes, digest) = (Arc::clone(self), token.len(), digest_of(token));
+        let flight = Flight { of: Arc::clone(self), fingerprint };
+        let (bytes, digest) = (token.len(), digest_of(token));
         self.endpoint.ask(
             token,
             Box::new(move |body| {
+                let own = &flight.of;
                 let answer = own.read(body.as_deref(), digest);
                 match &answer {
                     Ok(verified) => own.cache.insert(fingerprint, bytes, Arc::clone(verified)),
-                    Err(TokenError::Inactive) => own.inactive.insert(fingerprint, ()),
+                    Err(error) if !error.is_temporary() => own.refused.insert(fingerprint, *error),
                     Err(_) => {}
                 }
-                own.in_flight.lock().remove(&fingerprint);
                 told.send_replace(Some(answer));
             }),
         );

@@ -53,6 +53,8 @@ pub struct IssuerSettings {
     /// Clock skew granted to `exp`, `nbf` and `iat`.
     pub leeway: Duration,
     pub profile: Profile,
+    /// The longest from `iat` to `exp`.
+    pub max_lifetime: Option<Duration>,
     pub locations: Vec<Location>,
     pub preset: Preset,
     pub assurance: AssuranceTable,

@@ -79,6 +79,7 @@ pub fn settings() -> IssuerSettings {
         locations: vec![Location::bearer()],
         assurance: AssuranceTable::default(),
         preset: Preset::Generic,
+        max_lifetime: None,
         claims_challenge: None,
         introspection: None,
     }
@@ -333,6 +334,21 @@ async fn tokens_of_other_kinds_are_refused() {
             Some(TokenError::WrongType),
             "{claim}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_lifetime_may_have_a_limit() {
+    let limited = || bench_with(IssuerSettings { max_lifetime: Some(Duration::from_secs(300)), ..settings() });
+    for (issued, expires, want) in [
+        (Some(NOW), NOW + 300, None),
+        (Some(NOW), NOW + 301, Some(TokenError::TooLong)),
+        (Some(NOW - 200), NOW + 101, Some(TokenError::TooLong)),
+        (None, NOW + 1, Some(TokenError::BadClaim)),
+    ] {
+        let payload = with(without(payload(), "iat"), "exp", json!(expires));
+        let payload = issued.iter().fold(payload, |payload, issued| with(payload, "iat", json!(issued)));
+        assert_eq!(limited().refusal(&token_of(&EC, &header(), &payload)).await, want, "{issued:?} {expires}");
     }
 }
 

@@ -69,7 +69,11 @@ pub struct Verified {
     voucher: Voucher,
     /// SHA-256 of what was signed, or of a token that nobody signed. The signature does not count: one of ECDSA has two forms.
     digest: [u8; 32],
+    serial: u64,
 }
+
+/// The number of the next token that is verified.
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl Verified {
     /// `iss`.
@@ -77,9 +81,15 @@ impl Verified {
         &self.issuer.settings.issuer
     }
 
-    /// `sub`, which means something only beside the issuer.
+    /// `sub`, which means something only beside the issuer. A client that acts for itself may have none in an answer of
+    /// the issuer: then its `client_id`, which is what RFC 9068 section 2.2 makes the subject.
     pub fn subject(&self) -> &str {
-        self.claims.text("sub").unwrap_or_default()
+        self.claims.text("sub").or_else(|| self.claims.text("client_id")).unwrap_or_default()
+    }
+
+    /// What tells this verification from any other in this process.
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// What tells this token from any other.
@@ -140,15 +150,12 @@ impl Verified {
         let document = document(issuer, None, &claims);
         let voucher = Voucher::Issuer { until };
         let workload = workload::describe(&issuer.settings, claims.document());
-        Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest })
+        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest, serial })
     }
 
-    /// `exp`, in seconds since the epoch.
-    pub fn expires(&self) -> i64 {
-        self.claims.expires
-    }
-
-    pub(super) fn expires_with_leeway(&self) -> i64 {
+    /// Until when it counts, in seconds since the epoch.
+    pub fn expires_with_leeway(&self) -> i64 {
         self.claims.expires.saturating_add(self.leeway())
     }
 
@@ -349,7 +356,8 @@ impl Verifier {
         let voucher = Voucher::Key { fingerprint: key, generation: AtomicU64::new(generation) };
         let digest = digest_of(signed);
         let workload = workload::describe(&issuer.settings, claims.document());
-        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest })
+        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
+        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest, serial })
     }
 
     /// The key that verifies the signature. A token that names an unknown key, or comes before any key was loaded, may

@@ -22,7 +22,8 @@ fn spiffe_id(claims: &Value) -> Option<Value> {
     let id = member(claims, "sub").and_then(as_text)?;
     let (domain, path) = spiffe::parse(id)?;
     let parts = [("provider", "spiffe"), ("subject", id), ("trust_domain", domain), ("path", path)];
-    Some(parts.into_iter().map(|(name, text)| (name, Value::from(text))).collect())
+    let parts = parts.into_iter().map(|(name, text)| (name, Value::from(text)));
+    Some(parts.chain([("open_to_strangers", Value::Bool(false))]).collect())
 }
 
 fn of_preset(preset: Preset, claims: &Value) -> Option<Value> {
@@ -70,12 +71,17 @@ fn of_preset(preset: Preset, claims: &Value) -> Option<Value> {
             members.put_text(name, Value::Bool(flag));
         }
     }
+    let trusted: &[&str] = match preset {
+        Preset::Github => {
+            &["push", "schedule", "workflow_dispatch", "repository_dispatch", "release", "deployment", "merge_group"]
+        }
+        _ => &["push", "schedule", "web", "api", "trigger"],
+    };
     let event = text_of(claims, if preset == Preset::Github { "event_name" } else { "pipeline_source" });
-    // Whoever may open one runs code with this token.
-    let is_of_strangers = event.is_none_or(|event| {
-        event.starts_with("pull_request") || matches!(&*event, "merge_request_event" | "external_pull_request_event")
-    });
-    members.put_text("is_pull_request", Value::Bool(is_of_strangers));
+    // What is not known to need write access can be started, or fed, by somebody without it: pull requests, comments, and what
+    // follows from them.
+    let is_open = !event.is_some_and(|event| trusted.contains(&event.as_str()));
+    members.put_text("open_to_strangers", Value::Bool(is_open));
     let id = text_of(claims, if preset == Preset::Github { "repository_id" } else { "project_id" });
     if let Some(id) = id {
         let place = match (text_of(claims, "environment"), text_of(claims, "ref")) {
@@ -92,6 +98,7 @@ fn of_preset(preset: Preset, claims: &Value) -> Option<Value> {
 fn kubernetes(claims: &Value) -> Value {
     let mut members = Members::default();
     members.put_text("provider", Value::from("kubernetes"));
+    members.put_text("open_to_strangers", Value::Bool(false));
     let Some(own) = member(claims, "kubernetes.io") else { return members.into_value() };
     let account = member(own, "serviceaccount");
     let of_account = |name: &str| account.and_then(|account| text_of(account, name));
@@ -153,38 +160,43 @@ mod tests {
                 Preset::Github,
                 r#"{"repository": "o/r", "repository_id": "7", "event_name": "push", "ref": "refs/heads/main:x", "ref_protected": "true"}"#
             ),
-            r#"{"event":"push","is_pull_request":false,"provider":"github","ref":"refs/heads/main:x","ref_protected":true,"repository":"o/r","repository_id":"7","subject":"github:repository:7:ref:refs/heads/main%3Ax"}"#
+            r#"{"event":"push","open_to_strangers":false,"provider":"github","ref":"refs/heads/main:x","ref_protected":true,"repository":"o/r","repository_id":"7","subject":"github:repository:7:ref:refs/heads/main%3Ax"}"#
         );
         assert_eq!(
             described(
                 Preset::Gitlab,
                 r#"{"project_id": 9, "environment": "prod:eu", "ref_protected": "false", "environment_protected": true, "pipeline_source": "merge_request_event"}"#
             ),
-            r#"{"environment":"prod:eu","environment_protected":true,"event":"merge_request_event","is_pull_request":true,"provider":"gitlab","ref_protected":false,"repository_id":"9","subject":"gitlab:repository:9:environment:prod%3Aeu"}"#
+            r#"{"environment":"prod:eu","environment_protected":true,"event":"merge_request_event","open_to_strangers":true,"provider":"gitlab","ref_protected":false,"repository_id":"9","subject":"gitlab:repository:9:environment:prod%3Aeu"}"#
         );
         assert_eq!(
             described(
                 Preset::Kubernetes,
                 r#"{"kubernetes.io": {"namespace": "n", "serviceaccount": {"name": "s", "uid": "u"}, "pod": {"name": "p", "uid": "q"}}}"#
             ),
-            r#"{"namespace":"n","pod":"p","pod_uid":"q","provider":"kubernetes","service_account":"s","service_account_uid":"u","subject":"kubernetes:serviceaccount:u"}"#
+            r#"{"namespace":"n","open_to_strangers":false,"pod":"p","pod_uid":"q","provider":"kubernetes","service_account":"s","service_account_uid":"u","subject":"kubernetes:serviceaccount:u"}"#
         );
     }
 
     #[test]
     fn what_is_unknown_is_absent_and_trusts_nobody() {
-        assert_eq!(described(Preset::Github, "{}"), r#"{"is_pull_request":true,"provider":"github"}"#);
+        assert_eq!(described(Preset::Github, "{}"), r#"{"open_to_strangers":true,"provider":"github"}"#);
         assert_eq!(
             described(Preset::Gitlab, r#"{"ref_protected": "yes", "project_id": [1]}"#),
-            r#"{"is_pull_request":true,"provider":"gitlab"}"#
+            r#"{"open_to_strangers":true,"provider":"gitlab"}"#
         );
-        assert_eq!(described(Preset::Kubernetes, "{}"), r#"{"provider":"kubernetes"}"#);
+        assert_eq!(described(Preset::Kubernetes, "{}"), r#"{"open_to_strangers":false,"provider":"kubernetes"}"#);
         assert_eq!(described(Preset::Okta, r#"{"repository_id": "7"}"#), "");
-        for event in ["pull_request", "pull_request_target", "pull_request_review"] {
-            assert!(
-                described(Preset::Github, &format!(r#"{{"event_name": "{event}"}}"#))
-                    .contains(r#""is_pull_request":true"#)
-            );
+        for (preset, claim, event) in [
+            (Preset::Github, "event_name", "pull_request"),
+            (Preset::Github, "event_name", "pull_request_target"),
+            (Preset::Github, "event_name", "workflow_run"),
+            (Preset::Github, "event_name", "issue_comment"),
+            (Preset::Gitlab, "pipeline_source", "parent_pipeline"),
+            (Preset::Gitlab, "pipeline_source", "external_pull_request_event"),
+        ] {
+            let text = described(preset, &format!(r#"{{"{claim}": "{event}"}}"#));
+            assert!(text.contains(r#""open_to_strangers":true"#), "{event}");
         }
     }
 }

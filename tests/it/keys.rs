@@ -87,6 +87,7 @@ impl Bench {
             locations: vec![Location::bearer()],
             assurance: AssuranceTable::default(),
             preset: stepgate::token::Preset::Generic,
+            max_lifetime: None,
             claims_challenge: None,
             introspection: None,
         });

@@ -14,11 +14,16 @@ fn token() -> String {
 }
 
 async fn state(xfcc_from_end: Option<usize>, certificate: &str, xfcc: Option<&str>) -> TokenState {
+    let certificates = CertificateSettings { xfcc_from_end, ..CertificateSettings::default() };
+    state_by(certificates, certificate, xfcc.map(|value| ("x-forwarded-client-cert", value))).await
+}
+
+async fn state_by(certificates: CertificateSettings, certificate: &str, header: Option<(&str, &str)>) -> TokenState {
     let bench = bench();
-    let settings = Settings { certificates: CertificateSettings { xfcc_from_end }, ..limits() };
+    let settings = Settings { certificates, ..limits() };
     let verifier = Verifier::new(vec![Arc::clone(&bench.issuer)], &settings, bench.clock.clone());
     let mut headers = HashMap::from([("authorization".to_owned(), format!("Bearer {}", token()))]);
-    headers.extend(xfcc.map(|value| ("x-forwarded-client-cert".to_owned(), value.to_owned())));
+    headers.extend(header.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let request = Request { http: Some(HttpRequest { headers, ..HttpRequest::default() }), ..Request::default() };
     let source = Peer { certificate: certificate.to_owned(), ..Peer::default() };
     let attributes = AttributeContext { request: Some(request), source: Some(source), ..AttributeContext::default() };
@@ -57,5 +62,22 @@ async fn only_the_client_with_the_certificate_may_use_the_token() {
             }
             other => panic!("{name}: {other:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_header_with_the_certificate_counts_where_it_is_believed() {
+    for (client_cert, header, is_good) in [
+        (true, ("client-cert", ":aGk=:"), true),
+        (false, ("client-cert", ":aGk=:"), false),
+        (true, ("client-cert", ":eA==:"), false),
+        (true, ("client-cert", "aGk="), false),
+        (true, ("client-cert", ":aGk=:,:aGk=:"), false),
+        (true, ("client-cert", "::"), false),
+        (true, ("x-forwarded-client-cert", ":aGk=:"), false),
+    ] {
+        let certificates = CertificateSettings { client_cert, ..CertificateSettings::default() };
+        let state = state_by(certificates, "", Some(header)).await;
+        assert_eq!(matches!(state, TokenState::Verified(_)), is_good, "{client_cert} {header:?}");
     }
 }

@@ -98,6 +98,9 @@ async fn everything_about_an_answer_is_checked() {
         (with(active(), "exp", json!((NOW + 300).to_string())), TokenError::BadClaim),
         (with(active(), "nbf", json!(NOW + 10)), TokenError::NotYetValid),
         (without(active(), "sub"), TokenError::BadClaim),
+        (with(active(), "typ", json!("Refresh")), TokenError::WrongType),
+        (with(active(), "token_use", json!("refresh_token")), TokenError::WrongType),
+        (with(active(), "iat", json!(NOW + 10)), TokenError::NotYetValid),
         (with(active(), "cnf", json!({"jkt": "AAAA"})), TokenError::Bound),
         (with(active(), "active", json!("true")), TokenError::IntrospectionUnavailable),
         (without(active(), "active"), TokenError::IntrospectionUnavailable),
@@ -108,7 +111,10 @@ async fn everything_about_an_answer_is_checked() {
     }
     assert_eq!(Opaque::new(true).refusal("opaque", Some(&without(active(), "aud"))).await, None);
     let client = with(without(active(), "sub"), "client_id", json!("batch"));
-    assert_eq!(Opaque::new(false).refusal("opaque", Some(&client)).await, None, "a client acts for itself");
+    let TokenState::Verified(verified) = Opaque::new(false).state("opaque", Some(&client)).await else {
+        panic!("a client acts for itself")
+    };
+    assert_eq!(verified.subject(), "batch");
     let lasting = without(active(), "exp");
     let mut opaque = Opaque::new(false);
     assert_eq!(opaque.refusal("opaque", Some(&lasting)).await, None);
@@ -118,6 +124,28 @@ async fn everything_about_an_answer_is_checked() {
         Some(TokenError::IntrospectionUnavailable),
         "no longer than the answer"
     );
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_is_not_asked_about_again() {
+    let mut opaque = Opaque::new(false);
+    let other = with(active(), "aud", json!("other"));
+    for _ in 0..3 {
+        assert_eq!(opaque.refusal("opaque", Some(&other)).await, Some(TokenError::WrongAudience));
+    }
+    assert_eq!(opaque.count, 1);
+}
+
+#[tokio::test]
+async fn a_question_that_is_dropped_can_be_asked_again() {
+    let mut opaque = Opaque::new(false);
+    let dropped = async {
+        tokio::task::yield_now().await;
+        opaque.asked.lock().clear();
+    };
+    let (refusal, ()) = tokio::join!(opaque.bench.refusal("opaque"), dropped);
+    assert_eq!(refusal, Some(TokenError::IntrospectionUnavailable));
+    assert_eq!(opaque.refusal("opaque", Some(&active())).await, None);
 }
 
 #[tokio::test]

@@ -226,6 +226,12 @@ pub const KEYS: &[Key] = &[
         "",
         "Which element of `x-forwarded-client-cert` is the client's, counted from the end, where Envoy shows no certificate (`include_peer_certificate`). Only behind a proxy that replaces the header (SANITIZE_SET), or for the element that a trusted hop has added. Unset: the header is not believed.",
     ),
+    key(
+        "plugins.stepgate.client_certificate.client_cert",
+        Kind::Bool,
+        "false",
+        "Believe the header `client-cert` (RFC 9440), behind a proxy that sets or removes it on every request. Not beside `xfcc_from_end`.",
+    ),
     key("plugins.stepgate.step_up", Kind::Section, "", ""),
     key("plugins.stepgate.step_up.realm", Kind::Text, "", "`realm` of challenges."),
     key("plugins.stepgate.step_up.resource_metadata", Kind::Text, "", "`resource_metadata` of challenges (RFC 9728)."),
@@ -369,6 +375,12 @@ pub const KEYS: &[Key] = &[
         Kind::Duration,
         "30s",
         "Clock skew granted to `exp`, `nbf` and `iat`, 10m at most.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].max_lifetime",
+        Kind::Duration,
+        "",
+        "Refuse tokens whose `exp` is later than `iat` and this, or that have no `iat`.",
     ),
     key(
         "plugins.stepgate.issuers[].token_profile",
