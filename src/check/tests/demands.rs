@@ -107,6 +107,52 @@ async fn a_client_that_gets_nowhere_is_told_to_stop() {
 }
 
 #[tokio::test]
+async fn what_else_is_allowed_resets_nothing() {
+    let demand = RouteDemand { level: 2, ..RouteDemand::default() };
+    let checker = checker(Settings { routes: vec![route("/true", demand)], ..settings() });
+    let mut answers = Vec::new();
+    for number in 0..4 {
+        let claims = json!({"amr": ["pwd"], "jti": number.to_string(), "auth_time": number + 1});
+        answers.push(denial(&with_token(&checker, "/true", &claims).await).0);
+        assert_eq!(code(&with_token(&checker, "/path", &claims).await), 0);
+    }
+    assert_eq!(answers, [401, 401, 403, 403]);
+}
+
+#[tokio::test]
+async fn the_policy_and_the_route_ask_at_once() {
+    let demand = RouteDemand { level: 3, max_age: Some(60), scopes: vec!["pay".to_owned()], ..RouteDemand::default() };
+    let routes = vec![route("/own-way", demand.clone()), route("/step-up", demand)];
+    let checker = checker(Settings { routes, ..settings() });
+    let (_, header, _) = denial(&with_token(&checker, "/own-way", &json!({"amr": ["pwd"]})).await);
+    assert!(header.contains("acr_values=\"phr phrh\", max_age=\"5\", scope=\"pay\""), "{header}");
+    let (_, header, _) = denial(&with_token(&checker, "/step-up", &json!({"amr": ["pwd"]})).await);
+    assert!(header.contains("acr_values=\"mfa\", max_age=\"60\""), "the policy's words first: {header}");
+}
+
+#[tokio::test]
+async fn values_go_with_the_level_that_they_are_for() {
+    let named = RouteDemand { level: 2, acr_values: vec!["named".to_owned()], ..RouteDemand::default() };
+    let high = RouteDemand { level: 3, ..RouteDemand::default() };
+    for demands in [[named.clone(), high.clone()], [high, named]] {
+        let routes = demands.map(|demand| route("/true", demand)).to_vec();
+        let checker = checker(Settings { routes, ..settings() });
+        let (_, header, _) = denial(&with_token(&checker, "/true", &json!({"amr": ["pwd"]})).await);
+        assert!(header.contains("acr_values=\"phr phrh\""), "{header}");
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_route_keeps_what_the_policy_does() {
+    let demand = RouteDemand { level: 2, ..RouteDemand::default() };
+    let routes = vec![route("/path", demand)];
+    let checker = checker(Settings { routes, dry_run: DryRun::Denials, ..settings() });
+    let response = with_token(&checker, "/path", &json!({"amr": ["pwd"]})).await;
+    let Some(HttpResponse::OkResponse(ok)) = &response.http_response else { panic!("the policy sets a header") };
+    assert_eq!((code(&response), ok.headers.len()), (0, 1));
+}
+
+#[tokio::test]
 async fn browsers_that_navigate_are_sent_to_the_login() {
     let redirect = Redirect {
         login_url: Url::parse("https://login.example.com/?theme=dark").expect("a URL"),
