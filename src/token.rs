@@ -37,4 +37,6 @@ pub use self::verifier::{Settings, TokenState, Verified, Verifier};
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub use self::tests::{settings as issuer_for_tests, token_for_tests, verified_for_tests, verifier_for_tests};
+pub use self::tests::{
+    settings as issuer_for_tests, strange_token_for_tests, token_for_tests, verified_for_tests, verifier_for_tests,
+};

@@ -7,8 +7,8 @@
 //! Everything is kept by caller and demand, both of which are ours to say: what a client writes into paths and hosts makes
 //! nothing grow.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -42,19 +42,20 @@ struct Attempts {
     tokens: Vec<(Digest, i64)>,
 }
 
+type Callers = Cache<Digest, Arc<Mutex<Vec<Attempts>>>>;
+
 /// Remembers which tokens did not satisfy a demand.
 #[derive(Debug)]
 pub struct Repeats {
-    callers: Cache<Digest, Arc<Mutex<Vec<Attempts>>>>,
+    /// Made when something is first demanded.
+    callers: OnceLock<Callers>,
     /// When anything was last demanded, for checks that have nothing to forget.
     last: AtomicI64,
 }
 
 impl Default for Repeats {
     fn default() -> Self {
-        let window = Duration::from_secs(WINDOW_SECONDS.unsigned_abs());
-        let callers = Cache::builder().max_capacity(MAX_CALLERS).time_to_idle(window).build();
-        Self { callers, last: AtomicI64::new(i64::MIN) }
+        Self { callers: OnceLock::new(), last: AtomicI64::new(i64::MIN) }
     }
 }
 
@@ -62,7 +63,11 @@ impl Repeats {
     /// Says that a token does not satisfy a demand; true when it is one too many.
     pub fn is_one_too_many(&self, verified: &Verified, step_up: &StepUp, now: i64) -> bool {
         self.last.store(now, Ordering::Release);
-        let caller = self.callers.get_with(caller(verified), Arc::default);
+        let callers = self.callers.get_or_init(|| {
+            let window = Duration::from_secs(WINDOW_SECONDS.unsigned_abs());
+            Cache::builder().max_capacity(MAX_CALLERS).time_to_idle(window).build()
+        });
+        let caller = callers.get_with(caller(verified), Arc::default);
         let mut demands = caller.lock();
         let (demand, token) = (demand(step_up), verified.digest());
         let at = demands.iter().position(|attempts| attempts.demand == demand);
@@ -96,7 +101,7 @@ impl Repeats {
         if !is_recent(self.last.load(Ordering::Acquire), now) {
             return;
         }
-        let Some(demands) = self.callers.get(&caller(verified)) else { return };
+        let Some(demands) = self.callers.get().and_then(|callers| callers.get(&caller(verified))) else { return };
         let authn = verified.authn();
         demands.lock().retain(|attempts| match attempts.is_for_level {
             true => authn.level <= attempts.level,
@@ -200,7 +205,7 @@ mod tests {
         for number in 0..100 {
             repeats.is_one_too_many(&one, &StepUp { max_age: Some(number), ..mfa() }, 0);
         }
-        let caller = repeats.callers.get(&caller(&one)).expect("she is known");
+        let caller = repeats.callers.get().and_then(|callers| callers.get(&caller(&one))).expect("she is known");
         assert_eq!(caller.lock().len(), MAX_DEMANDS);
     }
 }

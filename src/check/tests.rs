@@ -145,6 +145,7 @@ fn refused_with(response: &CheckResponse) -> Option<i32> {
 }
 
 mod asserted;
+mod crossing;
 mod demands;
 
 #[tokio::test]

@@ -157,6 +157,11 @@ pub fn token_for_tests(claims: &Json) -> String {
     token_of(&EC, &header(), &payload)
 }
 
+/// The key set of a key that no issuer has, and the same token signed with it.
+pub fn strange_token_for_tests() -> (String, String) {
+    (jwks(&[("k1", &EC_OTHER)]), token_of(&EC_OTHER, &header(), &payload()))
+}
+
 /// What takes such tokens, and its clock.
 pub fn verifier_for_tests() -> (Arc<Verifier>, Clock) {
     let bench = bench();
