@@ -27,13 +27,13 @@ use uuid::Uuid;
 use self::evidence::Evidence;
 use self::repeats::Repeats;
 use self::respond::Verdict;
-use self::routes::Demand;
+use self::routes::{Demand, Unmet};
 use crate::clock::Clock;
 use crate::opa::decision::{Decision, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse};
 use crate::policy::{self, Journal, Record};
 use crate::telemetry::{Decided, Metrics};
-use crate::token::{AssertedSettings, Verifier};
+use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
 use crate::value::Value;
 
 pub use self::canonical::{Ambiguity, canonical_path};
@@ -49,6 +49,10 @@ pub use self::routes::{Demand as RouteDemand, PathPattern, Route, is_plain_host}
 
 /// Evaluations that may wait for other servers at the same time; further ones queue until their deadline.
 const MAX_ASIDE: usize = 256;
+/// How long a used token is remembered, and the longest that one for one use may still live: an hour, and the longest leeway.
+const USED_SPAN: Duration = Duration::from_secs(4_200);
+/// Used tokens that are remembered; beyond, further ones are refused. About 50 bytes each.
+const MAX_USED: usize = 500_000;
 
 /// What `dry-run` turns into an allow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +124,8 @@ pub struct Checker {
     /// Places for evaluations that may wait for other servers.
     aside: Arc<Semaphore>,
     repeats: Repeats,
+    /// Tokens that were good for one request, where any route demands such.
+    used: Option<Seen>,
 }
 
 impl Checker {
@@ -131,7 +137,9 @@ impl Checker {
         metrics: Arc<Metrics>,
     ) -> Self {
         let aside = Arc::new(Semaphore::new(MAX_ASIDE));
-        Self { settings, policy, tokens, clock, metrics, journal: None, aside, repeats: Repeats::default() }
+        let has_one_use = settings.routes.iter().any(|route| route.demand.one_use);
+        let used = has_one_use.then(|| Seen::new(USED_SPAN, MAX_USED));
+        Self { settings, policy, tokens, clock, metrics, journal: None, aside, repeats: Repeats::default(), used }
     }
 
     /// The same, telling every decision.
@@ -256,6 +264,14 @@ impl Checker {
         });
         let now = self.clock.now();
         let mut verdict = Verdict { decision, evidence, unmet, is_not_satisfiable: false, now };
+        if demand.is_some_and(|demand| demand.one_use)
+            && verdict.is_allow()
+            && !verdict.decision.ignores_demand()
+            && let Err(error) = self.use_up(&verdict)
+        {
+            verdict.unmet = Some(Unmet::Token);
+            verdict.evidence = verdict.evidence.refused(error);
+        }
         verdict.is_not_satisfiable = self.is_not_satisfiable(&verdict);
         record.reason = verdict.reason();
         Ok(verdict)
@@ -265,6 +281,22 @@ impl Checker {
     fn demand(&self, attributes: &Attributes<'_>, path: Option<&str>) -> Option<Demand> {
         let http = attributes.http.as_ref().filter(|_| !self.settings.routes.is_empty())?;
         routes::demand(&self.settings.routes, http, path?)
+    }
+
+    /// Takes the caller's token as used. Last of all, so that a request which is denied uses up nothing.
+    fn use_up(&self, verdict: &Verdict) -> Result<(), TokenError> {
+        let Some((verified, used)) = verdict.evidence.verified().zip(self.used.as_ref()) else {
+            return Err(TokenError::NotForOneUse);
+        };
+        let id = verified.id().filter(|id| !id.is_empty()).ok_or(TokenError::NotForOneUse)?;
+        let left = verified.expires_with_leeway().saturating_sub(verdict.now);
+        if u64::try_from(left).is_ok_and(|left| left > USED_SPAN.as_secs()) {
+            return Err(TokenError::NotForOneUse);
+        }
+        used.first(&[verified.issuer(), id], verdict.now).map_err(|unfit| match unfit {
+            Unfit::Again => TokenError::Used,
+            Unfit::NoRoom => TokenError::ProofsFull,
+        })
     }
 
     /// Whether the caller has come with too many tokens that are not enough, or cannot come with a better one.

@@ -16,12 +16,14 @@ mod introspection;
 mod issuer;
 mod keyset;
 mod nonce;
+mod scale;
+mod seen;
 mod spiffe;
 mod verifier;
 mod workload;
 
 pub use self::asserted::{Asserted, AssertedSettings};
-pub use self::assurance::{AssuranceTable, Authn, LEVEL_NAMES, Preset};
+pub use self::assurance::{AssuranceTable, Authn, Preset};
 pub use self::certificate::CertificateSettings;
 pub use self::claims::{Claims, Profile};
 pub use self::dpop::{Proofs, Settings as ProofSettings};
@@ -31,6 +33,8 @@ pub use self::introspection::{Done, Endpoint, IntrospectionSettings, Introspecto
 pub use self::issuer::{ClaimsChallenge, Issuer, IssuerSettings, KeySource, RefreshRequest};
 pub use self::keyset::{KeySet, KeySetError, MAX_KEYS};
 pub use self::nonce::{MIN_KEY_BYTES as MIN_NONCE_KEY_BYTES, Nonces};
+pub use self::scale::Scale;
+pub use self::seen::{Seen, Unfit};
 pub use self::spiffe::parse as parse_spiffe_id;
 pub use self::verifier::{Settings, TokenState, Verified, Verifier};
 

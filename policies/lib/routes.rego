@@ -28,7 +28,7 @@ problems contains sprintf("%v: it has no path", [route]) if {
 
 is_sound("path", path) if regex.match(`^/([^/*?#%;]+|\*\*?)?(/([^/*?#%;]+|\*\*?))*/?$`, path)
 
-is_sound("level", level) if level in {0, 1, 2, 3, 4}
+is_sound("level", level) if level in numbers.range(0, 15)
 
 is_sound("max_age", max_age) if {
 	is_number(max_age)

@@ -54,6 +54,11 @@ impl Evidence {
         }
     }
 
+    /// The same, with the token refused after all.
+    pub fn refused(self, error: TokenError) -> Self {
+        Self { token: TokenState::Rejected(error) }
+    }
+
     pub fn token(&self) -> &TokenState {
         &self.token
     }

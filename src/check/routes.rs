@@ -27,6 +27,8 @@ pub struct Demand {
     /// The greatest age of the authentication, in seconds.
     pub max_age: Option<u64>,
     pub scopes: Vec<String>,
+    /// Whether a token is good for one such request.
+    pub one_use: bool,
     /// What to ask the provider for; without them, what the caller's issuer is known to understand.
     pub acr_values: Vec<String>,
 }
@@ -115,6 +117,7 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str) -> Option<Demand> {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
+        so_far.one_use |= route.demand.one_use;
         for scope in &route.demand.scopes {
             if !so_far.scopes.contains(scope) {
                 so_far.scopes.push(scope.clone());
@@ -177,6 +180,9 @@ impl Demand {
             members.put(&MAX_AGE, Value::from(max_age));
         }
         members.put(&SCOPES, texts(self.scopes.iter().map(String::as_str)));
+        if self.one_use {
+            members.put(&ONE_USE, Value::Bool(true));
+        }
         members.put(&IS_MET, Value::Bool(is_met));
         members.into_value()
     }
@@ -185,6 +191,7 @@ impl Demand {
 static LEVEL: Key = crate::key!("level");
 static MAX_AGE: Key = crate::key!("max_age");
 static SCOPES: Key = crate::key!("scopes");
+static ONE_USE: Key = crate::key!("one_use");
 static IS_MET: Key = crate::key!("satisfied");
 
 /// Whether the request's host, whatever its port, letter case or dots at the end, is the one meant. What is no host can be

@@ -11,7 +11,7 @@ use crate::check::{
     Route, RouteDemand, is_plain_host,
 };
 use crate::jws::{Alg, SigningKey};
-use crate::token::{ClaimsChallenge, IssuerSettings, LEVEL_NAMES, Profile};
+use crate::token::{ClaimsChallenge, IssuerSettings, Profile, Scale};
 
 /// Methods that a route is usually for.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
@@ -19,6 +19,32 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 const ENTRA_AUTHORIZE: &str = "https://login.microsoftonline.com/common/oauth2/authorize";
 
 impl Resolver<'_> {
+    /// The levels of assurance: the deployment's own, or the known ones.
+    pub(super) fn scale_of(&mut self, own: Section<'_>) -> Arc<Scale> {
+        if own.at("levels").is_none() {
+            return Arc::default();
+        }
+        let scale = Scale::new(&own.texts("levels"));
+        Arc::new(scale.unwrap_or_else(|error| {
+            self.problems.error("plugins.stepgate.levels", error);
+            Scale::default()
+        }))
+    }
+
+    /// A level by its number or its name.
+    pub(super) fn level(&mut self, value: &Value, place: &str) -> Option<usize> {
+        let level = match value.as_str() {
+            Some(name) => self.scale.level(name),
+            None => value.as_u64().and_then(|level| usize::try_from(level).ok()),
+        };
+        let level = level.filter(|&level| level <= self.scale.highest());
+        if level.is_none() {
+            let names = (0..=self.scale.highest()).map(|level| self.scale.name(level)).collect::<Vec<_>>().join(", ");
+            self.problems.error(place, format!("there is no such level; from 0 there are {names}"));
+        }
+        level
+    }
+
     pub(super) fn routes(&mut self, own: Section<'_>) -> Vec<Route> {
         let listed = own.at("routes").and_then(Value::as_array);
         listed.into_iter().flatten().enumerate().filter_map(|(at, item)| self.route(at, Section(Some(item)))).collect()
@@ -32,14 +58,13 @@ impl Resolver<'_> {
             self.problems.error(format!("{place}.path"), message);
             return None;
         };
-        let level = usize::try_from(item.count("level", 0)).unwrap_or(usize::MAX);
+        let level = item.at("level").and_then(|level| self.level(level, &format!("{place}.level"))).unwrap_or(0);
         let max_age = item.at("max_age").map(|_| item.duration("max_age", std::time::Duration::ZERO).as_secs());
         let scopes = owned("scopes");
-        if level == 0 && max_age.is_none() && scopes.is_empty() {
-            self.problems.error(&place, "it demands nothing: give `level`, `max_age` or `scopes`");
-        }
-        if level >= LEVEL_NAMES.len() {
-            self.problems.error(format!("{place}.level"), "there is no such level");
+        let one_use = item.flag("one_use").unwrap_or(false);
+        let has_no_level = item.at("level").is_none_or(|level| level == 0);
+        if has_no_level && max_age.is_none() && scopes.is_empty() && !one_use {
+            self.problems.error(&place, "it demands nothing: give `level`, `max_age`, `scopes` or `one_use`");
         }
         let hosts: Vec<_> = owned("hosts").iter().map(|host| host.trim_end_matches('.').to_ascii_lowercase()).collect();
         for host in &hosts {
@@ -56,7 +81,7 @@ impl Resolver<'_> {
         if let Some(method) = methods.iter().find(|method| !METHODS.contains(&method.to_ascii_uppercase().as_str())) {
             self.problems.warn(format!("{place}.methods"), format!("`{method}` is no usual method: is it a typo?"));
         }
-        let demand = RouteDemand { level, max_age, scopes, acr_values: owned("acr_values") };
+        let demand = RouteDemand { level, max_age, scopes, one_use, acr_values: owned("acr_values") };
         Some(Route { hosts, methods, path, demand })
     }
 

@@ -1,6 +1,7 @@
 //! Whose tokens are accepted: `plugins.stepgate.issuers`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -237,16 +238,18 @@ impl Resolver<'_> {
     }
 
     fn assurance(&mut self, item: Section<'_>, place: &str) -> AssuranceTable {
-        let mut table = AssuranceTable::new(item.text("preset").and_then(Preset::named).unwrap_or_default());
+        let mut table = AssuranceTable::new(
+            item.text("preset").and_then(Preset::named).unwrap_or_default(),
+            Arc::clone(&self.scale),
+        );
         for (alias, known) in item.members("amr_aliases") {
             if !known.as_str().is_some_and(|known| table.alias_amr(alias, known)) {
                 self.problems.error(format!("{place}.amr_aliases.{alias}"), "its meaning is not a known amr word");
             }
         }
         for (acr, level) in item.members("acr_levels") {
-            let level = level.as_u64().and_then(|level| usize::try_from(level).ok()).unwrap_or(usize::MAX);
-            if !table.level_of_acr(acr, level) {
-                self.problems.error(format!("{place}.acr_levels.{acr}"), "there is no such level");
+            if let Some(level) = self.level(level, &format!("{place}.acr_levels.{acr}")) {
+                table.level_of_acr(acr, level);
             }
         }
         if item.flag("trust_mfa") == Some(false) {

@@ -24,6 +24,8 @@ pub enum Kind {
     TextMap,
     /// An object from text to a level.
     LevelMap,
+    /// A level of assurance, by number or name.
+    Level,
     /// A section whose keys are listed on their own.
     Section,
     /// A list of sections.
@@ -64,8 +66,6 @@ pub struct Key {
     pub effect: Effect,
 }
 
-/// The highest level of the assurance scale.
-const LEVELS: u64 = 4;
 /// The prefix of stepgate's own section, where an unknown key stops the start.
 const OWN: &str = "plugins.stepgate";
 
@@ -138,6 +138,11 @@ fn holds_placeholder(value: &Value) -> bool {
     }
 }
 
+/// Whether it can be a level: whether there is such a one is known later.
+fn is_level(value: &Value) -> bool {
+    value.is_string() || value.is_u64()
+}
+
 /// What was expected, when `value` is not it.
 fn mismatch(kind: Kind, value: &Value) -> Option<String> {
     let texts = |items: &Vec<Value>| items.iter().all(Value::is_string);
@@ -164,9 +169,10 @@ fn mismatch(kind: Kind, value: &Value) -> Option<String> {
             "an object from text to text".to_owned(),
         ),
         Kind::LevelMap => (
-            value.as_object().is_some_and(|members| members.values().all(|v| v.as_u64().is_some_and(|n| n <= LEVELS))),
-            "an object from text to a level from 0 to 4".to_owned(),
+            value.as_object().is_some_and(|members| members.values().all(is_level)),
+            "an object from text to a level, by number or name".to_owned(),
         ),
+        Kind::Level => (is_level(value), "a level, by number or name".to_owned()),
         Kind::Section | Kind::SectionOrStrict => (false, "an object".to_owned()),
         Kind::Sections => (false, "a list of objects".to_owned()),
         Kind::Named => (false, "an object of objects".to_owned()),

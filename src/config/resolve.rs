@@ -1,6 +1,7 @@
 //! From a checked document to settings that cannot be wrong.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,7 +23,7 @@ use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
 use crate::remote::service::ServiceSettings;
 use crate::serve::{Address, GrpcSettings, SocketMode};
-use crate::token::{self, CertificateSettings, IssuerSettings, Location};
+use crate::token::{self, CertificateSettings, IssuerSettings, Location, Scale};
 
 /// Buckets of OPA's `grpc_request_duration_seconds`.
 const OPA_BUCKETS: [f64; 11] = [1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 3e-3, 5e-3, 0.1, 1.0];
@@ -72,13 +73,15 @@ pub fn resolve(document: &Document, memory_limit: Option<u64>) -> (Option<Config
     if !problems.errors.is_empty() {
         return (None, problems);
     }
-    let config = Resolver { problems: &mut problems }.config(&document.0, memory_limit);
+    let config = Resolver { problems: &mut problems, scale: Arc::default() }.config(&document.0, memory_limit);
     let config = problems.errors.is_empty().then_some(config);
     (config, problems)
 }
 
 pub(super) struct Resolver<'a> {
     pub(super) problems: &'a mut Problems,
+    /// The levels of assurance that there are.
+    pub(super) scale: Arc<Scale>,
 }
 
 /// A section whose values have the types that the table says.
@@ -170,6 +173,7 @@ impl Resolver<'_> {
         let plugin = plugins.section("envoy_ext_authz_grpc");
         let own = plugins.section("stepgate");
         let limits = own.section("limits");
+        self.scale = self.scale_of(own);
         let has_block = plugins.0.is_some_and(|plugins| plugins.get("envoy_ext_authz_grpc").is_some());
         let strict = own.text("compat") == Some("strict");
         let compat = |name: &str| strict || own.section("compat").flag(name).unwrap_or(false);

@@ -202,9 +202,10 @@ fn each_way_to_misconfigure_an_issuer_is_an_error() {
         ("token_from", json!([{"header": "a", "cookie": "b"}]), ".token_from[0]"),
         ("token_from", json!([{"cookie": "a", "scheme": "b"}]), ".token_from[0].scheme"),
         ("audiences", json!(["${AUDIENCE}"]), ".audiences"),
+        ("acr_levels", json!({"x": "in_person"}), ".acr_levels.x"),
         ("leeway", json!("11m"), ".leeway"),
         ("amr_aliases", json!({"x": "nonsense"}), ".amr_aliases.x"),
-        ("acr_levels", json!({"x": 9}), ".acr_levels"),
+        ("acr_levels", json!({"x": 9}), ".acr_levels.x"),
         ("token_profile", json!("strict"), ".token_profile"),
         ("audience", json!(["a"]), ".audience"),
     ] {
@@ -215,6 +216,13 @@ fn each_way_to_misconfigure_an_issuer_is_an_error() {
         assert!(found.errors.iter().any(|problem| problem.path == place), "{name} at {place}: {found:?}");
     }
     assert_eq!(problems(own(json!({"issuers": [issuer()]}))), Problems::default());
+    let mut proofed = issuer();
+    proofed["acr_levels"] = json!({"x": "in_person", "y": 1});
+    let route = json!({"path": "/", "level": "in_person"});
+    let own_levels = json!({"levels": ["none", "mfa", "in_person"], "issuers": [proofed], "routes": [route]});
+    assert_eq!(problems(own(own_levels)), Problems::default());
+    let upside_down = problems(own(json!({"levels": ["mfa", "none"]})));
+    assert!(upside_down.errors.iter().any(|problem| problem.path == "plugins.stepgate.levels"), "{upside_down:?}");
 }
 
 #[test]

@@ -4,12 +4,15 @@
 //! what Okta, Entra, Auth0 and Keycloak really send. Policies read the result as `input.authn`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use super::scale::Scale;
 use crate::value::{Key, Members, Value, as_text, member, texts};
 
-/// The names of the levels, by number. 0 proves nothing; a higher level includes the lower ones.
-pub const LEVEL_NAMES: [&str; 5] = ["none", "single_factor", "mfa", "phishing_resistant", "hardware_protected"];
-
+/// Where in [`KNOWN_LEVELS`](super::scale::KNOWN_LEVELS) several factors are proven.
+const MFA_LEVEL: usize = 2;
+/// Where in them what cannot be phished is proven.
+const PHISHING_RESISTANT_LEVEL: usize = 3;
 /// An `auth_time` further in the future than this is not believed.
 const FUTURE_SECONDS: i64 = 5;
 
@@ -67,7 +70,7 @@ const AMR: &[(&str, Proof)] = &[
     ("mca", NOTHING),
 ];
 
-/// Values of `acr` that mean the same everywhere: EAP ACR Values 1.0.
+/// Values of `acr` that mean the same everywhere, and the known level that each is worth: EAP ACR Values 1.0.
 const ACR: &[(&str, usize)] = &[("0", 0), ("mfa", 2), ("phr", 3), ("phrh", 4)];
 
 /// An identity provider whose habits are known.
@@ -144,6 +147,7 @@ impl Preset {
 /// How one issuer's words are read.
 #[derive(Clone, Debug)]
 pub struct AssuranceTable {
+    scale: Arc<Scale>,
     amr: HashMap<String, Proof>,
     acr: HashMap<String, usize>,
     /// Values of `acr` that this issuer has of its own, and may be asked for.
@@ -154,19 +158,20 @@ pub struct AssuranceTable {
 
 impl Default for AssuranceTable {
     fn default() -> Self {
-        Self::new(Preset::Generic)
+        Self::new(Preset::Generic, Arc::default())
     }
 }
 
 impl AssuranceTable {
-    pub fn new(preset: Preset) -> Self {
+    pub fn new(preset: Preset, scale: Arc<Scale>) -> Self {
         if preset.is_of_workloads() {
-            return Self { amr: HashMap::new(), acr: HashMap::new(), own_acr: Vec::new(), amr_string: false };
+            return Self { scale, amr: HashMap::new(), acr: HashMap::new(), own_acr: Vec::new(), amr_string: false };
         }
         let amr = AMR.iter().chain(preset.amr()).map(|&(word, proof)| (word.to_owned(), proof)).collect();
-        let acr = ACR.iter().chain(preset.acr()).map(|&(word, level)| (word.to_owned(), level)).collect();
+        let acr = ACR.iter().chain(preset.acr()).map(|&(word, known)| (word.to_owned(), scale.reached(known)));
+        let acr = acr.collect();
         let own_acr = preset.acr().iter().map(|&(word, _)| word.to_owned()).collect();
-        Self { amr, acr, own_acr, amr_string: false }
+        Self { scale, amr, acr, own_acr, amr_string: false }
     }
 
     /// Reads the word `alias` of `amr` as `known` is read; false when `known` is no known word.
@@ -176,11 +181,10 @@ impl AssuranceTable {
         true
     }
 
-    /// Gives the value `acr` a level; false when there is no such level.
-    pub fn level_of_acr(&mut self, acr: &str, level: usize) -> bool {
+    /// Gives the value `acr` a level of the scale.
+    pub fn level_of_acr(&mut self, acr: &str, level: usize) {
         self.acr.insert(acr.to_owned(), level);
         self.own_acr.push(acr.to_owned());
-        level < LEVEL_NAMES.len()
     }
 
     /// Values of `acr`, the least demanding first, that are enough for a level: the issuer's own, or else those that mean
@@ -223,8 +227,8 @@ impl AssuranceTable {
         let mfa = proof.mfa || proof.categories().len() >= 2;
         let by_factors = match proof {
             Proof { phishing_resistant: true, hardware: true, .. } if mfa => 4,
-            Proof { phishing_resistant: true, .. } if mfa => 3,
-            _ if mfa => 2,
+            Proof { phishing_resistant: true, .. } if mfa => PHISHING_RESISTANT_LEVEL,
+            _ if mfa => MFA_LEVEL,
             _ if !proof.categories().is_empty() => 1,
             _ => 0,
         };
@@ -235,9 +239,14 @@ impl AssuranceTable {
         };
         let words = member(claims, "acr").into_iter().chain(contexts);
         let by_acr = words.filter_map(|word| self.acr.get(as_text(word)?).copied()).max().unwrap_or(0);
-        let level = by_factors.max(by_acr);
+        let level = self.scale.reached(by_factors).max(by_acr);
         let auth_time = member(claims, "auth_time").and_then(|time| time.as_i64()).filter(|&time| time > 0);
-        Authn::new(level, proof, mfa || by_acr >= 2, auth_time)
+        let proof = Proof {
+            mfa: mfa || self.scale.includes(by_acr, MFA_LEVEL),
+            phishing_resistant: proof.phishing_resistant || self.scale.includes(by_acr, PHISHING_RESISTANT_LEVEL),
+            ..proof
+        };
+        Authn::new(level, self.scale.name(level), proof, auth_time)
     }
 }
 
@@ -284,16 +293,16 @@ impl Authn {
 
     /// Nothing is known.
     pub fn none() -> Self {
-        Self::new(0, NOTHING, false, None)
+        Self::new(0, "none", NOTHING, None)
     }
 
-    fn new(level: usize, proof: Proof, mfa: bool, auth_time: Option<i64>) -> Self {
+    fn new(level: usize, name: &str, proof: Proof, auth_time: Option<i64>) -> Self {
         let mut members = Members::default();
         members.put(&LEVEL, Value::from(level));
-        members.put(&LEVEL_NAME, Value::from(LEVEL_NAMES.get(level).copied().unwrap_or("none")));
+        members.put(&LEVEL_NAME, Value::from(name));
         members.put(&FACTORS, texts(proof.categories()));
-        members.put(&IS_MFA, Value::Bool(mfa));
-        members.put(&PHISHING_RESISTANT, Value::Bool(proof.phishing_resistant || level >= 3));
+        members.put(&IS_MFA, Value::Bool(proof.mfa));
+        members.put(&PHISHING_RESISTANT, Value::Bool(proof.phishing_resistant));
         Self { level, auth_time, value: members.into_value() }
     }
 
@@ -333,16 +342,16 @@ mod tests {
 
     #[test]
     fn an_issuer_is_asked_for_what_it_understands() {
-        let mut entra = AssuranceTable::new(Preset::Entra);
+        let mut entra = AssuranceTable::new(Preset::Entra, Arc::default());
         for (acr, level) in [("c2", 3), ("c1", 2), ("c0", 1)] {
-            assert!(entra.level_of_acr(acr, level));
+            entra.level_of_acr(acr, level);
         }
         for (table, level, want) in [
             (AssuranceTable::default(), 2, &["mfa", "phr", "phrh"][..]),
             (AssuranceTable::default(), 4, &["phrh"]),
-            (AssuranceTable::new(Preset::Okta), 2, &["urn:okta:loa:2fa:any"]),
-            (AssuranceTable::new(Preset::Okta), 3, &["phr", "phrh"]),
-            (AssuranceTable::new(Preset::Keycloak), 2, &["2", "3"]),
+            (AssuranceTable::new(Preset::Okta, Arc::default()), 2, &["urn:okta:loa:2fa:any"]),
+            (AssuranceTable::new(Preset::Okta, Arc::default()), 3, &["phr", "phrh"]),
+            (AssuranceTable::new(Preset::Keycloak, Arc::default()), 2, &["2", "3"]),
             (entra, 2, &["c1", "c2"]),
         ] {
             assert_eq!(table.acr_values(level), want, "level {level}");
@@ -434,7 +443,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                json_text(&AssuranceTable::new(preset).assess(&parsed(&claims)).document(NOW)),
+                json_text(&AssuranceTable::new(preset, Arc::default()).assess(&parsed(&claims)).document(NOW)),
                 want,
                 "{preset:?} {claims}"
             );
@@ -456,6 +465,29 @@ mod tests {
             assert_eq!(authn.age_seconds(NOW), want, "{auth_time}");
             assert_eq!(json_text(&authn.document(NOW)).contains("age_seconds"), want.is_some(), "{auth_time}");
         }
+    }
+
+    #[test]
+    fn a_deployment_has_levels_of_its_own() {
+        let scale = Scale::new(&["none", "mfa", "in_person"]).expect("a scale");
+        let mut table = AssuranceTable::new(Preset::Generic, Arc::new(scale));
+        table.level_of_acr("urn:example:proofed", 2);
+        for (claims, level, name, mfa) in [
+            (json!({"amr": ["pwd"]}), 0, "none", false),
+            (json!({"amr": ["hwk", "fpt", "fido"]}), 1, "mfa", true),
+            (json!({"acr": "phr"}), 1, "mfa", true),
+            (json!({"acr": "urn:example:proofed"}), 2, "in_person", true),
+        ] {
+            let authn = table.assess(&parsed(&claims));
+            let text = json_text(&authn.document(NOW));
+            assert_eq!(authn.level, level, "{claims}");
+            assert!(text.contains(&format!("\"level_name\":\"{name}\",\"mfa\":{mfa}")), "{text}");
+        }
+        assert_eq!(table.acr_values(2), ["urn:example:proofed"]);
+        assert_eq!(
+            AssuranceTable::new(Preset::Generic, Arc::clone(&table.scale)).acr_values(1),
+            ["mfa", "phr", "phrh"]
+        );
     }
 
     #[test]

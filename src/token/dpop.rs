@@ -3,22 +3,19 @@
 //! A proof counts once, on this process: replicas do not know each other's proofs, so a stolen one works at most once on each
 //! within [`Settings::window`].
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::hmac::{HMAC_SHA256, Key as MacKey, sign as mac};
-use aws_lc_rs::rand::SystemRandom;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use parking_lot::Mutex;
 use url::Url;
 
 use super::claims::decode;
 use super::error::TokenError;
 use super::keyset::verifying_key;
 use super::nonce::Nonces;
+use super::seen::{Seen, Unfit};
 use crate::jws::Alg;
 use crate::opa::input::{Http, hex_pair};
 use crate::value::{Value, as_text, member};
@@ -65,7 +62,8 @@ pub struct Proofs {
 
 impl Proofs {
     pub fn new(settings: Settings) -> Self {
-        let seen = Seen::new(settings.window, settings.max_proofs);
+        // A proof is good for `window` before and after its time.
+        let seen = Seen::new(settings.window.saturating_mul(2), settings.max_proofs);
         Self { settings, seen }
     }
 
@@ -135,7 +133,10 @@ impl Proofs {
             return Err(TokenError::WrongKey);
         }
         // And once. Last, so that nobody can use up the memory with proofs that are worth nothing.
-        self.seen.first(&[thumbprint, htu, jti], now)
+        self.seen.first(&[thumbprint, htu, jti], now).map_err(|unfit| match unfit {
+            Unfit::Again => TokenError::ProofReplayed,
+            Unfit::NoRoom => TokenError::ProofsFull,
+        })
     }
 
     /// Whether `htu` is the URL of this request, as clients see it.
@@ -201,82 +202,9 @@ pub fn thumbprint(jwk: &Value) -> Option<String> {
     Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes())))
 }
 
-/// What has been seen. Nothing is forgotten before it has lost its worth; when there is no room, nothing new is taken.
-struct Seen {
-    key: MacKey,
-    /// Seconds that one generation lasts: a proof is good for `window` before and after its time.
-    span: i64,
-    /// In both generations together.
-    room: usize,
-    generations: Mutex<Generations>,
-}
-
-impl std::fmt::Debug for Seen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seen").field("span", &self.span).finish_non_exhaustive()
-    }
-}
-
-#[derive(Default)]
-struct Generations {
-    number: i64,
-    now: HashSet<[u8; 16]>,
-    before: HashSet<[u8; 16]>,
-}
-
-impl Seen {
-    fn new(window: Duration, room: usize) -> Self {
-        let span = i64::try_from(window.as_secs()).unwrap_or(i64::MAX / 4).saturating_mul(2).max(1);
-        let key = MacKey::generate(HMAC_SHA256, &SystemRandom::new()).expect("the system gives random bytes");
-        Self { key, span, room, generations: Mutex::default() }
-    }
-
-    fn first(&self, parts: &[&str], now: i64) -> Result<(), TokenError> {
-        let mut message = Vec::new();
-        for part in parts {
-            message.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            message.extend_from_slice(part.as_bytes());
-        }
-        let mut id = [0; 16];
-        id.copy_from_slice(mac(&self.key, &message).as_ref().get(..16).unwrap_or(&[0; 16]));
-        let number = now.div_euclid(self.span);
-        let mut generations = self.generations.lock();
-        // A clock that is set back forgets nothing.
-        if number > generations.number {
-            let before = if number == generations.number.saturating_add(1) {
-                std::mem::take(&mut generations.now)
-            } else {
-                HashSet::new()
-            };
-            *generations = Generations { number, now: HashSet::new(), before };
-        }
-        if generations.before.contains(&id) || generations.now.contains(&id) {
-            return Err(TokenError::ProofReplayed);
-        }
-        if generations.now.len().saturating_add(generations.before.len()) >= self.room {
-            return Err(TokenError::ProofsFull);
-        }
-        generations.now.insert(id);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_proof_counts_once_as_long_as_it_is_worth_something() {
-        let seen = Seen::new(Duration::from_secs(60), 3);
-        assert_eq!(seen.first(&["k", "u", "1"], 1_000), Ok(()));
-        for later in [1_000, 1_060, 1_119, 900] {
-            assert_eq!(seen.first(&["k", "u", "1"], later), Err(TokenError::ProofReplayed), "{later}");
-        }
-        assert_eq!(seen.first(&["k", "u1", ""], 1_000), Ok(()), "another proof");
-        assert_eq!(seen.first(&["k", "u", "2"], 1_000), Ok(()));
-        assert_eq!(seen.first(&["k", "u", "3"], 1_000), Err(TokenError::ProofsFull), "nothing is forgotten for room");
-        assert_eq!(seen.first(&["k", "u", "1"], 1_400), Ok(()), "such a proof is refused for its age");
-    }
 
     #[test]
     fn thumbprints_are_those_of_rfc_7638() {

@@ -56,10 +56,14 @@ pub enum TokenError {
     ProofReplayed,
     #[error("the proof of possession is not that of the token's key")]
     WrongKey,
-    #[error("too many proofs of possession at the moment")]
+    #[error("too many proofs of possession or tokens for one use at the moment")]
     ProofsFull,
     #[error("the issuer's keys cannot be had at the moment")]
     KeysUnavailable,
+    #[error("the token has been used before, and is good for one request here")]
+    Used,
+    #[error("a token for one request needs a `jti`, and at most an hour to live")]
+    NotForOneUse,
     #[error("the token is not active")]
     Inactive,
     #[error("the issuer cannot be asked about the token at the moment")]
@@ -98,6 +102,8 @@ impl TokenError {
             Self::WrongKey => "wrong_key",
             Self::ProofsFull => "too_many_proofs",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::Used => "token_used",
+            Self::NotForOneUse => "not_for_one_use",
             Self::Inactive => "inactive_token",
             Self::IntrospectionUnavailable => "introspection_unavailable",
         }

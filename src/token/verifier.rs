@@ -87,6 +87,11 @@ impl Verified {
         self.claims.text("sub").or_else(|| self.claims.text("client_id")).unwrap_or_default()
     }
 
+    /// `jti`, which means something only beside the issuer.
+    pub fn id(&self) -> Option<&str> {
+        self.claims.text("jti")
+    }
+
     /// What tells this verification from any other in this process.
     pub fn serial(&self) -> u64 {
         self.serial

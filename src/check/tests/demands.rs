@@ -29,7 +29,7 @@ fn header_of(response: &CheckResponse, name: &str) -> Option<String> {
 #[tokio::test]
 async fn routes_demand_beside_the_policy() {
     let now = verifier_for_tests().1.now();
-    let demand = RouteDemand { level: 2, max_age: Some(300), scopes: vec!["pay".to_owned()], acr_values: Vec::new() };
+    let demand = RouteDemand { level: 2, max_age: Some(300), scopes: vec!["pay".to_owned()], ..RouteDemand::default() };
     let routes = ["/true", "/override", "/reads", "/false"].map(|path| route(path, demand.clone())).to_vec();
     let checker = checker(Settings { routes, ..settings() });
     let good = json!({"amr": ["pwd", "otp"], "auth_time": now - 300, "scope": "read pay"});
@@ -68,6 +68,34 @@ async fn routes_demand_beside_the_policy() {
     for spelling in ["/true/", "/%74rue", "/true?x=1"] {
         assert_eq!(denial(&with_token(&checker, spelling, &json!({})).await).0, 401, "{spelling}");
     }
+}
+
+#[tokio::test]
+async fn a_token_for_one_use_is_good_for_one_request() {
+    let now = verifier_for_tests().1.now();
+    let once = RouteDemand { one_use: true, ..RouteDemand::default() };
+    let both = RouteDemand { one_use: true, scopes: vec!["pay".to_owned()], ..RouteDemand::default() };
+    let routes = ["/true", "/override", "/false", "/path"];
+    let mut routes = routes.map(|path| route(path, if path == "/path" { both.clone() } else { once.clone() })).to_vec();
+    routes.push(route("/true", RouteDemand::default()));
+    let checker = checker(Settings { routes, ..settings() });
+    let token = |id: &str| json!({"jti": id});
+    assert_eq!(denial(&with_token(&checker, "/false", &token("1")).await).0, 403, "a denial uses up nothing");
+    assert_eq!(denial(&with_token(&checker, "/path", &token("1")).await).0, 403, "nor does a demand that is not met");
+    assert_eq!(code(&with_token(&checker, "/override", &token("1")).await), 0, "nor does what the policy overrides");
+    assert_eq!(code(&with_token(&checker, "/override", &token("1")).await), 0);
+    assert_eq!(code(&with_token(&checker, "/true", &token("1")).await), 0);
+    for path in ["/true", "/path"] {
+        let (status, header, body) = denial(&with_token(&checker, path, &json!({"jti": "1", "scope": "pay"})).await);
+        assert_eq!(status, 401);
+        assert!(header.contains("error=\"invalid_token\"") && body.contains("token_used"), "{header} {body}");
+    }
+    assert_eq!(code(&with_token(&checker, "/true", &token("2")).await), 0, "another token");
+    for unfit in [json!({"jti": null}), token(""), json!({"jti": 7}), json!({"jti": "3", "exp": now + 4_201})] {
+        let (status, _, body) = denial(&with_token(&checker, "/true", &unfit).await);
+        assert!(status == 401 && body.contains("not_for_one_use"), "{unfit}: {body}");
+    }
+    assert_eq!(denial(&respond(&checker, "/true", &[]).await).0, 401, "no token is none for one use");
 }
 
 #[tokio::test]

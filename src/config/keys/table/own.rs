@@ -266,6 +266,12 @@ pub const KEYS: &[Key] = &[
     key("plugins.stepgate.resource.resource_name", Kind::Text, "", "For people."),
     key("plugins.stepgate.resource.resource_documentation", Kind::Text, "", "A URL for developers."),
     key(
+        "plugins.stepgate.levels",
+        Kind::Texts,
+        "none, single_factor, mfa, phishing_resistant, hardware_protected",
+        "The levels of assurance, the lowest first. Those of the default are reached by what is proven; any other only by an issuer's `acr_levels`.",
+    ),
+    key(
         "plugins.stepgate.routes",
         Kind::Sections,
         "",
@@ -279,8 +285,14 @@ pub const KEYS: &[Key] = &[
         "required",
         "`*` is one segment, `**` any number: `/accounts/*/transfers/**`. Letter case counts, a slash at the end does not.",
     ),
-    key("plugins.stepgate.routes[].level", Kind::Count(0, 4), "0", "The least `input.authn.level`."),
+    key("plugins.stepgate.routes[].level", Kind::Level, "0", "The least `input.authn.level`, by number or name."),
     key("plugins.stepgate.routes[].max_age", Kind::Duration, "", "How long ago the caller may have authenticated."),
+    key(
+        "plugins.stepgate.routes[].one_use",
+        Kind::Bool,
+        "false",
+        "A token is good for one request to such routes: it has a `jti`, and at most an hour left. Each replica remembers for itself.",
+    ),
     key("plugins.stepgate.routes[].scopes", Kind::Texts, "", "All of them must be in `scope` or `scp`."),
     key(
         "plugins.stepgate.routes[].acr_values",
@@ -457,7 +469,12 @@ pub const KEYS: &[Key] = &[
         "https://login.microsoftonline.com/common/oauth2/authorize",
         "",
     ),
-    key("plugins.stepgate.issuers[].acr_levels", Kind::LevelMap, "", "Levels (0 to 4) of further `acr` values."),
+    key(
+        "plugins.stepgate.issuers[].acr_levels",
+        Kind::LevelMap,
+        "",
+        "Levels of further `acr` values, by number or name.",
+    ),
     key(
         "plugins.stepgate.issuers[].amr_aliases",
         Kind::TextMap,
