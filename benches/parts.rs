@@ -11,7 +11,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use prost::Message as _;
-use stepgate::check::{AmbiguousPath, ChallengeSettings, Checker, Compat, DryRun, Settings};
+use stepgate::check::{AmbiguousPath, CallerSettings, ChallengeSettings, Checker, Compat, DryRun, Settings};
 use stepgate::clock::Clock;
 use stepgate::jws::{Alg, SigningKey};
 use stepgate::opa::input::{self, Attributes, Options};
@@ -139,6 +139,8 @@ fn parts(c: &mut Criterion) {
         dry_run: DryRun::Off,
         audit: false,
         compat: Compat::default(),
+        caller: CallerSettings::default(),
+        allow_preflight: false,
         asserted: Vec::new(),
         challenge: ChallengeSettings::default(),
         redirect: None,

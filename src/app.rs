@@ -16,13 +16,13 @@ use crate::config::{Config, Document};
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::lifecycle::Lifecycle;
 use crate::serve::{
-    Access, Address, ApiSettings, Authentication, DoorKind, Listener, Readiness, SocketMode, Tls, TlsSettings,
+    Access, Address, ApiSettings, Authentication, DoorKind, Listener, Readiness, SocketAccess, Tls, TlsSettings,
     serve_http,
 };
 use crate::telemetry::{Metrics, chain};
 
 /// Only its owner may use the admin socket.
-const ADMIN_MODE: SocketMode = SocketMode(0o600);
+const ADMIN_MODE: SocketAccess = SocketAccess::mode(0o600);
 /// Rego's syntax trees and values nest; so does walking them.
 const THREAD_STACK_BYTES: usize = 8 << 20;
 
@@ -38,7 +38,7 @@ pub struct Launch {
     pub api: Vec<Address>,
     /// Where only health and metrics are.
     pub diagnostic: Vec<Address>,
-    pub http_socket_mode: SocketMode,
+    pub http_socket_access: SocketAccess,
     /// Of the API.
     pub tls: Option<TlsSettings>,
     pub authentication: Authentication,
@@ -106,7 +106,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let tls = launch.tls.map(Tls::new).transpose().map_err(|error| anyhow::anyhow!("{}", chain(&error)))?.map(Arc::new);
     let mut doors = Vec::new();
     for address in &launch.api {
-        let listener = Listener::bind(address, launch.http_socket_mode).await.map_err(readable)?;
+        let listener = Listener::bind(address, launch.http_socket_access).await.map_err(readable)?;
         if !listener.is_local() && !launch.authorization && launch.authentication != Authentication::Tls {
             let address = listener.local_address();
             tracing::warn!(
@@ -117,7 +117,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         doors.push((listener, DoorKind::Api(Arc::clone(&api))));
     }
     for address in &launch.diagnostic {
-        doors.push((Listener::bind(address, launch.http_socket_mode).await.map_err(readable)?, DoorKind::Diagnostic));
+        doors.push((Listener::bind(address, launch.http_socket_access).await.map_err(readable)?, DoorKind::Diagnostic));
     }
     if let Some(address) = &config.api.admin {
         doors.push((Listener::bind(address, ADMIN_MODE).await.map_err(readable)?, DoorKind::Admin(api)));

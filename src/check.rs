@@ -4,12 +4,14 @@
 //! for other servers where the policy calls `http.send`, on threads aside.
 //! Knows nothing about gRPC servers or where policies, keys and settings come from.
 
+mod caller;
 mod canonical;
 mod challenge;
 mod evidence;
 mod fault;
 mod identity;
 mod mint;
+mod preflight;
 mod redirect;
 mod repeats;
 mod resource;
@@ -36,6 +38,7 @@ use crate::telemetry::{Decided, Metrics};
 use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
 use crate::value::Value;
 
+pub use self::caller::{CallerSettings, ClientAddress};
 pub use self::canonical::{Ambiguity, canonical_path};
 pub use self::challenge::{DpopChallenge, Settings as ChallengeSettings};
 pub use self::evidence::AmbiguousPath;
@@ -96,6 +99,10 @@ pub struct Settings {
     /// Whether a check is denied whose decision finds no room in the decision log.
     pub audit: bool,
     pub compat: Compat,
+    /// What is believed of who sends a request, and from where.
+    pub caller: CallerSettings,
+    /// Whether preflight requests of CORS pass without asking the policy.
+    pub allow_preflight: bool,
     /// Issuers whose tokens Envoy verifies.
     pub asserted: Vec<AssertedSettings>,
     pub challenge: ChallengeSettings,
@@ -233,6 +240,11 @@ impl Checker {
             (false, false) => BodyUse::Nothing,
         };
         let document = input::build(message, attributes, &self.settings.input, body)?;
+        if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(preflight::is_preflight) {
+            record.input = record.is_wanted.then(|| document.members.into_value());
+            record.reason = "cors_preflight";
+            return Ok(Verdict::allow(self.clock.now()));
+        }
         let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
         let by_envoy = self.settings.asserted.as_slice();
         let shown = document.members.get(&ATTRIBUTES).filter(|_| !by_envoy.is_empty());
@@ -244,6 +256,7 @@ impl Checker {
         let unmet = demand.as_ref().and_then(|demand| demand.unmet(evidence.verified(), now));
         let mut members = document.members;
         if self.settings.extras {
+            self.settings.caller.add_to(&mut members, attributes);
             evidence.add_to(&mut members, attributes, path.as_deref(), now);
             if let Some(demand) = &demand {
                 members.put(&DEMAND, demand.document(unmet.is_none()));

@@ -24,7 +24,7 @@ mod workload;
 
 pub use self::asserted::{Asserted, AssertedSettings};
 pub use self::assurance::{AssuranceTable, Authn, Preset};
-pub use self::certificate::CertificateSettings;
+pub use self::certificate::{CertificateSettings, forwarded_uri, single_header};
 pub use self::claims::{Claims, Profile};
 pub use self::dpop::{Proofs, Settings as ProofSettings};
 pub use self::error::TokenError;

@@ -158,8 +158,8 @@ impl Plane {
 
     /// Binds the gRPC door and answers checks there.
     pub async fn start_checks(&self, config: &mut Config) -> anyhow::Result<()> {
-        let Some(GrpcDoor { address, socket_mode, settings }) = config.grpc.take() else { return Ok(()) };
-        let listener = Listener::bind(&address, socket_mode).await.map_err(readable)?;
+        let Some(GrpcDoor { address, socket_access, settings }) = config.grpc.take() else { return Ok(()) };
+        let listener = Listener::bind(&address, socket_access).await.map_err(readable)?;
         let tokens = config.issuers.take().map(|issuers| {
             let issuers = self.start_issuers(issuers, &config.issuer_services);
             let verifier = Verifier::new(issuers, &config.tokens, self.clock.clone());

@@ -54,6 +54,11 @@ impl Evidence {
         }
     }
 
+    /// Nothing is known.
+    pub fn absent() -> Self {
+        Self { token: TokenState::Absent }
+    }
+
     /// The same, with the token refused after all.
     pub fn refused(self, error: TokenError) -> Self {
         Self { token: TokenState::Rejected(error) }

@@ -59,6 +59,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// An allow that neither the policy nor a token was asked about.
+    pub fn allow(now: i64) -> Self {
+        Self { decision: Decision::True, evidence: Evidence::absent(), unmet: None, is_not_satisfiable: false, now }
+    }
+
     /// The demand for more authentication, if that is what is wrong.
     pub fn step_up(&self) -> Option<&StepUp> {
         match (&self.decision, &self.unmet) {

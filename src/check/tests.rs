@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use prost::Message as _;
@@ -46,6 +47,8 @@ fn settings() -> Settings {
         dry_run: DryRun::Off,
         audit: false,
         compat: Compat::default(),
+        caller: CallerSettings::default(),
+        allow_preflight: false,
         asserted: Vec::new(),
         challenge: ChallengeSettings::default(),
         redirect: None,
@@ -102,11 +105,28 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
 }
 
 fn message(path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    message_of(http("GET", path, headers), None)
+}
+
+/// A request that comes from somebody, and from somewhere.
+pub fn message_with(principal: &str, address: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let socket = SocketAddress { address: address.into(), ..SocketAddress::default() };
+    let address = Address { address: Some(address::Address::SocketAddress(socket)) };
+    let peer = Peer { principal: principal.into(), address: Some(address), ..Peer::default() };
+    message_of(http("GET", "/", headers), Some(peer))
+}
+
+fn http(method: &str, path: &str, headers: &[(&str, &str)]) -> HttpRequest {
     let headers: HashMap<_, _> = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let http = HttpRequest { method: "GET".into(), path: path.into(), headers, ..HttpRequest::default() };
+    HttpRequest { method: method.into(), path: path.into(), headers, ..HttpRequest::default() }
+}
+
+fn message_of(http: HttpRequest, source: Option<Peer>) -> Vec<u8> {
     let request = Request { http: Some(http), ..Request::default() };
-    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
-        .encode_to_vec()
+    CheckRequest {
+        attributes: Some(AttributeContext { request: Some(request), source, ..AttributeContext::default() }),
+    }
+    .encode_to_vec()
 }
 
 async fn answer(checker: &Checker, message: &[u8]) -> Answer {
@@ -338,4 +358,34 @@ async fn the_policy_sees_the_evidence() {
     }
     let bare = checker(Settings { extras: false, ..settings() }, false);
     assert!(denial(&respond(&bare, "/extras", &[]).await).2.contains("undefined_decision"));
+}
+
+#[tokio::test]
+async fn preflight_requests_pass_only_where_that_is_wanted() {
+    let good = [("origin", "https://app.example"), ("access-control-request-method", "PUT")];
+    let header = IdentityHeader { name: "x-user".to_owned(), source: IdentitySource::Policy };
+    let open = checker(Settings { allow_preflight: true, identity_headers: vec![header], ..settings() }, true);
+    let ask = async |checker: &Checker, http: HttpRequest| match answer(checker, &message_of(http, None)).await {
+        Answer::Respond(response) => *response,
+        Answer::Fail { message, .. } => panic!("a gRPC error: {message}"),
+    };
+    let forged = [good[0], good[1], ("x-user", "admin")];
+    let response = ask(&open, http("OPTIONS", "/false", &forged)).await;
+    assert_eq!(code(&response), 0);
+    let Some(HttpResponse::OkResponse(ok)) = &response.http_response else { panic!("headers are removed") };
+    assert!(ok.headers_to_remove.contains(&"x-user".to_owned()));
+    assert_ne!(code(&ask(&checker(settings(), true), http("OPTIONS", "/false", &good)).await), 0, "off by itself");
+    let more = |name, value| [good[0], good[1], (name, value)];
+    for (why, method, headers) in [
+        ("another method", "GET", &good[..]),
+        ("no origin", "OPTIONS", &good[1..]),
+        ("an empty origin", "OPTIONS", &[("origin", ""), good[1]]),
+        ("no method", "OPTIONS", &good[..1]),
+        ("a token", "OPTIONS", &more("authorization", "Bearer x")),
+        ("a cookie", "OPTIONS", &more("cookie", "a=b")),
+    ] {
+        assert_ne!(code(&ask(&open, http(method, "/false", headers)).await), 0, "{why}");
+    }
+    let with_body = HttpRequest { body: "{}".into(), ..http("OPTIONS", "/false", &good) };
+    assert_ne!(code(&ask(&open, with_body).await), 0, "a body");
 }

@@ -15,7 +15,7 @@ use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
 use crate::jws::ConfiguredKey;
 use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
 use crate::policy::RegoVersion;
-use crate::serve::{Address, Authentication, SocketMode, TlsSettings};
+use crate::serve::{Address, Authentication, SocketAccess, TlsSettings};
 use crate::telemetry::log::{Format, Verbosity, init};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -347,7 +347,7 @@ impl Run {
             authentication,
             authorization: matches!(self.authorization, AuthorizationFlag::Basic),
             policy_writes: self.allow_policy_writes,
-            http_socket_mode: SocketMode(mode),
+            http_socket_access: SocketAccess::mode(mode),
             watch: self.watch,
             max_errors: self.max_errors,
             ready_timeout: (self.ready_timeout > 0).then(|| Duration::from_secs(self.ready_timeout)),

@@ -14,7 +14,10 @@ use super::problem::Problems;
 use super::proofs::dpop_challenge;
 use super::status::ApiConfig;
 use super::workloads::with_kubernetes;
-use crate::check::{self, AmbiguousPath, ChallengeSettings, Compat, DryRun, IdentityHeader, IdentitySource};
+use crate::check::{
+    self, AmbiguousPath, CallerSettings, ChallengeSettings, ClientAddress, Compat, DryRun, IdentityHeader,
+    IdentitySource,
+};
 use crate::feed::bundle::BundleSettings;
 use crate::feed::decision_log::DecisionLogSettings;
 use crate::feed::discovery::DiscoverySettings;
@@ -22,7 +25,7 @@ use crate::feed::status::sender::StatusSettings;
 use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
 use crate::remote::service::ServiceSettings;
-use crate::serve::{Address, GrpcSettings, SocketMode};
+use crate::serve::{Address, GrpcSettings, SocketAccess};
 use crate::token::{self, CertificateSettings, IssuerSettings, Location, Scale};
 
 /// Buckets of OPA's `grpc_request_duration_seconds`.
@@ -61,7 +64,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct GrpcDoor {
     pub address: Address,
-    pub socket_mode: SocketMode,
+    pub socket_access: SocketAccess,
     pub settings: GrpcSettings,
 }
 
@@ -199,6 +202,11 @@ impl Resolver<'_> {
                 _ => AmbiguousPath::Warn,
             },
             evaluation_timeout,
+            caller: CallerSettings {
+                peer_from_xfcc: own.flag("peer_from_xfcc") == Some(true),
+                client_address: self.client_address(own.section("client_ip")),
+            },
+            allow_preflight: own.text("cors_preflight") == Some("allow"),
             audit: own.section("log").text("audit") == Some("required"),
             dry_run: match (plugin.flag("dry-run"), own.flag("dry_run_faults")) {
                 (Some(true), Some(true)) => DryRun::DenialsAndFaults,
@@ -297,6 +305,24 @@ impl Resolver<'_> {
         }
     }
 
+    fn client_address(&mut self, item: Section<'_>) -> ClientAddress {
+        let from_end = item.at("forwarded_for").and_then(Value::as_u64).and_then(|at| usize::try_from(at).ok());
+        match (from_end, item.text("header")) {
+            (Some(_), Some(_)) => {
+                self.problems.error("plugins.stepgate.client_ip", "give either `forwarded_for` or `header`");
+                ClientAddress::default()
+            }
+            (Some(from_end), None) => ClientAddress::ForwardedFor(from_end),
+            (None, Some(name)) if is_header_name(name) => ClientAddress::Header(name.to_ascii_lowercase()),
+            (None, Some(_)) => {
+                let message = "a header's name has only letters, digits and dashes";
+                self.problems.error("plugins.stepgate.client_ip.header", message);
+                ClientAddress::default()
+            }
+            (None, None) => ClientAddress::default(),
+        }
+    }
+
     fn grpc(&mut self, plugin: Section<'_>, own: Section<'_>, check_timeout: Duration) -> Option<GrpcDoor> {
         let limits = own.section("limits");
         let address = match Address::parse(plugin.text("addr").unwrap_or(":9191")) {
@@ -308,12 +334,13 @@ impl Resolver<'_> {
         };
         let mode = own.text("socket_mode").unwrap_or("0660");
         let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
+        let group = own.at("socket_group").and_then(Value::as_u64).and_then(|group| u32::try_from(group).ok());
         if mode.is_none() {
             self.problems.error("plugins.stepgate.socket_mode", "expected octal permissions such as \"0660\"");
         }
         Some(GrpcDoor {
             address: address?,
-            socket_mode: SocketMode(mode?),
+            socket_access: SocketAccess { mode: mode?, group },
             settings: GrpcSettings {
                 max_message_bytes: plugin.size("grpc-max-recv-msg-size", 4 << 20),
                 check_timeout,

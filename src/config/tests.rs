@@ -172,6 +172,8 @@ fn every_problem_is_reported_with_its_place() {
         (own(json!({"limits": {"evaluation_timeout": "1s"}})), "plugins.stepgate.limits.evaluation_timeout"),
         (own(json!({"step_up": {"realm": "${REALM}"}})), "plugins.stepgate.step_up.realm"),
         (own(json!({"socket_mode": "rw"})), "plugins.stepgate.socket_mode"),
+        (own(json!({"client_ip": {"header": "x ip"}})), "plugins.stepgate.client_ip.header"),
+        (own(json!({"client_ip": {"header": "x-ip", "forwarded_for": 1}})), "plugins.stepgate.client_ip"),
         (own(json!({"identity_headers": {"x-user": "sub"}})), "plugins.stepgate.identity_headers.x-user"),
         (own(json!({"identity_headers": {"x user": "claims.sub"}})), "plugins.stepgate.identity_headers.x user"),
         (own(json!({"identity_headers": {"x-user": "authn.nonsense"}})), "plugins.stepgate.identity_headers.x-user"),

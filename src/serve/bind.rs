@@ -42,9 +42,21 @@ pub enum Address {
 #[error("`{0}` is not an address; write host:port, grpc://host:port, unix:///path or unix://@name")]
 pub struct AddressError(String);
 
-/// The permission bits of a socket file.
+/// Who may connect to a socket file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketMode(pub u32);
+pub struct SocketAccess {
+    /// The permission bits.
+    pub mode: u32,
+    /// The group by number; nothing: that of the process.
+    pub group: Option<u32>,
+}
+
+impl SocketAccess {
+    /// These permission bits, for the group of the process.
+    pub const fn mode(mode: u32) -> Self {
+        Self { mode, group: None }
+    }
+}
 
 /// A socket that cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +109,7 @@ pub enum Listener {
 
 impl Listener {
     /// Binds `address`. A stale socket file is removed first; one that somebody serves is not.
-    pub async fn bind(address: &Address, mode: SocketMode) -> Result<Self, BindError> {
+    pub async fn bind(address: &Address, access: SocketAccess) -> Result<Self, BindError> {
         let failed = |source| BindError::Bind { address: address.clone(), source };
         match address {
             Address::Tcp { host, port } => {
@@ -128,7 +140,10 @@ impl Listener {
                     std::fs::remove_file(path).map_err(failed)?;
                 }
                 let listener = UnixListener::bind(path).map_err(failed)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode.0)).map_err(failed)?;
+                if access.group.is_some() {
+                    std::os::unix::fs::chown(path, None, access.group).map_err(failed)?;
+                }
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(access.mode)).map_err(failed)?;
                 Ok(Self::Unix { listener, path: Some(path.clone()) })
             }
         }
@@ -417,7 +432,7 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_connection_makes_room_for_a_new_one() {
         let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
-        let listener = Listener::bind(&address, SocketMode(0o660)).await.expect("a port");
+        let listener = Listener::bind(&address, SocketAccess::mode(0o660)).await.expect("a port");
         let place = listener.local_address();
         let mut listener = HttpListener::new(listener, None);
         let (mut clients, mut accepted) = (Vec::new(), Vec::new());
@@ -445,7 +460,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.sock");
         let address = Address::UnixPath(path.clone());
-        let bind = || Listener::bind(&address, SocketMode(0o660));
+        let bind = || Listener::bind(&address, SocketAccess::mode(0o660));
 
         let first = bind().await.expect("it binds");
         assert!(matches!(bind().await, Err(BindError::InUse(_))));

@@ -25,14 +25,23 @@ pub fn thumbprint(attributes: &Attributes<'_>, settings: CertificateSettings) ->
         return of_pem(attributes.source_certificate);
     }
     match settings.xfcc_from_end {
-        Some(from_end) => of_element(header(attributes, "x-forwarded-client-cert")?, from_end),
-        None if settings.client_cert => of_client_cert(header(attributes, "client-cert")?),
+        Some(from_end) => of_element(single_header(attributes, "x-forwarded-client-cert")?, from_end),
+        None if settings.client_cert => of_client_cert(single_header(attributes, "client-cert")?),
         None => None,
     }
 }
 
+/// The URI of the last element of `x-forwarded-client-cert`, which is what the proxy before us has seen; nothing when that
+/// element has no URI, or several.
+pub fn forwarded_uri(attributes: &Attributes<'_>) -> Option<String> {
+    let mut elements = elements(single_header(attributes, "x-forwarded-client-cert")?)?;
+    let mut uris = elements.pop()?.into_iter().filter(|(key, _)| key.eq_ignore_ascii_case("uri"));
+    let (_, uri) = uris.next()?;
+    (!uri.is_empty() && uris.next().is_none()).then_some(uri)
+}
+
 /// A header that is there once, and not too long.
-fn header<'a>(attributes: &Attributes<'a>, name: &str) -> Option<&'a str> {
+pub fn single_header<'a>(attributes: &Attributes<'a>, name: &str) -> Option<&'a str> {
     let values = attributes.http.as_ref()?.header_values(name);
     let [value] = values.as_slice() else { return None };
     std::str::from_utf8(value).ok().filter(|text| text.len() <= MAX_HEADER_BYTES)

@@ -1,5 +1,6 @@
-//! The table of keys: OPA's, then stepgate's own.
+//! The table of keys: OPA's, then stepgate's own, those about callers last.
 
+mod identity;
 mod opa;
 mod own;
 
@@ -19,5 +20,5 @@ pub(super) const fn refused(path: &'static str, why: &'static str) -> Key {
 
 /// All keys.
 pub fn all() -> impl Iterator<Item = &'static Key> {
-    opa::KEYS.iter().chain(own::KEYS)
+    opa::KEYS.iter().chain(own::KEYS).chain(identity::KEYS)
 }

@@ -11,6 +11,8 @@ const USUAL_HEADERS: usize = 24;
 #[derive(Debug, Default)]
 pub struct Attributes<'a> {
     pub source_principal: &'a str,
+    /// Where the connection comes from: an IP address, or empty.
+    pub source_address: &'a str,
     /// The client's certificate in URL-encoded PEM, where Envoy sends it (`include_peer_certificate`).
     pub source_certificate: &'a str,
     /// Absent for a request of the TCP filter.
@@ -50,6 +52,7 @@ impl<'a> Attributes<'a> {
                 (1, peer) => {
                     for field in Fields::of(peer.bytes()?) {
                         match field? {
+                            (1, address) => self.source_address = socket_address(address.bytes()?)?,
                             (4, principal) => self.source_principal = principal.text()?,
                             (5, certificate) => self.source_certificate = certificate.text()?,
                             _ => {}
@@ -68,6 +71,20 @@ impl<'a> Attributes<'a> {
         }
         Ok(())
     }
+}
+
+/// The address in an `Address` of a socket; empty in any other.
+fn socket_address(message: &[u8]) -> Result<&str, WireError> {
+    let mut found = "";
+    for field in Fields::of(message) {
+        let (1, socket) = field? else { continue };
+        for field in Fields::of(socket.bytes()?) {
+            if let (2, address) = field? {
+                found = address.text()?;
+            }
+        }
+    }
+    Ok(found)
 }
 
 impl<'a> Http<'a> {
