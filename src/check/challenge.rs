@@ -390,4 +390,50 @@ mod tests {
         assert_eq!(answer.body["reason"], "step_up_not_satisfiable");
         assert_eq!(answer.body["acr_values"], serde_json::json!(["phr"]));
     }
+
+    #[test]
+    fn the_policys_own_words_come_before_ours() {
+        let own = StepUp { max_age: Some(5), description: Some("Sign in again".into()), ..StepUp::default() };
+        let header = Settings::default().step_up(&own, Form::Bearer).headers.remove(0);
+        assert!(header.contains("error_description=\"Sign in again\""), "{header}");
+    }
+
+    #[test]
+    fn tokens_and_descriptions_have_their_letters() {
+        assert_eq!(token("a\"b\\c d\u{e9}\u{7f}\n!~"), "abcd!~");
+        assert_eq!(quotable("a\"b\\c d\u{e9}\n"), "a b c d  ");
+    }
+
+    #[test]
+    fn the_form_goes_by_the_token() {
+        let entra = |settings: &mut crate::token::IssuerSettings| {
+            settings.claims_challenge =
+                Some(ClaimsChallenge { client_id: "app".into(), authorization_uri: "https://login/authorize".into() });
+        };
+        let of = |claims: serde_json::Value| {
+            let verified = crate::token::verified_for_tests(&claims, entra);
+            match Form::of(Some(&verified)) {
+                Form::Bearer => "bearer",
+                Form::Dpop => "dpop",
+                Form::Entra(_) => "entra",
+            }
+        };
+        assert_eq!(of(serde_json::json!({"xms_cc": ["cp1"]})), "entra");
+        assert_eq!(of(serde_json::json!({"xms_cc": ["cp2", "cp1"]})), "entra");
+        for other in
+            [serde_json::json!({"xms_cc": ["cp2"]}), serde_json::json!({"xms_cc": "cp1"}), serde_json::json!({})]
+        {
+            assert_eq!(of(other), "bearer");
+        }
+        assert!(matches!(Form::of(None), Form::Bearer));
+    }
+
+    #[test]
+    fn a_nonce_is_given_out_where_one_is_asked_for() {
+        let nonces = std::sync::Arc::new(crate::token::Nonces::new(&[7; 32]).expect("a key"));
+        let challenge = |nonces| DpopChallenge { algorithms: "ES256".to_owned(), is_required: true, nonces };
+        let with = Settings { dpop: Some(challenge(Some(std::sync::Arc::clone(&nonces)))), ..Settings::default() };
+        assert_eq!(with.nonce(60), Some(nonces.at(60)));
+        assert_eq!(Settings { dpop: Some(challenge(None)), ..Settings::default() }.nonce(60), None);
+    }
 }

@@ -144,3 +144,61 @@ fn header_text(value: &Value) -> Option<String> {
     };
     (!text.is_empty() && !text.chars().any(char::is_control)).then_some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::token::verified_for_tests;
+
+    #[test]
+    fn a_source_is_a_path_of_claims_or_a_member_that_exists() {
+        let claim = |path: &[&str]| Some(IdentitySource::Claim(path.iter().map(|&part| part.to_owned()).collect()));
+        for (text, want) in [
+            ("policy", Some(IdentitySource::Policy)),
+            ("workload.role", Some(IdentitySource::Workload("role".into()))),
+            ("authn.level", Some(IdentitySource::Authn("level".into()))),
+            ("claims.sub", claim(&["sub"])),
+            ("claims.realm.name", claim(&["realm", "name"])),
+            ("claims[\"https://x/y.z\"].id", claim(&["https://x/y.z", "id"])),
+            ("workload.", None),
+            ("authn.unknown", None),
+            ("claims", None),
+            ("claims.", None),
+            ("claims..a", None),
+            ("claims[\"a", None),
+            ("claimsub", None),
+            ("headers.x", None),
+        ] {
+            assert_eq!(IdentitySource::parse(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_header_form_is_not_sent() {
+        let claims = json!({
+            "text": "a b", "flag": true, "number": 7, "list": ["a", "b"], "empty": "", "none": null, "object": {"a": 1},
+            "line": "a\nb", "comma": ["a,b"], "mixed": ["a", 1], "nested": ["a", ["b"]], "nothing": [],
+        });
+        let verified = verified_for_tests(&claims, |_| {});
+        for (claim, want) in [
+            ("text", Some("a b")),
+            ("flag", Some("true")),
+            ("number", Some("7")),
+            ("list", Some("a,b")),
+            ("empty", None),
+            ("none", None),
+            ("object", None),
+            ("line", None),
+            ("comma", None),
+            ("mixed", None),
+            ("nested", None),
+            ("nothing", None),
+            ("missing", None),
+        ] {
+            let found = IdentitySource::Claim(vec![claim.to_owned()]).found(&verified, 0);
+            assert_eq!(found.as_ref().and_then(header_text).as_deref(), want, "{claim}");
+        }
+    }
+}

@@ -268,6 +268,8 @@ mod tests {
             ("*.example.com", "a.b.example.com", true),
             ("*.example.com", "example.com", false),
             ("*.example.com", "badexample.com", false),
+            ("*.example.com", ".example.com", false),
+            ("*.example.com", "a..example.com", true),
             ("[::1]", "[::1]:80", true),
             ("api.example.com", "api.example.com..", true),
             ("api.example.com", "api.example.com:", true),
@@ -278,5 +280,58 @@ mod tests {
         ] {
             assert_eq!(is_host(wanted, received), want, "{wanted} {received}");
         }
+    }
+
+    fn http(method: &'static str, host: &'static str) -> Http<'static> {
+        let mut http = Http::default();
+        (http.method, http.host) = (method, host);
+        http
+    }
+
+    fn route(methods: &[&str], hosts: &[&str], demand: Demand) -> Route {
+        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        let path = PathPattern::parse("/**").expect("a pattern");
+        Route { methods: owned(methods), hosts: owned(hosts), path, demand }
+    }
+
+    #[test]
+    fn a_route_is_of_its_methods_and_hosts() {
+        for (methods, hosts, method, host, want) in [
+            (&[][..], &[][..], "PUT", "a", true),
+            (&["POST"][..], &[][..], "post", "a", true),
+            (&["POST"][..], &[][..], "PUT", "a", false),
+            (&["GET"][..], &[][..], "HEAD", "a", true),
+            (&["POST"][..], &[][..], "HEAD", "a", false),
+            (&["GET"][..], &[][..], "POST", "a", false),
+            (&["GET", "POST"][..], &["a"][..], "POST", "a", true),
+            (&["POST"][..], &["a"][..], "POST", "b", false),
+            (&[][..], &["b", "a"][..], "POST", "a", true),
+        ] {
+            let matches = route(methods, hosts, Demand::default()).matches(&http(method, host), "/x");
+            assert_eq!(matches, want, "{methods:?} {hosts:?} {method} {host}");
+        }
+    }
+
+    #[test]
+    fn what_to_ask_for_goes_with_the_highest_level() {
+        let at = |level, acr: &[&str]| {
+            let acr_values = acr.iter().map(|&acr| acr.to_owned()).collect();
+            route(&[], &[], Demand { level, acr_values, ..Demand::default() })
+        };
+        for (routes, level, acr) in [
+            (vec![at(1, &["low"]), at(2, &["high"])], 2, &["high"][..]),
+            (vec![at(2, &["high"]), at(1, &["low"])], 2, &["high"][..]),
+            (vec![at(2, &["one"]), at(2, &["other"])], 2, &["one"][..]),
+            (vec![at(2, &[]), at(2, &["named"])], 2, &["named"][..]),
+            (vec![at(1, &["low"]), at(2, &[])], 2, &[][..]),
+            (vec![at(2, &[]), at(1, &["low"])], 2, &[][..]),
+        ] {
+            let demand = demand(&routes, &http("GET", "a"), "/").expect("they match");
+            assert_eq!(
+                (demand.level, demand.acr_values.as_slice()),
+                (level, &acr.iter().map(|&a| a.to_owned()).collect::<Vec<_>>()[..])
+            );
+        }
+        assert_eq!(demand(&[], &http("GET", "a"), "/"), None);
     }
 }

@@ -482,6 +482,7 @@ async fn cookies_and_headers_are_used_when_configured_and_never_both() {
         ("joined cookies", vec![("cookie", format!("a=1,token={good}"))], true),
         ("an empty one beside", vec![("cookie", format!("token=; token={good}"))], true),
         ("a space before the sign", vec![("cookie", format!("token =x; token={good}"))], false),
+        ("a name that only begins alike", vec![("cookie", format!("tokens=1; token={good}"))], true),
         ("a name that only ends alike", vec![("cookie", format!("xtoken={good}"))], false),
         ("the same cookie twice", vec![("cookie", format!("token={good}; token={good}"))], false),
         ("both", vec![("cookie", format!("token={good}")), ("authorization", format!("Bearer {good}"))], false),
@@ -529,4 +530,40 @@ proptest::proptest! {
     fn no_header_makes_the_reader_panic(value in "(?s).{0,120}") {
         let _ = super::claims::Unverified::parse(&value);
     }
+}
+
+#[tokio::test]
+async fn a_name_of_a_key_may_be_just_so_long() {
+    let edge = with(header(), "kid", json!("k".repeat(512)));
+    assert_eq!(refusal_of(edge, payload()).await, Some(TokenError::UnknownKey));
+    let beyond = with(header(), "kid", json!("k".repeat(513)));
+    assert_eq!(refusal_of(beyond, payload()).await, Some(TokenError::Header));
+}
+
+#[tokio::test]
+async fn a_token_may_have_just_the_size_of_its_limit() {
+    let bench = bench();
+    assert_eq!(bench.refusal(&"a".repeat(16 * 1024)).await, Some(TokenError::NotAJwt));
+    assert_eq!(bench.refusal(&"a".repeat(16 * 1024 + 1)).await, Some(TokenError::TooLarge));
+}
+
+#[test]
+fn a_verified_token_tells_who_and_what_for() {
+    let verified = verified_for_tests(&json!({"scope": "read write"}), |_| {});
+    assert_eq!((verified.issuer(), verified.subject(), verified.id()), (ISSUER, "alice", Some("1")));
+    for (claims, want) in [
+        (json!({"scope": "read write"}), true),
+        (json!({"scope": "writer"}), false),
+        (json!({"scope": ["write"]}), false),
+        (json!({"scp": "write read"}), true),
+        (json!({"scp": ["read", "write"]}), true),
+        (json!({"scp": ["read write"]}), false),
+        (json!({}), false),
+    ] {
+        assert_eq!(verified_for_tests(&claims, |_| {}).has_scope("write"), want, "{claims}");
+    }
+    let other = verified_for_tests(&json!({"scope": "read write"}), |_| {});
+    assert_ne!(verified.serial(), other.serial(), "each verification is its own");
+    let late = verified_for_tests(&json!({}), |settings| settings.leeway = Duration::from_secs(30));
+    assert_eq!(late.expires_with_leeway(), NOW + 630);
 }

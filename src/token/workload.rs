@@ -188,6 +188,8 @@ mod tests {
         assert_eq!(described(Preset::Kubernetes, "{}"), r#"{"open_to_strangers":false,"provider":"kubernetes"}"#);
         assert_eq!(described(Preset::Okta, r#"{"repository_id": "7"}"#), "");
         for (preset, claim, event) in [
+            (Preset::Github, "event_name", "web"),
+            (Preset::Gitlab, "pipeline_source", "release"),
             (Preset::Github, "event_name", "pull_request"),
             (Preset::Github, "event_name", "pull_request_target"),
             (Preset::Github, "event_name", "workflow_run"),

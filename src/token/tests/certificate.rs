@@ -35,6 +35,7 @@ async fn state_by(certificates: CertificateSettings, certificate: &str, header: 
 #[tokio::test]
 async fn only_the_client_with_the_certificate_may_use_the_token() {
     let (ours, other) = (format!("By=a;Hash={HASH}"), format!("By=b;Hash={}", "0".repeat(64)));
+    let twice = format!("By=a;Hash={HASH};Hash={}", "0".repeat(64));
     let (first, last) = (format!("{ours},{other}"), format!("{other},{ours}"));
     for (name, index, certificate, xfcc, is_good) in [
         ("seen by Envoy", None, PEM, None, true),
@@ -53,6 +54,8 @@ async fn only_the_client_with_the_certificate_may_use_the_token() {
         ("the one before the last", Some(1), "", Some(first.as_str()), true),
         ("beyond the header", Some(2), "", Some(first.as_str()), false),
         ("malformed", Some(0), "", Some("Hash"), false),
+        ("a hash twice", Some(0), "", Some(twice.as_str()), false),
+        ("a hash too short", Some(0), "", Some("By=a;Hash=8f43"), false),
     ] {
         let state = state(index, certificate, xfcc).await;
         match state {

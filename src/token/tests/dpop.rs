@@ -102,11 +102,18 @@ async fn every_numbered_check_counts() {
     }
     let (header, payload) = good();
     let proof = token_of(&EC_OTHER, &header, &payload);
+    // Good but for its size; the signature has 86 letters, and 3 bytes are 4 letters.
+    let huge = |bytes: usize| {
+        let plain = token_of(&EC_OTHER, &header, &with(payload.clone(), "pad", json!("")));
+        let filled = with(payload.clone(), "pad", json!("x".repeat((bytes - plain.len()).div_ceil(4) * 3)));
+        token_of(&EC_OTHER, &header, &filled)
+    };
+    assert_eq!(refusal(&dpop_bench(), &token, &huge(8 * 1024 - 4)).await, None, "just small enough");
     for (number, bad) in [
         ("1 two", format!("{proof},{proof}")),
         ("2 no JWT", "x".to_owned()),
         ("2 cut", proof.split('.').take(2).collect::<Vec<_>>().join(".")),
-        ("2 huge", "x".repeat(9_000)),
+        ("2 huge", huge(8 * 1024 + 1)),
         ("6 changed", format!("{}AAAA", proof.get(..proof.len() - 4).expect("a proof"))),
     ] {
         assert_eq!(refusal(&dpop_bench(), &token, &bad).await, Some(TokenError::Proof), "{number}");
@@ -114,6 +121,49 @@ async fn every_numbered_check_counts() {
     // 12: a whole proof of a key that the token is not bound to.
     let strange = token_of(&EC, &with(proof_header(), "jwk", jwk(&EC)), &proof_payload(&token));
     assert_eq!(refusal(&dpop_bench(), &token, &strange).await, Some(TokenError::WrongKey));
+}
+
+#[tokio::test]
+async fn a_proof_is_good_to_the_edge_of_its_window() {
+    let token = bound_token();
+    for issued in [NOW - 60, NOW + 60] {
+        let proof = token_of(&EC_OTHER, &proof_header(), &with(proof_payload(&token), "iat", json!(issued)));
+        assert_eq!(refusal(&dpop_bench(), &token, &proof).await, None, "{issued}");
+    }
+}
+
+#[tokio::test]
+async fn plain_http_is_for_this_machine_alone() {
+    let (bench, token) = (dpop_bench(), bound_token());
+    for (n, (host, htu, is_good)) in [
+        ("localhost:80", "http://localhost/pay", true),
+        ("[::1]", "http://[::1]/pay", true),
+        ("api.test", "http://api.test/pay", false),
+        ("localhost", "ftp://localhost/pay", false),
+        ("localhost", "https://localhost/pay", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let payload = with(with(proof_payload(&token), "htu", json!(htu)), "jti", json!(n.to_string()));
+        let proof = token_of(&EC_OTHER, &proof_header(), &payload);
+        let headers =
+            HashMap::from([("authorization".to_owned(), format!("DPoP {token}")), ("dpop".to_owned(), proof)]);
+        let (method, path, host) = ("POST".to_owned(), "/pay".to_owned(), host.to_owned());
+        let state = bench.request(HttpRequest { headers, method, path, host, ..HttpRequest::default() }).await;
+        assert_eq!(matches!(state, TokenState::Verified(_)), is_good, "{htu}");
+    }
+}
+
+#[test]
+fn each_kind_of_key_has_its_thumbprint() {
+    let limits = JsonLimits { depth: 4, duplicates: DuplicateKeys::Refuse };
+    let of = |text: &str| thumbprint(&parse_json(text.as_bytes(), limits).expect("JSON"));
+    // RFC 8037 appendix A.3.
+    let okp = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    assert_eq!(of(okp).as_deref(), Some("kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"));
+    assert_eq!(of(r#"{"kty":"oct","k":"AAAA"}"#), None);
+    assert_eq!(of(r#"{"kty":"EC","crv":"P-256","x":"AAAA"}"#), None);
 }
 
 #[tokio::test]

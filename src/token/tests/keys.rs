@@ -121,3 +121,40 @@ async fn keys_that_share_a_name_or_have_none_are_tried() {
     assert_eq!(bench.refusal(&good_token()).await, None);
     assert_eq!(bench.refusal(&token_of(&EC, &without(header(), "kid"), &payload())).await, None);
 }
+
+#[tokio::test]
+async fn a_cached_token_does_not_outlive_its_stale_keys() {
+    let bench = bench_with(IssuerSettings { max_lifetime: None, ..settings() });
+    let later = super::issuer::MAX_STALE_SECONDS + 1;
+    let token = token_of(&EC, &header(), &with(payload(), "exp", json!(NOW + later + 600)));
+    bench.issuer.confirm(NOW);
+    assert_eq!(bench.refusal(&token).await, None);
+    bench.clock.advance(later);
+    assert_eq!(bench.refusal(&token).await, Some(TokenError::KeysUnavailable));
+}
+
+#[tokio::test]
+async fn who_comes_while_keys_are_fetched_waits_for_them_too() {
+    let (issuer, mut asked) = Issuer::new(settings());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    let both = async {
+        let first = issuer.refresh(NOW, deadline);
+        let second = async {
+            asked.recv().await.expect("the first asks");
+            let waits = tokio::spawn({
+                let issuer = Arc::clone(&issuer);
+                async move {
+                    issuer.refresh(NOW, deadline).await;
+                    issuer.generation()
+                }
+            });
+            tokio::task::yield_now().await;
+            issuer.replace_keys(KeySet::parse(jwks(&[("k1", &EC)]).as_bytes()).expect("a key set"));
+            waits.await.expect("it ends")
+        };
+        tokio::join!(first, second).1
+    };
+    let before = issuer.generation();
+    assert_eq!(both.await, before + 1, "it saw the new keys");
+    assert!(asked.try_recv().is_err(), "one question for both");
+}

@@ -2,10 +2,12 @@
 
 use super::*;
 
+fn svid_settings() -> IssuerSettings {
+    IssuerSettings { issuer: "spiffe://example.org".to_owned(), profile: Profile::JwtSvid, ..settings() }
+}
+
 fn svid_bench() -> Bench {
-    let settings =
-        IssuerSettings { issuer: "spiffe://example.org".to_owned(), profile: Profile::JwtSvid, ..settings() };
-    let bench = bench_with(settings);
+    let bench = bench_with(svid_settings());
     let svid = with(with(EC.public_jwk().expect("a JWK"), "kid", json!("k1")), "use", json!("jwt-svid"));
     let plain = with(EC_OTHER.public_jwk().expect("a JWK"), "kid", json!("k2"));
     let bundle = json!({"keys": [svid, plain], "spiffe_sequence": 1});
@@ -64,4 +66,11 @@ async fn everything_else_is_refused() {
         &with(with(svid_payload(), "iss", json!("spiffe://example.org")), "sub", json!("a")),
     );
     assert_eq!(svid_bench().refusal(&named).await, Some(TokenError::BadClaim));
+}
+
+#[tokio::test]
+async fn an_algorithm_that_the_standard_leaves_out_is_refused_even_where_configured() {
+    let bench = bench_with(IssuerSettings { algorithms: vec![Alg::EdDsa], ..svid_settings() });
+    let token = token_of(&EC, &with(svid_header(), "alg", json!("EdDSA")), &svid_payload());
+    assert_eq!(bench.refusal(&token).await, Some(TokenError::Algorithm));
 }
