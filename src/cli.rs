@@ -3,6 +3,7 @@
 mod bundle;
 mod check;
 mod coverage;
+mod doctor;
 mod eval;
 mod run;
 mod test;
@@ -37,6 +38,8 @@ enum Command {
     Sign(bundle::Sign),
     /// Show what a bundle holds
     Inspect(bundle::Inspect),
+    /// Find what is wrong with a running server, with manifests, or with a move from OPA-Envoy
+    Doctor(doctor::Doctor),
     /// Make keys and tokens for development and tests
     #[command(subcommand)]
     Token(token::Token),
@@ -45,6 +48,9 @@ enum Command {
     /// Print the configuration reference in Markdown
     #[command(hide = true)]
     ConfigReference,
+    /// Print what `doctor k8s` looks for in Markdown
+    #[command(hide = true)]
+    LintReference,
 }
 
 impl Cli {
@@ -58,6 +64,7 @@ impl Cli {
             Command::Build(build) => build.execute(),
             Command::Sign(sign) => sign.execute(),
             Command::Inspect(inspect) => inspect.execute(),
+            Command::Doctor(doctor) => doctor.execute(),
             Command::Token(token) => token.execute().map(|()| ExitCode::SUCCESS),
             Command::Version => {
                 println!("Version: {}", env!("CARGO_PKG_VERSION"));
@@ -65,6 +72,10 @@ impl Cli {
             }
             Command::ConfigReference => {
                 print!("{}", crate::config::reference());
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::LintReference => {
+                print!("{}", crate::doctor::reference());
                 Ok(ExitCode::SUCCESS)
             }
         }

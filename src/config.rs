@@ -23,6 +23,7 @@ mod workloads;
 pub use self::discovered::{merge, public};
 pub use self::document::{Document, DocumentError};
 pub use self::duration::parse as parse_duration;
+pub use self::keys::problems as key_problems;
 pub use self::problem::{Problem, Problems};
 pub use self::reference::reference;
 pub use self::resolve::{Config, GrpcDoor, resolve, resolve_labels};

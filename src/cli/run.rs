@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
 use crate::app::{self, Launch, Origin};
 use crate::config::{Document, resolve};
+use crate::doctor::Verdict;
 use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
 use crate::jws::ConfiguredKey;
 use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
@@ -271,6 +272,30 @@ impl Refused {
         ]
         .into_iter()
         .find_map(|(name, given, why)| given.then_some((name, why)))
+    }
+}
+
+/// What stepgate makes of the arguments of `opa run`, where it is not simply the same.
+pub fn judge(arguments: &[&str]) -> Vec<(Verdict, String)> {
+    #[derive(Debug, Parser)]
+    #[command(args_override_self = true)]
+    struct Flags {
+        #[command(flatten)]
+        run: Run,
+    }
+    // The first stands for the program's name, as `run` does here.
+    match Flags::try_parse_from(arguments) {
+        Ok(Flags { run }) => {
+            let refused = run.refused.first().map(|(flag, why)| (Verdict::Refused, format!("--{flag}: {why}")));
+            let ignored = run.without_effect.given();
+            let ignored =
+                ignored.into_iter().map(|(flag, why)| (Verdict::Look, format!("--{flag} has no effect: {why}")));
+            refused.into_iter().chain(ignored).collect()
+        }
+        Err(error) => {
+            let text = error.to_string();
+            vec![(Verdict::Refused, format!("args: {}", text.lines().next().unwrap_or_default()))]
+        }
     }
 }
 

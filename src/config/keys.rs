@@ -69,6 +69,25 @@ pub struct Key {
 /// The prefix of stepgate's own section, where an unknown key stops the start.
 const OWN: &str = "plugins.stepgate";
 
+/// What is wrong with the keys of a configuration that was written for another machine: its `${…}` are taken for good.
+pub fn problems(document: &Value) -> Problems {
+    let mut problems = Problems::default();
+    check(&filled(document), &mut problems);
+    problems
+}
+
+/// Without the members that the environment of that machine fills.
+fn filled(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let own = members.iter().filter(|(_, value)| !value.as_str().is_some_and(|text| text.contains("${")));
+            Value::Object(own.map(|(name, value)| (name.clone(), filled(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(filled).collect()),
+        other => other.clone(),
+    }
+}
+
 /// Checks every key and value of `document`.
 pub fn check(document: &Value, problems: &mut Problems) {
     section(document, "", "", problems);

@@ -1,0 +1,138 @@
+//! `stepgate doctor`: what is wrong with a running server, with manifests, or with a move from OPA-Envoy.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::run;
+use crate::doctor::{Manifests, Severity, Verdict, ask, examine, migrations};
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Doctor {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Say nothing and end with 0 if the server is ready, else with 1: for health checks of containers
+    #[arg(long)]
+    probe: bool,
+    /// The diagnostic listener of the server
+    #[arg(long, default_value = "http://127.0.0.1:8282")]
+    url: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find mistakes in Kubernetes and Istio manifests, offline
+    #[command(visible_alias = "lint")]
+    K8s {
+        /// Files, folders, or `-` for the standard input
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// Warnings are errors
+        #[arg(long)]
+        strict: bool,
+        #[arg(short, long, value_enum, default_value = "pretty")]
+        format: Format,
+    },
+    /// Tell what changes for an OPA-Envoy deployment whose image becomes stepgate's
+    Migrate {
+        /// Files, folders, or `-` for the standard input
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Pretty,
+    Json,
+}
+
+impl Doctor {
+    pub fn execute(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Some(Command::K8s { paths, strict, format }) => lint(&paths, strict, format),
+            Some(Command::Migrate { paths }) => migrate(&paths),
+            None if self.probe => Ok(ExitCode::from(u8::from(!matches!(ask(&self.url, "/ready"), Ok((200, _)))))),
+            None => look(&self.url),
+        }
+    }
+}
+
+fn lint(paths: &[PathBuf], strict: bool, format: Format) -> anyhow::Result<ExitCode> {
+    let manifests = Manifests::read(paths).context("nothing was examined")?;
+    let findings = examine(&manifests);
+    let errors = findings.iter().filter(|finding| finding.rule.severity == Severity::Error).count();
+    match format {
+        Format::Json => {
+            let listed = findings.iter().map(|finding| {
+                json!({
+                    "rule": finding.rule.id, "severity": finding.rule.severity.to_string(), "object": finding.object,
+                    "file": finding.origin, "what": finding.what, "why": finding.rule.why, "mend": finding.rule.mend,
+                })
+            });
+            println!("{}", serde_json::to_string_pretty(&listed.collect::<Vec<_>>())?);
+        }
+        Format::Pretty => {
+            for finding in &findings {
+                println!("{}[{}] {} ({})", finding.rule.severity, finding.rule.id, finding.object, finding.origin);
+                println!("  {}", finding.what);
+                println!("  why:  {}", finding.rule.why);
+                println!("  mend: {}", finding.rule.mend);
+                println!("  see:  docs/lint.md#{}\n", finding.rule.id);
+            }
+            let warnings = findings.len().saturating_sub(errors);
+            println!("{} object(s) examined: {errors} error(s), {warnings} warning(s)", manifests.objects.len());
+        }
+    }
+    Ok(ExitCode::from(u8::from(errors > 0 || (strict && !findings.is_empty()))))
+}
+
+fn migrate(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
+    let manifests = Manifests::read(paths).context("nothing was examined")?;
+    let migrations = migrations(&manifests, run::judge);
+    for migration in &migrations {
+        println!("{} ({})", migration.title, migration.origin);
+        for (verdict, line) in &migration.lines {
+            println!("  {verdict:<8}{line}");
+        }
+        println!();
+    }
+    if migrations.is_empty() {
+        println!("No container that runs OPA, and no configuration of it, was found.");
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("Then: `stepgate check` and `stepgate test` on your policies, and docs/migrate-from-opa-envoy.md.");
+    let is_refused = migrations.iter().flat_map(|migration| &migration.lines).any(|(own, _)| *own == Verdict::Refused);
+    Ok(ExitCode::from(u8::from(is_refused)))
+}
+
+/// Asks a running server and says what it waits for.
+fn look(url: &str) -> anyhow::Result<ExitCode> {
+    let (status, body) = ask(url, "/ready").map_err(|error| {
+        let error = crate::telemetry::chain(&error);
+        anyhow::anyhow!("{error}; is this the --diagnostic-addr of a running stepgate? `doctor k8s` looks at manifests")
+    })?;
+    if status == 200 {
+        println!("ready: {url} takes checks");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("not ready: {url} answers {status}");
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+    for name in body.get("waiting_for").and_then(serde_json::Value::as_array).into_iter().flatten() {
+        let name = name.as_str().unwrap_or_default();
+        let hint = match name {
+            "policy" => "no policy is in force; `stepgate check` says what is wrong with it",
+            "issuer_keys" => "the keys of an issuer were not fetched yet; can its URL be reached from here?",
+            "bundles" => "a bundle was not loaded yet; the log and /v1/status say why",
+            "bundle_freshness" => "a bundle's server has not been heard of for longer than max_staleness",
+            "discovery" => "the discovery bundle was not loaded yet",
+            _ => "the log says more",
+        };
+        println!("  waiting for {name}: {hint}");
+    }
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,11 @@
+//! What is wrong with an installation, seen from outside, and how to mend it: `stepgate doctor`.
+
+mod k8s;
+mod manifests;
+mod migrate;
+mod probe;
+
+pub use self::k8s::{Finding, RULES, Rule, Severity, examine, reference};
+pub use self::manifests::{Manifests, ManifestsError};
+pub use self::migrate::{Migration, Verdict, migrations};
+pub use self::probe::{ProbeError, ask};

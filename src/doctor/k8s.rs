@@ -1,0 +1,294 @@
+//! The mistakes in Kubernetes and Istio manifests that nothing else finds before production.
+//!
+//! The rules are those of `docs/lint.md`, which is made from the table below.
+
+mod policies;
+mod providers;
+mod workloads;
+
+use std::fmt;
+
+use super::manifests::{Manifests, Object};
+
+pub use self::workloads::{Authorizer, authorizers, configurations};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Opens a hole, or denies everything.
+    Error,
+    /// Works until something happens.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+/// Where a rule found something.
+#[derive(Debug)]
+pub struct Hit<'a> {
+    object: &'a Object,
+    what: String,
+}
+
+fn hit(object: &Object, what: impl Into<String>) -> Hit<'_> {
+    Hit { object, what: what.into() }
+}
+
+/// One kind of mistake.
+#[derive(Debug)]
+pub struct Rule {
+    pub id: &'static str,
+    pub severity: Severity,
+    /// What happens because of it.
+    pub why: &'static str,
+    /// What to do.
+    pub mend: &'static str,
+    find: fn(&Manifests) -> Vec<Hit<'_>>,
+}
+
+const fn error(id: &'static str, why: &'static str, mend: &'static str, find: fn(&Manifests) -> Vec<Hit<'_>>) -> Rule {
+    Rule { id, severity: Severity::Error, why, mend, find }
+}
+
+const fn warning(
+    id: &'static str,
+    why: &'static str,
+    mend: &'static str,
+    find: fn(&Manifests) -> Vec<Hit<'_>>,
+) -> Rule {
+    Rule { id, severity: Severity::Warning, why, mend, find }
+}
+
+/// All rules, in the order of the reference.
+pub const RULES: &[Rule] = &[
+    error(
+        "custom-matches-identity",
+        "Istio refuses CUSTOM policies that match principals, namespaces, service accounts or request.auth; only its webhook says so, and where that is bypassed all is denied.",
+        "Match by paths, hosts, headers or addresses, or use `rules: [{}]` and decide in Rego: `input.peer` and `input.jwt` have the identities.",
+        policies::matches_identity,
+    ),
+    error(
+        "custom-dry-run",
+        "`istio.io/dry-run` on a CUSTOM policy drops it silently before Istio 1.30 and denies what it matches since.",
+        "Remove the annotation; for a trial set `plugins.envoy_ext_authz_grpc.dry-run: true` in stepgate.",
+        policies::dry_run,
+    ),
+    error(
+        "custom-without-rules",
+        "A CUSTOM policy without rules is refused by Istio: it would never ask.",
+        "Write `rules: [{}]` for every request.",
+        policies::without_rules,
+    ),
+    error(
+        "custom-asks-for-itself",
+        "The policy also covers the authorizer itself: each check is a request that must be checked first, and all is denied.",
+        "Give the policy a selector, or keep it out of the root namespace and of the authorizer's own.",
+        policies::covers_authorizer,
+    ),
+    error(
+        "custom-not-enforced-in-ambient",
+        "ztunnel ignores CUSTOM, and waypoints ignore policies with a selector: the workload is not protected.",
+        "Deploy a waypoint and bind the policy to it by `targetRefs`.",
+        policies::selector_in_ambient,
+    ),
+    error(
+        "two-providers",
+        "Two CUSTOM policies with different providers for one workload: Istio denies what both match, unless PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS is set (1.30 and newer).",
+        "Use one provider for each workload.",
+        policies::two_providers,
+    ),
+    warning(
+        "custom-path-rules",
+        "What a path in `rules` does not match is not checked at all, and it matches neither `//admin` nor `/ADMIN` where it says `/admin`.",
+        "Use `rules: [{}]`, or exclude with `notPaths`, and decide by path in Rego; or set `pathNormalization` to MERGE_SLASHES.",
+        policies::path_rules,
+    ),
+    warning(
+        "custom-http-rules-on-tcp",
+        "On TCP ports Istio drops conditions on methods and paths: every connection to them is checked, without a request.",
+        "Restrict the rule by `ports`, or allow in Rego where `input.attributes.request.http` is missing.",
+        policies::http_rules_on_tcp,
+    ),
+    warning(
+        "token-header-comes-later",
+        "Istio checks tokens after ext_authz: the header that `outputPayloadToHeader` names is missing, or the client's own, when the policy runs.",
+        "Let stepgate verify the token: name the issuer in `plugins.stepgate.issuers` and read `input.jwt`.",
+        policies::payload_header,
+    ),
+    error(
+        "provider-name",
+        "The name of an extension provider must be a lower-case DNS label of at most 63 letters (Istio 1.30 and newer); otherwise all is denied.",
+        "Rename it, for example to `stepgate`.",
+        providers::name,
+    ),
+    error(
+        "provider-unknown",
+        "The policy names a provider that the mesh configuration does not have: what it matches is denied.",
+        "Add it to `meshConfig.extensionProviders`, or correct the name.",
+        policies::provider_unknown,
+    ),
+    error(
+        "provider-timeout",
+        "Without `timeout` Istio waits 600 s for an answer: one hung authorizer hangs every request.",
+        "Set `timeout: 0.5s`, or less for a sidecar.",
+        providers::timeout,
+    ),
+    error(
+        "fail-open",
+        "When the authorizer cannot be reached, every request passes unchecked.",
+        "Set it to false, run two replicas or a sidecar, and watch `ext_authz.error`.",
+        providers::fail_open,
+    ),
+    warning(
+        "provider-status-on-error",
+        "Without `statusOnError` an authorizer that cannot be reached looks like a denial: 403.",
+        "Set `statusOnError: \"503\"`.",
+        providers::status_on_error,
+    ),
+    error(
+        "port-not-http2",
+        "Envoy speaks HTTP/1.1 to ports that are not known to be gRPC, and every request becomes a 403.",
+        "Set `appProtocol: grpc` or name the port `grpc`; in a ServiceEntry set `protocol: GRPC`.",
+        providers::port_protocol,
+    ),
+    error(
+        "provider-port",
+        "The Service that the provider names has no such port, or does not exist in its namespace: what its policies match is denied.",
+        "Correct `service` or `port` of the provider.",
+        providers::service_port,
+    ),
+    error(
+        "host-in-two-namespaces",
+        "The host that a provider names exists in two namespaces: the provider is invalid, and what its policies match is denied.",
+        "Keep one ServiceEntry, in the root namespace, and name it `istio-system/<host>` in the provider.",
+        providers::two_namespaces,
+    ),
+    error(
+        "http-provider-on-grpc-port",
+        "`envoyExtAuthzHttp` sends plain HTTP requests; this port speaks gRPC, so every request is denied.",
+        "Use `envoyExtAuthzGrpc`.",
+        providers::http_on_grpc,
+    ),
+    warning(
+        "clear-route-cache",
+        "Istio accepts `clearRouteCache` and never writes it into Envoy's configuration.",
+        "Remove it; routing by a header that the authorizer sets needs an EnvoyFilter.",
+        providers::clear_route_cache,
+    ),
+    error(
+        "gateway-timeout",
+        "Envoy Gateway waits 10 s for the authorizer where `extAuth.timeout` is missing.",
+        "Set `timeout: 500ms`.",
+        providers::gateway_timeout,
+    ),
+    error(
+        "gateway-without-grant",
+        "A SecurityPolicy may use a Service of another namespace only with a ReferenceGrant there; without it its routes answer 500.",
+        "Add the ReferenceGrant of k8s/components/envoy-gateway.",
+        providers::reference_grant,
+    ),
+    error(
+        "sidecar-without-drain",
+        "The container ends together with the application: the last requests of a pod that stops are denied.",
+        "Make it a native sidecar (an init container with `restartPolicy: Always`), or pass `--shutdown-wait-period`.",
+        workloads::without_drain,
+    ),
+    error(
+        "socket-not-mounted",
+        "istio-proxy does not see the folder of the authorizer's socket: every request is an error.",
+        "Add the annotation `sidecar.istio.io/userVolumeMount`, or use the abstract socket `unix://@stepgate`, which needs no volume.",
+        workloads::socket_not_mounted,
+    ),
+    error(
+        "not-restricted",
+        "The namespace enforces the restricted Pod Security Standard, and this container would be refused.",
+        "Copy the `securityContext` of k8s/base/deployment.yaml.",
+        workloads::not_restricted,
+    ),
+    error(
+        "liveness-waits",
+        "The liveness probe asks for more than life: while a bundle server is down, all replicas are restarted again and again.",
+        "Use `/live` for liveness and `/ready` for readiness.",
+        workloads::liveness,
+    ),
+    error(
+        "without-readiness",
+        "Without a readiness probe a pod gets checks before it has policies, and denies them.",
+        "Add `readinessProbe: {httpGet: {path: /ready, port: 8282}}`.",
+        workloads::without_readiness,
+    ),
+    error(
+        "configuration",
+        "stepgate does not start with this configuration.",
+        "Correct the keys; docs/config.md lists them.",
+        workloads::configuration,
+    ),
+    warning(
+        "single-replica",
+        "With one replica every update and every lost node denies all requests of the mesh for a while.",
+        "Run at least two, with a PodDisruptionBudget, or a sidecar in each pod.",
+        workloads::single_replica,
+    ),
+    warning(
+        "image-not-pinned",
+        "A tag that moves changes what decides about requests without a word in your repository.",
+        "Name a version, best with its digest.",
+        workloads::image_not_pinned,
+    ),
+];
+
+/// A rule that found something.
+#[derive(Debug)]
+pub struct Finding {
+    pub rule: &'static Rule,
+    /// `Kind namespace/name`.
+    pub object: String,
+    /// The file.
+    pub origin: String,
+    /// What exactly was seen.
+    pub what: String,
+}
+
+/// What the rules find, errors first.
+pub fn examine(manifests: &Manifests) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    for rule in RULES {
+        found.extend((rule.find)(manifests).into_iter().map(|hit| Finding {
+            rule,
+            object: hit.object.title(),
+            origin: hit.object.origin.clone(),
+            what: hit.what,
+        }));
+    }
+    found.sort_by(|one, other| {
+        (one.rule.severity, &one.origin, &one.object).cmp(&(other.rule.severity, &other.origin, &other.object))
+    });
+    found
+}
+
+/// `docs/lint.md`.
+pub fn reference() -> String {
+    let mut out = "# What `stepgate doctor k8s` looks for\n\n\
+        Generated from `src/doctor/k8s.rs` by `stepgate lint-reference`; a test keeps it up to date.\n\n\
+        ```sh\n\
+        stepgate doctor k8s k8s/                                                    # files and folders\n\
+        kubectl get authorizationpolicies,serviceentries,services,deployments,namespaces -A -o yaml | stepgate doctor k8s -\n\
+        kubectl get configmap istio -n istio-system -o yaml | stepgate doctor k8s - # the mesh configuration\n\
+        ```\n\n\
+        Give it everything at once: some rules compare objects. It ends with 1 when there are errors, with `--strict` for warnings, too.\n"
+        .to_owned();
+    for rule in RULES {
+        out.push_str(&format!("\n## {}\n\n*{}.* {}\n\n{}\n", rule.id, rule.severity, rule.why, rule.mend));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! The mesh configuration's extension providers, the Services behind them, and what other meshes have in their place.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{Hit, hit};
+use crate::doctor::manifests::{Manifests, Object, at, list, text};
+
+/// Whether it is a DNS label (RFC 1123).
+fn is_label(name: &str) -> bool {
+    let is_edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    name.len() <= 63
+        && is_edge(name.as_bytes().first())
+        && is_edge(name.as_bytes().last())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+pub(super) fn name(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let bad = manifests.providers().into_iter().filter(|provider| !is_label(&provider.name));
+    bad.map(|provider| hit(provider.object, format!("the provider is named `{}`", provider.name))).collect()
+}
+
+pub(super) fn timeout(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let without = manifests.providers().into_iter().filter(|provider| at(&provider.settings, &["timeout"]).is_none());
+    without.map(|provider| hit(provider.object, format!("the provider `{}` has no `timeout`", provider.name))).collect()
+}
+
+pub(super) fn fail_open(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found: Vec<Hit<'_>> = Vec::new();
+    for provider in manifests.providers() {
+        if at(&provider.settings, &["failOpen"]) == Some(&Value::Bool(true)) {
+            found.push(hit(provider.object, format!("the provider `{}` has `failOpen: true`", provider.name)));
+        }
+    }
+    for policy in manifests.of_kind("SecurityPolicy") {
+        if policy.at(&["spec", "extAuth", "failOpen"]) == Some(&Value::Bool(true)) {
+            found.push(hit(policy, "has `extAuth.failOpen: true`"));
+        }
+    }
+    for filter in manifests.of_kind("EnvoyFilter").filter(|filter| allows_on_failure(&filter.value)) {
+        found.push(hit(filter, "has `failure_mode_allow: true`"));
+    }
+    found
+}
+
+/// Whether some filter in it allows where the authorizer fails.
+fn allows_on_failure(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.iter().any(|(name, value)| {
+            let is_switch = name == "failure_mode_allow" || name == "failureModeAllow";
+            (is_switch && value == &Value::Bool(true)) || allows_on_failure(value)
+        }),
+        Value::Array(items) => items.iter().any(allows_on_failure),
+        _ => false,
+    }
+}
+
+pub(super) fn status_on_error(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let without = manifests.providers().into_iter().filter(|provider| {
+        at(&provider.settings, &["statusOnError"]).is_none()
+            && at(&provider.settings, &["failOpen"]) != Some(&Value::Bool(true))
+    });
+    without
+        .map(|provider| hit(provider.object, format!("the provider `{}` has no `statusOnError`", provider.name)))
+        .collect()
+}
+
+/// Whether Istio speaks HTTP/2 to this port of a Service.
+fn is_http2(port: &Value) -> bool {
+    match text(port, &["appProtocol"]) {
+        Some(protocol) => matches!(protocol, "grpc" | "grpc-web" | "http2" | "kubernetes.io/h2c"),
+        None => {
+            let name = text(port, &["name"]).unwrap_or_default();
+            matches!(name.split('-').next(), Some("grpc" | "http2"))
+        }
+    }
+}
+
+pub(super) fn port_protocol(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for provider in manifests.providers().iter().filter(|provider| provider.is_grpc) {
+        let service = provider.kubernetes_service();
+        if let Some(service) = service.and_then(|(namespace, name)| manifests.find("Service", namespace, name)) {
+            for port in list(&service.value, &["spec", "ports"]) {
+                if at(port, &["port"]).and_then(Value::as_u64) == provider.port() && !is_http2(port) {
+                    found.push(hit(service, format!("port {} is not known to be gRPC", provider.port().unwrap_or(0))));
+                }
+            }
+        }
+        let (host, _) = provider.service();
+        for entry in entries(manifests, host) {
+            for port in list(&entry.value, &["spec", "ports"]) {
+                let protocol = text(port, &["protocol"]).unwrap_or_default();
+                let is_ours = at(port, &["number"]).and_then(Value::as_u64) == provider.port();
+                if is_ours && !matches!(protocol.to_ascii_uppercase().as_str(), "GRPC" | "HTTP2") {
+                    found.push(hit(
+                        entry,
+                        format!("port {} has the protocol `{protocol}`", provider.port().unwrap_or(0)),
+                    ));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The ServiceEntries of a host.
+fn entries<'a>(manifests: &'a Manifests, host: &str) -> Vec<&'a Object> {
+    let has_host = |entry: &&Object| entry.list(&["spec", "hosts"]).iter().any(|known| known.as_str() == Some(host));
+    manifests.of_kind("ServiceEntry").filter(has_host).collect()
+}
+
+pub(super) fn service_port(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for provider in manifests.providers() {
+        let Some((namespace, name)) = provider.kubernetes_service() else { continue };
+        let has_services = manifests.of_kind("Service").any(|service| service.namespace() == namespace);
+        let wanted = provider.port();
+        match manifests.find("Service", namespace, name) {
+            None if has_services => {
+                found.push(hit(provider.object, format!("there is no Service `{name}` in `{namespace}`")));
+            }
+            Some(service) => {
+                let mut ports = service.list(&["spec", "ports"]).iter();
+                if !ports.any(|port| at(port, &["port"]).and_then(Value::as_u64) == wanted) {
+                    let wanted = wanted.map_or_else(|| "none".to_owned(), |port| port.to_string());
+                    found.push(hit(provider.object, format!("{} has no port {wanted}", service.title())));
+                }
+            }
+            None => {}
+        }
+        let (_, given) = provider.service();
+        if let Some(given) = given.filter(|given| *given != namespace) {
+            found
+                .push(hit(provider.object, format!("`service` begins with `{given}/` for a Service of `{namespace}`")));
+        }
+    }
+    found
+}
+
+pub(super) fn two_namespaces(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for provider in manifests.providers() {
+        let (host, namespace) = provider.service();
+        let entries = entries(manifests, host);
+        let namespaces: BTreeSet<_> = entries.iter().map(|entry| entry.namespace()).collect();
+        if namespace.is_none() && namespaces.len() > 1 {
+            let places = namespaces.into_iter().collect::<Vec<_>>().join("`, `");
+            found.extend(entries.first().map(|entry| hit(entry, format!("`{host}` is in `{places}`"))));
+        }
+    }
+    found
+}
+
+pub(super) fn http_on_grpc(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for provider in manifests.providers().iter().filter(|provider| !provider.is_grpc) {
+        let service = provider.kubernetes_service();
+        let service = service.and_then(|(namespace, name)| manifests.find("Service", namespace, name));
+        let ports = service.map_or(&[][..], |service| service.list(&["spec", "ports"]));
+        let is_grpc =
+            ports.iter().any(|port| at(port, &["port"]).and_then(Value::as_u64) == provider.port() && is_http2(port));
+        if is_grpc || provider.port() == Some(9191) {
+            found.push(hit(
+                provider.object,
+                format!("the provider `{}` asks port {}", provider.name, provider.port().unwrap_or(0)),
+            ));
+        }
+    }
+    found
+}
+
+pub(super) fn clear_route_cache(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let with =
+        manifests.providers().into_iter().filter(|provider| at(&provider.settings, &["clearRouteCache"]).is_some());
+    with.map(|provider| hit(provider.object, format!("the provider `{}` sets it", provider.name))).collect()
+}
+
+pub(super) fn gateway_timeout(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let with_ext_auth = manifests.of_kind("SecurityPolicy").filter(|policy| policy.at(&["spec", "extAuth"]).is_some());
+    with_ext_auth
+        .filter(|policy| policy.at(&["spec", "extAuth", "timeout"]).is_none())
+        .map(|policy| hit(policy, "has no `extAuth.timeout`"))
+        .collect()
+}
+
+pub(super) fn reference_grant(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for policy in manifests.of_kind("SecurityPolicy") {
+        let backends = ["grpc", "http"].iter().flat_map(|kind| policy.list(&["spec", "extAuth", kind, "backendRefs"]));
+        for backend in backends {
+            let Some(namespace) = text(backend, &["namespace"]).filter(|other| *other != policy.namespace()) else {
+                continue;
+            };
+            let grants = |grant: &Object| {
+                grant.namespace() == namespace
+                    && grant.list(&["spec", "from"]).iter().any(|from| {
+                        text(from, &["kind"]) == Some("SecurityPolicy")
+                            && text(from, &["namespace"]) == Some(policy.namespace())
+                    })
+            };
+            if !manifests.of_kind("ReferenceGrant").any(grants) {
+                found.push(hit(
+                    policy,
+                    format!("uses a Service of `{namespace}`, which grants nothing to `{}`", policy.namespace()),
+                ));
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,196 @@
+//! Pods that run an authorizer: a Deployment of its own, or a sidecar.
+
+use serde_json::Value;
+
+use super::{Hit, hit};
+use crate::config::key_problems;
+use crate::doctor::manifests::{Manifests, Object, at, list, text};
+
+/// A container that runs stepgate or OPA, and where it stands.
+#[derive(Debug)]
+pub struct Authorizer<'a> {
+    pub object: &'a Object,
+    /// The pod's spec.
+    pub pod: &'a Value,
+    /// The pod's metadata.
+    pub metadata: Option<&'a Value>,
+    pub container: &'a Value,
+    pub is_init: bool,
+    /// Whether it is alone in its pod, as a service for others.
+    pub is_shared: bool,
+}
+
+impl Authorizer<'_> {
+    pub fn name(&self) -> &str {
+        text(self.container, &["name"]).unwrap_or_default()
+    }
+
+    pub fn image(&self) -> &str {
+        text(self.container, &["image"]).unwrap_or_default()
+    }
+
+    /// Whether it runs OPA rather than stepgate: an image of OPA's, or of somebody's own with OPA's words.
+    pub fn is_opa(&self) -> bool {
+        !program(self.image()).starts_with("stepgate")
+    }
+
+    /// Its command and arguments, as texts.
+    pub fn arguments(&self) -> Vec<&str> {
+        let members = ["command", "args"].iter().flat_map(|name| list(self.container, &[name]));
+        members.filter_map(Value::as_str).collect()
+    }
+
+    fn is_native_sidecar(&self) -> bool {
+        self.is_init && text(self.container, &["restartPolicy"]) == Some("Always")
+    }
+}
+
+/// The last part of an image's name, without tag and digest.
+fn program(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or_default();
+    let last = image.rsplit('/').next().unwrap_or_default();
+    last.split(':').next().unwrap_or_default()
+}
+
+/// Every such container that serves ext_authz.
+pub fn authorizers(manifests: &Manifests) -> Vec<Authorizer<'_>> {
+    let mut found = Vec::new();
+    for object in &manifests.objects {
+        let (pod, metadata) = match object.kind() {
+            "Pod" => (object.at(&["spec"]), object.at(&["metadata"])),
+            "Deployment" | "StatefulSet" | "DaemonSet" => {
+                (object.at(&["spec", "template", "spec"]), object.at(&["spec", "template", "metadata"]))
+            }
+            _ => continue,
+        };
+        let Some(pod) = pod else { continue };
+        let containers = list(pod, &["containers"]);
+        for (member, is_init) in [("containers", false), ("initContainers", true)] {
+            for container in list(pod, &[member]) {
+                let image = program(text(container, &["image"]).unwrap_or_default());
+                let is_ours = image.starts_with("stepgate") || image == "opa" || image.starts_with("opa-");
+                let has = |words: &[&str]| {
+                    let arguments = ["command", "args"].iter().flat_map(|name| list(container, &[name]));
+                    arguments.filter_map(Value::as_str).any(|argument| words.contains(&argument))
+                };
+                if has(&["run"]) && (is_ours || has(&["--server", "--server=true", "-s"])) {
+                    let is_shared = !is_init && containers.len() == 1;
+                    found.push(Authorizer { object, pod, metadata, container, is_init, is_shared });
+                }
+            }
+        }
+    }
+    found
+}
+
+pub(super) fn without_drain(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let careless = authorizers(manifests).into_iter().filter(|own| {
+        let waits = own.arguments().iter().any(|argument| argument.starts_with("--shutdown-wait-period"));
+        !own.is_native_sidecar() && !waits && at(own.container, &["lifecycle", "preStop"]).is_none()
+    });
+    careless.map(|own| hit(own.object, format!("the container `{}` stops at once", own.name()))).collect()
+}
+
+pub(super) fn socket_not_mounted(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for own in authorizers(manifests) {
+        let arguments = own.arguments();
+        let sockets = arguments.iter().filter_map(|argument| argument.split_once("unix://")).map(|(_, path)| path);
+        for socket in sockets.filter(|socket| socket.starts_with('/')) {
+            let folder = socket.rsplit_once('/').map_or("/", |(folder, _)| folder);
+            let mounts = own.metadata.and_then(|data| text(data, &["annotations", "sidecar.istio.io/userVolumeMount"]));
+            if !mounts.is_some_and(|mounts| mounts.contains(&format!("\"{folder}\""))) {
+                found.push(hit(own.object, format!("`{folder}` is mounted into `{}` alone", own.name())));
+            }
+        }
+    }
+    found
+}
+
+pub(super) fn not_restricted(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for own in authorizers(manifests) {
+        let namespace = manifests.namespace(own.object.namespace());
+        let level = namespace.and_then(|object| object.label("pod-security.kubernetes.io/enforce"));
+        if level != Some("restricted") {
+            continue;
+        }
+        let here = |path: &[&str]| at(own.container, &[&["securityContext"], path].concat());
+        let anywhere = |path: &[&str]| here(path).or_else(|| at(own.pod, &[&["securityContext"], path].concat()));
+        let drops_all =
+            here(&["capabilities", "drop"]).and_then(Value::as_array).is_some_and(|drop| drop.contains(&"ALL".into()));
+        for (is_good, what) in [
+            (anywhere(&["runAsNonRoot"]) == Some(&Value::Bool(true)), "`runAsNonRoot: true`"),
+            (here(&["allowPrivilegeEscalation"]) == Some(&Value::Bool(false)), "`allowPrivilegeEscalation: false`"),
+            (drops_all, "`capabilities.drop: [ALL]`"),
+            (anywhere(&["seccompProfile", "type"]).is_some(), "a `seccompProfile`"),
+        ] {
+            if !is_good {
+                found.push(hit(own.object, format!("the container `{}` lacks {what}", own.name())));
+            }
+        }
+    }
+    found
+}
+
+pub(super) fn liveness(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for own in authorizers(manifests) {
+        let path = text(own.container, &["livenessProbe", "httpGet", "path"]).unwrap_or_default();
+        if path.starts_with("/ready") || path.contains("bundle") || path.contains("plugins") {
+            found.push(hit(own.object, format!("the container `{}` is asked `{path}`", own.name())));
+        }
+    }
+    found
+}
+
+pub(super) fn without_readiness(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let without = authorizers(manifests).into_iter().filter(|own| at(own.container, &["readinessProbe"]).is_none());
+    without.map(|own| hit(own.object, format!("the container `{}` has none", own.name()))).collect()
+}
+
+/// The configurations of authorizers: ConfigMaps with a key that holds one.
+pub fn configurations(manifests: &Manifests) -> Vec<(&Object, &str, Value)> {
+    let mut found = Vec::new();
+    for map in manifests.of_kind("ConfigMap") {
+        for (key, content) in map.at(&["data"]).and_then(Value::as_object).into_iter().flatten() {
+            let Some(Ok(document)) = content.as_str().map(yaml_serde::from_str::<Value>) else { continue };
+            let names = ["envoy_ext_authz_grpc", "stepgate"];
+            if names.iter().any(|name| at(&document, &["plugins", name]).is_some()) {
+                found.push((map, key.as_str(), document));
+            }
+        }
+    }
+    found
+}
+
+pub(super) fn configuration(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for (map, key, document) in configurations(manifests) {
+        for problem in key_problems(&document).errors {
+            found.push(hit(map, format!("{key}: {problem}")));
+        }
+    }
+    found
+}
+
+pub(super) fn single_replica(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let alone = authorizers(manifests).into_iter().filter(|own| {
+        let replicas = own.object.at(&["spec", "replicas"]).and_then(Value::as_u64);
+        let name = own.object.name();
+        let is_scaled = manifests
+            .of_kind("HorizontalPodAutoscaler")
+            .any(|scaler| scaler.text(&["spec", "scaleTargetRef", "name"]) == Some(name));
+        own.is_shared && own.object.kind() == "Deployment" && !is_scaled && replicas.unwrap_or(1) == 1
+    });
+    alone.map(|own| hit(own.object, "has one replica")).collect()
+}
+
+pub(super) fn image_not_pinned(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let moving = authorizers(manifests).into_iter().filter(|own| {
+        let image = own.image();
+        let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
+        !image.contains('@') && tag.is_none_or(|tag| tag.starts_with("latest"))
+    });
+    moving.map(|own| hit(own.object, format!("`{}`", own.image()))).collect()
+}

@@ -1,0 +1,241 @@
+//! Kubernetes objects from files of YAML or JSON, and the mesh configuration wherever it is kept.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize as _;
+use serde_json::Value;
+
+/// Bytes of one file.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Folders in folders.
+const MAX_DEPTH: usize = 16;
+
+/// Why manifests cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestsError {
+    #[error("`{}` cannot be read", .0.display())]
+    Read(PathBuf, #[source] std::io::Error),
+    #[error("`{}` is larger than 64 MiB", .0.display())]
+    TooLarge(PathBuf),
+    #[error("`{origin}` is not YAML: {reason}")]
+    Yaml { origin: String, reason: String },
+    #[error("there is no YAML in what was given")]
+    Empty,
+}
+
+/// One object, and the file that it came from.
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub origin: String,
+    pub value: Value,
+}
+
+impl Object {
+    pub fn kind(&self) -> &str {
+        self.text(&["kind"]).unwrap_or_default()
+    }
+
+    pub fn name(&self) -> &str {
+        self.text(&["metadata", "name"]).unwrap_or_default()
+    }
+
+    /// `default` where none is written, as kubectl has it.
+    pub fn namespace(&self) -> &str {
+        self.text(&["metadata", "namespace"]).unwrap_or("default")
+    }
+
+    /// `Kind namespace/name`.
+    pub fn title(&self) -> String {
+        match self.text(&["metadata", "namespace"]) {
+            Some(namespace) => format!("{} {namespace}/{}", self.kind(), self.name()),
+            None if self.kind().is_empty() => "mesh configuration".to_owned(),
+            None => format!("{} {}", self.kind(), self.name()),
+        }
+    }
+
+    pub fn at(&self, path: &[&str]) -> Option<&Value> {
+        at(&self.value, path)
+    }
+
+    pub fn text(&self, path: &[&str]) -> Option<&str> {
+        self.at(path)?.as_str()
+    }
+
+    pub fn list(&self, path: &[&str]) -> &[Value] {
+        list(&self.value, path)
+    }
+
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.text(&["metadata", "annotations", name])
+    }
+
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.text(&["metadata", "labels", name])
+    }
+}
+
+/// What stands at a path of member names.
+pub fn at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(value, |here, name| here.get(name)).filter(|found| !found.is_null())
+}
+
+/// The text there.
+pub fn text<'a>(value: &'a Value, path: &[&str]) -> Option<&'a str> {
+    at(value, path)?.as_str()
+}
+
+/// The list there; empty where there is none.
+pub fn list<'a>(value: &'a Value, path: &[&str]) -> &'a [Value] {
+    at(value, path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// An ext_authz server that the mesh configuration names.
+#[derive(Clone, Debug)]
+pub struct Provider<'a> {
+    pub object: &'a Object,
+    pub name: String,
+    /// `envoyExtAuthzGrpc` or `envoyExtAuthzHttp`.
+    pub settings: Value,
+    pub is_grpc: bool,
+}
+
+impl Provider<'_> {
+    /// The host without the namespace that may stand before it, and that namespace.
+    pub fn service(&self) -> (&str, Option<&str>) {
+        let service = text(&self.settings, &["service"]).unwrap_or_default();
+        service.split_once('/').map_or((service, None), |(namespace, host)| (host, Some(namespace)))
+    }
+
+    /// Namespace and name of the Kubernetes Service, where the host is one.
+    pub fn kubernetes_service(&self) -> Option<(&str, &str)> {
+        let (host, _) = self.service();
+        let mut labels = host.split('.');
+        let (name, namespace) = (labels.next()?, labels.next()?);
+        (labels.next() == Some("svc")).then_some((namespace, name))
+    }
+
+    pub fn port(&self) -> Option<u64> {
+        at(&self.settings, &["port"])?.as_u64()
+    }
+}
+
+/// All objects that were given.
+#[derive(Clone, Debug, Default)]
+pub struct Manifests {
+    pub objects: Vec<Object>,
+    /// Mesh configurations that are text inside a ConfigMap, as objects without kind.
+    meshes: Vec<Object>,
+}
+
+impl Manifests {
+    /// Reads files, folders (their `.yaml`, `.yml` and `.json`, at any depth) and, for `-`, the standard input.
+    pub fn read(paths: &[PathBuf]) -> Result<Self, ManifestsError> {
+        let mut found = Self::default();
+        for path in paths {
+            if path.as_os_str() == "-" {
+                let mut text = String::new();
+                let input = std::io::stdin().take(MAX_FILE_BYTES).read_to_string(&mut text);
+                input.map_err(|error| ManifestsError::Read(path.clone(), error))?;
+                found.add("standard input", &text)?;
+            } else {
+                found.add_path(path, 0)?;
+            }
+        }
+        if found.objects.is_empty() && found.meshes.is_empty() { Err(ManifestsError::Empty) } else { Ok(found) }
+    }
+
+    fn add_path(&mut self, path: &Path, depth: usize) -> Result<(), ManifestsError> {
+        let failed = |error| ManifestsError::Read(path.to_owned(), error);
+        if path.is_dir() {
+            let entries = std::fs::read_dir(path).map_err(failed)?;
+            let entries: BTreeSet<_> =
+                entries.map(|entry| Ok(entry?.path())).collect::<Result<_, _>>().map_err(failed)?;
+            for entry in entries {
+                let is_manifest = entry.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+                if (entry.is_dir() && depth < MAX_DEPTH) || is_manifest {
+                    self.add_path(&entry, depth.saturating_add(1))?;
+                }
+            }
+            return Ok(());
+        }
+        if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE_BYTES {
+            return Err(ManifestsError::TooLarge(path.to_owned()));
+        }
+        self.add(&path.display().to_string(), &std::fs::read_to_string(path).map_err(failed)?)
+    }
+
+    /// Adds the documents of a text.
+    pub fn add(&mut self, origin: &str, text: &str) -> Result<(), ManifestsError> {
+        for document in yaml_serde::Deserializer::from_str(text) {
+            let value = Value::deserialize(document)
+                .map_err(|error| ManifestsError::Yaml { origin: origin.to_owned(), reason: error.to_string() })?;
+            self.add_value(origin, value);
+        }
+        Ok(())
+    }
+
+    fn add_value(&mut self, origin: &str, value: Value) {
+        let origin = origin.to_owned();
+        // `kubectl get -o yaml` gives a list.
+        if text(&value, &["kind"]).is_some_and(|kind| kind.ends_with("List")) && value.get("items").is_some() {
+            for item in list(&value, &["items"]) {
+                self.add_value(&origin, item.clone());
+            }
+            return;
+        }
+        if at(&value, &["kind"]).is_none() {
+            // Helm values of istiod, or a mesh configuration by itself.
+            let mesh = at(&value, &["meshConfig"]).unwrap_or(&value);
+            if mesh.get("extensionProviders").is_some() {
+                self.meshes.push(Object { origin, value: mesh.clone() });
+            }
+            return;
+        }
+        // The ConfigMap of istiod.
+        if let Some(mesh) = text(&value, &["data", "mesh"])
+            && let Ok(mesh) = yaml_serde::from_str::<Value>(mesh)
+        {
+            self.meshes.push(Object { origin: origin.clone(), value: mesh });
+        }
+        if let Some(mesh) = at(&value, &["spec", "meshConfig"]) {
+            self.meshes.push(Object { origin: origin.clone(), value: mesh.clone() });
+        }
+        self.objects.push(Object { origin, value });
+    }
+
+    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Object> {
+        self.objects.iter().filter(move |object| object.kind() == kind)
+    }
+
+    pub fn find(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
+        self.objects
+            .iter()
+            .find(|object| object.kind() == kind && object.namespace() == namespace && object.name() == name)
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<&Object> {
+        self.of_kind("Namespace").find(|object| object.name() == name)
+    }
+
+    pub fn meshes(&self) -> &[Object] {
+        &self.meshes
+    }
+
+    /// The ext_authz providers of all mesh configurations.
+    pub fn providers(&self) -> Vec<Provider<'_>> {
+        let mut found = Vec::new();
+        for mesh in &self.meshes {
+            for provider in list(&mesh.value, &["extensionProviders"]) {
+                for (member, is_grpc) in [("envoyExtAuthzGrpc", true), ("envoyExtAuthzHttp", false)] {
+                    if let Some(settings) = at(provider, &[member]) {
+                        let name = text(provider, &["name"]).unwrap_or_default().to_owned();
+                        found.push(Provider { object: mesh, name, settings: settings.clone(), is_grpc });
+                    }
+                }
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,85 @@
+//! Asking a running stepgate how it is, as a probe does.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+/// How long connecting and each read may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of an answer.
+const MAX_ANSWER_BYTES: u64 = 1 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    #[error("`{0}` is not an address like `http://127.0.0.1:8282`")]
+    Address(String),
+    #[error("nobody answers at `{0}`")]
+    Connection(String, #[source] std::io::Error),
+    #[error("`{0}` does not speak HTTP")]
+    Answer(String),
+}
+
+/// Status and body of a GET of `path` from the diagnostic listener at `url`.
+pub fn ask(url: &str, path: &str) -> Result<(u16, String), ProbeError> {
+    let bad = || ProbeError::Address(url.to_owned());
+    let parsed = url::Url::parse(url).map_err(|_| bad())?;
+    let (Some(host), Some(port)) = (parsed.host_str(), parsed.port_or_known_default()) else { return Err(bad()) };
+    if parsed.scheme() != "http" {
+        return Err(bad());
+    }
+    let failed = |error| ProbeError::Connection(url.to_owned(), error);
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for address in (name, port).to_socket_addrs().map_err(failed)? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => {
+                return exchange(stream, host, path).map_err(failed)?.ok_or_else(|| ProbeError::Answer(url.to_owned()));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn exchange(mut stream: TcpStream, host: &str, path: &str) -> std::io::Result<Option<(u16, String)>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    // HTTP/1.0: the answer ends with the connection and has no chunks.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return Ok(None) };
+    let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+    Ok(status.map(|status| (status, body.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_listener_is_asked_once_and_read_to_its_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let server = std::thread::spawn(move || {
+            for answer in ["HTTP/1.0 503 Service Unavailable\r\nx: y\r\n\r\n{\"a\":1}", "SSH-2.0-x\r\n"] {
+                let (mut stream, _) = listener.accept().expect("a caller");
+                let mut asked = [0; 64];
+                let n = stream.read(&mut asked).expect("a request");
+                assert!(String::from_utf8_lossy(asked.get(..n).expect("bytes")).starts_with("GET /ready HTTP/1.0\r\n"));
+                stream.write_all(answer.as_bytes()).expect("it is sent");
+            }
+        });
+        assert_eq!(ask(&url, "/ready").expect("an answer"), (503, "{\"a\":1}".to_owned()));
+        assert!(matches!(ask(&url, "/ready"), Err(ProbeError::Answer(_))));
+        server.join().expect("it ends");
+        assert!(matches!(ask(&url, "/ready"), Err(ProbeError::Connection(..))));
+        for bad in ["https://127.0.0.1:1", "127.0.0.1:8282", "unix:///x"] {
+            assert!(matches!(ask(bad, "/"), Err(ProbeError::Address(_))), "{bad}");
+        }
+    }
+}

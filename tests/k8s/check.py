@@ -1,0 +1,256 @@
+"""Every manifest, rendered and examined: by the schemas of Kubernetes, by the CRDs of Istio, by Envoy, by our own lint; and every
+manifest of `broken/` is caught, for the reason that its first line gives. Closes with a line 'N passed, N failed'."""
+import copy
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import yaml
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TARGET = os.environ.get('CARGO_TARGET_DIR', os.path.join(ROOT, 'target'))
+STEPGATE = os.environ.get('STEPGATE', os.path.join(TARGET, 'debug', 'stepgate'))
+TOOLS, BIN = os.path.join(ROOT, '.tools', 'kube'), os.path.join(ROOT, '.tools', 'venv', 'bin')
+SHARED = os.environ.get('STEPGATE_SHARED', os.path.join(ROOT, '..', 'shared'))
+K8S, CHART = os.path.join(ROOT, 'k8s'), os.path.join(ROOT, 'k8s', 'charts', 'stepgate')
+MESH = os.path.join(K8S, 'istio', 'istiod-values.yaml')
+VERSIONS = ('1.29.0', '1.37.0')
+# Kinds that come by CRDs of others.
+FOREIGN = ('istio.io', 'gateway.', 'monitoring.coreos.com', 'x-k8s.io', 'kustomize.config')
+passed, failed = 0, []
+
+
+def run(*args, stdin=None):
+    done = subprocess.run(args, capture_output=True, text=True, input=stdin)
+    return done.returncode, done.stdout + done.stderr
+
+
+def expect(what, is_good, output=''):
+    global passed
+    if is_good:
+        passed += 1
+    else:
+        failed.append(what)
+        print(f'FAIL  {what}\n{output.strip()[:2000]}')
+
+
+def is_foreign(document):
+    return any(part in document['apiVersion'] for part in FOREIGN)
+
+
+def documents(text):
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def kubernetes(folder, name, native):
+    path = os.path.join(folder, f'{name}.native.yaml')
+    with open(path, 'w') as out:
+        yaml.safe_dump_all(native, out)
+    found = []
+    for version in VERSIONS:
+        code, output = run(os.path.join(BIN, 'kubernetes-validate'), '--strict', '-k', version, path)
+        if code or 'WARN' in output:
+            found.append(output)
+    return '\n'.join(found)
+
+
+class Crds:
+    """The CRDs of Istio, read once: a member that they do not know is an error, and their CEL rules are run."""
+
+    def __init__(self, path):
+        import cel
+        import jsonschema
+        self.cel, self.validator = cel, jsonschema.Draft202012Validator
+        self.schemas = {}
+        with open(path) as file:
+            for crd in yaml.load_all(file, Loader=yaml.CSafeLoader):
+                if crd and crd.get('kind') == 'CustomResourceDefinition':
+                    for version in crd['spec']['versions']:
+                        schema = version['schema']['openAPIV3Schema']
+                        schema.setdefault('properties', {}).update({name: {} for name in ('apiVersion', 'kind', 'metadata')})
+                        key = (f"{crd['spec']['group']}/{version['name']}", crd['spec']['names']['kind'])
+                        self.schemas[key] = (strict(copy.deepcopy(schema)), schema)
+
+    def problems(self, document):
+        """What is wrong with it; None where no CRD is known."""
+        found = self.schemas.get((document['apiVersion'], document['kind']))
+        if found is None:
+            return None
+        problems = [error.message for error in self.validator(found[0]).iter_errors(document)]
+        self.rules(found[1], document, problems)
+        return problems
+
+    def rules(self, schema, value, problems):
+        for rule in schema.get('x-kubernetes-validations', []):
+            try:
+                holds = self.cel.evaluate(rule['rule'], {'self': value})
+            except Exception:  # functions of Kubernetes that the evaluator has not
+                continue
+            if holds is not True:
+                problems.append(f"CEL {rule.get('message') or rule['rule']}")
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                below = schema.get('properties', {}).get(name) or schema.get('additionalProperties')
+                if isinstance(below, dict):
+                    self.rules(below, inner, problems)
+        elif isinstance(value, list) and isinstance(schema.get('items'), dict):
+            for inner in value:
+                self.rules(schema['items'], inner, problems)
+
+
+def strict(schema):
+    if schema.get('x-kubernetes-int-or-string'):
+        schema.pop('type', None)
+        schema['anyOf'] = [{'type': 'integer'}, {'type': 'string'}]
+    if 'properties' in schema and 'additionalProperties' not in schema and not schema.get('x-kubernetes-preserve-unknown-fields'):
+        schema['additionalProperties'] = False
+    for inner in [*schema.get('properties', {}).values(), schema.get('items'), schema.get('additionalProperties')]:
+        if isinstance(inner, dict):
+            strict(inner)
+    return schema
+
+
+def lint(*paths):
+    code, output = run(STEPGATE, 'doctor', 'k8s', '-f', 'json', *paths)
+    return {finding['rule'] for finding in json.loads(output)} if code in (0, 1) else {output}
+
+
+def examine(folder, name, text, crds, allowed=()):
+    path = os.path.join(folder, f'{name}.yaml')
+    with open(path, 'w') as out:
+        out.write(text)
+    every = documents(text)
+    native = [document for document in every if not is_foreign(document)]
+    expect(f'{name}: schemas of Kubernetes', not (problems := kubernetes(folder, name, native)), problems)
+    if crds:
+        for document in every:
+            problems = crds.problems(document) if is_foreign(document) else None
+            if problems is not None:
+                expect(f'{name}: CRD of {document["kind"]} {document["metadata"]["name"]}', not problems, '\n'.join(problems))
+    found = lint(path, MESH) - set(allowed)
+    expect(f'{name}: lint', not found, str(found))
+    configurations(name, native)
+
+
+def configurations(name, native):
+    for document in native:
+        for key, content in (document.get('data') or {}).items() if document['kind'] == 'ConfigMap' else ():
+            if key.endswith('.rego'):
+                with tempfile.NamedTemporaryFile('w', suffix='.rego') as file:
+                    file.write(content)
+                    file.flush()
+                    code, output = run(STEPGATE, 'check', file.name)
+                expect(f'{name}: {key} compiles', code == 0, output)
+
+
+def kustomizations(folder, crds):
+    kubectl = os.path.join(TOOLS, 'kubectl')
+    for path in sorted(glob.glob(f'{K8S}/**/kustomization.yaml', recursive=True)):
+        where = os.path.dirname(path)
+        if 'kind: Component' in open(path).read():
+            continue
+        code, output = run(kubectl, 'kustomize', where)
+        name = os.path.relpath(where, K8S).replace('/', '-')
+        expect(f'{name}: renders', code == 0, output)
+        if code == 0:
+            examine(folder, name, output, crds)
+    # The other transports of the sidecar, by the change that docs/install-istio.md tells.
+    for transport in ('abstract', 'socket'):
+        other = os.path.join(folder, transport)
+        shutil.copytree(K8S, other)
+        overlay = os.path.join(other, 'overlays', 'sidecar', 'kustomization.yaml')
+        text = open(overlay).read()
+        with open(overlay, 'w') as out:
+            out.write(text.replace('sidecar/loopback', f'sidecar/{transport}').replace('stepgate-loopback', f'stepgate-{transport}'))
+        code, output = run(kubectl, 'kustomize', os.path.dirname(overlay))
+        expect(f'sidecar by {transport}: renders', code == 0, output)
+        examine(folder, f'sidecar-{transport}', output, crds)
+        container = next(d for d in documents(output) if d['kind'] == 'Deployment')['spec']['template']['spec']['initContainers'][0]
+        expect(f'sidecar by {transport}: whole', container['restartPolicy'] == 'Always' and len(container['args']) == 7, str(container))
+    # The component for Envoy Gateway, in an overlay as a reader would write it.
+    own = os.path.join(folder, 'abstract', 'overlays', 'gateway')
+    os.makedirs(own)
+    with open(os.path.join(own, 'kustomization.yaml'), 'w') as out:
+        out.write('apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base, ../../examples/httpbin]\n'
+                  'components: [../../components/envoy-gateway, ../../components/monitoring]\n')
+    code, output = run(kubectl, 'kustomize', own)
+    expect('envoy-gateway: renders', code == 0, output)
+    examine(folder, 'envoy-gateway', output, crds)
+
+
+def chart(folder, crds):
+    helm = os.path.join(TOOLS, 'helm')
+    code, output = run(helm, 'lint', '--strict', CHART)
+    expect('chart: helm lint --strict', code == 0, output)
+    switches = ('autoscaling.enabled', 'podDisruptionBudget.enabled', 'networkPolicy.enabled', 'istio.enabled', 'serviceAccount.create')
+    for name, flags in {
+        'default': [],
+        'everything': ['--set', 'serviceMonitor.enabled=true,image.tag=1.2.3,priorityClassName=high,podLabels.team=a,podAnnotations.b=c',
+                       '--set', 'nodeSelector.disk=ssd,extraArgs={--log-level=debug},env[0].name=KEY,env[0].value=x',
+                       '--set', 'extraVolumes[0].name=keys,extraVolumes[0].secret.secretName=keys',
+                       '--set', 'extraVolumeMounts[0].name=keys,extraVolumeMounts[0].mountPath=/keys'],
+        'little': ['--set', ','.join(f'{switch}=false' for switch in switches), '--set', 'policies=null'],
+    }.items():
+        code, output = run(helm, 'template', 'gate', CHART, '--namespace', 'stepgate-system', *flags)
+        expect(f'chart {name}: renders', code == 0, output)
+        # The mesh configuration names the Service of the kustomizations.
+        examine(folder, f'chart-{name}', output, crds, allowed=('provider-port',))
+    for name, flag in {'a text for a number': 'replicas=two', 'an unknown value': 'replica=2', 'another port': 'config.plugins.envoy_ext_authz_grpc.addr=:9292',
+                       'no digest': 'image.digest=latest'}.items():
+        code, output = run(helm, 'template', 'gate', CHART, '--set', flag)
+        expect(f'chart refuses {name}', code != 0 and 'schema' in output, output)
+
+
+def broken(folder, crds):
+    for path in sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'broken', '*.yaml'))):
+        name = f'broken/{os.path.basename(path)}'
+        text = open(path).read()
+        by, want = text.splitlines()[0].removeprefix('# ').split(': ', 1)
+        if by == 'lint':
+            expect(name, (found := lint(path)) == {want}, f'wanted {want}, found {found}')
+        elif by == 'kubernetes':
+            found = kubernetes(folder, 'broken', documents(text))
+            expect(name, want in found, f'wanted {want}, found {found}')
+        elif crds:
+            found = [problem for document in documents(text) for problem in crds.problems(document) or []]
+            expect(name, any(problem.startswith(want) for problem in found), f'wanted {want}, found {found}')
+
+
+def others():
+    for path in [os.path.join(K8S, 'envoy', 'envoy.yaml'), os.path.join(K8S, 'pod', 'envoy.yaml')]:
+        code, output = run(os.path.join(BIN, 'envoy'), '--mode', 'validate', '-c', path)
+        expect(f'envoy --mode validate {os.path.relpath(path, ROOT)}', code == 0, output)
+    values, operator = (yaml.safe_load(open(os.path.join(K8S, 'istio', name))) for name in ('istiod-values.yaml', 'istio-operator.yaml'))
+    expect('istiod-values.yaml and istio-operator.yaml say the same', values['meshConfig'] == operator['spec']['meshConfig'])
+    policies = [open(os.path.join(K8S, where, 'policy.rego')).read() for where in ('base', 'components/sidecar/common')]
+    expect('the sidecar has the policy of the base', policies[0] == policies[1])
+    scripts = [path for path in glob.glob(f'{K8S}/**/*', recursive=True) + glob.glob(f'{ROOT}/tests/k8s/*')
+               if os.path.isfile(path) and open(path, errors='replace').readline().startswith('#!/usr/bin/env bash')]
+    code, output = run('shellcheck', *scripts)
+    expect(f'shellcheck of {len(scripts)} scripts', code == 0 and len(scripts) >= 3, output)
+
+
+def main():
+    crds = None
+    path = os.path.join(SHARED, 'crds', 'istio-crd-all.gen.yaml')
+    if os.path.exists(path):
+        crds = Crds(path)
+    elif os.environ.get('STEPGATE_REQUIRE_SHARED') == '1':
+        sys.exit(f'the CRDs of Istio are required, and {path} is missing')
+    else:
+        print(f'SKIPPED: what only the CRDs of Istio tell, because {path} is missing')
+    with tempfile.TemporaryDirectory() as folder:
+        kustomizations(folder, crds)
+        chart(folder, crds)
+        broken(folder, crds)
+    others()
+    print(f'{passed} passed, {len(failed)} failed')
+    sys.exit(bool(failed))
+
+
+if __name__ == '__main__':
+    main()
