@@ -35,6 +35,13 @@ class Upstream:
             protocol_version = 'HTTP/1.1'
 
             def answer(self):
+                if self.headers.get('upgrade'):
+                    self.send_response(101)
+                    self.send_header('connection', 'Upgrade')
+                    self.send_header('upgrade', self.headers['upgrade'])
+                    self.end_headers()
+                    self.close_connection = True
+                    return
                 length = int(self.headers.get('content-length') or 0)
                 body = self.rfile.read(length)
                 pairs = [[name.lower(), value] for name, value in self.headers.items()]
@@ -43,9 +50,10 @@ class Upstream:
                 self.send_header('content-type', 'application/json')
                 self.send_header('content-length', str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                if self.command != 'HEAD':
+                    self.wfile.write(data)
 
-            do_GET = do_POST = do_PUT = do_DELETE = answer
+            do_GET = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_HEAD = do_PURGE = answer
 
             def log_message(self, *_):
                 pass
