@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help tools build release demo fmt lint unit e2e compat test ci bench bench-reload clean
+.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test test ci bench bench-reload clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,20 @@ tools: .tools/ready ## install Envoy and the test tools into .tools
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 	npm ci --prefix tests/idp --silent
+	touch $@
+
+# helm and kubectl, and what checks scripts.
+.tools/kube-ready: tests/k8s/tools .tools/ready
+	tests/k8s/tools
+	@command -v shellcheck >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends shellcheck >/dev/null; }
+	touch $@
+
+# podman and what runs its containers; where they cannot be had, the tests of the pod say that they were skipped.
+.tools/podman-ready:
+	@mkdir -p .tools
+	@command -v podman >/dev/null && command -v runc >/dev/null && command -v catatonit >/dev/null && command -v nsenter >/dev/null && command -v curl >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends podman buildah runc catatonit util-linux curl ca-certificates >/dev/null; } || \
+		echo "podman could not be installed"
 	touch $@
 
 build: ## build stepgate for development
@@ -50,11 +64,33 @@ e2e: tools .tools/idp-ready build ## run the end-to-end tests through the real E
 	$(PYTHON) tests/e2e/e2e.py
 	$(PYTHON) tests/e2e/identity.py
 	$(PYTHON) tests/e2e/control.py
+	$(PYTHON) tests/e2e/scenarios.py
 
 compat: tools build ## compare with OPA-Envoy's own answers
 	tests/compat/run
 
-test: lint unit compat e2e ## everything that must pass
+manifests: .tools/kube-ready build ## render, validate and lint everything in k8s/, and run the commands of the documents
+	$(PYTHON) tests/k8s/check.py
+
+image: ## build the image localhost/stepgate:dev
+	k8s/image/build
+
+sbom: ## list what is in the binary, as CycloneDX, in target/stepgate.cdx.json
+	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked cargo-cyclonedx --version 0.5.9
+	cargo cyclonedx --quiet --format json --describe binaries --manifest-path Cargo.toml
+	mv stepgate_bin.cdx.json target/stepgate.cdx.json
+	rm -f *.cdx.json proto/*.cdx.json rego/*.cdx.json
+
+pod: tools .tools/podman-ready ## start Envoy, stepgate and a small application in a podman pod
+	k8s/pod/up
+
+pod-test: tools .tools/podman-ready build ## run the scenarios inside that pod
+	tests/k8s/pod
+
+kind-test: tools build ## create a kind cluster with Istio and run the scenarios through it (needs kind, helm, the internet)
+	k8s/kind/test
+
+test: lint unit compat manifests e2e pod-test ## everything that must pass
 
 ci: test ## what continuous integration runs
 

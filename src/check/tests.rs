@@ -175,7 +175,11 @@ async fn bare_decisions_are_bare() {
     assert_eq!((code(&allowed), &allowed.http_response), (0, &None));
     let denied = respond(&checker, "/false", &[]).await;
     assert_eq!((code(&denied), &denied.http_response), (7, &None));
-    assert!(allowed.dynamic_metadata.is_some_and(|metadata| metadata.fields.contains_key("decision_id")));
+    let id = |response: &CheckResponse| {
+        format!("{:?}", response.dynamic_metadata.as_ref().and_then(|all| all.fields.get("decision_id")))
+    };
+    assert!(id(&allowed).contains("StringValue") && id(&allowed).len() > 36, "{}", id(&allowed));
+    assert_ne!(id(&allowed), id(&denied), "each decision has its own");
 }
 
 #[tokio::test]

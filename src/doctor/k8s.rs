@@ -23,7 +23,7 @@ pub enum Severity {
 
 impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Error => "error",
             Self::Warning => "warning",
         })
@@ -278,11 +278,13 @@ pub fn reference() -> String {
     let mut out = "# What `stepgate doctor k8s` looks for\n\n\
         Generated from `src/doctor/k8s.rs` by `stepgate lint-reference`; a test keeps it up to date.\n\n\
         ```sh\n\
-        stepgate doctor k8s k8s/                                                    # files and folders\n\
+        kubectl kustomize k8s/overlays/shared | stepgate doctor k8s - k8s/istio/istiod-values.yaml\n\
+        helm template stepgate k8s/charts/stepgate | stepgate doctor k8s -\n\
         kubectl get authorizationpolicies,serviceentries,services,deployments,namespaces -A -o yaml | stepgate doctor k8s -\n\
-        kubectl get configmap istio -n istio-system -o yaml | stepgate doctor k8s - # the mesh configuration\n\
+        kubectl get configmap istio -n istio-system -o yaml | stepgate doctor k8s -\n\
         ```\n\n\
-        Give it everything at once: some rules compare objects. It ends with 1 when there are errors, with `--strict` for warnings, too.\n"
+        It reads files, folders and the standard input. Render kustomizations and charts first: their parts are not whole. Give it everything at once,\n\
+        the mesh configuration, too (Helm values of istiod, an IstioOperator, or the ConfigMap `istio`): some rules compare objects. It ends with 1 when there are errors, with `--strict` for warnings, too.\n"
         .to_owned();
     for rule in RULES {
         out.push_str(&format!("\n## {}\n\n*{}.* {}\n\n{}\n", rule.id, rule.severity, rule.why, rule.mend));

@@ -130,7 +130,7 @@ pub struct Manifests {
 }
 
 impl Manifests {
-    /// Reads files, folders (their `.yaml`, `.yml` and `.json`, at any depth) and, for `-`, the standard input.
+    /// Reads files, folders (their `.yaml`, `.yml` and `.json`, at any depth, but for the templates of charts) and, for `-`, the standard input.
     pub fn read(paths: &[PathBuf]) -> Result<Self, ManifestsError> {
         let mut found = Self::default();
         for path in paths {
@@ -152,7 +152,9 @@ impl Manifests {
             let entries = std::fs::read_dir(path).map_err(failed)?;
             let entries: BTreeSet<_> =
                 entries.map(|entry| Ok(entry?.path())).collect::<Result<_, _>>().map_err(failed)?;
-            for entry in entries {
+            // What Helm has not rendered is no YAML yet.
+            let templates = entries.contains(&path.join("Chart.yaml")).then(|| path.join("templates"));
+            for entry in entries.into_iter().filter(|entry| Some(entry) != templates.as_ref()) {
                 let is_manifest = entry.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
                 if (entry.is_dir() && depth < MAX_DEPTH) || is_manifest {
                     self.add_path(&entry, depth.saturating_add(1))?;

@@ -4,6 +4,7 @@ import copy
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -220,6 +221,33 @@ def broken(folder, crds):
             expect(name, any(problem.startswith(want) for problem in found), f'wanted {want}, found {found}')
 
 
+# What the commands of docs/ need a cluster or much time for; all others are run as they stand.
+ELSEWHERE = ('kubectl apply', 'kubectl get', 'kubectl run', 'kubectl -n', 'helm upgrade', 'helm test', 'rustup', 'make image', 'make sbom',
+             'k8s/image/build', 'TARGET_TRIPLE', 'export CARGO_TARGET', 'stepgate token decode "$TOKEN"')
+
+
+def documented():
+    environment = {**os.environ, 'PATH': os.pathsep.join([os.path.dirname(STEPGATE), TOOLS, BIN, os.environ['PATH']])}
+    total = 0
+    for name in ('install-istio', 'install-envoy-gateway', 'migrate-from-opa-envoy', 'troubleshooting', 'image', 'lint'):
+        text = open(os.path.join(ROOT, 'docs', f'{name}.md')).read()
+        for block in re.findall(r'```sh\n(.*?)```', text, re.S):
+            for command in filter(None, (line.split(' #')[0].strip() for line in block.splitlines())):
+                if command.startswith(ELSEWHERE):
+                    continue
+                total += 1
+                done = subprocess.run(['bash', '-o', 'pipefail', '-c', command], capture_output=True, text=True, env=environment, cwd=ROOT)
+                # Nothing runs here that `doctor` could ask, and it says so.
+                is_good = 'nobody answers' in done.stderr if command == 'stepgate doctor' else done.returncode == 0
+                expect(f'docs/{name}.md: {command}', is_good, done.stdout + done.stderr)
+    expect('commands of the documents', total >= 12, str(total))
+    # What the documents show of `doctor migrate` is what it says.
+    shown = re.search(r'```text\n(.*?)```', open(os.path.join(ROOT, 'docs', 'migrate-from-opa-envoy.md')).read(), re.S)[1]
+    _, output = run(STEPGATE, 'doctor', 'migrate', 'tests/k8s/opa-envoy.yaml')
+    missing = [line for line in shown.splitlines() if line not in output]
+    expect('docs/migrate-from-opa-envoy.md shows what is said', not missing, '\n'.join(missing))
+
+
 def others():
     for path in [os.path.join(K8S, 'envoy', 'envoy.yaml'), os.path.join(K8S, 'pod', 'envoy.yaml')]:
         code, output = run(os.path.join(BIN, 'envoy'), '--mode', 'validate', '-c', path)
@@ -230,11 +258,12 @@ def others():
     expect('the sidecar has the policy of the base', policies[0] == policies[1])
     scripts = [path for path in glob.glob(f'{K8S}/**/*', recursive=True) + glob.glob(f'{ROOT}/tests/k8s/*')
                if os.path.isfile(path) and open(path, errors='replace').readline().startswith('#!/usr/bin/env bash')]
-    code, output = run('shellcheck', *scripts)
+    code, output = run('shellcheck', '--external-sources', *scripts)
     expect(f'shellcheck of {len(scripts)} scripts', code == 0 and len(scripts) >= 3, output)
 
 
 def main():
+    os.chdir(ROOT)
     crds = None
     path = os.path.join(SHARED, 'crds', 'istio-crd-all.gen.yaml')
     if os.path.exists(path):
@@ -247,6 +276,7 @@ def main():
         kustomizations(folder, crds)
         chart(folder, crds)
         broken(folder, crds)
+    documented()
     others()
     print(f'{passed} passed, {len(failed)} failed')
     sys.exit(bool(failed))
