@@ -8,6 +8,7 @@ mod decision_logs;
 mod demands;
 mod discovered;
 mod document;
+mod door;
 mod duration;
 mod issuers;
 mod keys;

@@ -13,8 +13,9 @@ mod tls;
 
 pub use self::api::{Access, Api, ApiSettings, Authentication, BodyLimits, Control, PolicyChangeError};
 pub use self::bind::{Address, AddressError, BindError, Listener, SocketAccess};
+pub use self::connection::ConnectionSettings;
 pub use self::grpc::{GrpcServer, GrpcSettings};
 pub use self::health::{BUNDLES, Health, Plugin, Readiness};
 pub use self::http::{DoorKind, HttpDoor, serve_http};
 pub use self::limits::Limits;
-pub use self::tls::{Tls, TlsError, TlsSettings};
+pub use self::tls::{SpiffePattern, Tls, TlsError, TlsSettings};

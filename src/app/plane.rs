@@ -158,7 +158,12 @@ impl Plane {
 
     /// Binds the gRPC door and answers checks there.
     pub async fn start_checks(&self, config: &mut Config) -> anyhow::Result<()> {
-        let Some(GrpcDoor { address, socket_access, settings }) = config.grpc.take() else { return Ok(()) };
+        let Some(GrpcDoor { address, socket_access, tls, settings }) = config.grpc.take() else { return Ok(()) };
+        let tls = tls
+            .map(Tls::new)
+            .transpose()
+            .map_err(|error| anyhow::anyhow!("plugins.stepgate.grpc.tls: {}", chain(&error)))?;
+        let tls = tls.map(Arc::new);
         let listener = Listener::bind(&address, socket_access).await.map_err(readable)?;
         let tokens = config.issuers.take().map(|issuers| {
             let issuers = self.start_issuers(issuers, &config.issuer_services);
@@ -181,7 +186,7 @@ impl Plane {
         }
         tracing::info!(address = listener.local_address(), "serving ext_authz");
         let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
-        let server = GrpcServer { settings, checker: Arc::new(checker), health, metrics };
+        let server = GrpcServer { settings, checker: Arc::new(checker), health, metrics, tls };
         let stopping = self.lifecycle.stopping();
         self.lifecycle.spawn(async move {
             if let Err(error) = server.serve(listener, stopping).await {

@@ -158,6 +158,8 @@ impl TlsFlags {
             client_roots: self.tls_ca_cert_file.clone(),
             needs_client,
             only_1_3: matches!(self.min_tls_version, TlsVersion::V1_3),
+            clients: Vec::new(),
+            is_http2: false,
         }))
     }
 }

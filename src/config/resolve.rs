@@ -25,7 +25,7 @@ use crate::feed::status::sender::StatusSettings;
 use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
 use crate::remote::service::ServiceSettings;
-use crate::serve::{Address, GrpcSettings, SocketAccess};
+use crate::serve::{Address, GrpcSettings, SocketAccess, TlsSettings};
 use crate::token::{self, CertificateSettings, IssuerSettings, Location, Scale};
 
 /// Buckets of OPA's `grpc_request_duration_seconds`.
@@ -65,6 +65,7 @@ pub struct Config {
 pub struct GrpcDoor {
     pub address: Address,
     pub socket_access: SocketAccess,
+    pub tls: Option<TlsSettings>,
     pub settings: GrpcSettings,
 }
 
@@ -112,7 +113,7 @@ impl<'a> Section<'a> {
         self.at(name).and_then(Value::as_u64).unwrap_or(default)
     }
 
-    fn size(self, name: &str, default: u64) -> usize {
+    pub(super) fn size(self, name: &str, default: u64) -> usize {
         usize::try_from(self.count(name, default)).unwrap_or(usize::MAX)
     }
 
@@ -321,34 +322,6 @@ impl Resolver<'_> {
             }
             (None, None) => ClientAddress::default(),
         }
-    }
-
-    fn grpc(&mut self, plugin: Section<'_>, own: Section<'_>, check_timeout: Duration) -> Option<GrpcDoor> {
-        let limits = own.section("limits");
-        let address = match Address::parse(plugin.text("addr").unwrap_or(":9191")) {
-            Ok(address) => Some(address),
-            Err(error) => {
-                self.problems.error("plugins.envoy_ext_authz_grpc.addr", error.to_string());
-                None
-            }
-        };
-        let mode = own.text("socket_mode").unwrap_or("0660");
-        let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
-        let group = own.at("socket_group").and_then(Value::as_u64).and_then(|group| u32::try_from(group).ok());
-        if mode.is_none() {
-            self.problems.error("plugins.stepgate.socket_mode", "expected octal permissions such as \"0660\"");
-        }
-        Some(GrpcDoor {
-            address: address?,
-            socket_access: SocketAccess { mode: mode?, group },
-            settings: GrpcSettings {
-                max_message_bytes: plugin.size("grpc-max-recv-msg-size", 4 << 20),
-                check_timeout,
-                max_checks: limits.size("checks_in_flight", 4_096),
-                max_bytes_in_flight: limits.size("bytes_in_flight", 128 << 20),
-                reflection: plugin.flag("enable-reflection").unwrap_or(false),
-            },
-        })
     }
 
     fn entrypoint(&mut self, plugin: Section<'_>) -> Entrypoint {

@@ -321,6 +321,37 @@ fn what_routes_redirects_and_resources_say_is_checked() {
 }
 
 #[test]
+fn a_listener_with_tls_says_all_that_it_needs() {
+    let tls = |tls: serde_json::Value| {
+        let plugins = json!({"envoy_ext_authz_grpc": {}, "stepgate": {"grpc": {"tls": tls}}});
+        json!({"plugins": plugins})
+    };
+    let (config, found) =
+        resolve(&Document(tls(json!({"cert_file": "c", "private_key_file": "k", "ca_cert_file": "r"}))), None);
+    assert_eq!(found, Problems::default());
+    let settings = config.and_then(|config| config.grpc).and_then(|door| door.tls).expect("TLS");
+    assert!(settings.needs_client && settings.is_http2 && !settings.only_1_3);
+    for (wrong, place) in [
+        (json!({"cert_file": "c"}), "plugins.stepgate.grpc.tls"),
+        (json!({"ca_cert_file": "c"}), "plugins.stepgate.grpc.tls"),
+        (
+            json!({"cert_file": "c", "private_key_file": "k", "allowed_spiffe_ids": ["spiffe://a/b"]}),
+            "plugins.stepgate.grpc.tls.allowed_spiffe_ids",
+        ),
+        (
+            json!({"cert_file": "c", "private_key_file": "k", "ca_cert_file": "r", "allowed_spiffe_ids": ["a"]}),
+            "plugins.stepgate.grpc.tls.allowed_spiffe_ids[0]",
+        ),
+    ] {
+        let found = problems(tls(wrong.clone()));
+        assert!(found.errors.iter().any(|problem| problem.path == place), "{wrong}: {found:?}");
+    }
+    let mut on_a_socket = tls(json!({"cert_file": "c", "private_key_file": "k"}));
+    on_a_socket["plugins"]["envoy_ext_authz_grpc"]["addr"] = json!("unix:///run/s.sock");
+    assert!(problems(on_a_socket).errors.iter().any(|problem| problem.path == "plugins.stepgate.grpc.tls"));
+}
+
+#[test]
 fn one_header_is_not_read_with_and_without_a_scheme() {
     let mut second = issuer();
     second["issuer"] = json!("https://other");

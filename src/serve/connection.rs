@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -34,6 +34,29 @@ const SLOW: Duration = Duration::from_micros(300);
 /// How many streams get tasks of their own after a slow one.
 const TASKS_AFTER_SLOW: u32 = 64;
 
+/// How long the peer has to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How a connection lives.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionSettings {
+    /// A peer that says nothing for so long is asked whether it is there, and left when it does not answer.
+    pub keepalive: Duration,
+    /// After so long, give or take a tenth, the peer is told to go away, so that new replicas get their share.
+    pub max_age: Option<Duration>,
+}
+
+impl ConnectionSettings {
+    /// When a connection that begins now has to end.
+    fn end(self) -> Option<Instant> {
+        let age = self.max_age?;
+        // Replicas that start together must not lose all their peers together.
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ()) % 201;
+        let permille = u32::try_from(random).unwrap_or(100).saturating_add(900);
+        Instant::now().checked_add(age.saturating_mul(permille) / 1_000)
+    }
+}
+
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Takes the work of a connection's streams; whoever polls the connection does it.
@@ -49,10 +72,14 @@ where
     }
 }
 
-/// Serves `connection` until the peer is done; once `tasks` are to stop it is told to go away, and what it has asked by
+/// Serves `connection` until the peer is done; once `tasks` are to stop, or it is old, it is told to go away, and what it has asked by
 /// then is answered.
-pub async fn serve_connection<F, B>(connection: Connection, answer: impl Fn(Request<Incoming>) -> F, tasks: Lifecycle)
-where
+pub async fn serve_connection<F, B>(
+    connection: Connection,
+    settings: ConnectionSettings,
+    answer: impl Fn(Request<Incoming>) -> F,
+    tasks: Lifecycle,
+) where
     F: Future<Output = Response<B>> + Send + 'static,
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -61,6 +88,9 @@ where
     let queue = Queue::default();
     let mut builder = http2::Builder::new(queue.clone());
     builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval((!settings.keepalive.is_zero()).then_some(settings.keepalive))
+        .keep_alive_timeout(PING_TIMEOUT)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
@@ -71,7 +101,19 @@ where
         async { Ok::<_, Infallible>(answered.await) }
     });
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(connection), service));
-    let mut stop = std::pin::pin!(tasks.stopping());
+    let (stopping, end) = (tasks.stopping(), settings.end());
+    let mut stop = std::pin::pin!(async move {
+        let aged = async {
+            match end {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stopping => {}
+            () = aged => {}
+        }
+    });
     let mut stopped = false;
     let mut runner = Runner { tasks, tasks_left: 0 };
     std::future::poll_fn(|cx| {

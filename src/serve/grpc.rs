@@ -18,16 +18,18 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use prost::Message as _;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tower_service::Service as _;
 
-use super::bind::Listener;
-use super::connection::serve_connection;
+use super::bind::{Connection, Listener};
+use super::connection::{ConnectionSettings, serve_connection};
 use super::health::Health;
 use super::limits::{Limits, Share};
+use super::tls::Tls;
 use crate::check::{Answer, Checker, Fault, GrpcCode};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::Metrics;
@@ -48,7 +50,10 @@ pub struct GrpcSettings {
     pub check_timeout: Duration,
     pub max_checks: usize,
     pub max_bytes_in_flight: usize,
+    /// More are closed at once.
+    pub max_connections: usize,
     pub reflection: bool,
+    pub connection: ConnectionSettings,
 }
 
 /// The gRPC server.
@@ -58,6 +63,7 @@ pub struct GrpcServer {
     pub checker: Arc<Checker>,
     pub health: Health,
     pub metrics: Arc<Metrics>,
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl GrpcServer {
@@ -72,7 +78,7 @@ impl GrpcServer {
     ) -> Result<(), tonic_reflection::server::Error> {
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let others = self.other_services(health_service)?;
-        let GrpcServer { settings, checker, health, metrics } = self;
+        let GrpcServer { settings, checker, health, metrics, tls } = self;
         let shared = Arc::new(Shared {
             checker,
             limits: Limits::new(settings.max_checks, settings.max_bytes_in_flight),
@@ -81,12 +87,24 @@ impl GrpcServer {
             metrics,
         });
         let connections = Lifecycle::default();
+        let places = Arc::new(Semaphore::new(settings.max_connections));
         let accepting = async {
             loop {
                 let connection = listener.next_connection().await;
-                let (shared, others) = (Arc::clone(&shared), others.clone());
-                let answer = move |request| respond(Arc::clone(&shared), others.clone(), request);
-                connections.spawn(serve_connection(connection, answer, connections.clone()));
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    shared.metrics.connection_refused();
+                    continue;
+                };
+                let (shared, others, tls) = (Arc::clone(&shared), others.clone(), tls.clone());
+                let tasks = connections.clone();
+                connections.spawn(async move {
+                    let _place = place;
+                    let Some(connection) = secured(connection, tls).await else {
+                        return shared.metrics.connection_refused();
+                    };
+                    let answer = move |request| respond(Arc::clone(&shared), others.clone(), request);
+                    serve_connection(connection, settings.connection, answer, tasks).await;
+                });
             }
         };
         tokio::select! {
@@ -115,6 +133,14 @@ impl GrpcServer {
             routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
         }
         Ok(routes.prepare())
+    }
+}
+
+/// The connection under TLS, where that is wanted; nothing when the client is not let in.
+async fn secured(connection: Connection, tls: Option<Arc<Tls>>) -> Option<Connection> {
+    match (connection, tls) {
+        (Connection::Tcp(stream), Some(tls)) => tls.handshake(stream).await.map(Connection::Tls),
+        (connection, _) => Some(connection),
     }
 }
 

@@ -1,4 +1,4 @@
-//! TLS for the API's listeners: certificates read again when they change, and clients known by theirs.
+//! TLS for listeners: certificates read again when they change, and clients known by theirs.
 //!
 //! Mirrors: OPA `v1/server/certs.go` and `v1/server/identifier/tls.go`, v1.19.0. Handshakes never hold up other connections.
 
@@ -15,7 +15,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +33,36 @@ pub struct TlsSettings {
     pub needs_client: bool,
     /// TLS 1.3 and nothing older.
     pub only_1_3: bool,
+    /// Which workloads may connect; empty: all with a certificate of those roots.
+    pub clients: Vec<SpiffePattern>,
+    /// Whether HTTP/2 is what is spoken on top.
+    pub is_http2: bool,
+}
+
+/// A SPIFFE id, or all below one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpiffePattern {
+    /// Without the star.
+    text: String,
+    is_prefix: bool,
+}
+
+impl SpiffePattern {
+    /// Reads `spiffe://domain/path` or `spiffe://domain/*`, where the star stands for any number of segments.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (domain, _) = text.strip_prefix("spiffe://")?.split_once('/')?;
+        let (plain, is_prefix) = text.strip_suffix("/*").map_or((text, false), |plain| (plain, true));
+        let is_good = !domain.is_empty() && !plain.contains('*') && (is_prefix || !plain.ends_with('/'));
+        is_good.then(|| Self { text: plain.to_owned(), is_prefix })
+    }
+
+    pub fn matches(&self, id: &str) -> bool {
+        match id.strip_prefix(&self.text) {
+            Some(rest) if self.is_prefix => rest.len() > 1 && rest.starts_with('/'),
+            Some(rest) => rest.is_empty(),
+            None => false,
+        }
+    }
 }
 
 /// Why there is no TLS.
@@ -100,7 +130,12 @@ impl TlsSettings {
             }
         };
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| TlsError::Pem(self.key.clone(), error))?;
-        builder.with_single_cert(Self::certificates(&self.certificate)?, key).map_err(TlsError::Tls)
+        let built = builder.with_single_cert(Self::certificates(&self.certificate)?, key);
+        let mut config = built.map_err(TlsError::Tls)?;
+        if self.is_http2 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
+        Ok(config)
     }
 }
 
@@ -133,12 +168,32 @@ impl Tls {
         Arc::clone(&current.config)
     }
 
-    /// The connection once both sides are sure; nothing when they are not, or too slow.
+    /// The connection once both sides are sure; nothing when they are not, too slow, or the client is not one of those allowed.
     pub async fn handshake(self: Arc<Self>, stream: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
         let acceptor = TlsAcceptor::from(self.config());
         let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-        shaken.ok()?.ok().map(Box::new)
+        let stream = shaken.ok()?.ok().map(Box::new)?;
+        let clients = &self.settings.clients;
+        let id = if clients.is_empty() { None } else { spiffe_id(&stream) };
+        if !clients.is_empty() && !id.as_ref().is_some_and(|id| clients.iter().any(|pattern| pattern.matches(id))) {
+            tracing::warn!(client = id.as_deref().unwrap_or("unknown"), "this client is not in allowed_spiffe_ids");
+            return None;
+        }
+        Some(stream)
     }
+}
+
+/// The id of a client by its certificate: its one URI (X509-SVID section 2).
+fn spiffe_id(stream: &TlsStream<TcpStream>) -> Option<String> {
+    let (_, connection) = stream.get_ref();
+    let (_, certificate) = X509Certificate::from_der(connection.peer_certificates()?.first()?).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let id = uris.next().filter(|_| uris.next().is_none())?;
+    id.starts_with("spiffe://").then(|| id.to_owned())
 }
 
 /// The subject of the certificate that the client has shown and proven, as Go writes it.
@@ -187,4 +242,37 @@ fn subject(name: &X509Name<'_>) -> String {
         .collect();
     parts.reverse();
     parts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_matched_whole_or_below_a_star() {
+        for (pattern, id, want) in [
+            ("spiffe://a/ns/x/sa/y", "spiffe://a/ns/x/sa/y", true),
+            ("spiffe://a/ns/x/sa/y", "spiffe://a/ns/x/sa/yz", false),
+            ("spiffe://a/ns/x/sa/y", "spiffe://a/ns/x/sa", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/sa/y", true),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/xx/sa/y", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/", false),
+            ("spiffe://a/*", "spiffe://b/x", false),
+        ] {
+            assert_eq!(SpiffePattern::parse(pattern).expect("a pattern").matches(id), want, "{pattern} {id}");
+        }
+        for bad in [
+            "",
+            "spiffe://",
+            "spiffe://a",
+            "spiffe:///x",
+            "https://a/x",
+            "spiffe://a/*/x",
+            "spiffe://*/x",
+            "spiffe://a/x/",
+        ] {
+            assert_eq!(SpiffePattern::parse(bad), None, "{bad}");
+        }
+    }
 }

@@ -116,6 +116,7 @@ pub struct Metrics {
     tokens_unconfigured: Counter,
     ambiguous_paths: Counter,
     pub in_flight: Gauge,
+    refused_connections: Counter,
     key_refreshes: Family<Labels, Counter>,
     key_refreshed_at: Family<Labels, Gauge>,
     bundle_polls: Family<Labels, Counter>,
@@ -173,6 +174,7 @@ impl Metrics {
             tokens_unconfigured,
             ambiguous_paths: Counter::default(),
             in_flight: Gauge::default(),
+            refused_connections: Counter::default(),
             key_refreshes: Family::default(),
             key_refreshed_at: Family::default(),
             policy_activations: Family::default(),
@@ -197,6 +199,8 @@ impl Metrics {
         let help = "Requests whose path has no canonical form";
         registry.register("stepgate_ambiguous_paths", help, self.ambiguous_paths.clone());
         registry.register("stepgate_in_flight_checks", "Checks being answered now", self.in_flight.clone());
+        let help = "Connections that were closed at once: too many, or a client that is not let in";
+        registry.register("stepgate_refused_connections", help, self.refused_connections.clone());
         registry.register("stepgate_key_refreshes", "Key set refreshes by issuer", self.key_refreshes.clone());
         let help = "When the issuer's keys were last refreshed, in seconds since the epoch";
         registry.register("stepgate_key_refreshed_at_seconds", help, self.key_refreshed_at.clone());
@@ -247,6 +251,10 @@ impl Metrics {
 
     pub fn ambiguous_path(&self) {
         self.ambiguous_paths.inc();
+    }
+
+    pub fn connection_refused(&self) {
+        self.refused_connections.inc();
     }
 
     /// One refresh of an issuer's keys ended at `now`.

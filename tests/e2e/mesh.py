@@ -21,7 +21,7 @@ def typed(name, kind, **settings):
     return {'name': name, 'typed_config': {'@type': f'{TYPES}.{kind}', **settings}}
 
 
-def cluster(name, where, http2=False):
+def cluster(name, where, http2=False, tls=None):
     address = {'pipe': {'path': where}} if isinstance(where, str) else {'socket_address': {'address': '127.0.0.1', 'port_value': where}}
     out = {'name': name, 'type': 'STATIC', 'connect_timeout': '1s', 'load_assignment': {
         'cluster_name': name, 'endpoints': [{'lb_endpoints': [{'endpoint': {'address': address}}]}]}}
@@ -29,6 +29,15 @@ def cluster(name, where, http2=False):
         options = 'envoy.extensions.upstreams.http.v3.HttpProtocolOptions'
         out['typed_extension_protocol_options'] = {options: {
             '@type': f'type.googleapis.com/{options}', 'explicit_http_config': {'http2_protocol_options': {}}}}
+    if tls:
+        certificate, key, root = tls
+        out['transport_socket'] = {'name': 'envoy.transport_sockets.tls', 'typed_config': {
+            '@type': 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext',
+            'common_tls_context': {
+                # Envoy as a client speaks nothing newer than 1.2 by itself.
+                'tls_params': {'tls_maximum_protocol_version': 'TLSv1_3'},
+                'tls_certificates': [{'certificate_chain': {'filename': certificate}, 'private_key': {'filename': key}}],
+                'validation_context': {'trusted_ca': {'filename': root}}}}}
     return out
 
 
@@ -147,11 +156,15 @@ class Mesh:
         try:
             self.root, self.certificates = workload_certificates(self.folder, ('server', 'sleep', 'other'))
             names = ('plain', 'selective', 'file', 'abstract', 'odd-authority', 'mtls', 'waypoint', 'whole-bodies', 'routes', 'tcp-open',
-                     'tcp-shut', 'dead', 'tcp-dead', 'dead-selective', 'fail-open', 'hung', 'http1', 'grpc')
+                     'tcp-shut', 'dead', 'tcp-dead', 'dead-selective', 'fail-open', 'hung', 'http1', 'grpc', 'tls', 'tls-stranger', 'tls-plain')
             self.ports = {name: free_port() for name in names}
             where = {'shared': free_port(), 'file': os.path.join(self.folder, 'stepgate.sock'), 'abstract': f'@stepgate-mesh-{os.getpid()}',
-                     'waypoint': free_port()}
+                     'waypoint': free_port(), 'tls': free_port()}
             self.write('data.json', {'open_port': self.ports['tcp-open']})
+            certificate, key = self.certificates['server']
+            tls = {'cert_file': certificate, 'private_key_file': key, 'ca_cert_file': self.root, 'min_version': '1.3',
+                   'allowed_spiffe_ids': ['spiffe://cluster.local/ns/default/sa/sleep']}
+            configs = {**configs, 'tls': {'grpc': {'tls': tls, 'max_connection_age': '1s', 'keepalive': '1s'}}}
             for name, addr in where.items():
                 self.stepgate(name, addr, policy, configs.get(name) or {})
             self.envoy(where, grpc_port)
@@ -191,11 +204,14 @@ class Mesh:
             http('routes', 'shared', routes=[unchecked, tier]), http('dead', 'dead'),
             http('dead-selective', 'dead', permission=protected), http('fail-open', 'dead', failure_mode_allow=True),
             http('hung', 'hung', timeout='0.3s'), http('http1', 'http1', status_on_error={'code': 'Forbidden'}),
-            http('grpc', 'shared', upstream='calls'),
+            http('grpc', 'shared', upstream='calls'), *(http(name, name) for name in ('tls', 'tls-stranger', 'tls-plain')),
             tcp_listener('tcp-open', ports['tcp-open'], 'shared'), tcp_listener('tcp-shut', ports['tcp-shut'], 'shared'),
             tcp_listener('tcp-dead', ports['tcp-dead'], 'dead')]
         clusters = [cluster('upstream', self.upstream.port), cluster('echo', self.echo.server_address[1]), cluster('calls', grpc_port, True),
-                    *(cluster(name, addr, True) for name, addr in where.items()), cluster('dead', free_port(), True),
+                    *(cluster(name, addr, True) for name, addr in where.items() if name != 'tls'),
+                    cluster('tls', where['tls'], True, (*self.certificates['sleep'], self.root)),
+                    cluster('tls-stranger', where['tls'], True, (*self.certificates['other'], self.root)),
+                    cluster('tls-plain', where['tls'], True), cluster('dead', free_port(), True),
                     cluster('hung', self.hung.server_address[1], True), cluster('http1', where['shared'])]
         config = self.write('envoy.json', {
             'node': {'id': 'sidecar~10.0.0.1~httpbin-0.demo~demo.svc.cluster.local', 'cluster': 'httpbin.demo'},

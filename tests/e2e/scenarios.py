@@ -26,7 +26,7 @@ EXAMPLE = os.path.join(ROOT, 'k8s', 'base', 'policy.rego')
 EXAMPLE_CONFIG = os.path.join(ROOT, 'k8s', 'overlays', 'kind', 'config.yaml')
 CALLERS = itertools.count(int(time.time() * 1000))
 REQUEST_MEMBERS = {'method', 'path', 'headers', 'body', 'token', 'scheme'}
-MEMBERS = {'name', 'kind', 'listener', 'client', 'request', 'send', 'expect', 'only', 'within'}
+MEMBERS = {'name', 'kind', 'listener', 'client', 'request', 'send', 'expect', 'only', 'within', 'repeat'}
 EXPECTED = {'status', 'challenge', 'body', 'grpc-status', 'upstream', 'headers', 'unchecked', 'reply'}
 
 
@@ -252,6 +252,9 @@ class Tally:
             begin = time.monotonic()
             try:
                 problems = ask(scenario)
+                for _ in range(scenario.get('repeat', 1) - 1):
+                    time.sleep(0.05)
+                    problems += ask(scenario)
             except Exception as error:  # a scenario that breaks is one that fails
                 problems = [repr(error)]
             if time.monotonic() - begin > scenario.get('within', 10):

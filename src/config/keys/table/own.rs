@@ -79,6 +79,40 @@ pub const KEYS: &[Key] = &[
         "that of the process",
         "The group of the gRPC socket file, by number: Istio's proxy is 1337. The process must be a member of it.",
     ),
+    key("plugins.stepgate.grpc", Kind::Section, "", "More about the gRPC listener."),
+    key(
+        "plugins.stepgate.grpc.keepalive",
+        Kind::Duration,
+        "30s",
+        "A peer that says nothing for so long is asked whether it is there; 0s never asks.",
+    ),
+    key(
+        "plugins.stepgate.grpc.max_connection_age",
+        Kind::Duration,
+        "0s",
+        "After so long, give or take a tenth, Envoy is told to connect anew, so that new replicas get their share; 0s never.",
+    ),
+    key("plugins.stepgate.grpc.tls", Kind::Section, "", "TLS; the files are read again when they change."),
+    key("plugins.stepgate.grpc.tls.cert_file", Kind::Text, "required", "Path of the certificates in PEM."),
+    key("plugins.stepgate.grpc.tls.private_key_file", Kind::Text, "required", "Path of the private key in PEM."),
+    key(
+        "plugins.stepgate.grpc.tls.ca_cert_file",
+        Kind::Text,
+        "",
+        "Path of the roots of client certificates; with it nobody connects without one.",
+    ),
+    key(
+        "plugins.stepgate.grpc.tls.allowed_spiffe_ids",
+        Kind::Texts,
+        "all of those roots",
+        "Who may connect: `spiffe://cluster.local/ns/shop/sa/web`, or all below one: `spiffe://cluster.local/ns/shop/*`.",
+    ),
+    key(
+        "plugins.stepgate.grpc.tls.min_version",
+        Kind::Choice(&["1.2", "1.3"]),
+        "1.2",
+        "Envoy as a client speaks nothing newer than 1.2 unless its `tls_maximum_protocol_version` says so.",
+    ),
     key(
         "plugins.stepgate.admin_socket",
         Kind::Text,
@@ -208,6 +242,12 @@ pub const KEYS: &[Key] = &[
         Kind::Count(8, 1_000),
         "512",
         "Levels of nesting in bodies and metadata.",
+    ),
+    key(
+        "plugins.stepgate.limits.connections",
+        Kind::Count(1, 1_000_000),
+        "20000",
+        "Of the gRPC listener; more are closed at once.",
     ),
     key("plugins.stepgate.limits.checks_in_flight", Kind::Count(1, 1_000_000), "4096", "More are denied with 503."),
     key(

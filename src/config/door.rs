@@ -1,0 +1,80 @@
+//! The ext_authz listener: where it is, who may use it, and how much.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::resolve::{GrpcDoor, Resolver, Section};
+use crate::serve::{Address, ConnectionSettings, GrpcSettings, SocketAccess, SpiffePattern, TlsSettings};
+
+const TLS: &str = "plugins.stepgate.grpc.tls";
+
+impl Resolver<'_> {
+    pub(super) fn grpc(&mut self, plugin: Section<'_>, own: Section<'_>, check_timeout: Duration) -> Option<GrpcDoor> {
+        let limits = own.section("limits");
+        let address = match Address::parse(plugin.text("addr").unwrap_or(":9191")) {
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.problems.error("plugins.envoy_ext_authz_grpc.addr", error.to_string());
+                None
+            }
+        };
+        let mode = own.text("socket_mode").unwrap_or("0660");
+        let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
+        let group = own.at("socket_group").and_then(Value::as_u64).and_then(|group| u32::try_from(group).ok());
+        if mode.is_none() {
+            self.problems.error("plugins.stepgate.socket_mode", "expected octal permissions such as \"0660\"");
+        }
+        let grpc = own.section("grpc");
+        let tls = self.tls(grpc.section("tls"), address.as_ref());
+        let age = grpc.duration("max_connection_age", Duration::ZERO);
+        Some(GrpcDoor {
+            address: address?,
+            socket_access: SocketAccess { mode: mode?, group },
+            tls,
+            settings: GrpcSettings {
+                max_message_bytes: plugin.size("grpc-max-recv-msg-size", 4 << 20),
+                check_timeout,
+                max_checks: limits.size("checks_in_flight", 4_096),
+                max_bytes_in_flight: limits.size("bytes_in_flight", 128 << 20),
+                max_connections: limits.size("connections", 20_000),
+                reflection: plugin.flag("enable-reflection").unwrap_or(false),
+                connection: ConnectionSettings {
+                    keepalive: grpc.duration("keepalive", Duration::from_secs(30)),
+                    max_age: (!age.is_zero()).then_some(age),
+                },
+            },
+        })
+    }
+
+    fn tls(&mut self, tls: Section<'_>, address: Option<&Address>) -> Option<TlsSettings> {
+        tls.0?;
+        if !matches!(address, None | Some(Address::Tcp { .. })) {
+            self.problems.error(TLS, "a socket is guarded by its permissions; TLS is for TCP");
+        }
+        let path = |name| tls.text(name).map(PathBuf::from);
+        let pair = path("cert_file").zip(path("private_key_file"));
+        if pair.is_none() {
+            self.problems.error(TLS, "cert_file and private_key_file are both needed");
+        }
+        let client_roots = path("ca_cert_file");
+        let mut clients = Vec::new();
+        for (at, text) in tls.texts("allowed_spiffe_ids").into_iter().enumerate() {
+            match SpiffePattern::parse(text) {
+                Some(pattern) => clients.push(pattern),
+                None => self.problems.error(
+                    format!("{TLS}.allowed_spiffe_ids[{at}]"),
+                    "expected an id such as spiffe://cluster.local/ns/shop/sa/web, or one that ends with /*",
+                ),
+            }
+        }
+        if !clients.is_empty() && client_roots.is_none() {
+            self.problems.error(format!("{TLS}.allowed_spiffe_ids"), "needs ca_cert_file: nobody else proves an id");
+        }
+        let (certificate, key) = pair?;
+        let needs_client = client_roots.is_some();
+        let only_1_3 = tls.text("min_version") == Some("1.3");
+        Some(TlsSettings { certificate, key, client_roots, needs_client, only_1_3, clients, is_http2: true })
+    }
+}
