@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::opa::decision::{Decision, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse};
 use crate::policy::{self, Journal, Record};
-use crate::telemetry::{Decided, Metrics};
+use crate::telemetry::{Decided, Metrics, Phase, PhaseClock};
 use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
 use crate::value::Value;
 
@@ -157,6 +157,7 @@ impl Checker {
     /// Answers one check before `deadline`.
     pub async fn check(&self, message: &[u8], deadline: Instant) -> Answer {
         let started = Instant::now();
+        let mut phases = self.metrics.insides.clock();
         let parsed = Attributes::parse(message);
         if let Some(body) = parsed.as_ref().ok().and_then(|attributes| self.public_document(attributes)) {
             return respond::document(body, &decision_id());
@@ -168,8 +169,13 @@ impl Checker {
             Ok(attributes) if self.settings.audit && place.is_none() => {
                 (Decided::Fault, self.fault(Fault::Unlogged, Some(&attributes), &mut record))
             }
-            Ok(attributes) => match self.decide(message, &attributes, deadline, &mut record).await {
-                Ok(verdict) => respond::decision(&self.settings, verdict, &attributes, &record.decision_id),
+            Ok(attributes) => match self.decide(message, &attributes, deadline, &mut record, &mut phases).await {
+                Ok(verdict) => {
+                    self.count(&verdict);
+                    let answered = respond::decision(&self.settings, verdict, &attributes, &record.decision_id);
+                    phases.ended(Phase::Answer);
+                    answered
+                }
                 Err(fault) => (Decided::Fault, self.fault(fault, Some(&attributes), &mut record)),
             },
         };
@@ -228,6 +234,7 @@ impl Checker {
         attributes: &Attributes<'_>,
         deadline: Instant,
         record: &mut Record,
+        phases: &mut PhaseClock<'_>,
     ) -> Result<Verdict, Fault> {
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
         let path = self.canonical(attributes)?;
@@ -245,11 +252,13 @@ impl Checker {
             record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
         }
+        phases.ended(Phase::Input);
         let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
         let by_envoy = self.settings.asserted.as_slice();
         let shown = document.members.get(&ATTRIBUTES).filter(|_| !by_envoy.is_empty());
         let evidence = evidence.or_asserted(by_envoy, shown, self.clock.now());
         self.metrics.token(evidence.state_name(), evidence.rejection_reason());
+        phases.ended(Phase::Token);
 
         let now = self.clock.now();
         let demand = self.demand(attributes, path.as_deref());
@@ -264,7 +273,9 @@ impl Checker {
         }
         let input = members.into_value();
         record.input = record.is_wanted.then(|| input.clone());
+        phases.ended(Phase::Evidence);
         let decision = self.evaluate(snapshot, input, deadline, record).await?;
+        phases.ended(Phase::Evaluation);
         let mut decision = decision;
         let unmet = unmet.filter(|_| !decision.ignores_demand()).and_then(|unmet| match &mut decision {
             Decision::True | Decision::Allow(_) => Some(unmet),
@@ -288,6 +299,17 @@ impl Checker {
         verdict.is_not_satisfiable = self.is_not_satisfiable(&verdict);
         record.reason = verdict.reason();
         Ok(verdict)
+    }
+
+    /// Counts what a denial was for.
+    fn count(&self, verdict: &Verdict) {
+        if verdict.is_allow() {
+            return;
+        }
+        self.metrics.insides.denied(verdict.reason());
+        if verdict.step_up().is_some() {
+            self.metrics.insides.stepped_up(verdict.evidence.verified().map_or(0, |verified| verified.authn().level));
+        }
     }
 
     /// What the routes demand of this request.

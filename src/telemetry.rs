@@ -3,9 +3,11 @@
 pub mod log;
 mod metrics;
 mod opa_metrics;
+mod phases;
 
 pub use self::metrics::{Decided, Logged, Metrics, Outcome};
 pub use self::opa_metrics::BundleTold;
+pub use self::phases::{CacheCount, Insides, Phase, PhaseClock};
 
 /// An error with all its causes on one line; `Display` of an error never repeats its source.
 pub fn chain(error: &dyn std::error::Error) -> String {

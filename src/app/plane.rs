@@ -168,6 +168,7 @@ impl Plane {
         let tokens = config.issuers.take().map(|issuers| {
             let issuers = self.start_issuers(issuers, &config.issuer_services);
             let verifier = Verifier::new(issuers, &config.tokens, self.clock.clone());
+            let verifier = verifier.counting(self.metrics.insides.tokens.clone());
             let verifier = Arc::new(verifier.with_introspection(|settings| {
                 let service = Arc::new(Service::new(config.services.get(&settings.service)?.clone()));
                 let (resource, lifecycle) = (settings.resource.clone(), self.lifecycle.clone());

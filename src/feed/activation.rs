@@ -255,6 +255,8 @@ impl Activation {
         });
         self.metrics.policy_activated(if built.is_ok() { Outcome::Success } else { Outcome::Failure });
         let (built, active) = built?;
+        let entrypoint = self.how.lock().entrypoint.configured().to_owned();
+        self.metrics.insides.policy_in_force(&entrypoint, built.revisions().iter());
         self.store.activate(built);
         *self.active.lock() = active;
         self.changed.send_replace(());

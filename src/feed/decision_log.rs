@@ -224,6 +224,8 @@ impl Writer {
                     if received == 0 {
                         return;
                     }
+                    let waiting = i64::try_from(records.len()).unwrap_or(i64::MAX);
+                    self.metrics.insides.log_queue.set(waiting);
                     let mut working = self.pace.begin();
                     for record in batch.drain(..) {
                         self.write(&record).await;

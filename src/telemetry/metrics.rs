@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::opa_metrics::{BundleTold, StatusMetrics};
+use super::phases::Insides;
 
 pub(super) type Labels = Vec<(&'static str, String)>;
 
@@ -125,6 +126,7 @@ pub struct Metrics {
     policy_activations: Family<Labels, Counter>,
     config_warnings: Gauge,
     status: StatusMetrics,
+    pub insides: Insides,
     opa: Option<OpaMetrics>,
 }
 
@@ -183,6 +185,7 @@ impl Metrics {
             bundle_polled_at: Family::default(),
             config_warnings: Gauge::default(),
             status: StatusMetrics::default(),
+            insides: Insides::default(),
             opa,
             registry,
         };
@@ -193,6 +196,7 @@ impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
         self.status.register(registry);
+        self.insides.register(registry);
         registry.register("stepgate_faults", "Denials because something went wrong, by reason", self.faults.clone());
         registry.register("stepgate_check_duration_seconds", "Time from message to answer", self.duration.clone());
         registry.register("stepgate_tokens", "Tokens by state and reason", self.tokens.clone());

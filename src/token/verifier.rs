@@ -21,6 +21,7 @@ use super::keyset::KeySet;
 use super::workload;
 use crate::clock::Clock;
 use crate::opa::input::Attributes;
+use crate::telemetry::CacheCount;
 use crate::value::{Members, Value};
 
 /// The limits of the token store.
@@ -211,6 +212,7 @@ pub struct Verifier {
     proofs: Proofs,
     certificates: CertificateSettings,
     clock: Clock,
+    count: CacheCount,
 }
 
 impl Verifier {
@@ -232,7 +234,13 @@ impl Verifier {
             proofs,
             certificates: settings.certificates,
             clock,
+            count: CacheCount::default(),
         }
+    }
+
+    /// The same, counting what its cache is good for.
+    pub fn counting(self, count: CacheCount) -> Self {
+        Self { count, ..self }
     }
 
     /// The same, asking about tokens that are no JWTs; `endpoint` leads to an issuer that has `introspection`.
@@ -269,8 +277,12 @@ impl Verifier {
         }
         let fingerprint = self.cache.fingerprint(token);
         let state = match self.cached(&fingerprint, place) {
-            Some(state) => state,
+            Some(state) => {
+                self.count.hit();
+                state
+            }
             None => {
+                self.count.miss();
                 let verified = match self.introspector(token, place) {
                     Some(introspector) => introspector.ask(token, fingerprint, deadline).await,
                     None => self.verify_afresh(token, place, deadline).await.map(|verified| {

@@ -248,6 +248,16 @@ def documented():
     expect('docs/migrate-from-opa-envoy.md shows what is said', not missing, '\n'.join(missing))
 
 
+def monitoring():
+    """Every metric that the dashboard and the alerts ask for is registered."""
+    source = ''.join(open(path).read() for path in glob.glob(os.path.join(ROOT, 'src', 'telemetry', '*.rs')))
+    names = set(re.findall(r'"(stepgate_[a-z_]+)"', source))
+    for name in ('dashboard.json', 'rules.yaml'):
+        used = set(re.findall(r'\bstepgate_[a-z_]+', open(os.path.join(K8S, 'components', 'monitoring', name)).read()))
+        unknown = {metric for metric in used if metric not in names and re.sub('_(total|bucket)$', '', metric) not in names}
+        expect(f'{name}: {len(used)} metrics are those of stepgate', used and not unknown, str(unknown))
+
+
 def others():
     for path in [os.path.join(K8S, 'envoy', 'envoy.yaml'), os.path.join(K8S, 'pod', 'envoy.yaml')]:
         code, output = run(os.path.join(BIN, 'envoy'), '--mode', 'validate', '-c', path)
@@ -277,6 +287,7 @@ def main():
         chart(folder, crds)
         broken(folder, crds)
     documented()
+    monitoring()
     others()
     print(f'{passed} passed, {len(failed)} failed')
     sys.exit(bool(failed))

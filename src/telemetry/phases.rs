@@ -1,0 +1,196 @@
+//! Where checks spend their time, and what they find on the way: what dashboards draw beside the outcomes.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::metrics::Labels;
+
+/// Upper bounds of the phases, in seconds.
+const PHASE_BUCKETS: [f64; 10] =
+    [0.000_001, 0.000_002_5, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_5, 0.005, 0.05];
+/// One check of so many is timed by phase: reading the clock costs as much as some phases take.
+const SAMPLE: u32 = 16;
+/// Characters of a revision that become a label.
+const MAX_REVISION_CHARS: usize = 64;
+
+/// A part of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// From Envoy's message to the document.
+    Input,
+    /// Finding and verifying the token.
+    Token,
+    /// What the token proves, what the route demands, and the members that tell it.
+    Evidence,
+    /// The policy.
+    Evaluation,
+    /// From the decision to the answer.
+    Answer,
+}
+
+impl Phase {
+    const ALL: [Self; 5] = [Self::Input, Self::Token, Self::Evidence, Self::Evaluation, Self::Answer];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Token => "token",
+            Self::Evidence => "evidence",
+            Self::Evaluation => "evaluation",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+/// Hits and misses of a cache.
+#[derive(Clone, Debug, Default)]
+pub struct CacheCount {
+    hits: Counter,
+    misses: Counter,
+}
+
+impl CacheCount {
+    pub fn hit(&self) {
+        self.hits.inc();
+    }
+
+    pub fn miss(&self) {
+        self.misses.inc();
+    }
+}
+
+/// The metrics of the inside of checks.
+#[derive(Debug)]
+pub struct Insides {
+    /// In the order of `Phase::ALL`.
+    phases: [Histogram; 5],
+    turn: AtomicU32,
+    pub tokens: CacheCount,
+    denials: Family<Labels, Counter>,
+    step_ups: Family<Labels, Counter>,
+    policy: Family<Labels, Gauge>,
+    pub log_queue: Gauge,
+}
+
+impl Default for Insides {
+    fn default() -> Self {
+        Self {
+            phases: std::array::from_fn(|_| Histogram::new(PHASE_BUCKETS)),
+            turn: AtomicU32::new(0),
+            tokens: CacheCount::default(),
+            denials: Family::default(),
+            step_ups: Family::default(),
+            policy: Family::default(),
+            log_queue: Gauge::default(),
+        }
+    }
+}
+
+impl Insides {
+    pub fn register(&self, registry: &mut Registry) {
+        for (phase, histogram) in Phase::ALL.iter().zip(&self.phases) {
+            let labelled = registry.sub_registry_with_label(("phase".into(), phase.label().into()));
+            let help = "Parts of one check in sixteen";
+            labelled.register("stepgate_check_phase_seconds", help, histogram.clone());
+        }
+        registry.register("stepgate_token_cache_hits", "Tokens that were verified before", self.tokens.hits.clone());
+        registry.register("stepgate_token_cache_misses", "Tokens that were not", self.tokens.misses.clone());
+        registry.register("stepgate_denials", "Denials by who denied", self.denials.clone());
+        registry.register("stepgate_step_ups", "Demands for more by the caller's level", self.step_ups.clone());
+        registry.register("stepgate_policy_info", "What is in force", self.policy.clone());
+        registry.register("stepgate_decision_log_queue", "Decisions that wait to be events", self.log_queue.clone());
+    }
+
+    /// A clock for the phases of a check; most tell nothing.
+    pub fn clock(&self) -> PhaseClock<'_> {
+        let is_sampled = self.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE);
+        PhaseClock(is_sampled.then(|| (self, Instant::now())))
+    }
+
+    /// A check was denied: by the policy where `reason` is empty.
+    pub fn denied(&self, reason: &'static str) {
+        let reason = if reason.is_empty() { "policy" } else { reason };
+        self.denials.get_or_create(&vec![("reason", reason.to_owned())]).inc();
+    }
+
+    /// A caller of this level was asked for more.
+    pub fn stepped_up(&self, level: usize) {
+        self.step_ups.get_or_create(&vec![("level", level.to_string())]).inc();
+    }
+
+    /// What decides from now on; what decided before is told no more.
+    pub fn policy_in_force<'a>(&self, entrypoint: &str, revisions: impl Iterator<Item = (&'a String, &'a String)>) {
+        self.policy.clear();
+        let tell = |bundle: &str, revision: &str| {
+            let revision = revision.chars().take(MAX_REVISION_CHARS).collect();
+            let labels =
+                vec![("entrypoint", entrypoint.to_owned()), ("bundle", bundle.to_owned()), ("revision", revision)];
+            self.policy.get_or_create(&labels).set(1);
+        };
+        let mut revisions = revisions.peekable();
+        if revisions.peek().is_none() {
+            tell("", "");
+        }
+        revisions.for_each(|(bundle, revision)| tell(bundle, revision));
+    }
+}
+
+/// Times the phases of one check, one after the other.
+#[derive(Debug)]
+pub struct PhaseClock<'a>(Option<(&'a Insides, Instant)>);
+
+impl PhaseClock<'_> {
+    /// This phase ends now, and the next begins.
+    pub fn ended(&mut self, phase: Phase) {
+        let Some((insides, since)) = &mut self.0 else { return };
+        let now = Instant::now();
+        let at = Phase::ALL.iter().position(|known| *known == phase);
+        if let Some(histogram) = at.and_then(|at| insides.phases.get(at)) {
+            histogram.observe(now.duration_since(*since).as_secs_f64());
+        }
+        *since = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn one_check_in_sixteen_is_timed_and_labels_are_few() {
+        let metrics = Metrics::new(None);
+        for _ in 0..32 {
+            let mut clock = metrics.insides.clock();
+            for phase in Phase::ALL {
+                clock.ended(phase);
+            }
+            metrics.insides.denied("");
+            metrics.insides.stepped_up(1);
+        }
+        metrics.insides.tokens.hit();
+        let revisions = |revision: &str| std::collections::BTreeMap::from([("b".to_owned(), revision.to_owned())]);
+        for revision in ["r1", &"r".repeat(100)] {
+            metrics.insides.policy_in_force("p/allow", revisions(revision).iter());
+        }
+        let text = metrics.text();
+        for line in [
+            "stepgate_check_phase_seconds_count{phase=\"evaluation\"} 2",
+            "stepgate_denials_total{reason=\"policy\"} 32",
+            "stepgate_step_ups_total{level=\"1\"} 32",
+            "stepgate_token_cache_hits_total 1",
+            "stepgate_token_cache_misses_total 0",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in\n{text}");
+        }
+        let told: Vec<_> = text.lines().filter(|line| line.starts_with("stepgate_policy_info{")).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told.iter().all(|line| line.contains(&format!("revision=\"{}\"", "r".repeat(64)))), "{told:?}");
+    }
+}
