@@ -101,6 +101,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         default_decision: config.api.default_decision.clone(),
         dialect: config.check.compat.dialect(),
         authzen_url: config.api.authzen_url.clone(),
+        stopping: lifecycle.signal(),
     };
     let api = plane.api(settings);
     let tls = launch.tls.map(Tls::new).transpose().map_err(|error| anyhow::anyhow!("{}", chain(&error)))?.map(Arc::new);

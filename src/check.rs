@@ -201,7 +201,7 @@ impl Checker {
 
     /// The journal, while somebody reads it.
     fn journal(&self) -> Option<&Journal> {
-        self.journal.as_deref().filter(|journal| journal.is_read())
+        self.journal.as_deref().filter(|journal| journal.is_wanted())
     }
 
     /// The answer to a check that could not be made.

@@ -6,6 +6,7 @@ mod coverage;
 mod doctor;
 mod eval;
 mod run;
+mod tail;
 mod test;
 mod token;
 
@@ -38,6 +39,8 @@ enum Command {
     Sign(bundle::Sign),
     /// Show what a bundle holds
     Inspect(bundle::Inspect),
+    /// Show the decisions of a running server as they are made
+    Tail(tail::Tail),
     /// Find what is wrong with a running server, with manifests, or with a move from OPA-Envoy
     Doctor(doctor::Doctor),
     /// Make keys and tokens for development and tests
@@ -64,6 +67,7 @@ impl Cli {
             Command::Build(build) => build.execute(),
             Command::Sign(sign) => sign.execute(),
             Command::Inspect(inspect) => inspect.execute(),
+            Command::Tail(tail) => tail.execute(),
             Command::Doctor(doctor) => doctor.execute(),
             Command::Token(token) => token.execute().map(|()| ExitCode::SUCCESS),
             Command::Version => {

@@ -46,6 +46,11 @@ impl Lifecycle {
         self.stop.clone().cancelled_owned()
     }
 
+    /// The signal itself.
+    pub fn signal(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }

@@ -17,7 +17,7 @@ use crate::feed::bundle::Source;
 use crate::feed::bundle::contents::Reading;
 use crate::feed::bundle::poller::Poller;
 use crate::feed::bundles::{Bundles, Services};
-use crate::feed::decision_log::{DecisionLog, Target as LogTarget};
+use crate::feed::decision_log::{DecisionLog, DecisionLogSettings, Target as LogTarget};
 use crate::feed::discovery::{Discovered, Discovery, DiscoverySettings};
 use crate::feed::introspection::IntrospectionEndpoint;
 use crate::feed::keys::KeyFeed;
@@ -96,10 +96,11 @@ impl Plane {
             move || store.current().is_some()
         });
         let ((log, log_target), (told, status_target)) = (watch::channel(None), watch::channel(None));
-        let journal = (config.decision_log.is_some() || config.discovery.is_some()).then(|| {
+        let is_told = config.decision_log.is_anywhere() || config.discovery.is_some() || config.api.admin.is_some();
+        let journal = is_told.then(|| {
             let (journal, records) = Journal::new(Arc::clone(&metrics));
-            let writer = DecisionLog { target: log_target, metrics: Arc::clone(&metrics), status: Arc::clone(&status) };
-            writer.start(records, lifecycle);
+            let (metrics, status, watchers) = (Arc::clone(&metrics), Arc::clone(&status), journal.watchers());
+            DecisionLog { target: log_target, metrics, status, watchers }.start(records, lifecycle);
             Arc::new(journal)
         });
         let plugins = {
@@ -231,15 +232,14 @@ impl Plane {
         let labels = self.labels(&labels);
         self.status.set_labels(labels.clone());
         let named = |name: &Option<String>| name.as_ref().and_then(|name| services.get(name).cloned());
-        let log = decision_log.map(|mut settings| {
-            settings.labels = labels;
+        if decision_log.is_anywhere() {
             self.health.has_plugin(Plugin::DecisionLogs);
-            Arc::new(LogTarget { service: named(&settings.service), settings })
-        });
-        if let Some(journal) = &self.journal {
-            journal.set_read(log.is_some());
         }
-        self.log.send_replace(log);
+        if let Some(journal) = &self.journal {
+            journal.set_read(decision_log.is_anywhere());
+        }
+        let settings = DecisionLogSettings { labels, ..decision_log };
+        self.log.send_replace(Some(Arc::new(LogTarget { service: named(&settings.service), settings })));
         self.told.send_replace(status.map(|settings| {
             self.health.has_plugin(Plugin::Status);
             StatusTarget { service: named(&settings.service), settings }

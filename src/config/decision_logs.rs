@@ -27,22 +27,24 @@ const EVENT_LIMIT: u64 = 10_000;
 const SPILL_LIMIT: u64 = 1 << 30;
 
 impl Resolver<'_> {
+    /// Where decisions are logged, and how; without `decision_logs` nowhere, which is how they are shown to whoever watches.
     pub(super) fn decision_log(
         &mut self,
         document: &Value,
         path: &str,
         own: Section<'_>,
         services: &BTreeMap<String, ServiceSettings>,
-    ) -> Option<DecisionLogSettings> {
-        let item = Section(Some(document.get("decision_logs").filter(|value| value.is_object())?));
+    ) -> DecisionLogSettings {
+        let configured = document.get("decision_logs").filter(|value| value.is_object());
+        let item = Section(configured);
         let console = item.flag("console").unwrap_or(false);
         // With neither a service nor the console the first service counts, as in OPA.
         let first = || services.keys().next().cloned().filter(|_| !console);
-        let service = item.text("service").map(str::to_owned).or_else(first);
+        let service = item.text("service").map(str::to_owned).or_else(first).filter(|_| configured.is_some());
         if let Some(name) = service.as_ref().filter(|name| !services.contains_key(*name)) {
             self.problems.error("decision_logs.service", format!("there is no service `{name}`"));
         }
-        if service.is_none() && !console {
+        if configured.is_some() && service.is_none() && !console {
             self.problems.error("decision_logs", "give a `service`, or `console: true`");
         }
         let reporting = item.section("reporting");
@@ -72,7 +74,7 @@ impl Resolver<'_> {
             self.problems.error("plugins.stepgate.log.spill_directory", "required for `overflow: spill`");
         }
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        Some(DecisionLogSettings {
+        DecisionLogSettings {
             console,
             service,
             resource,
@@ -99,6 +101,6 @@ impl Resolver<'_> {
             spill,
             share: own.count("cpu_share_percent", DEFAULT_SHARE),
             max_per_second: reporting.at("max_decisions_per_second").and_then(Value::as_u64),
-        })
+        }
     }
 }

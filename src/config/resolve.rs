@@ -42,7 +42,7 @@ pub struct Config {
     pub builtins: BuiltinSettings,
     pub services: BTreeMap<String, ServiceSettings>,
     pub bundles: Vec<BundleSettings>,
-    pub decision_log: Option<DecisionLogSettings>,
+    pub decision_log: DecisionLogSettings,
     pub status: Option<StatusSettings>,
     pub discovery: Option<DiscoverySettings>,
     pub api: ApiConfig,
@@ -250,19 +250,18 @@ impl Resolver<'_> {
         }
         check.challenge.dpop = dpop_challenge(issuers.as_deref().unwrap_or_default(), &proofs);
         let mut decision_log = self.decision_log(document, entrypoint.configured(), own.section("log"), &services);
-        if let Some(log) = &mut decision_log {
-            let locations = issuers.iter().flatten().flat_map(|issuer| &issuer.locations);
-            let header = |location: &Location| match location {
-                Location::Header { name, .. } => Some(name.clone()),
-                Location::Cookie { .. } => None,
-            };
-            log.token_headers = locations.filter_map(header).collect();
-            if check.audit && log.max_per_second.is_some() {
-                let message =
-                    "decisions over the limit are not logged, which `plugins.stepgate.log.audit: required` rules out";
-                self.problems.error("decision_logs.reporting.max_decisions_per_second", message);
-            }
-        } else if check.audit {
+        let locations = issuers.iter().flatten().flat_map(|issuer| &issuer.locations);
+        let header = |location: &Location| match location {
+            Location::Header { name, .. } => Some(name.clone()),
+            Location::Cookie { .. } => None,
+        };
+        decision_log.token_headers = locations.filter_map(header).collect();
+        if check.audit && decision_log.max_per_second.is_some() {
+            let message =
+                "decisions over the limit are not logged, which `plugins.stepgate.log.audit: required` rules out";
+            self.problems.error("decision_logs.reporting.max_decisions_per_second", message);
+        }
+        if check.audit && !decision_log.is_anywhere() {
             let message = "there is no decision log: configure `decision_logs`, or every check is denied";
             self.problems.error("plugins.stepgate.log.audit", message);
         }

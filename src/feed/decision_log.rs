@@ -27,7 +27,7 @@ use self::upload::Uploader;
 use super::status::Status;
 use super::{backoff, random_share};
 use crate::lifecycle::Lifecycle;
-use crate::policy::Record;
+use crate::policy::{Record, Watchers};
 use crate::remote::service::Service;
 use crate::telemetry::{Logged, Metrics};
 
@@ -78,6 +78,13 @@ pub struct DecisionLogSettings {
     pub share: u64,
 }
 
+impl DecisionLogSettings {
+    /// Whether decisions are logged at all, and not only shown to whoever watches.
+    pub fn is_anywhere(&self) -> bool {
+        self.console || self.service.is_some()
+    }
+}
+
 /// Settings with the service that they name.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -94,6 +101,8 @@ pub struct DecisionLog {
     pub target: Targets,
     pub metrics: Arc<Metrics>,
     pub status: Status,
+    /// Who watches decisions as they are made.
+    pub watchers: Watchers,
 }
 
 impl DecisionLog {
@@ -108,6 +117,7 @@ impl DecisionLog {
             pace: Pace::default(),
             second: (0, 0),
             is_slow: false,
+            watchers: self.watchers,
         };
         let (ended, end_of_writer) = oneshot::channel();
         let (targets, stopping) = (self.target.clone(), lifecycle.stopping());
@@ -205,6 +215,7 @@ struct Writer {
     second: (i64, u64),
     /// The last event took long to make: the policy's mask is heavy, and checks must not wait for the next.
     is_slow: bool,
+    watchers: Watchers,
 }
 
 impl Writer {
@@ -257,6 +268,9 @@ impl Writer {
             return self.metrics.decisions_logged(Logged::Unconfigured, 1);
         };
         let settings = &target.settings;
+        if !settings.is_anywhere() && !self.watchers.are_there() {
+            return self.metrics.decisions_logged(Logged::Unconfigured, 1);
+        }
         if !self.is_within_rate(settings.max_per_second, record.timestamp_ns) {
             return self.metrics.decisions_logged(Logged::RateLimited, 1);
         }
@@ -267,6 +281,10 @@ impl Writer {
         let Some(event) = made else {
             return self.metrics.decisions_logged(Logged::Unwanted, 1);
         };
+        self.watchers.tell(&event);
+        if !settings.is_anywhere() {
+            return;
+        }
         if settings.console {
             crate::telemetry::log::decision(&event);
         }
@@ -413,7 +431,8 @@ mod tests {
         let (journal, records) = Journal::new(Arc::clone(&metrics));
         let target = Target { settings, service: Some(service) };
         let (_keep, target) = watch::channel(Some(Arc::new(target)));
-        DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default() }.start(records, &lifecycle);
+        DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default(), watchers: journal.watchers() }
+            .start(records, &lifecycle);
         for at in 0..count {
             journal.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
         }
@@ -476,7 +495,8 @@ mod tests {
         let (journal, records) = Journal::new(Arc::clone(&metrics));
         let (broken, _) = service(vec![500]).await;
         let (targets, target) = watch::channel(Some(Arc::new(Target { settings: settings(), service: Some(broken) })));
-        DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default() }.start(records, &lifecycle);
+        DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default(), watchers: journal.watchers() }
+            .start(records, &lifecycle);
         for at in 0..20 {
             journal.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio::sync::mpsc::{self, Permit, Receiver, Sender};
 
 use super::Snapshot;
@@ -12,6 +13,32 @@ use crate::value::Value;
 
 /// Decisions that wait for the decision log at most.
 const MAX_WAITING: usize = 5_000;
+
+/// Events that a slow watcher may be behind.
+const MAX_BEHIND: usize = 1_024;
+
+/// Whoever watches events of the decision log as they are made.
+#[derive(Clone, Debug)]
+pub struct Watchers(broadcast::Sender<Arc<str>>);
+
+impl Watchers {
+    pub fn are_there(&self) -> bool {
+        self.0.receiver_count() > 0
+    }
+
+    /// Shows an event, which is JSON, to all of them.
+    pub fn tell(&self, event: &str) {
+        if self.are_there() {
+            // The last one may have left meanwhile.
+            let _ = self.0.send(Arc::from(event));
+        }
+    }
+
+    /// Events from now on.
+    pub fn watch(&self) -> broadcast::Receiver<Arc<str>> {
+        self.0.subscribe()
+    }
+}
 
 /// What the data API asked for, where it and not Envoy asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,15 +92,26 @@ pub struct Journal {
     records: Sender<Box<Record>>,
     metrics: Arc<Metrics>,
     is_read: AtomicBool,
+    watchers: Watchers,
 }
 
 impl Journal {
     pub fn new(metrics: Arc<Metrics>) -> (Self, Receiver<Box<Record>>) {
         let (records, waiting) = mpsc::channel(MAX_WAITING);
-        (Self { records, metrics, is_read: AtomicBool::new(true) }, waiting)
+        let watchers = Watchers(broadcast::Sender::new(MAX_BEHIND));
+        (Self { records, metrics, is_read: AtomicBool::new(true), watchers }, waiting)
     }
 
-    /// Whether decisions are logged; while they are not, nothing needs to be gathered for it.
+    pub fn watchers(&self) -> Watchers {
+        self.watchers.clone()
+    }
+
+    /// Whether anybody is told of decisions; while nobody is, nothing needs to be gathered for it.
+    pub fn is_wanted(&self) -> bool {
+        self.is_read() || self.watchers.are_there()
+    }
+
+    /// Whether decisions are logged.
     pub fn is_read(&self) -> bool {
         self.is_read.load(Ordering::Relaxed)
     }

@@ -8,6 +8,7 @@ mod access;
 mod authzen;
 mod data;
 mod policies;
+mod watch;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 pub use self::access::{Access, Authentication};
 use super::bind::Peer;
@@ -92,6 +94,7 @@ pub struct Api {
     pub dialect: Dialect,
     /// Where AuthZEN's clients reach this server.
     pub authzen_url: Option<String>,
+    pub stopping: CancellationToken,
     evaluations: Semaphore,
     requests: AtomicU64,
 }
@@ -110,8 +113,16 @@ impl Api {
         clock: Clock,
         settings: ApiSettings,
     ) -> Self {
-        let ApiSettings { access, limits, guards_evidence, policy_writes, default_decision, dialect, authzen_url } =
-            settings;
+        let ApiSettings {
+            access,
+            limits,
+            guards_evidence,
+            policy_writes,
+            default_decision,
+            dialect,
+            authzen_url,
+            stopping,
+        } = settings;
         Self {
             policy,
             control,
@@ -124,6 +135,7 @@ impl Api {
             default_decision,
             dialect,
             authzen_url,
+            stopping,
             evaluations: Semaphore::new(MAX_EVALUATIONS),
             requests: AtomicU64::new(0),
         }
@@ -154,6 +166,8 @@ pub struct ApiSettings {
     pub default_decision: Vec<String>,
     pub dialect: Dialect,
     pub authzen_url: Option<String>,
+    /// Comes when everything is to stop, so that answers without end have one.
+    pub stopping: CancellationToken,
 }
 
 /// The routes of the API. Access is checked around them, and around those of health and metrics on the same door.
@@ -178,7 +192,10 @@ pub fn routes(api: &Arc<Api>) -> Router {
 
 /// The routes of the admin socket.
 pub fn admin_routes(api: &Arc<Api>) -> Router {
-    Router::new().route("/v1/bundles/{name}/refresh", post(policies::refresh)).with_state(Arc::clone(api))
+    Router::new()
+        .route("/v1/bundles/{name}/refresh", post(policies::refresh))
+        .route("/v1/decisions", get(watch::decisions))
+        .with_state(Arc::clone(api))
 }
 
 /// Puts the question who may before every route of `router`.

@@ -1,4 +1,9 @@
-"""h2load against a no-op server and stepgate, without and with a decision log, alternating: rates, ratios, latencies, memory."""
+"""h2load against a no-op server and stepgate in several settings, alternating: rates, ratios, latencies, CPU and memory.
+
+    bench.py [--write]        --write puts the figures into docs/performance.md
+    PAIRS=7 REQUESTS=40000    how much
+    BENCH_PEER=host:port      another ext_authz server, measured in the same run"""
+import datetime
 import json
 import os
 import re
@@ -16,16 +21,43 @@ from envoy.service.auth.v3 import external_auth_pb2 as ea
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, 'tests', 'e2e'))
-from stack import AUDIENCE, ISSUER, TARGET, free_port  # noqa: E402
+from stack import AUDIENCE, ENVOY, ISSUER, TARGET, free_port  # noqa: E402
 
 STEPGATE = os.path.join(TARGET, 'release', 'stepgate')
 NOOP = os.path.join(TARGET, 'release', 'examples', 'noop')
 PAIRS = int(os.environ.get('PAIRS', '7'))
 REQUESTS = int(os.environ.get('REQUESTS', '40000'))
+CHECK = '/envoy.service.auth.v3.Authorization/Check'
+ABOUT = {
+    'noop': '(a) a tonic server that decodes the message and always allows',
+    'founding': '(b) the example policies, a cached RS256 token',
+    'rbac': '(c) roles of 1,000 users in data',
+    'rules': '(d) 200 rules, of which the last one matches',
+    'logging': '(e) as (b), with every decision sent to a service',
+    'peer': 'the server of BENCH_PEER',
+}
+
+RBAC = '''package bench
+default allow := false
+allow if {
+	input.jwt.state == "verified"
+	some role in data.users[input.jwt.claims.sub].roles
+	some grant in data.grants[role]
+	grant.method == input.attributes.request.http.method
+	startswith(input.path, grant.prefix)
+}
+'''
+
+
+def rules():
+    every = [f'allow if {{\n\tinput.attributes.request.http.method == "{"GET" if n % 2 else "POST"}"\n\tinput.parsed_path[1] == "v{n}"\n'
+             f'\t"mfa" in input.jwt.claims.amr\n}}\n' for n in range(200, 1, -1)]
+    last = 'allow if {\n\tinput.attributes.request.http.method == "GET"\n\tinput.parsed_path[1] == "v1"\n\t"mfa" in input.jwt.claims.amr\n}\n'
+    return 'package bench\ndefault allow := false\n' + '\n'.join([*every, last])
 
 
 def message(token):
-    """A check as Envoy sends it: a dozen headers, addresses, a verified RS256 token."""
+    """A check of 2.3 KB as Envoy sends it: headers, a cookie, addresses, a verified RS256 token."""
     request = ea.CheckRequest()
     http = request.attributes.request.http
     http.id, http.method, http.path, http.host = '11162302978245860749', 'GET', '/api/v1/admin/data', 'api.example.com'
@@ -38,30 +70,36 @@ def message(token):
         http.headers[name] = value
     for peer, port in ((request.attributes.source, 54748), (request.attributes.destination, 8443)):
         peer.address.socket_address.address, peer.address.socket_address.port_value = '10.1.2.3', port
+    request.attributes.source.principal = 'spiffe://cluster.local/ns/default/sa/sleep'
     request.attributes.request.time.GetCurrentTime()
+    http.headers['cookie'] = 'session=' + 'c' * max(0, 2300 - len(request.SerializeToString()) - 28)
     data = request.SerializeToString()
     return b'\0' + struct.pack('>I', len(data)) + data
 
 
-def load(port, body, log):
-    out = subprocess.run(
-        ['h2load', '-n', str(REQUESTS), '-c', '4', '-m', '8', '-t', '1', '-d', body, '--log-file', log,
-         '-H', 'content-type: application/grpc', '-H', 'te: trailers',
-         f'http://127.0.0.1:{port}/envoy.service.auth.v3.Authorization/Check'], check=True, capture_output=True, text=True).stdout
-    rate = float(re.search(r'([\d.]+) req/s', out).group(1))
-    good = int(re.search(r'(\d+) succeeded', out).group(1))
-    if good != REQUESTS:
-        raise SystemExit(f'only {good} of {REQUESTS} succeeded:\n{out}')
-    with open(log, encoding='ascii') as file:
-        micros = sorted(int(line.split('\t')[2]) for line in file)
-    os.remove(log)
-    return rate, micros[len(micros) // 2], micros[len(micros) * 99 // 100]
+class Load:
+    """What one run of h2load saw."""
+
+    def __init__(self, out, log):
+        self.rate = float(re.search(r'([\d.]+) req/s', out).group(1))
+        with open(log, encoding='ascii') as file:
+            micros = sorted(int(line.split('\t')[2]) for line in file)
+        os.remove(log)
+        self.count = len(micros)
+        self.p50, self.p90, self.p99, self.p999 = (micros[min(len(micros) - 1, int(len(micros) * q))] for q in (.5, .9, .99, .999))
 
 
-def calm(port, body):
-    """2,000 checks a second for five seconds."""
-    subprocess.run(['h2load', '-D', '5', '-c', '4', '-m', '8', '-t', '1', '--rps', '500', '-d', body, '-H', 'content-type: application/grpc',
-                    '-H', 'te: trailers', f'http://127.0.0.1:{port}/envoy.service.auth.v3.Authorization/Check'], check=True, capture_output=True)
+def h2load(port, folder, *args, path=CHECK, grpc=True, headers=()):
+    log = os.path.join(folder, 'times')
+    body = ['-d', os.path.join(folder, 'body'), '-H', 'content-type: application/grpc', '-H', 'te: trailers'] if grpc else []
+    host, port = port.rsplit(':', 1) if isinstance(port, str) else ('127.0.0.1', port)
+    out = subprocess.run(['h2load', '-c', '4', '-m', '8', '-t', '1', '--log-file', log, *args, *body,
+                          *(part for header in headers for part in ('-H', header)), f'http://{host}:{port}{path}'],
+                         check=True, capture_output=True, text=True).stdout
+    found = re.search(r'(\d+) succeeded, (\d+) failed', out)
+    if found is None or found.group(2) != '0' or int(found.group(1)) == 0 or ' 0 5xx' not in out or ' 0 4xx' not in out:
+        raise SystemExit(f'not every request succeeded:\n{out}')
+    return Load(out, log)
 
 
 class Sink(BaseHTTPRequestHandler):
@@ -78,91 +116,242 @@ class Sink(BaseHTTPRequestHandler):
         pass
 
 
-def logged(port):
-    """What became of decisions in the decision log, by outcome."""
-    metrics = urllib.request.urlopen(f'http://127.0.0.1:{port}/metrics').read().decode()
-    return {name: int(count) for name, count in re.findall(r'stepgate_decision_logs_total\{outcome="(\w+)"\} (\d+)', metrics)}
+class Server:
+    """A process that is measured; `diagnostic` is 0 for one that is not stepgate."""
+
+    def __init__(self, command, port, diagnostic, log):
+        self.port, self.diagnostic, self.cpu = port, diagnostic, 0.0
+        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def rss(self):
+        with open(f'/proc/{self.process.pid}/status', encoding='ascii') as file:
+            return int(re.search(r'VmRSS:\s+(\d+)', file.read()).group(1)) / 1024
+
+    def cpu_seconds(self):
+        with open(f'/proc/{self.process.pid}/stat', encoding='ascii') as file:
+            fields = file.read().rsplit(')', 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+    def metrics(self):
+        return urllib.request.urlopen(f'http://127.0.0.1:{self.diagnostic}/metrics').read().decode()
+
+    def allowed(self):
+        return int(re.search(r'stepgate_checks_total\{decision="allow"\} (\d+)', self.metrics()).group(1))
+
+    def logged(self):
+        """What became of decisions in the decision log, by outcome."""
+        return {name: int(count) for name, count in re.findall(r'stepgate_decision_logs_total\{outcome="(\w+)"\} (\d+)', self.metrics())}
 
 
-def rss(process):
-    with open(f'/proc/{process.pid}/status', encoding='ascii') as file:
-        return int(re.search(r'VmRSS:\s+(\d+)', file.read()).group(1)) / 1024
+def envoy_config(admin, ports, authz):
+    """A listener for each name: it answers by itself, and asks the server of that name before, if there is one."""
+    types = 'type.googleapis.com/envoy.extensions.filters'
+
+    def typed(name, kind, **settings):
+        return {'name': name, 'typed_config': {'@type': f'{types}.{kind}', **settings}}
+
+    listeners, clusters = [], []
+    for name, port in ports.items():
+        filters = [typed('envoy.filters.http.router', 'http.router.v3.Router')]
+        if name in authz:
+            filters.insert(0, typed('envoy.filters.http.ext_authz', 'http.ext_authz.v3.ExtAuthz', transport_api_version='V3',
+                                    grpc_service={'envoy_grpc': {'cluster_name': name}, 'timeout': '1s'}))
+            options = 'envoy.extensions.upstreams.http.v3.HttpProtocolOptions'
+            clusters.append({'name': name, 'type': 'STATIC', 'load_assignment': {'cluster_name': name, 'endpoints': [{'lb_endpoints': [
+                {'endpoint': {'address': {'socket_address': {'address': '127.0.0.1', 'port_value': authz[name]}}}}]}]},
+                'typed_extension_protocol_options': {options: {
+                    '@type': f'type.googleapis.com/{options}', 'explicit_http_config': {'http2_protocol_options': {}}}}})
+        manager = typed('envoy.filters.network.http_connection_manager', 'network.http_connection_manager.v3.HttpConnectionManager',
+                        stat_prefix=name, codec_type='HTTP2', http_filters=filters, route_config={'virtual_hosts': [
+                            {'name': 'all', 'domains': ['*'], 'routes': [{'match': {'prefix': '/'}, 'direct_response': {'status': 200}}]}]})
+        listeners.append({'name': name, 'address': {'socket_address': {'address': '127.0.0.1', 'port_value': port}},
+                          'filter_chains': [{'filters': [manager]}]})
+    return {'admin': {'address': {'socket_address': {'address': '127.0.0.1', 'port_value': admin}}},
+            'static_resources': {'listeners': listeners, 'clusters': clusters}}
+
+
+class Bench:
+    def __init__(self, folder):
+        self.folder, self.lines = folder, []
+        keys = subprocess.run([STEPGATE, 'token', 'keygen', '--alg', 'RS256', '--out', self.path('key.pem')], check=True,
+                              capture_output=True, text=True).stdout
+        self.keys = json.loads(keys)
+        claims = {'iss': ISSUER, 'aud': AUDIENCE, 'sub': 'u7', 'amr': ['pwd', 'mfa']}
+        self.token = subprocess.run([STEPGATE, 'token', 'sign', '--alg', 'RS256', '--key', self.path('key.pem'), '--lifetime', '3600',
+                                     json.dumps(claims)], check=True, capture_output=True, text=True).stdout.strip()
+        body = message(self.token)
+        with open(self.path('body'), 'wb') as file:
+            file.write(body)
+        self.bytes = len(body) - 5
+        self.sink = ThreadingHTTPServer(('127.0.0.1', 0), Sink)
+        threading.Thread(target=self.sink.serve_forever, daemon=True).start()
+        self.log = open(self.path('log'), 'wb')
+        self.servers = {}
+        self.start()
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def write(self, name, text):
+        with open(self.path(name), 'w', encoding='utf-8') as file:
+            file.write(text if isinstance(text, str) else json.dumps(text))
+        return self.path(name)
+
+    def say(self, line=''):
+        print(line, flush=True)
+        self.lines.append(line)
+
+    def stepgate(self, name, entrypoint, *policies, **more):
+        port, diagnostic = free_port(), free_port()
+        config = {'plugins': {
+            'envoy_ext_authz_grpc': {'addr': f'127.0.0.1:{port}', 'path': entrypoint},
+            'stepgate': {'issuers': [{'issuer': ISSUER, 'audiences': [AUDIENCE], 'algorithms': ['RS256'], 'jwks': self.keys}]}}, **more}
+        command = [STEPGATE, 'run', '--server', '--addr', '127.0.0.1:0', '--diagnostic-addr', f'127.0.0.1:{diagnostic}', '--config-file',
+                   self.write(f'{name}.json', config), *policies]
+        began = time.monotonic()
+        self.servers[name] = Server(command, port, diagnostic, self.log)
+        while True:
+            try:
+                if urllib.request.urlopen(f'http://127.0.0.1:{diagnostic}/ready').status == 200:
+                    break
+            except OSError:
+                time.sleep(0.002)
+        return (time.monotonic() - began) * 1000
+
+    def start(self):
+        port = free_port()
+        self.servers['noop'] = Server([NOOP, f'127.0.0.1:{port}'], port, 0, self.log)
+        ready = self.stepgate('founding', 'api_policy/allow', os.path.join(ROOT, 'policies'))
+        users = {f'u{n}': {'roles': [f'r{n % 20}', f'r{(n + 7) % 20}']} for n in range(1000)}
+        grants = {f'r{n}': [{'method': method, 'prefix': f'/api/v{n % 3}'} for method in ('GET', 'POST')] for n in range(20)}
+        self.stepgate('rbac', 'bench/allow', self.write('rbac.rego', RBAC), self.write('rbac-data.json', {'users': users, 'grants': grants}))
+        self.stepgate('rules', 'bench/allow', self.write('rules.rego', rules()))
+        self.stepgate('logging', 'api_policy/allow', os.path.join(ROOT, 'policies'),
+                      services={'sink': {'url': f'http://127.0.0.1:{self.sink.server_port}'}},
+                      decision_logs={'service': 'sink', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1}})
+        self.names = list(self.servers)
+        time.sleep(1)
+        self.say(f'Message: {self.bytes} bytes. Binary: {os.path.getsize(STEPGATE) / 1e6:.1f} MB. Start to ready: {ready:.0f} ms. '
+                 f'Idle memory: {self.servers["founding"].rss():.1f} MB.')
+
+    def closed_loop(self):
+        results = {name: [] for name in self.names}
+        peer = os.environ.get('BENCH_PEER')
+        if peer:
+            results['peer'] = []
+        for _ in range(PAIRS):
+            for name in results:
+                server = self.servers.get(name)
+                before = server.cpu_seconds() if server else 0.0
+                results[name].append(h2load(server.port if server else peer, self.folder, '-n', str(REQUESTS)))
+                if server:
+                    server.cpu += server.cpu_seconds() - before
+        for name in self.names[1:]:
+            if (allowed := self.servers[name].allowed()) != PAIRS * REQUESTS:
+                raise SystemExit(f'{name}: {allowed} of {PAIRS * REQUESTS} were allowed: not the work that was to be measured')
+        median = lambda name, member: statistics.median(getattr(run, member) for run in results[name])
+        self.say(f'\nClosed loop: 4 connections of 8 streams, {PAIRS} alternating runs of {REQUESTS} checks, medians.\n')
+        self.say('| | checks/s | of (a) | p50 µs | p90 | p99 | p99.9 | CPU s per 10,000 | memory MB |')
+        self.say('| --- | --- | --- | --- | --- | --- | --- | --- | --- |')
+        for name in results:
+            server = self.servers.get(name)
+            ratios = [own.rate / first.rate for own, first in zip(results[name], results['noop'])]
+            spread = f'{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
+            own = f'{server.cpu * 10_000 / (PAIRS * REQUESTS):.3f} | {server.rss():.1f}' if server else ' | '
+            times = ' | '.join(f'{median(name, member):.0f}' for member in ('p50', 'p90', 'p99', 'p999'))
+            self.say(f'| {ABOUT[name]} | {median(name, "rate"):.0f} | {spread} | {times} | {own} |')
+        ratios = [own.rate / first.rate for own, first in zip(results['logging'], results['founding'])]
+        ends = self.servers['logging'].logged()
+        total = PAIRS * REQUESTS
+        time.sleep(3)
+        ends = self.servers['logging'].logged()
+        lost = total - ends.get('uploaded', 0)
+        self.say(f'\n(e) against (b): {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); of {total} decisions '
+                 f'{lost / total:.0%} were dropped and counted under full load: logging may take a tenth of the processors.')
+        return {name: median(name, 'rate') for name in results}
+
+    def calm(self):
+        """2,000 decisions a second must all be uploaded."""
+        server = self.servers['logging']
+        before = server.logged()
+        h2load(server.port, self.folder, '-D', '5', '--rps', '500')
+        time.sleep(3)
+        moved = {name: count - before.get(name, 0) for name, count in server.logged().items() if count != before.get(name, 0)}
+        if set(moved) != {'uploaded'}:
+            raise SystemExit(f'at 2,000 checks/s decisions were lost: {moved}')
+        self.say(f'At 2,000 checks/s every decision was uploaded: {moved["uploaded"]}.')
+
+    def fixed_rate(self, rates):
+        per_client = int(rates['noop'] / 2 / 4)
+        self.say(f'\nFixed rate: {per_client * 4} checks/s, half of what (a) can do, for 5 s.\n')
+        self.say('| | p50 µs | p90 | p99 | p99.9 |')
+        self.say('| --- | --- | --- | --- | --- |')
+        for name in self.names:
+            run = h2load(self.servers[name].port, self.folder, '-D', '5', '--rps', str(per_client))
+            self.say(f'| {ABOUT[name]} | {run.p50} | {run.p90} | {run.p99} | {run.p999} |')
+
+    def through_envoy(self):
+        listeners = {name: free_port() for name in ('plain', 'noop', 'founding')}
+        authz = {name: self.servers[name].port for name in ('noop', 'founding')}
+        config = self.write('envoy.json', envoy_config(free_port(), listeners, authz))
+        envoy = subprocess.Popen([ENVOY, '-c', config, '--concurrency', '1', '--log-level', 'error', '--base-id', str(listeners['plain'])],
+                                 stdout=self.log, stderr=self.log)
+        about = {'plain': 'Envoy alone', 'noop': 'Envoy that asks (a)', 'founding': '(f) Envoy that asks (b)'}
+        ask = lambda name, *args: h2load(listeners[name], self.folder, *args, path='/api/v1/admin/data', grpc=False,
+                                         headers=[f'authorization: Bearer {self.token}'])
+        try:
+            time.sleep(2)
+            rates = {name: [] for name in listeners}
+            for _ in range(3):
+                for name in listeners:
+                    rates[name].append(ask(name, '-n', str(REQUESTS // 2)).rate)
+            rate = {name: statistics.median(found) for name, found in rates.items()}
+            per_client = int(rate['noop'] / 2 / 4)
+            runs = {name: [] for name in listeners}
+            for _ in range(3):
+                for name in listeners:
+                    runs[name].append(ask(name, '-D', '4', '--rps', str(per_client)))
+            self.say(f'\nThrough the real Envoy with one worker. Latencies at {per_client * 4} requests/s, half of what Envoy with (a) can do, '
+                     'medians of three runs of 4 s.\n')
+            self.say('| | requests/s at most | p50 µs | p90 | p99 | p99.9 |')
+            self.say('| --- | --- | --- | --- | --- | --- |')
+            median = lambda name, member: statistics.median(getattr(run, member) for run in runs[name])
+            for name in listeners:
+                times = ' | '.join(f'{median(name, member):.0f}' for member in ('p50', 'p90', 'p99', 'p999'))
+                self.say(f'| {about[name]} | {rate[name]:.0f} | {times} |')
+            self.say(f'\nAdded to the p99 of Envoy that asks (a): {(median("founding", "p99") - median("noop", "p99")) / 1000:.2f} ms.')
+        finally:
+            envoy.terminate()
+            envoy.wait(10)
+
+    def stop(self):
+        for server in self.servers.values():
+            server.process.terminate()
+            server.process.wait(10)
+
+
+def machine():
+    with open('/proc/cpuinfo', encoding='utf-8') as file:
+        model = re.search(r'model name\s+: (.*)', file.read()).group(1)
+    return f'{os.cpu_count()} processors ({model}), Linux {os.uname().release}; server and load share them'
 
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        def path(name):
-            return os.path.join(folder, name)
-
-        keys = subprocess.run([STEPGATE, 'token', 'keygen', '--alg', 'RS256', '--out', path('key.pem')], check=True,
-                              capture_output=True, text=True).stdout
-        claims = {'iss': ISSUER, 'aud': AUDIENCE, 'sub': 'alice', 'amr': ['pwd', 'mfa']}
-        token = subprocess.run([STEPGATE, 'token', 'sign', '--alg', 'RS256', '--key', path('key.pem'), '--lifetime', '3600',
-                                json.dumps(claims)], check=True, capture_output=True, text=True).stdout.strip()
-        with open(path('body'), 'wb') as file:
-            file.write(message(token))
-        names = ('noop', 'stepgate', 'logging')
-        ports = {name: free_port() for name in names}
-        diagnostic = {name: free_port() for name in names}
-        sink = ThreadingHTTPServer(('127.0.0.1', 0), Sink)
-        threading.Thread(target=sink.serve_forever, daemon=True).start()
-
-        def config(name):
-            config = {'plugins': {
-                'envoy_ext_authz_grpc': {'addr': f'127.0.0.1:{ports[name]}', 'path': 'api_policy/allow'},
-                'stepgate': {'issuers': [{'issuer': ISSUER, 'audiences': [AUDIENCE], 'algorithms': ['RS256'], 'jwks': json.loads(keys)}]}}}
-            if name == 'logging':
-                config['services'] = {'sink': {'url': f'http://127.0.0.1:{sink.server_port}'}}
-                config['decision_logs'] = {'service': 'sink', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1}}
-            with open(path(name), 'w', encoding='ascii') as file:
-                json.dump(config, file)
-            return path(name)
-
-        with open(path('log'), 'wb') as log:
-            servers = {'noop': subprocess.Popen([NOOP, f'127.0.0.1:{ports["noop"]}'], stdout=log, stderr=log)}
-            for name in names[1:]:
-                servers[name] = subprocess.Popen(
-                    [STEPGATE, 'run', '--server', '--addr', '127.0.0.1:0', '--diagnostic-addr', f'127.0.0.1:{diagnostic[name]}',
-                     '--config-file', config(name), os.path.join(ROOT, 'policies')], stdout=log, stderr=log)
+        bench = Bench(folder)
         try:
-            time.sleep(1.5)
-            print(f'idle memory: {rss(servers["stepgate"]):.1f} MB')
-            results = {name: [] for name in names}
-            busy = 0.0
-            for _ in range(PAIRS):
-                for name in names:
-                    began = time.monotonic()
-                    results[name].append(load(ports[name], path('body'), path('times')))
-                    busy += time.monotonic() - began if name == 'logging' else 0.0
-            for name in names[1:]:
-                metrics = urllib.request.urlopen(f'http://127.0.0.1:{diagnostic[name]}/metrics').read().decode()
-                allowed = int(re.search(r'stepgate_checks_total\{decision="allow"\} (\d+)', metrics).group(1))
-                if allowed != PAIRS * REQUESTS:
-                    raise SystemExit(f'{name}: {allowed} of {PAIRS * REQUESTS} were allowed: not the work that was to be measured')
-            for name, runs in results.items():
-                rate, p50, p99 = (statistics.median(column) for column in zip(*runs))
-                print(f'{name:9} {rate:9.0f} checks/s   p50 {p50:6.0f} µs   p99 {p99:6.0f} µs')
-            for one, other in (('noop', 'stepgate'), ('stepgate', 'logging')):
-                ratios = [b[0] / a[0] for a, b in zip(results[one], results[other])]
-                spread = f'{min(ratios):.2f} to {max(ratios):.2f}'
-                print(f'{other} against {one}, median of {PAIRS} pairs: {statistics.median(ratios):.2f}   ({spread})')
-            print(f'memory after load: {rss(servers["stepgate"]):.1f} MB, with the decision log {rss(servers["logging"]):.1f} MB')
-            time.sleep(3)
-            ends = logged(diagnostic['logging'])
-            calm(ports['logging'], path('body'))
-            time.sleep(3)
-            after = logged(diagnostic['logging'])
-            moved = {name: count - ends.get(name, 0) for name, count in after.items() if count != ends.get(name, 0)}
-            if set(moved) != {'uploaded'}:
-                raise SystemExit(f'at 2,000 checks/s decisions were lost: {moved}')
-            print(f'decision log at 2,000 checks/s for 5 s: {moved}')
-            total = PAIRS * REQUESTS
-            print(f'decision log: {ends.get("uploaded", 0) / busy:.0f} uploaded/s while under load, {ends.get("uploaded", 0) / total:.0%} of '
-                  f'{total}; {ends}')
+            rates = bench.closed_loop()
+            bench.calm()
+            bench.fixed_rate(rates)
+            bench.through_envoy()
         finally:
-            for process in servers.values():
-                process.terminate()
-                process.wait(10)
+            bench.stop()
+    if '--write' in sys.argv[1:]:
+        revision = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        with open(os.path.join(ROOT, 'docs', 'performance.md'), 'w', encoding='utf-8') as out:
+            out.write('# Performance\n\nWritten by `make bench-docs`. Compare ratios, not rates: machines differ, and the no-op server runs in the same minutes.\n'
+                      f'`BENCH_PEER=host:port make bench` measures another ext_authz server beside it.\n\n{datetime.date.today()}, after {revision}, on '
+                      f'{machine()}.\n\n' + '\n'.join(bench.lines) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,11 @@
-//! The yardstick of `make bench`: a tonic server that decodes the same `CheckRequest` and always allows.
+//! The yardstick of `make bench`: a tonic server that decodes the same `CheckRequest` and always allows, with an id of its own.
+
+use std::collections::HashMap;
 
 use envoy_types::ext_authz::v3::pb::{Authorization, AuthorizationServer};
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 use tonic::{Request, Response, Status as GrpcStatus};
 
@@ -15,7 +19,13 @@ struct AlwaysAllow;
 impl Authorization for AlwaysAllow {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, GrpcStatus> {
         std::hint::black_box(request.into_inner());
-        Ok(Response::new(CheckResponse { status: Some(Status::default()), ..CheckResponse::default() }))
+        let id = Value { kind: Some(Kind::StringValue(uuid::Uuid::new_v4().to_string())) };
+        let fields = HashMap::from([("decision_id".to_owned(), id)]);
+        Ok(Response::new(CheckResponse {
+            status: Some(Status::default()),
+            dynamic_metadata: Some(Struct { fields }),
+            ..CheckResponse::default()
+        }))
     }
 }
 

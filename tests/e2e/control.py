@@ -17,7 +17,7 @@ import traceback
 import urllib.parse
 
 from harness import Server, Sidecar, bundle, certificates, policy, policy_file, stepgate, wait
-from stack import free_port
+from stack import STEPGATE, free_port
 
 
 def eq(got, want, what):
@@ -647,6 +647,34 @@ def a_url_of_the_command_line_is_a_bundle():
         kept = os.path.join(sidecar.folder, '.opa/bundles/cli1/bundle.tar.gz')
         sidecar.settled(lambda: os.path.exists(kept), 'it is kept')
     server.stop()
+
+
+def decisions_are_watched_as_they_are_made():
+    server = Server()
+    server.offer('/b.tar.gz', policy('one', 'r1'))
+    with Sidecar(config(server)) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+        tail = [STEPGATE, 'tail', '--socket', sidecar.admin]
+        watching = subprocess.Popen([*tail, '-n', '2', '--format', 'json', '--path', '/two'], stdout=subprocess.PIPE, text=True)
+        pretty = subprocess.Popen([*tail, '-n', '1', '--denied', '--color', 'always'], stdout=subprocess.PIPE, text=True)
+        forever = subprocess.Popen([*tail, '--contains', 'nothing has this'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.time() + 10
+        while (watching.poll() is None or pretty.poll() is None) and time.time() < deadline:
+            sidecar.check('/one')
+            sidecar.answer('/two?access_token=secret')
+            time.sleep(0.05)
+        events = [json.loads(line) for line in watching.communicate(timeout=5)[0].splitlines()]
+        eq([event['input']['parsed_path'] for event in events], [['two']] * 2, 'what was asked for')
+        eq([event['result'] for event in events], [False] * 2, 'what came of it')
+        eq('secret' in json.dumps(events), False, 'nothing secret')
+        line = pretty.communicate(timeout=5)[0]
+        eq(('DENY' in line, '/two' in line, 'secret' in line), (True, True, False), line)
+    # The server stops although somebody watches.
+    eq(forever.wait(5), 0, 'the end of the watcher')
+    eq('has ended' in forever.communicate()[1], True, 'and why')
+    server.stop()
+    gone = stepgate('tail', '--socket', '/nowhere/admin.sock', check=False)
+    eq((gone.returncode != 0, 'admin_socket' in gone.stderr), (True, True), gone.stderr)
 
 
 def the_api_speaks_tls_and_knows_clients_by_their_certificates():

@@ -94,7 +94,7 @@ impl Call {
         result: &Result<Option<Value>, Complaint>,
         evaluation: Duration,
     ) {
-        let Some(journal) = self.api.journal.as_ref().filter(|journal| journal.is_read()) else { return };
+        let Some(journal) = self.api.journal.as_ref().filter(|journal| journal.is_wanted()) else { return };
         journal.record(Record {
             decision_id: id.to_owned(),
             is_wanted: true,

@@ -1,0 +1,187 @@
+//! `stepgate tail`: decisions of a running server as they are made.
+
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+/// Bytes of one event.
+const MAX_EVENT_BYTES: u64 = 16 << 20;
+
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// The socket file of `plugins.stepgate.admin_socket`
+    #[arg(long, default_value = "/run/stepgate/admin.sock")]
+    socket: PathBuf,
+    /// Only what was not allowed
+    #[arg(long)]
+    denied: bool,
+    /// Only paths that begin so
+    #[arg(long)]
+    path: Option<String>,
+    /// Only this method
+    #[arg(long)]
+    method: Option<String>,
+    /// Only what contains this text, anywhere in the event
+    #[arg(long)]
+    contains: Option<String>,
+    /// End after so many
+    #[arg(short = 'n', long)]
+    count: Option<u64>,
+    #[arg(short, long, value_enum, default_value = "pretty")]
+    format: Format,
+    /// Colours: by itself only on a terminal
+    #[arg(long, value_enum, default_value = "auto")]
+    color: Color,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Pretty,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Tail {
+    pub fn execute(&self) -> anyhow::Result<ExitCode> {
+        let place = self.socket.display();
+        let mut stream = UnixStream::connect(&self.socket).with_context(|| {
+            format!(
+                "nobody listens at `{place}`; `plugins.stepgate.admin_socket` makes the socket, its owner may use it"
+            )
+        })?;
+        stream.write_all(b"GET /v1/decisions HTTP/1.0\r\nHost: admin\r\n\r\n")?;
+        let mut lines = BufReader::new(stream);
+        let mut status = String::new();
+        lines.read_line(&mut status)?;
+        if status.split(' ').nth(1) != Some("200") {
+            bail!("`{place}` answers `{}`", status.trim());
+        }
+        loop {
+            let mut line = String::new();
+            if lines.read_line(&mut line)? == 0 || line.trim().is_empty() {
+                break;
+            }
+        }
+        let has_colors = self.color == Color::Always || (self.color == Color::Auto && std::io::stdout().is_terminal());
+        let mut out = std::io::stdout().lock();
+        let mut shown = 0u64;
+        while self.count.is_none_or(|count| shown < count) {
+            let mut line = String::new();
+            if std::io::Read::take(&mut lines, MAX_EVENT_BYTES).read_line(&mut line)? == 0 {
+                eprintln!("the server has ended");
+                break;
+            }
+            let event: Value = serde_json::from_str(&line).context("the server sent no JSON")?;
+            if let Some(missed) = event.get("missed") {
+                eprintln!("… {missed} decisions came faster than they could be shown");
+                continue;
+            }
+            if !self.is_wanted(&event, &line) {
+                continue;
+            }
+            shown = shown.saturating_add(1);
+            match self.format {
+                Format::Json => writeln!(out, "{}", line.trim_end())?,
+                Format::Pretty => writeln!(out, "{}", pretty(&event, has_colors))?,
+            }
+            out.flush()?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn is_wanted(&self, event: &Value, line: &str) -> bool {
+        let request = |name: &str| http(event, name);
+        let denied = |wanted: bool| !wanted || !is_allowed(event);
+        denied(self.denied)
+            && self.path.as_ref().is_none_or(|path| request("path").starts_with(path.as_str()))
+            && self.method.as_ref().is_none_or(|method| request("method").eq_ignore_ascii_case(method))
+            && self.contains.as_ref().is_none_or(|text| line.contains(text.as_str()))
+    }
+}
+
+fn http<'a>(event: &'a Value, name: &str) -> &'a str {
+    event.pointer(&format!("/input/attributes/request/http/{name}")).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn is_allowed(event: &Value) -> bool {
+    let result = event.get("result");
+    let is_true = |value: &Value| value == &Value::Bool(true);
+    let reason = event.pointer("/custom/reason").and_then(Value::as_str).unwrap_or_default();
+    let is_overruled = matches!(reason, "demand_not_met" | "step_up_not_satisfiable");
+    !is_overruled && result.is_some_and(|result| is_true(result) || result.get("allowed").is_some_and(is_true))
+}
+
+/// One line: time, decision, request, subject, reason, duration, id. What the requests say is shown without control characters.
+fn pretty(event: &Value, has_colors: bool) -> String {
+    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let is_fault = event.get("error").is_some();
+    let (word, color) = match (is_fault, is_allowed(event)) {
+        (true, _) => ("FAULT", "\u{1b}[35m"),
+        (false, true) => ("ALLOW", "\u{1b}[32m"),
+        (false, false) => ("DENY ", "\u{1b}[31m"),
+    };
+    let time = text("/timestamp").split('T').nth(1).unwrap_or_default().trim_end_matches('Z');
+    let mut parts = vec![http(event, "method").to_owned(), format!("{}{}", http(event, "host"), http(event, "path"))];
+    for (name, pointer) in [
+        ("state", "/input/jwt/state"),
+        ("sub", "/input/jwt/claims/sub"),
+        ("reason", "/custom/reason"),
+        ("reason", "/result/reason"),
+        ("error", "/error/message"),
+    ] {
+        if !text(pointer).is_empty() {
+            parts.push(format!("{name}={}", text(pointer)));
+        }
+    }
+    if let Some(level) = event.pointer("/input/authn/level") {
+        parts.push(format!("level={level}"));
+    }
+    if let Some(nanoseconds) = event.pointer("/metrics/timer_server_handler_ns").and_then(Value::as_f64) {
+        parts.push(format!("{:.2}ms", nanoseconds / 1e6));
+    }
+    parts.push(text("/decision_id").to_owned());
+    // Nothing that a caller has sent commands the terminal.
+    let plain = |text: &str| -> String { text.chars().map(|c| if c.is_control() { '?' } else { c }).collect() };
+    let word = if has_colors { format!("{color}{word}\u{1b}[0m") } else { word.to_owned() };
+    format!("{} {word} {}", plain(time), plain(&parts.join(" ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn event(result: Value) -> Value {
+        json!({
+            "decision_id": "d", "timestamp": "2026-01-02T03:04:05.678Z", "result": result,
+            "input": {"attributes": {"request": {"http": {"method": "GET", "host": "api", "path": "/a\u{1b}[2J"}}}, "jwt": {"state": "verified"}},
+            "metrics": {"timer_server_handler_ns": 250_000},
+        })
+    }
+
+    #[test]
+    fn a_decision_is_one_line_without_surprises() {
+        let line = pretty(&event(json!({"allowed": false, "reason": "x"})), false);
+        assert_eq!(line, "03:04:05.678 DENY  GET api/a?[2J state=verified reason=x 0.25ms d");
+        let colored = pretty(&event(json!(true)), true);
+        assert_eq!(colored.matches('\u{1b}').count(), 2, "only ours: {colored:?}");
+        let mut overruled = event(json!(true));
+        overruled["custom"] = json!({"reason": "demand_not_met"});
+        assert!(!is_allowed(&overruled));
+        let mut fault = event(Value::Null);
+        fault["error"] = json!({"message": "m"});
+        assert!(pretty(&fault, false).contains(" FAULT ") && !is_allowed(&fault));
+    }
+}

@@ -1,0 +1,69 @@
+//! Decisions as they are made, for administrators of this machine: one event of the decision log on each line, without end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use http_body::Frame;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use super::{Call, Failure};
+
+type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Receiver<Arc<str>>)> + Send>>;
+
+/// `GET /v1/decisions`.
+pub(super) async fn decisions(call: Call) -> Result<Response, Failure> {
+    let journal = call.api.journal.as_ref().ok_or_else(|| Failure::not_found("decisions are not told".to_owned()))?;
+    let events = Events::new(journal.watchers().watch(), call.api.stopping.clone());
+    Ok(Response::builder()
+        .header(header::CONTENT_TYPE, "application/x-ndjson")
+        .body(Body::new(events))
+        .map_or_else(|_| axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response(), |response| response))
+}
+
+/// Lines until everything stops.
+struct Events {
+    next: Next,
+    stopping: CancellationToken,
+}
+
+impl Events {
+    fn new(events: Receiver<Arc<str>>, stopping: CancellationToken) -> Self {
+        Self { next: next(events, stopping.clone()), stopping }
+    }
+}
+
+/// The next line; nothing once there is none to come.
+fn next(mut events: Receiver<Arc<str>>, stopping: CancellationToken) -> Next {
+    Box::pin(async move {
+        let received = tokio::select! {
+            () = stopping.cancelled() => None,
+            received = events.recv() => Some(received),
+        };
+        let line = match received {
+            Some(Ok(event)) => Some(Bytes::from(format!("{event}\n"))),
+            // Whoever reads too slowly is told what it has missed; checks do not wait for it.
+            Some(Err(RecvError::Lagged(missed))) => Some(Bytes::from(format!("{{\"missed\":{missed}}}\n"))),
+            Some(Err(RecvError::Closed)) | None => None,
+        };
+        (line, events)
+    })
+}
+
+impl http_body::Body for Events {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Poll::Ready((line, events)) = self.next.as_mut().poll(cx) else { return Poll::Pending };
+        let stopping = self.stopping.clone();
+        self.next = next(events, stopping);
+        Poll::Ready(line.map(|line| Ok(Frame::data(line))))
+    }
+}
