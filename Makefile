@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test test ci bench bench-reload clean
+.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test test ci bench bench-docs bench-reload fuzz clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -97,8 +97,14 @@ ci: test ## what continuous integration runs
 bench: tools release ## measure against a no-op tonic server
 	tests/bench/run
 
+bench-docs: tools ## measure, and write docs/performance.md
+	tests/bench/run --write
+
 bench-reload: tools ## reload bundles under load, comparing every answer with an oracle
 	tests/bench/reload
+
+fuzz: ## fuzz every parser that an outsider reaches, 30 s each (FUZZ_SECONDS)
+	fuzz/run $(or $(FUZZ_SECONDS),30)
 
 clean: ## remove what was built
 	cargo clean

@@ -5,6 +5,7 @@ mod check;
 mod coverage;
 mod doctor;
 mod eval;
+mod explain;
 mod run;
 mod tail;
 mod test;
@@ -39,6 +40,8 @@ enum Command {
     Sign(bundle::Sign),
     /// Show what a bundle holds
     Inspect(bundle::Inspect),
+    /// Show which lines of the policy decided about a request
+    Explain(explain::Explain),
     /// Show the decisions of a running server as they are made
     Tail(tail::Tail),
     /// Find what is wrong with a running server, with manifests, or with a move from OPA-Envoy
@@ -67,6 +70,7 @@ impl Cli {
             Command::Build(build) => build.execute(),
             Command::Sign(sign) => sign.execute(),
             Command::Inspect(inspect) => inspect.execute(),
+            Command::Explain(explain) => explain.execute(),
             Command::Tail(tail) => tail.execute(),
             Command::Doctor(doctor) => doctor.execute(),
             Command::Token(token) => token.execute().map(|()| ExitCode::SUCCESS),

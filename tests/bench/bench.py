@@ -27,6 +27,8 @@ STEPGATE = os.path.join(TARGET, 'release', 'stepgate')
 NOOP = os.path.join(TARGET, 'release', 'examples', 'noop')
 PAIRS = int(os.environ.get('PAIRS', '7'))
 REQUESTS = int(os.environ.get('REQUESTS', '40000'))
+# Connections and streams for fixed rates: each connection sends on its own beat, so that requests do not come in bursts.
+CALM = (32, 1)
 CHECK = '/envoy.service.auth.v3.Authorization/Check'
 ABOUT = {
     'noop': '(a) a tonic server that decodes the message and always allows',
@@ -89,11 +91,11 @@ class Load:
         self.p50, self.p90, self.p99, self.p999 = (micros[min(len(micros) - 1, int(len(micros) * q))] for q in (.5, .9, .99, .999))
 
 
-def h2load(port, folder, *args, path=CHECK, grpc=True, headers=()):
+def h2load(port, folder, *args, path=CHECK, grpc=True, headers=(), clients=(4, 8)):
     log = os.path.join(folder, 'times')
     body = ['-d', os.path.join(folder, 'body'), '-H', 'content-type: application/grpc', '-H', 'te: trailers'] if grpc else []
     host, port = port.rsplit(':', 1) if isinstance(port, str) else ('127.0.0.1', port)
-    out = subprocess.run(['h2load', '-c', '4', '-m', '8', '-t', '1', '--log-file', log, *args, *body,
+    out = subprocess.run(['h2load', '-c', str(clients[0]), '-m', str(clients[1]), '-t', '1', '--log-file', log, *args, *body,
                           *(part for header in headers for part in ('-H', header)), f'http://{host}:{port}{path}'],
                          check=True, capture_output=True, text=True).stdout
     found = re.search(r'(\d+) succeeded, (\d+) failed', out)
@@ -282,12 +284,12 @@ class Bench:
         self.say(f'At 2,000 checks/s every decision was uploaded: {moved["uploaded"]}.')
 
     def fixed_rate(self, rates):
-        per_client = int(rates['noop'] / 2 / 4)
-        self.say(f'\nFixed rate: {per_client * 4} checks/s, half of what (a) can do, for 5 s.\n')
+        per_client = int(rates['noop'] / 2 / CALM[0])
+        self.say(f'\nFixed rate: {per_client * CALM[0]} checks/s, half of what (a) can do, for 5 s.\n')
         self.say('| | p50 µs | p90 | p99 | p99.9 |')
         self.say('| --- | --- | --- | --- | --- |')
         for name in self.names:
-            run = h2load(self.servers[name].port, self.folder, '-D', '5', '--rps', str(per_client))
+            run = h2load(self.servers[name].port, self.folder, '-D', '5', '--rps', str(per_client), clients=CALM)
             self.say(f'| {ABOUT[name]} | {run.p50} | {run.p90} | {run.p99} | {run.p999} |')
 
     def through_envoy(self):
@@ -297,8 +299,8 @@ class Bench:
         envoy = subprocess.Popen([ENVOY, '-c', config, '--concurrency', '1', '--log-level', 'error', '--base-id', str(listeners['plain'])],
                                  stdout=self.log, stderr=self.log)
         about = {'plain': 'Envoy alone', 'noop': 'Envoy that asks (a)', 'founding': '(f) Envoy that asks (b)'}
-        ask = lambda name, *args: h2load(listeners[name], self.folder, *args, path='/api/v1/admin/data', grpc=False,
-                                         headers=[f'authorization: Bearer {self.token}'])
+        ask = lambda name, *args, **more: h2load(listeners[name], self.folder, *args, path='/api/v1/admin/data', grpc=False,
+                                                 headers=[f'authorization: Bearer {self.token}'], **more)
         try:
             time.sleep(2)
             rates = {name: [] for name in listeners}
@@ -306,12 +308,12 @@ class Bench:
                 for name in listeners:
                     rates[name].append(ask(name, '-n', str(REQUESTS // 2)).rate)
             rate = {name: statistics.median(found) for name, found in rates.items()}
-            per_client = int(rate['noop'] / 2 / 4)
+            per_client = int(rate['noop'] / 2 / CALM[0])
             runs = {name: [] for name in listeners}
             for _ in range(3):
                 for name in listeners:
-                    runs[name].append(ask(name, '-D', '4', '--rps', str(per_client)))
-            self.say(f'\nThrough the real Envoy with one worker. Latencies at {per_client * 4} requests/s, half of what Envoy with (a) can do, '
+                    runs[name].append(ask(name, '-D', '4', '--rps', str(per_client), clients=CALM))
+            self.say(f'\nThrough the real Envoy with one worker. Latencies at {per_client * CALM[0]} requests/s, half of what Envoy with (a) can do, '
                      'medians of three runs of 4 s.\n')
             self.say('| | requests/s at most | p50 µs | p90 | p99 | p99.9 |')
             self.say('| --- | --- | --- | --- | --- | --- |')

@@ -110,3 +110,33 @@ fn bundles_are_taken_as_archives_and_as_folders() {
     let outside = stepgate(&folder, &["check", "-b", "b"]);
     assert!(String::from_utf8_lossy(&outside.stderr).contains("do not permit"), "{outside:?}");
 }
+
+#[test]
+fn a_logged_decision_is_explained_line_by_line() {
+    let folder = folder("story");
+    let event = |id: &str, x: u32, result: bool| {
+        format!(
+            "{{\"decision_id\": \"{id}\", \"path\": \"a/allow\", \"input\": {{\"x\": {x}}}, \"result\": {result}}}\n"
+        )
+    };
+    let log = event("one", 1, true) + "no event\n" + &event("two", 3, true);
+    std::fs::write(folder.join("log.ndjson"), log).expect("the log");
+    let explain = |id: &str| stepgate(&folder, &["explain", "-d", "a.rego", "--log", "log.ndjson", id]);
+    let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let allowed = text(&explain("one"));
+    for line in ["decision one", "data.a.allow is true", "+    6  \tinput.x == 1", "+    7  \ttrace(\"hello\")"] {
+        assert!(allowed.lines().any(|known| known == line), "{line:?} is not in\n{allowed}");
+    }
+    assert!(!allowed.contains("it was"), "{allowed}");
+    let denied = text(&explain("two"));
+    for line in ["data.a.allow is false", "+    6  \tinput.x == 1", "-    7  \ttrace(\"hello\")"] {
+        assert!(denied.lines().any(|known| known == line), "{line:?} is not in\n{denied}");
+    }
+    assert!(denied.contains("it was true"), "what decided then was something else: {denied}");
+    let missing = explain("three");
+    assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no decision `three` in 2"));
+    let input = stepgate(&folder, &["explain", "-d", "a.rego", "--log", "input.json", "--rule", "data.a.allow"]);
+    assert!(text(&input).contains("data.a.allow is true"));
+    let unnamed = stepgate(&folder, &["explain", "-d", "a.rego", "--log", "input.json"]);
+    assert!(String::from_utf8_lossy(&unnamed.stderr).contains("--rule is needed"));
+}

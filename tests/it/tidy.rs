@@ -42,6 +42,7 @@ const ONLY: &[(&str, &[&str])] = &[
             "src/policy/trail.rs",
             "src/cli/coverage.rs",
             "src/cli/eval.rs",
+            "src/cli/explain.rs",
             "src/cli/test.rs",
         ],
     ),

@@ -21,10 +21,7 @@ type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Receiver<Arc<str>>)> + S
 pub(super) async fn decisions(call: Call) -> Result<Response, Failure> {
     let journal = call.api.journal.as_ref().ok_or_else(|| Failure::not_found("decisions are not told".to_owned()))?;
     let events = Events::new(journal.watchers().watch(), call.api.stopping.clone());
-    Ok(Response::builder()
-        .header(header::CONTENT_TYPE, "application/x-ndjson")
-        .body(Body::new(events))
-        .map_or_else(|_| axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response(), |response| response))
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(events)).into_response())
 }
 
 /// Lines until everything stops.

@@ -1,0 +1,119 @@
+//! What the targets share: a checker with everything switched on that reads what callers send, and a policy that allows verified
+//! callers alone. No key of its issuer exists, so whatever is sent, an allow is a hole.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
+use stepgate::check::{
+    AmbiguousPath, Answer, CallerSettings, ChallengeSettings, Checker, ClientAddress, Compat, DryRun, IdentityHeader,
+    IdentitySource, PathPattern, Route, RouteDemand, Settings,
+};
+use stepgate::clock::Clock;
+use stepgate::jws::{Alg, SigningKey};
+use stepgate::opa::input::Options;
+use stepgate::policy::{self, BuiltinSettings, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
+use stepgate::telemetry::Metrics;
+use stepgate::token::{
+    AssuranceTable, CertificateSettings, Issuer, IssuerSettings, KeySet, KeySource, Location, Preset, Profile,
+    ProofSettings, Verifier,
+};
+use tokio::time::Instant;
+
+/// Reads every part of the input, so that all of it is built.
+const POLICY: &str = r#"package p
+
+default allow := false
+
+allow if {
+	input.jwt.state == "verified"
+	seen
+}
+
+seen if count(json.marshal(input)) > 0
+
+seen if input.parsed_body
+"#;
+
+pub fn checker() -> Checker {
+    let (issuer, _) = Issuer::new(IssuerSettings {
+        issuer: "https://id.example.com".to_owned(),
+        audiences: vec!["api".to_owned()],
+        algorithms: vec![Alg::Es256, Alg::Rs256, Alg::EdDsa],
+        keys: KeySource::Inline(String::new()),
+        leeway: Duration::from_secs(30),
+        profile: Profile::Legacy,
+        locations: vec![Location::bearer(), Location::dpop(), Location::Cookie { name: "token".to_owned() }],
+        assurance: AssuranceTable::default(),
+        preset: Preset::Github,
+        max_lifetime: None,
+        claims_challenge: None,
+        introspection: None,
+    });
+    // The private half is forgotten at once.
+    let pem = SigningKey::generate(Alg::Es256).expect("a key");
+    let key = SigningKey::from_pem(Alg::Es256, &pem).expect("a key");
+    let jwks = serde_json::json!({"keys": [key.public_jwk().expect("a JWK")]}).to_string();
+    issuer.replace_keys(KeySet::parse(jwks.as_bytes()).expect("a key set"));
+    let clock = Clock::fixed(1_800_000_000);
+    let limits = stepgate::token::Settings {
+        token_bytes: 16_384,
+        cache_bytes: 1 << 20,
+        cache_ttl: Duration::from_secs(600),
+        proofs: ProofSettings::default(),
+        certificates: CertificateSettings { xfcc_from_end: Some(0), client_cert: true, ..CertificateSettings::default() },
+    };
+    let verifier = Arc::new(Verifier::new(vec![issuer], &limits, clock.clone()));
+    let store = Arc::new(policy::Store::default());
+    store.activate(snapshot(POLICY).expect("the policy compiles"));
+    let route = Route {
+        hosts: vec!["*.example.com".to_owned()],
+        methods: Vec::new(),
+        path: PathPattern::parse("/a/**/b").expect("a pattern"),
+        demand: RouteDemand { level: 2, max_age: Some(60), scopes: vec!["pay".to_owned()], ..RouteDemand::default() },
+    };
+    let settings = Settings {
+        input: Options { skip_body: false, depth: 512, descriptors: None, raw_headers_count: true, expose_body_errors: false },
+        extras: true,
+        ambiguous_path: AmbiguousPath::Warn,
+        evaluation_timeout: Duration::from_secs(5),
+        dry_run: DryRun::Off,
+        audit: false,
+        compat: Compat::default(),
+        caller: CallerSettings { peer_from_xfcc: true, client: ClientAddress::ForwardedFor(1) },
+        allow_preflight: false,
+        asserted: Vec::new(),
+        challenge: ChallengeSettings::default(),
+        redirect: None,
+        resource: None,
+        routes: vec![route],
+        identity_headers: vec![IdentityHeader {
+            name: "x-user".to_owned(),
+            source: IdentitySource::Claim(vec!["sub".to_owned()]),
+        }],
+        minter: None,
+    };
+    Checker::new(settings, store, Some(verifier), clock, Arc::new(Metrics::new(None)))
+}
+
+/// The module in force, if it compiles.
+pub fn snapshot(text: &str) -> Option<Snapshot> {
+    let module = Module { path: "p.rego".into(), text: text.into(), version: RegoVersion::V1 };
+    let sources = Sources { modules: vec![module], ..Sources::default() };
+    let surroundings = Arc::new(Surroundings::new(&BuiltinSettings::default()));
+    Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &surroundings).ok()
+}
+
+/// The answer to a message of Envoy, which must never be an allow.
+pub fn must_deny(message: &[u8]) -> CheckResponse {
+    static CHECKER: LazyLock<Checker> = LazyLock::new(checker);
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    }
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let answer = RUNTIME.with(|runtime| runtime.block_on(CHECKER.check(message, deadline)));
+    let Answer::Respond(response) = answer else { panic!("a gRPC error, which failure_mode_allow would turn into an allow") };
+    assert_ne!(response.status.as_ref().map_or(0, |status| status.code), 0, "an allow: {response:?}");
+    *response
+}

@@ -1,0 +1,176 @@
+//! `stepgate explain`: which lines of the policy decided about a request, from its event in the decision log or its input.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use stepgate_rego::{EvalOptions, Policy, Version, compile_query};
+
+use super::check::{PolicyArgs, listed};
+use crate::policy::{Module, RegoVersion, Strictness, Surroundings, Trail, World, compile_sources};
+use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, json_text, member, parse_json};
+
+/// The longest that the policy may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const INPUT: JsonLimits = JsonLimits { depth: 1_000, duplicates: DuplicateKeys::LastWins };
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The id of the decision; without it, the first one there is
+    id: Option<String>,
+    /// Events of the decision log, one on each line, or the input of a request; `-` is the standard input
+    #[arg(short, long, default_value = "-")]
+    log: PathBuf,
+    /// Policies and data: files or folders
+    #[arg(short, long)]
+    data: Vec<String>,
+    /// Bundles: archives or folders
+    #[arg(short, long)]
+    bundle: Vec<String>,
+    /// The rule that decides, such as `data.mesh.decision`; without it, the one that the event names
+    #[arg(long)]
+    rule: Option<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+/// What is explained.
+struct Case {
+    input: Value,
+    /// As the event has it, such as `mesh/decision`.
+    path: Option<String>,
+    /// What was decided at the time.
+    logged: Option<String>,
+    id: Option<String>,
+}
+
+impl Explain {
+    pub fn execute(&self) -> anyhow::Result<ExitCode> {
+        let case = self.case()?;
+        let mut sources = self.policy.load(&self.data, false)?;
+        let bundles = self.policy.load(&self.bundle, true)?;
+        sources.modules.extend(bundles.modules);
+        sources.add_data(&[], bundles.data)?;
+        let surroundings = Surroundings::local()?;
+        let how = Strictness { traced: true, ..Strictness::default() };
+        let policy = compile_sources(&sources, &surroundings, how)
+            .map_err(|rejections| anyhow::anyhow!("{}", listed(&rejections)))?;
+        let rule = match (&self.rule, &case.path) {
+            (Some(rule), _) => rule.clone(),
+            (None, Some(path)) => format!("data.{}", path.trim_matches('/').replace('/', ".")),
+            (None, None) => bail!("--rule is needed, such as `data.mesh.decision`: this is no event of a decision log"),
+        };
+        let version = match self.policy.version() {
+            RegoVersion::V0 => Version::V0,
+            RegoVersion::V1 => Version::V1,
+        };
+        let query = compile_query(&policy, &rule, version, &[])
+            .map_err(|_| anyhow::anyhow!("`{rule}` is no rule of these policies"))?;
+        let world = World::lasting(TIMEOUT, &surroundings).following(Trail::default());
+        let result = policy.query(&query, Some(&case.input), &EvalOptions::default(), &world);
+        let (prints, trail) = world.into_records();
+        let now = match result {
+            Ok(rows) => {
+                rows.first().and_then(|row| row.values.first()).map_or_else(|| "undefined".to_owned(), json_text)
+            }
+            Err(error) => format!("an error: {error}"),
+        };
+        if let Some(id) = &case.id {
+            println!("decision {id}");
+        }
+        println!("{rule} is {now}");
+        if let Some(logged) = case.logged.filter(|logged| *logged != now) {
+            println!(
+                "it was {logged}: these are other policies or data than those that decided, or the log has masked what they read"
+            );
+        }
+        for line in prints {
+            println!("print: {line}");
+        }
+        print!("{}", story(&policy, &trail, &sources.modules));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn case(&self) -> anyhow::Result<Case> {
+        let mut text = String::new();
+        if self.log.as_os_str() == "-" {
+            std::io::stdin().read_to_string(&mut text)?;
+        } else {
+            text = std::fs::read_to_string(&self.log).with_context(|| format!("`{}`", self.log.display()))?;
+        }
+        // One document over many lines, or one on each line.
+        let documents: Vec<Value> = match parse_json(text.as_bytes(), INPUT) {
+            Ok(one) => vec![one],
+            Err(_) => text.lines().filter_map(|line| parse_json(line.as_bytes(), INPUT).ok()).collect(),
+        };
+        let id_of = |document: &Value| member(document, "decision_id").and_then(as_text).map(str::to_owned);
+        let found = documents.iter().find(|document| match &self.id {
+            Some(id) => id_of(document).as_ref() == Some(id),
+            None => true,
+        });
+        let Some(found) = found else {
+            match &self.id {
+                Some(id) => bail!("there is no decision `{id}` in {} event(s)", documents.len()),
+                None => bail!("neither an event nor an input was found"),
+            }
+        };
+        Ok(match member(found, "input").filter(|_| member(found, "decision_id").is_some()) {
+            Some(input) => Case {
+                input: input.clone(),
+                path: member(found, "path").and_then(as_text).map(str::to_owned),
+                logged: member(found, "result").map(json_text),
+                id: id_of(found),
+            },
+            None => Case { input: found.clone(), path: None, logged: None, id: None },
+        })
+    }
+}
+
+/// Every rule that was come by, with its lines: those that were reached have a mark, and of those that were not reached the
+/// first is where it ended.
+fn story(policy: &Policy, trail: &Trail, modules: &[Module]) -> String {
+    let mut rows: BTreeMap<&str, (BTreeSet<u32>, BTreeSet<u32>)> = BTreeMap::new();
+    for place in policy.places() {
+        let (reached, all) = rows.entry(&place.file).or_default();
+        all.insert(place.at.row);
+        if trail.visits.contains_key(place) {
+            reached.insert(place.at.row);
+        }
+    }
+    let mut out = String::new();
+    for module in modules {
+        let Some((reached, all)) = rows.get(module.path.as_str()).filter(|(reached, _)| !reached.is_empty()) else {
+            continue;
+        };
+        out.push_str(&format!("\n{}\n", module.path));
+        for block in blocks(&module.text).into_iter().filter(|block| block.iter().any(|(row, _)| reached.contains(row)))
+        {
+            for (row, line) in block {
+                let mark = match (reached.contains(&row), all.contains(&row)) {
+                    (true, _) => '+',
+                    (false, true) => '-',
+                    (false, false) => ' ',
+                };
+                out.push_str(&format!("{mark} {row:>4}  {line}\n"));
+            }
+        }
+    }
+    out
+}
+
+/// The text in blocks that an empty line parts, with the numbers of rows.
+fn blocks(text: &str) -> Vec<Vec<(u32, &str)>> {
+    let mut found = vec![Vec::new()];
+    for (row, line) in (1u32..).zip(text.lines()) {
+        if line.trim().is_empty() {
+            found.push(Vec::new());
+        } else if let Some(last) = found.last_mut() {
+            last.push((row, line));
+        }
+    }
+    found
+}
