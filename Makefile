@@ -65,6 +65,7 @@ e2e: tools .tools/idp-ready build ## run the end-to-end tests through the real E
 	$(PYTHON) tests/e2e/identity.py
 	$(PYTHON) tests/e2e/control.py
 	$(PYTHON) tests/e2e/scenarios.py
+	$(PYTHON) tests/e2e/faults.py
 
 compat: tools build ## compare with OPA-Envoy's own answers
 	tests/compat/run

@@ -75,6 +75,10 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 }
 
 async fn serve(launch: Launch) -> anyhow::Result<()> {
+    // As many connections as the system lets it have, which is what programs in Go take for themselves, too.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
     let mut stop = Signals::listen()?;
     let Launch { mut config, files, .. } = launch;
     let metrics = Arc::new(Metrics::new(config.opa_buckets.take()));

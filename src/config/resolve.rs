@@ -267,7 +267,7 @@ impl Resolver<'_> {
         }
         let performance = plugin.flag("enable-performance-metrics") == Some(true);
         Config {
-            grpc: has_block.then(|| self.grpc(plugin, own, check_timeout)).flatten(),
+            grpc: has_block.then(|| self.grpc(plugin, own, check_timeout, memory_limit)).flatten(),
             entrypoint,
             builtins,
             services,

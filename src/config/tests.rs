@@ -352,6 +352,19 @@ fn a_listener_with_tls_says_all_that_it_needs() {
 }
 
 #[test]
+fn a_small_machine_gets_small_limits() {
+    let door = |limit| {
+        let (config, found) = resolve(&Document(json!({"plugins": {"envoy_ext_authz_grpc": {}}})), limit);
+        assert_eq!(found, Problems::default());
+        let settings = config.and_then(|config| config.grpc).expect("a door").settings;
+        (settings.max_connections, settings.max_bytes_in_flight)
+    };
+    assert_eq!(door(None), (20_000, 128 << 20));
+    assert_eq!(door(Some(32 << 20)), (512, 8 << 20));
+    assert_eq!(door(Some(8 << 30)), (20_000, 128 << 20));
+}
+
+#[test]
 fn one_header_is_not_read_with_and_without_a_scheme() {
     let mut second = issuer();
     second["issuer"] = json!("https://other");
