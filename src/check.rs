@@ -32,9 +32,9 @@ use self::respond::Verdict;
 use self::routes::{Demand, Unmet};
 use crate::clock::Clock;
 use crate::opa::decision::{Decision, Deny, Dialect};
-use crate::opa::input::{self, Attributes, BodyUse};
+use crate::opa::input::{self, Attributes, BodyUse, Http};
 use crate::policy::{self, Journal, Record};
-use crate::telemetry::{Decided, Metrics, Phase, PhaseClock};
+use crate::telemetry::{Decided, Metrics, Phase, PhaseClock, Told, Tracer};
 use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
 use crate::value::Value;
 
@@ -133,6 +133,8 @@ pub struct Checker {
     repeats: Repeats,
     /// Tokens that were good for one request, where any route demands such.
     used: Option<Seen>,
+    /// Where checks are traced, if they are.
+    tracer: Option<Tracer>,
 }
 
 impl Checker {
@@ -146,7 +148,18 @@ impl Checker {
         let aside = Arc::new(Semaphore::new(MAX_ASIDE));
         let has_one_use = settings.routes.iter().any(|route| route.demand.one_use);
         let used = has_one_use.then(|| Seen::new(USED_SPAN, MAX_USED));
-        Self { settings, policy, tokens, clock, metrics, journal: None, aside, repeats: Repeats::default(), used }
+        Self {
+            settings,
+            policy,
+            tokens,
+            clock,
+            metrics,
+            journal: None,
+            aside,
+            repeats: Repeats::default(),
+            used,
+            tracer: None,
+        }
     }
 
     /// The same, telling every decision.
@@ -154,16 +167,28 @@ impl Checker {
         Self { journal: Some(journal), ..self }
     }
 
+    /// The same, tracing checks.
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer: Some(tracer), ..self }
+    }
+
     /// Answers one check before `deadline`.
     pub async fn check(&self, message: &[u8], deadline: Instant) -> Answer {
         let started = Instant::now();
-        let mut phases = self.metrics.insides.clock();
+        let mut phases = self.metrics.insides.clock(started.into_std());
         let parsed = Attributes::parse(message);
         if let Some(body) = parsed.as_ref().ok().and_then(|attributes| self.public_document(attributes)) {
             return respond::document(body, &decision_id());
         }
         let place = self.journal().and_then(Journal::reserve);
         let mut record = self.record(place.is_some());
+        let mut told = Told::default();
+        if let Some((tracer, attributes)) = self.tracer.as_ref().zip(parsed.as_ref().ok()) {
+            let http = attributes.http.as_ref();
+            if phases.follow(tracer, http.and_then(traceparent), self.clock.now_ns()) {
+                told = http.map(told_of).unwrap_or_default();
+            }
+        }
         let (decided, answer) = match parsed {
             Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, &mut record)),
             Ok(attributes) if self.settings.audit && place.is_none() => {
@@ -180,6 +205,10 @@ impl Checker {
             },
         };
         self.metrics.checked(decided, started.elapsed());
+        if let Some((tracer, trace)) = self.tracer.as_ref().zip(phases.trace()) {
+            let decision_id = record.decision_id.clone();
+            tracer.end(trace, Told { decision_id, decision: decided.name(), reason: record.reason, ..told });
+        }
         if let Some(place) = place {
             record.total = started.elapsed();
             place.take(record);
@@ -421,6 +450,19 @@ impl Checker {
 
 static ATTRIBUTES: crate::value::Key = crate::key!("attributes");
 static DEMAND: crate::value::Key = crate::key!("demand");
+
+/// The caller's place in its trace.
+fn traceparent<'a>(http: &Http<'a>) -> Option<&'a str> {
+    let values = http.header_values("traceparent");
+    let [value] = values.as_slice() else { return None };
+    std::str::from_utf8(value).ok()
+}
+
+/// What a trace says of a request; nothing of its query.
+fn told_of(http: &Http<'_>) -> Told {
+    let path = http.path.split(['?', '#']).next().unwrap_or_default().to_owned();
+    Told { method: http.method.to_owned(), host: http.host.to_owned(), path, ..Told::default() }
+}
 
 /// A new UUIDv4, as OPA gives every decision.
 fn decision_id() -> String {

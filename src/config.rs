@@ -19,6 +19,7 @@ mod reference;
 mod resolve;
 mod services;
 mod status;
+mod tracing;
 mod workloads;
 
 pub use self::discovered::{merge, public};

@@ -10,6 +10,7 @@ pub mod files;
 pub mod introspection;
 pub mod keys;
 pub mod status;
+pub mod traces;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -7,7 +7,7 @@ use stepgate::value::Value;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Some(snapshot) = stepgate_fuzz::snapshot(text) {
-        let input: Value = [("a".to_owned(), Value::from("b"))].into_iter().collect();
+        let input: Value = [("a", Value::from("b"))].into_iter().collect();
         let _ = snapshot.eval(&input, Duration::from_millis(20), std::time::Instant::now() + Duration::from_secs(1));
     }
 });

@@ -80,7 +80,7 @@ pub fn checker() -> Checker {
         dry_run: DryRun::Off,
         audit: false,
         compat: Compat::default(),
-        caller: CallerSettings { peer_from_xfcc: true, client: ClientAddress::ForwardedFor(1) },
+        caller: CallerSettings { peer_from_xfcc: true, client_address: ClientAddress::ForwardedFor(1) },
         allow_preflight: false,
         asserted: Vec::new(),
         challenge: ChallengeSettings::default(),

@@ -23,6 +23,7 @@ use crate::feed::introspection::IntrospectionEndpoint;
 use crate::feed::keys::KeyFeed;
 use crate::feed::status::Status;
 use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
+use crate::feed::traces::{TraceExporter, TraceSettings};
 use crate::lifecycle::Lifecycle;
 use crate::policy::{Journal, RegoVersion, Store, Surroundings};
 use crate::remote::Remote;
@@ -30,7 +31,7 @@ use crate::remote::service::{Service, ServiceSettings};
 use crate::serve::{
     Api, ApiSettings, BUNDLES, DoorKind, GrpcServer, Health, HttpDoor, Listener, Plugin, Readiness, Tls,
 };
-use crate::telemetry::{Metrics, chain};
+use crate::telemetry::{Metrics, Tracer, chain};
 use crate::token::{Issuer, IssuerSettings, KeySource, Verifier};
 use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
@@ -186,6 +187,9 @@ impl Plane {
         if let Some(journal) = &self.journal {
             checker = checker.with_journal(Arc::clone(journal));
         }
+        if let Some(settings) = config.tracing.take() {
+            checker = checker.with_tracer(self.start_traces(settings));
+        }
         tracing::info!(address = listener.local_address(), "serving ext_authz");
         let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
         let server = GrpcServer { settings, checker: Arc::new(checker), health, metrics, tls };
@@ -197,6 +201,13 @@ impl Plane {
         });
         self.has_checks.store(true, Ordering::Release);
         Ok(())
+    }
+
+    fn start_traces(&self, settings: TraceSettings) -> Tracer {
+        let (tracer, traces) = Tracer::new(settings.percent, settings.waiting, Arc::clone(&self.metrics));
+        let exporter = TraceExporter::new(settings, Arc::clone(&self.metrics));
+        self.lifecycle.spawn(exporter.run(traces, self.lifecycle.stopping()));
+        tracer
     }
 
     fn start_issuers(

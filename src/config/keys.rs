@@ -20,6 +20,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     Texts,
     Numbers,
+    /// A number from 0 to 100.
+    Percentage,
     /// An object from text to text.
     TextMap,
     /// An object from text to a level.
@@ -182,6 +184,9 @@ fn mismatch(kind: Kind, value: &Value) -> Option<String> {
         Kind::Texts => (value.as_array().is_some_and(texts), "a list of texts".to_owned()),
         Kind::Numbers => {
             (value.as_array().is_some_and(|items| items.iter().all(Value::is_number)), "a list of numbers".to_owned())
+        }
+        Kind::Percentage => {
+            (value.as_f64().is_some_and(|n| (0.0..=100.0).contains(&n)), "a number from 0 to 100".to_owned())
         }
         Kind::TextMap => (
             value.as_object().is_some_and(|members| members.values().all(Value::is_string)),

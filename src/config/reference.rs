@@ -34,6 +34,7 @@ fn kind(kind: Kind) -> String {
         Kind::Texts => "list of texts".to_owned(),
         Kind::Numbers => "list of numbers".to_owned(),
         Kind::TextMap => "object of texts".to_owned(),
+        Kind::Percentage => "0 to 100".to_owned(),
         Kind::Level => "level".to_owned(),
         Kind::LevelMap => "object of levels".to_owned(),
         Kind::Section => "section".to_owned(),

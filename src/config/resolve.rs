@@ -22,6 +22,7 @@ use crate::feed::bundle::BundleSettings;
 use crate::feed::decision_log::DecisionLogSettings;
 use crate::feed::discovery::DiscoverySettings;
 use crate::feed::status::sender::StatusSettings;
+use crate::feed::traces::TraceSettings;
 use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
 use crate::remote::service::ServiceSettings;
@@ -44,6 +45,7 @@ pub struct Config {
     pub bundles: Vec<BundleSettings>,
     pub decision_log: DecisionLogSettings,
     pub status: Option<StatusSettings>,
+    pub tracing: Option<TraceSettings>,
     pub discovery: Option<DiscoverySettings>,
     pub api: ApiConfig,
     /// Of this process, without `id` and `version`.
@@ -273,6 +275,7 @@ impl Resolver<'_> {
             services,
             bundles,
             decision_log,
+            tracing: self.tracing(document),
             status,
             discovery,
             api: self.api(document),

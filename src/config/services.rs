@@ -57,6 +57,7 @@ impl Resolver<'_> {
         Some(ServiceSettings {
             url: url?,
             is_registry,
+            is_http2: false,
             headers: headers.collect(),
             credentials: self.credentials(place, item.section("credentials"), document, is_registry),
             client_certificate: self.client_certificate(place, item.section("credentials").section("client_tls")),

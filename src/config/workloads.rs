@@ -66,6 +66,7 @@ pub(super) fn with_kubernetes(
     services.entry(KUBERNETES.to_owned()).or_insert_with(|| ServiceSettings {
         url,
         is_registry: false,
+        is_http2: false,
         headers: Vec::new(),
         credentials: Credentials::BearerFile {
             scheme: "Bearer".to_owned(),

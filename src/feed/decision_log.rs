@@ -393,6 +393,7 @@ mod tests {
         let settings = ServiceSettings {
             url: url.parse().expect("a URL"),
             is_registry: false,
+            is_http2: false,
             headers: Vec::new(),
             credentials: Credentials::None,
             header_timeout: Duration::from_secs(5),

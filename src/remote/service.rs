@@ -30,6 +30,8 @@ pub struct ServiceSettings {
     pub url: Url,
     /// A container registry (`type: oci`).
     pub is_registry: bool,
+    /// Whether HTTP/2 is spoken without being asked whether, as gRPC without TLS does.
+    pub is_http2: bool,
     pub headers: Vec<(String, Secret<String>)>,
     pub credentials: Credentials,
     /// For the head of an answer.
@@ -142,6 +144,9 @@ impl Transport {
             .redirect(Policy::none())
             .user_agent(concat!("stepgate/", env!("CARGO_PKG_VERSION")))
             .danger_accept_invalid_certs(settings.skip_verification);
+        if settings.is_http2 {
+            builder = builder.http2_prior_knowledge();
+        }
         if let Some(path) = &settings.ca_cert {
             let roots = Certificate::from_pem_bundle(&read(path)?).map_err(RemoteError::Client)?;
             builder = match settings.system_roots {
@@ -368,6 +373,7 @@ mod tests {
         Service::new(ServiceSettings {
             url: Url::parse(url).expect("a URL"),
             is_registry: false,
+            is_http2: false,
             headers: vec![("x-team".to_owned(), Secret::new("blue".to_owned()))],
             credentials: Credentials::Bearer { scheme: "Bearer".to_owned(), token: Secret::new("s3cret".to_owned()) },
             header_timeout: Duration::from_millis(300),

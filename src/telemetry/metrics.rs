@@ -29,6 +29,17 @@ pub enum Decided {
     Fault,
 }
 
+impl Decided {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Challenge => "challenge",
+            Self::Fault => "fault",
+        }
+    }
+}
+
 /// Whether something that is tried again and again worked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::metrics::Labels;
+use super::traces::{Trace, Tracer};
 
 /// Upper bounds of the phases, in seconds.
 const PHASE_BUCKETS: [f64; 10] =
@@ -37,7 +38,7 @@ pub enum Phase {
 impl Phase {
     const ALL: [Self; 5] = [Self::Input, Self::Token, Self::Evidence, Self::Evaluation, Self::Answer];
 
-    fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Input => "input",
             Self::Token => "token",
@@ -76,6 +77,7 @@ pub struct Insides {
     step_ups: Family<Labels, Counter>,
     policy: Family<Labels, Gauge>,
     pub log_queue: Gauge,
+    traces: Family<Labels, Counter>,
 }
 
 impl Default for Insides {
@@ -88,6 +90,7 @@ impl Default for Insides {
             step_ups: Family::default(),
             policy: Family::default(),
             log_queue: Gauge::default(),
+            traces: Family::default(),
         }
     }
 }
@@ -104,13 +107,20 @@ impl Insides {
         registry.register("stepgate_denials", "Denials by who denied", self.denials.clone());
         registry.register("stepgate_step_ups", "Demands for more by the caller's level", self.step_ups.clone());
         registry.register("stepgate_policy_info", "What is in force", self.policy.clone());
+        registry.register("stepgate_traces", "Traces by what became of them", self.traces.clone());
         registry.register("stepgate_decision_log_queue", "Decisions that wait to be events", self.log_queue.clone());
     }
 
     /// A clock for the phases of a check; most tell nothing.
-    pub fn clock(&self) -> PhaseClock<'_> {
+    pub fn clock(&self, began: Instant) -> PhaseClock<'_> {
         let is_sampled = self.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE);
-        PhaseClock(is_sampled.then(|| (self, Instant::now())))
+        PhaseClock { insides: is_sampled.then_some(self), began, since: began, trace: None }
+    }
+
+    /// So many traces came to this end.
+    pub fn traces_ended(&self, end: &'static str, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.traces.get_or_create(&vec![("outcome", end.to_owned())]).inc_by(count);
     }
 
     /// A check was denied: by the policy where `reason` is empty.
@@ -143,18 +153,41 @@ impl Insides {
 
 /// Times the phases of one check, one after the other.
 #[derive(Debug)]
-pub struct PhaseClock<'a>(Option<(&'a Insides, Instant)>);
+pub struct PhaseClock<'a> {
+    /// Where they are told, if this check is a sample.
+    insides: Option<&'a Insides>,
+    began: Instant,
+    since: Instant,
+    trace: Option<Box<Trace>>,
+}
 
 impl PhaseClock<'_> {
+    /// Follows the check, if its caller or chance want that; says whether they do.
+    pub fn follow(&mut self, tracer: &Tracer, traceparent: Option<&str>, now_ns: i64) -> bool {
+        let took = i64::try_from(self.began.elapsed().as_nanos()).unwrap_or_default();
+        self.trace = tracer.begin(traceparent, self.began, now_ns.saturating_sub(took));
+        self.trace.is_some()
+    }
+
+    /// The trace, if there is one.
+    pub fn trace(&mut self) -> Option<Box<Trace>> {
+        self.trace.take()
+    }
+
     /// This phase ends now, and the next begins.
     pub fn ended(&mut self, phase: Phase) {
-        let Some((insides, since)) = &mut self.0 else { return };
+        if self.insides.is_none() && self.trace.is_none() {
+            return;
+        }
         let now = Instant::now();
         let at = Phase::ALL.iter().position(|known| *known == phase);
-        if let Some(histogram) = at.and_then(|at| insides.phases.get(at)) {
-            histogram.observe(now.duration_since(*since).as_secs_f64());
+        if let Some(histogram) = self.insides.zip(at).and_then(|(insides, at)| insides.phases.get(at)) {
+            histogram.observe(now.duration_since(self.since).as_secs_f64());
         }
-        *since = now;
+        if let Some(trace) = &mut self.trace {
+            trace.phase(phase, self.since, now);
+        }
+        self.since = now;
     }
 }
 
@@ -167,7 +200,7 @@ mod tests {
     fn one_check_in_sixteen_is_timed_and_labels_are_few() {
         let metrics = Metrics::new(None);
         for _ in 0..32 {
-            let mut clock = metrics.insides.clock();
+            let mut clock = metrics.insides.clock(Instant::now());
             for phase in Phase::ALL {
                 clock.ended(phase);
             }

@@ -15,8 +15,11 @@ import threading
 import time
 import traceback
 import urllib.parse
+from concurrent import futures
 
+import grpc
 from harness import Server, Sidecar, bundle, certificates, policy, policy_file, stepgate, wait
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from stack import STEPGATE, free_port
 
 
@@ -646,6 +649,64 @@ def a_url_of_the_command_line_is_a_bundle():
         sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
         kept = os.path.join(sidecar.folder, '.opa/bundles/cli1/bundle.tar.gz')
         sidecar.settled(lambda: os.path.exists(kept), 'it is kept')
+    server.stop()
+
+
+def traces_reach_a_collector():
+    found = []
+
+    class Collector(grpc.GenericRpcHandler):
+        def service(self, details):
+            if details.method != '/opentelemetry.proto.collector.trace.v1.TraceService/Export':
+                return None
+            return grpc.unary_unary_rpc_method_handler(
+                lambda request, _: found.append(request) or trace_service_pb2.ExportTraceServiceResponse(),
+                trace_service_pb2.ExportTraceServiceRequest.FromString, trace_service_pb2.ExportTraceServiceResponse.SerializeToString)
+
+    collector = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Collector()])
+    grpc_port = collector.add_insecure_port('127.0.0.1:0')
+    collector.start()
+    server = Server()
+    server.offer('/b.tar.gz', policy('one', 'r1'))
+    server.routes['/v1/traces'] = lambda handler: handler.reply(200)
+    traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+    for kind, port in (('grpc', grpc_port), ('http', server.port)):
+        found.clear()
+        tracing = {'type': kind, 'address': f'127.0.0.1:{port}', 'service_name': 'gate', 'sample_percentage': 0,
+                   'resource': {'deployment_environment': 'test'}, 'batch_span_processor_options': {'batch_timeout_ms': 100}}
+        with Sidecar(config(server, distributed_tracing=tracing)) as sidecar:
+            sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+            request = sidecar.request('/two?secret=1')
+            request.attributes.request.http.headers['traceparent'] = traceparent
+            sidecar.call(request)
+
+            def arrived():
+                with server.lock:
+                    bodies = [body for (_, path, _), body in zip(server.requests, server.bodies) if path == '/v1/traces']
+                return found if kind == 'grpc' else [trace_service_pb2.ExportTraceServiceRequest.FromString(body) for body in bodies]
+
+            sidecar.settled(arrived, f'the trace by {kind}')
+            [resource] = arrived()[0].resource_spans
+            about = {item.key: item.value.string_value for item in resource.resource.attributes}
+            eq(about, {'service.name': 'gate', 'deployment.environment': 'test'}, 'who we are')
+            spans = resource.scope_spans[0].spans
+            eq([span.name for span in spans], ['envoy.service.auth.v3.Authorization/Check', 'input', 'token', 'evidence', 'evaluation', 'answer'], 'spans')
+            root = spans[0]
+            eq((root.trace_id.hex(), root.parent_span_id.hex()), (traceparent[3:35], traceparent[36:52]), 'its place')
+            eq({span.parent_span_id for span in spans[1:]}, {root.span_id}, 'the place of its parts')
+            eq(all(root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano <= root.end_time_unix_nano for span in spans),
+               True, 'times')
+            eq(abs(root.start_time_unix_nano / 1e9 - time.time()) < 20, True, 'the clock')
+            said = {item.key: item.value.string_value for item in root.attributes}
+            eq((said['stepgate.decision'], said['url.path'], len(said['stepgate.decision_id'])), ('deny', '/two', 36), 'what is told')
+            eq('secret' in str(arrived()), False, 'no query')
+    # Without a collector nothing waits, and nothing is traced that was not asked for.
+    tracing['address'] = f'127.0.0.1:{free_port()}'
+    with Sidecar(config(server, distributed_tracing={**tracing, 'sample_percentage': 100})) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+        sidecar.settled(lambda: 'traces cannot be exported' in sidecar.lines(), 'the log')
+        eq(sidecar.check('/two'), False, 'a denial')
+    collector.stop(0)
     server.stop()
 
 

@@ -208,12 +208,19 @@ class Sidecar:
         return self.answer(path).status.code == 0
 
     def answer(self, path):
-        if self.channel is None:
-            self.channel = grpc.insecure_channel(f'127.0.0.1:{self.grpc}')
-        call = self.channel.unary_unary(CHECK, ea.CheckRequest.SerializeToString, ea.CheckResponse.FromString)
+        return self.call(self.request(path))
+
+    @staticmethod
+    def request(path):
         request = ea.CheckRequest()
         request.attributes.request.http.method = 'GET'
         request.attributes.request.http.path = path
+        return request
+
+    def call(self, request):
+        if self.channel is None:
+            self.channel = grpc.insecure_channel(f'127.0.0.1:{self.grpc}')
+        call = self.channel.unary_unary(CHECK, ea.CheckRequest.SerializeToString, ea.CheckResponse.FromString)
         return call(request, timeout=5)
 
     def bundle(self, name='b'):

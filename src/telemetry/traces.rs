@@ -1,0 +1,192 @@
+//! One trace for a check: who asked, what came of it, and how long each part took. Whatever happens to it, checks never wait.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+use super::Metrics;
+use super::phases::Phase;
+
+/// A place in a trace (W3C Trace Context section 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    pub trace: [u8; 16],
+    pub span: [u8; 8],
+    pub is_sampled: bool,
+}
+
+impl Context {
+    /// Reads `traceparent`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.trim().split('-');
+        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let is_known = version.len() == 2 && !version.eq_ignore_ascii_case("ff") && flags.len() == 2;
+        // Version 00 has four parts and no more.
+        if !is_known || (version == "00" && parts.next().is_some()) {
+            return None;
+        }
+        let (mut context, mut bits) = (Self { trace: [0; 16], span: [0; 8], is_sampled: false }, [0; 1]);
+        hex::decode_to_slice(trace, &mut context.trace).ok()?;
+        hex::decode_to_slice(span, &mut context.span).ok()?;
+        hex::decode_to_slice(flags, &mut bits).ok()?;
+        context.is_sampled = bits[0] & 1 == 1;
+        (context.trace != [0; 16] && context.span != [0; 8]).then_some(context)
+    }
+}
+
+/// What a trace tells of its check.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub decision_id: String,
+    pub method: String,
+    pub host: String,
+    /// Without the query.
+    pub path: String,
+    /// `allow`, `deny`, `challenge` or `fault`.
+    pub decision: &'static str,
+    /// The word for what went wrong; empty when nothing did.
+    pub reason: &'static str,
+}
+
+/// A check that is followed.
+#[derive(Debug)]
+pub struct Trace {
+    pub context: Context,
+    /// The span that the check is a part of.
+    pub parent: Option<[u8; 8]>,
+    /// In nanoseconds since the epoch.
+    pub began_ns: i64,
+    began: Instant,
+    pub took: Duration,
+    /// Each with its begin and end since the check began.
+    pub phases: Vec<(Phase, Duration, Duration)>,
+    pub told: Told,
+}
+
+impl Trace {
+    /// A phase ends now that began at `since`.
+    pub(super) fn phase(&mut self, phase: Phase, since: Instant, now: Instant) {
+        let offset = |at: Instant| at.saturating_duration_since(self.began);
+        self.phases.push((phase, offset(since), offset(now)));
+    }
+}
+
+/// Says which checks are followed, and takes their traces.
+#[derive(Clone, Debug)]
+pub struct Tracer {
+    traces: Sender<Box<Trace>>,
+    /// Of 2^63: what share of traces that begin here is kept.
+    threshold: u64,
+    metrics: Arc<Metrics>,
+}
+
+impl Tracer {
+    /// Keeps `percent` of the traces that begin here, and all whose parent is kept; `waiting` of them wait for their export.
+    pub fn new(percent: f64, waiting: usize, metrics: Arc<Metrics>) -> (Self, Receiver<Box<Trace>>) {
+        let (traces, receiver) = mpsc::channel(waiting.max(1));
+        // Both ends are exact: nothing, and everything.
+        let threshold =
+            if percent >= 100.0 { u64::MAX } else { (percent.max(0.0) / 100.0 * (1u64 << 63) as f64) as u64 };
+        (Self { traces, threshold, metrics }, receiver)
+    }
+
+    /// A trace for a check that began at `began`, unless it is not to be followed.
+    pub fn begin(&self, traceparent: Option<&str>, began: Instant, began_ns: i64) -> Option<Box<Trace>> {
+        let parent = traceparent.and_then(Context::parse);
+        let trace = parent.map_or_else(new_trace, |parent| parent.trace);
+        let is_sampled = match &parent {
+            Some(parent) => parent.is_sampled,
+            None => self.keeps(&trace),
+        };
+        let context = Context { trace, span: random(), is_sampled };
+        is_sampled.then(|| {
+            Box::new(Trace {
+                context,
+                parent: parent.map(|parent| parent.span),
+                began_ns,
+                began,
+                took: Duration::ZERO,
+                phases: Vec::with_capacity(5),
+                told: Told::default(),
+            })
+        })
+    }
+
+    /// As OpenTelemetry's TraceIdRatioBased has it: by the lower half of the id, so that all who see it agree.
+    fn keeps(&self, trace: &[u8; 16]) -> bool {
+        let [.., a, b, c, d, e, f, g, h] = *trace;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1 < self.threshold
+    }
+
+    /// Takes a trace whose check has ended; without room it is counted as dropped.
+    pub fn end(&self, mut trace: Box<Trace>, told: Told) {
+        trace.took = trace.began.elapsed();
+        trace.told = told;
+        if self.traces.try_send(trace).is_err() {
+            self.metrics.insides.traces_ended("queue_full", 1);
+        }
+    }
+}
+
+/// Eight bytes of a random UUID that say nothing of its version.
+fn random() -> [u8; 8] {
+    let [a, b, c, d, e, f, _, _, _, g, h, ..] = uuid::Uuid::new_v4().into_bytes();
+    [a, b, c, d, e, f, g, h]
+}
+
+fn new_trace() -> [u8; 16] {
+    let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (random(), random());
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn parents_are_read_as_the_standard_says() {
+        let parent = Context::parse(PARENT).expect("it is good");
+        assert_eq!((hex::encode(parent.span), parent.is_sampled), ("b7ad6b7169203331".to_owned(), true));
+        assert!(!Context::parse(&PARENT.replace("-01", "-00")).expect("it is good").is_sampled);
+        assert!(Context::parse(&format!("01{}-more", &PARENT[2..])).is_some(), "a later version may have more");
+        for bad in [
+            "",
+            "00",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01",
+            "00-zaf7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+        ] {
+            assert_eq!(Context::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_parent_decides_and_else_the_share() {
+        let tracer = |percent| Tracer::new(percent, 1, Arc::new(Metrics::new(None)));
+        let (all, mut ended) = tracer(100.0);
+        let (none, _) = tracer(0.0);
+        let now = Instant::now();
+        assert!(all.begin(None, now, 0).is_some() && none.begin(None, now, 0).is_none());
+        assert!(all.begin(Some(&PARENT.replace("-01", "-00")), now, 0).is_none());
+        let mut trace = none.begin(Some(PARENT), now, 0).expect("its parent is kept");
+        assert_eq!(trace.parent.map(hex::encode).as_deref(), Some("b7ad6b7169203331"));
+        assert_eq!(hex::encode(trace.context.trace), "0af7651916cd43dd8448eb211c80319c");
+        trace.phase(Phase::Input, now, now + Duration::from_millis(1));
+        all.end(trace, Told::default());
+        let another = all.begin(Some("nonsense"), now, 0).expect("it begins here");
+        assert_eq!(another.parent, None);
+        all.end(another, Told::default());
+        assert_eq!(ended.try_recv().expect("the first").phases.len(), 1);
+        assert!(ended.try_recv().is_err(), "there was no room for the second");
+        let (half, _) = tracer(50.0);
+        let kept = (0..2_000).filter(|_| half.begin(None, now, 0).is_some()).count();
+        assert!((800..1_200).contains(&kept), "{kept}");
+    }
+}
