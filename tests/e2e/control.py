@@ -710,6 +710,53 @@ def traces_reach_a_collector():
     server.stop()
 
 
+def nothing_secret_comes_out_anywhere():
+    """Known strings in every place where secrets are sent or configured, and none of them in anything that is told."""
+    server = Server()
+    server.offer('/b.tar.gz', policy('one', 'r1'))
+    server.routes['/v1/traces'] = lambda handler: handler.reply(200)
+    with tempfile.TemporaryDirectory() as folder:
+        pem = os.path.join(folder, 'own.pem')
+        stepgate('token', 'keygen', '--out', pem)
+        with open(pem) as file:
+            private = file.read().splitlines()[1]
+        whole = config(server, decision_logs={'console': True, 'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1}},
+                       distributed_tracing={'type': 'http', 'address': f'localhost:{server.port}', 'batch_span_processor_options': {'batch_timeout_ms': 100}})
+        whole['services']['s'].update(credentials={'bearer': {'token': 'canary-service'}}, headers={'x-key': 'canary-header'})
+        whole['keys'] = {'shared': {'algorithm': 'HS256', 'key': 'canary-of-a-shared-secret-canary-0'}}
+        whole['plugins'] = {'stepgate': {
+            'issuers': [{'issuer': 'https://i', 'audiences': ['a'], 'algorithms': ['ES256'], 'jwks': {'keys': [
+                {'kty': 'EC', 'crv': 'P-256', 'x': 'f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU', 'y': 'x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0'}]}}],
+            'identity_token': {'header': 'x-own', 'issuer': 'https://gate', 'audience': 'up', 'key_file': pem}}}
+        whole['plugins']['stepgate']['compat'] = {'bundle_signatures': 'opa'}
+        canaries = ['canary', private]
+        with Sidecar(whole, args=['--log-level', 'debug']) as sidecar:
+            sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+            tail = subprocess.Popen([STEPGATE, 'tail', '--socket', sidecar.admin, '-n', '2', '--format', 'json'], stdout=subprocess.PIPE, text=True)
+            pretty = subprocess.Popen([STEPGATE, 'tail', '--socket', sidecar.admin, '-n', '2'], stdout=subprocess.PIPE, text=True)
+            deadline = time.time() + 10
+            while (tail.poll() is None or pretty.poll() is None) and time.time() < deadline:
+                request = sidecar.request('/two?token=canary-query&code=canary-code')
+                http = request.attributes.request.http
+                http.method = 'POST'
+                for name, value in {'authorization': 'Bearer canary.canary.canary', 'cookie': 'session=canary', 'dpop': 'canary', 'x-api-key': 'canary',
+                                    'content-type': 'application/json', 'referer': 'https://a/?access_token=canary'}.items():
+                    http.headers[name] = value
+                http.body = '{"password": "canary", "nested": {"client_secret": "canary"}}'
+                sidecar.call(request)
+                time.sleep(0.05)
+            sidecar.settled(lambda: server.logs and any(path == '/v1/traces' for _, path, _ in server.requests), 'uploads')
+            told = {'the watcher': tail.communicate(timeout=5)[0], 'the watcher of lines': pretty.communicate(timeout=5)[0],
+                    'metrics': sidecar.get('/metrics')[1].decode(), 'the configuration': json.dumps(sidecar.get('/v1/config')[1]),
+                    'the status': json.dumps(sidecar.get('/v1/status')[1]), 'the decision log': json.dumps(server.logs)}
+            with server.lock:
+                told['traces'] = repr([body for (_, path, _), body in zip(server.requests, server.bodies) if path == '/v1/traces'])
+            told['the log'] = sidecar.lines()
+        for place, text in told.items():
+            eq((len(text) > 50, [canary for canary in canaries if canary in text]), (True, []), f'{place}: {text[:1500]}')
+    server.stop()
+
+
 def decisions_are_watched_as_they_are_made():
     server = Server()
     server.offer('/b.tar.gz', policy('one', 'r1'))
