@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test test ci bench bench-docs bench-reload fuzz clean
+.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions test ci bench bench-docs bench-reload fuzz clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,7 +45,7 @@ build: ## build stepgate for development
 	cargo build --workspace
 
 release: ## build stepgate for production
-	cargo build --release
+	cargo build --release --bin stepgate
 
 demo: tools build ## watch the real Envoy and stepgate decide
 	$(PYTHON) tests/e2e/demo.py
@@ -91,7 +91,10 @@ pod-test: tools .tools/podman-ready build ## run the scenarios inside that pod
 kind-test: tools build ## create a kind cluster with Istio and run the scenarios through it (needs kind, helm, the internet)
 	k8s/kind/test
 
-test: lint unit compat manifests e2e pod-test ## everything that must pass
+instructions: tools release ## count the instructions of a check, and fail beyond a bound
+	$(PYTHON) tests/bench/instructions.py
+
+test: lint unit compat manifests e2e pod-test instructions ## everything that must pass
 
 ci: test ## what continuous integration runs
 
