@@ -177,6 +177,12 @@ pub const RULES: &[Rule] = &[
         providers::http_on_grpc,
     ),
     warning(
+        "body-as-text",
+        "Without `packAsBytes` Envoy sends bodies as text: one that is no UTF-8, such as a picture, is refused.",
+        "Set `packAsBytes: true` in `includeRequestBodyInCheck`.",
+        providers::body_as_text,
+    ),
+    warning(
         "clear-route-cache",
         "Istio accepts `clearRouteCache` and never writes it into Envoy's configuration.",
         "Remove it; routing by a header that the authorizer sets needs an EnvoyFilter.",

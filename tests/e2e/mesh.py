@@ -59,7 +59,7 @@ def ext_authz(network, authz, timeout='2s', authority='stepgate.stepgate-system.
         settings = {'stat_prefix': 'tcp.', **settings}
     else:
         settings = {'status_on_error': {'code': 'ServiceUnavailable'},
-                    'with_request_body': {'max_request_bytes': 1024, 'allow_partial_message': True}, **settings}
+                    'with_request_body': {'max_request_bytes': 1024, 'allow_partial_message': True, 'pack_as_bytes': True}, **settings}
     return typed(f'envoy.filters.{where}.ext_authz', f'{where}.ext_authz.v3.ExtAuthz', transport_api_version='V3',
                  filter_enabled_metadata=marked, grpc_service=service, **settings)
 

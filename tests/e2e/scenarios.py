@@ -74,7 +74,9 @@ def headers_of(folder, request):
 
 def exchange(connection, folder, request):
     """Status, headers in lower case, body."""
-    body = b'x' * request['body'] if 'body' in request else None
+    body = request.get('body')
+    if body is not None:
+        body = bytes(range(256)) if body == 'binary' else b'x' * body
     connection.putrequest(request.get('method', 'GET'), request['path'], skip_accept_encoding=True)
     for name, value in headers_of(folder, request):
         connection.putheader(name, value)

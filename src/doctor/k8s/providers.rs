@@ -171,6 +171,14 @@ pub(super) fn http_on_grpc(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
+pub(super) fn body_as_text(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let with_text = manifests.providers().into_iter().filter(|provider| {
+        let body = at(&provider.settings, &["includeRequestBodyInCheck"]);
+        provider.is_grpc && body.is_some_and(|body| at(body, &["packAsBytes"]) != Some(&Value::Bool(true)))
+    });
+    with_text.map(|provider| hit(provider.object, format!("the provider `{}`", provider.name))).collect()
+}
+
 pub(super) fn clear_route_cache(manifests: &Manifests) -> Vec<Hit<'_>> {
     let with =
         manifests.providers().into_iter().filter(|provider| at(&provider.settings, &["clearRouteCache"]).is_some());
