@@ -11,6 +11,7 @@ mod evidence;
 mod fault;
 mod identity;
 mod mint;
+mod pending;
 mod preflight;
 mod redirect;
 mod repeats;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::evidence::Evidence;
+use self::pending::Pending;
 use self::repeats::Repeats;
 use self::respond::Verdict;
 use self::routes::{Demand, Unmet};
@@ -181,7 +183,10 @@ impl Checker {
             return respond::document(body, &decision_id());
         }
         let place = self.journal().and_then(Journal::reserve);
-        let mut record = self.record(place.is_some());
+        let is_unlogged = self.settings.audit && place.is_none();
+        let record = self.record(place.is_some());
+        let mut pending = Pending::new(record, place, &self.metrics, started);
+        let record = &mut pending.record;
         let mut told = Told::default();
         if let Some((tracer, attributes)) = self.tracer.as_ref().zip(parsed.as_ref().ok()) {
             let http = attributes.http.as_ref();
@@ -190,18 +195,16 @@ impl Checker {
             }
         }
         let (decided, answer) = match parsed {
-            Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, &mut record)),
-            Ok(attributes) if self.settings.audit && place.is_none() => {
-                (Decided::Fault, self.fault(Fault::Unlogged, Some(&attributes), &mut record))
-            }
-            Ok(attributes) => match self.decide(message, &attributes, deadline, &mut record, &mut phases).await {
+            Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, record)),
+            Ok(attributes) if is_unlogged => (Decided::Fault, self.fault(Fault::Unlogged, Some(&attributes), record)),
+            Ok(attributes) => match self.decide(message, &attributes, deadline, record, &mut phases).await {
                 Ok(verdict) => {
                     self.count(&verdict);
                     let answered = respond::decision(&self.settings, verdict, &attributes, &record.decision_id);
                     phases.ended(Phase::Answer);
                     answered
                 }
-                Err(fault) => (Decided::Fault, self.fault(fault, Some(&attributes), &mut record)),
+                Err(fault) => (Decided::Fault, self.fault(fault, Some(&attributes), record)),
             },
         };
         self.metrics.checked(decided, started.elapsed());
@@ -209,10 +212,7 @@ impl Checker {
             let decision_id = record.decision_id.clone();
             tracer.end(trace, Told { decision_id, decision: decided.name(), reason: record.reason, ..told });
         }
-        if let Some(place) = place {
-            record.total = started.elapsed();
-            place.take(record);
-        }
+        pending.done();
         answer
     }
 

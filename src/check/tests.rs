@@ -393,3 +393,33 @@ async fn preflight_requests_pass_only_where_that_is_wanted() {
     let with_body = HttpRequest { body: "{}".into(), ..http("OPTIONS", "/false", &good) };
     assert_ne!(code(&ask(&open, with_body).await), 0, "a body");
 }
+
+#[tokio::test]
+async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
+    let metrics = Arc::new(Metrics::new(None));
+    let (journal, mut records) = Journal::new(Arc::clone(&metrics));
+    // The keys of this issuer never come, so that the check waits for them.
+    let (issuer, _asked) = Issuer::new(crate::token::issuer_for_tests());
+    let limits = crate::token::Settings {
+        token_bytes: 10_000,
+        cache_bytes: 1_000,
+        cache_ttl: Duration::from_secs(1),
+        proofs: crate::token::ProofSettings::default(),
+        certificates: crate::token::CertificateSettings::default(),
+    };
+    let clock = crate::token::verifier_for_tests().1;
+    let tokens = Arc::new(Verifier::new(vec![issuer], &limits, clock.clone()));
+    let checker = Checker::new(settings(), store_of(POLICY), Some(tokens), clock, Arc::clone(&metrics));
+    let checker = checker.with_journal(Arc::new(journal));
+    let token = format!("Bearer {}", crate::token::token_for_tests(&serde_json::json!({})));
+    let message = message("/true", &[("authorization", &token)]);
+    let mut checking = Box::pin(checker.check(&message, Instant::now() + Duration::from_secs(5)));
+    assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(checking.as_mut().poll(cx).is_pending())).await);
+    drop(checking);
+    let record = records.try_recv().expect("it is told");
+    assert_eq!((record.reason, record.error.is_some(), record.decision_id.is_empty()), ("cancelled", true, false));
+    assert!(metrics.text().contains("stepgate_cancelled_checks_total 1"), "{}", metrics.text());
+    let Answer::Respond(_) = answer(&checker, &self::message("/true", &[])).await else { panic!("an answer") };
+    assert_ne!(records.try_recv().expect("it is told").reason, "cancelled");
+    assert!(metrics.text().contains("stepgate_cancelled_checks_total 1"), "{}", metrics.text());
+}

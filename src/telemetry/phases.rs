@@ -78,6 +78,7 @@ pub struct Insides {
     policy: Family<Labels, Gauge>,
     pub log_queue: Gauge,
     traces: Family<Labels, Counter>,
+    cancelled: Counter,
 }
 
 impl Default for Insides {
@@ -91,6 +92,7 @@ impl Default for Insides {
             policy: Family::default(),
             log_queue: Gauge::default(),
             traces: Family::default(),
+            cancelled: Counter::default(),
         }
     }
 }
@@ -107,6 +109,8 @@ impl Insides {
         registry.register("stepgate_denials", "Denials by who denied", self.denials.clone());
         registry.register("stepgate_step_ups", "Demands for more by the caller's level", self.step_ups.clone());
         registry.register("stepgate_policy_info", "What is in force", self.policy.clone());
+        let help = "Checks whose caller gave up before there was a decision";
+        registry.register("stepgate_cancelled_checks", help, self.cancelled.clone());
         registry.register("stepgate_traces", "Traces by what became of them", self.traces.clone());
         registry.register("stepgate_decision_log_queue", "Decisions that wait to be events", self.log_queue.clone());
     }
@@ -115,6 +119,11 @@ impl Insides {
     pub fn clock(&self, began: Instant) -> PhaseClock<'_> {
         let is_sampled = self.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE);
         PhaseClock { insides: is_sampled.then_some(self), began, since: began, trace: None }
+    }
+
+    /// A caller gave up.
+    pub fn cancelled(&self) {
+        self.cancelled.inc();
     }
 
     /// So many traces came to this end.
