@@ -1,7 +1,7 @@
 //! What counts once.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key as MacKey, sign as mac};
 use aws_lc_rs::rand::SystemRandom;
@@ -24,6 +24,7 @@ pub struct Seen {
     /// In both generations together.
     room: usize,
     generations: Mutex<Generations>,
+    started: Instant,
 }
 
 impl std::fmt::Debug for Seen {
@@ -34,7 +35,9 @@ impl std::fmt::Debug for Seen {
 
 #[derive(Default)]
 struct Generations {
-    number: i64,
+    /// When the younger generation began, by the clock and by how long the process had run.
+    began: i64,
+    since: Duration,
     now: HashSet<[u8; 16]>,
     before: HashSet<[u8; 16]>,
 }
@@ -44,11 +47,17 @@ impl Seen {
     pub fn new(span: Duration, room: usize) -> Self {
         let span = i64::try_from(span.as_secs()).unwrap_or(i64::MAX / 4).max(1);
         let key = MacKey::generate(HMAC_SHA256, &SystemRandom::new()).expect("the system gives random bytes");
-        Self { key, span, room, generations: Mutex::default() }
+        Self { key, span, room, generations: Mutex::default(), started: Instant::now() }
     }
 
     /// Remembers what these parts name, when it is seen for the first time. `now` is in seconds since the epoch.
     pub fn first(&self, parts: &[&str], now: i64) -> Result<(), Unfit> {
+        self.first_after(parts, now, self.started.elapsed())
+    }
+
+    /// The same, when the process has run so long. Nothing is forgotten unless both clocks say that it is old: one that is set
+    /// may go forth and back, and what was forgotten meanwhile would be good again.
+    fn first_after(&self, parts: &[&str], now: i64, elapsed: Duration) -> Result<(), Unfit> {
         let mut message = Vec::new();
         for part in parts {
             message.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -56,16 +65,20 @@ impl Seen {
         }
         let mut id = [0; 16];
         id.copy_from_slice(mac(&self.key, &message).as_ref().get(..16).unwrap_or(&[0; 16]));
-        let number = now.div_euclid(self.span);
         let mut generations = self.generations.lock();
-        // A clock that is set back forgets nothing.
-        if number > generations.number {
-            let before = if number == generations.number.saturating_add(1) {
-                std::mem::take(&mut generations.now)
-            } else {
-                HashSet::new()
+        let passed = now.saturating_sub(generations.began);
+        let ran = i64::try_from(elapsed.saturating_sub(generations.since).as_secs()).unwrap_or(i64::MAX);
+        let (age, is_unused) = (passed.min(ran), generations.now.is_empty() && passed > 0);
+        if age >= self.span || is_unused {
+            let is_all_old = age >= self.span.saturating_mul(2);
+            let last = std::mem::take(&mut generations.now);
+            let before = match (is_all_old, is_unused) {
+                (true, _) => HashSet::new(),
+                // There is nothing younger than what was kept so far.
+                (false, true) => std::mem::take(&mut generations.before),
+                (false, false) => last,
             };
-            *generations = Generations { number, now: HashSet::new(), before };
+            *generations = Generations { began: now, since: elapsed, now: HashSet::new(), before };
         }
         if generations.before.contains(&id) || generations.now.contains(&id) {
             return Err(Unfit::Again);
@@ -92,6 +105,22 @@ mod tests {
         assert_eq!(seen.first(&["k", "u1", ""], 1_000), Ok(()), "another proof");
         assert_eq!(seen.first(&["k", "u", "2"], 1_000), Ok(()));
         assert_eq!(seen.first(&["k", "u", "3"], 1_000), Err(Unfit::NoRoom), "nothing is forgotten for room");
-        assert_eq!(seen.first(&["k", "u", "1"], 1_400), Ok(()), "such a proof is refused for its age");
+        let later = |now, seconds| seen.first_after(&["k", "u", "1"], now, Duration::from_secs(seconds));
+        assert_eq!(later(1_400, 400), Ok(()), "such a proof is refused for its age");
+    }
+
+    #[test]
+    fn a_clock_that_goes_forth_and_back_makes_nothing_good_again() {
+        let seen = Seen::new(Duration::from_secs(120), 10);
+        let first = |id: &str, now, seconds| seen.first_after(&[id], now, Duration::from_secs(seconds));
+        assert_eq!(first("a", 10_000, 0), Ok(()));
+        assert_eq!(first("b", 13_600, 1), Ok(()), "an hour ahead");
+        assert_eq!(first("a", 10_002, 2), Err(Unfit::Again), "and back");
+        assert_eq!(first("a", 6_400, 3), Err(Unfit::Again), "an hour behind");
+        assert_eq!(first("b", 10_004, 4), Err(Unfit::Again));
+        // Long after, by both clocks.
+        assert_eq!(first("c", 14_000, 400), Ok(()));
+        assert_eq!(first("d", 14_400, 800), Ok(()));
+        assert_eq!(first("a", 14_800, 1_200), Ok(()));
     }
 }

@@ -158,3 +158,22 @@ async fn who_comes_while_keys_are_fetched_waits_for_them_too() {
     assert_eq!(both.await, before + 1, "it saw the new keys");
     assert!(asked.try_recv().is_err(), "one question for both");
 }
+
+#[tokio::test]
+async fn a_clock_that_jumps_decides_by_where_it_stands() {
+    let mut bench = bench();
+    assert_eq!(bench.refusal(&good_token()).await, None);
+    bench.clock.advance(3_600);
+    assert_eq!(bench.refusal(&good_token()).await, Some(TokenError::Expired));
+    bench.clock.advance(-3_600);
+    assert_eq!(bench.refusal(&good_token()).await, None, "and back");
+    bench.clock.advance(-3_600);
+    assert_eq!(bench.refusal(&good_token()).await, Some(TokenError::NotYetValid));
+    // Keys that were confirmed in what is now the future are asked for all the same.
+    let unknown =
+        token_of(&EC_OTHER, &with(header(), "kid", json!("new")), &with(payload(), "iat", json!(NOW - 7_200)));
+    assert_eq!(bench.refusal(&unknown).await, Some(TokenError::UnknownKey));
+    assert!(bench.asked.try_recv().is_ok());
+    bench.clock.advance(3_600);
+    assert_eq!(bench.refusal(&good_token()).await, None);
+}
