@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions test ci bench bench-docs bench-reload fuzz clean
+.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions test ci bench bench-docs soak bench-reload fuzz clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -103,6 +103,9 @@ bench: tools release ## measure against a no-op tonic server
 
 bench-docs: tools ## measure, and write docs/performance.md
 	tests/bench/run --write
+
+soak: tools release ## ten minutes of load with 10,000 tokens; fails when memory grows (SOAK_SECONDS)
+	$(PYTHON) tests/bench/soak.py
 
 bench-reload: tools ## reload bundles under load, comparing every answer with an oracle
 	tests/bench/reload
