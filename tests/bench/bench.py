@@ -352,7 +352,8 @@ class Bench:
 def machine():
     with open('/proc/cpuinfo', encoding='utf-8') as file:
         model = re.search(r'model name\s+: (.*)', file.read()).group(1)
-    return f'{os.cpu_count()} processors ({model}), Linux {'.'.join(os.uname().release.split('.')[:2])}; server and load share them'
+    kernel = '.'.join(os.uname().release.split('.')[:2])
+    return f'{os.cpu_count()} processors ({model}), Linux {kernel}; server and load share them'
 
 
 def main():

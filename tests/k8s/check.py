@@ -137,7 +137,40 @@ def examine(folder, name, text, crds, allowed=()):
     configurations(name, native)
 
 
+def starts(name, native):
+    """Each configuration starts with the policies beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        policies = []
+        for document in native:
+            for key, content in (document.get('data') or {}).items() if document['kind'] == 'ConfigMap' else ():
+                if key.endswith('.rego'):
+                    policies.append(os.path.join(folder, f'{len(policies)}.rego'))
+                    with open(policies[-1], 'w') as out:
+                        out.write(content)
+        for document in native:
+            for key, content in (document.get('data') or {}).items() if document['kind'] == 'ConfigMap' else ():
+                if key != 'config.yaml':
+                    continue
+                config = os.path.join(folder, 'config.yaml')
+                with open(config, 'w') as out:
+                    out.write(content)
+                command = [STEPGATE, 'run', '--server', '--config-file', config, '--addr=127.0.0.1:0', '--diagnostic-addr=127.0.0.1:0',
+                           '--set=plugins.envoy_ext_authz_grpc.addr=127.0.0.1:0', *policies[:1]]
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                lines = []
+                for line in process.stdout:
+                    lines.append(line)
+                    if 'serving HTTP' in line:
+                        break
+                is_up = process.poll() is None and any('serving ext_authz' in line for line in lines)
+                process.terminate()
+                process.wait(15)
+                process.stdout.close()
+                expect(f'{name}: {document["metadata"]["name"]} starts', is_up, ''.join(lines))
+
+
 def configurations(name, native):
+    starts(name, native)
     for document in native:
         for key, content in (document.get('data') or {}).items() if document['kind'] == 'ConfigMap' else ():
             if key.endswith('.rego'):
