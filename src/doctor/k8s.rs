@@ -107,7 +107,7 @@ pub const RULES: &[Rule] = &[
     warning(
         "custom-path-rules",
         "What a path in `rules` does not match is not checked at all, and it matches neither `//admin` nor `/ADMIN` where it says `/admin`.",
-        "Use `rules: [{}]`, or exclude with `notPaths`, and decide by path in Rego; or set `pathNormalization` to MERGE_SLASHES.",
+        "Use `rules: [{}]`, or exclude with `notPaths`, and decide by path in Rego. `pathNormalization: MERGE_SLASHES` helps against `//admin` alone.",
         policies::path_rules,
     ),
     warning(

@@ -136,8 +136,10 @@ impl Manifests {
         for path in paths {
             if path.as_os_str() == "-" {
                 let mut text = String::new();
-                let input = std::io::stdin().take(MAX_FILE_BYTES).read_to_string(&mut text);
-                input.map_err(|error| ManifestsError::Read(path.clone(), error))?;
+                let input = std::io::stdin().take(MAX_FILE_BYTES.saturating_add(1)).read_to_string(&mut text);
+                if input.map_err(|error| ManifestsError::Read(path.clone(), error))? as u64 > MAX_FILE_BYTES {
+                    return Err(ManifestsError::TooLarge(path.clone()));
+                }
                 found.add("standard input", &text)?;
             } else {
                 found.add_path(path, 0)?;

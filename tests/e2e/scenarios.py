@@ -210,6 +210,7 @@ class Example:
             assert text.count(f'port_value: {was}}}') == 1
             text = text.replace(f'port_value: {was}}}', f'port_value: {now}}}')
         # Two slashes are stepgate's to refuse here; merging them first is what the file does by itself.
+        assert text.count('merge_slashes: true') == 1 and text.count('REJECT_REQUEST\n          # Names') == 1
         text = text.replace('merge_slashes: true', 'merge_slashes: false').replace('REJECT_REQUEST\n          # Names', 'KEEP_UNCHANGED\n          # Names')
         path = os.path.join(self.folder, 'envoy.yaml')
         with open(path, 'w') as file:

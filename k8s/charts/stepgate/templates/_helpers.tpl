@@ -4,7 +4,7 @@
 
 {{- define "stepgate.selector" -}}
 app.kubernetes.io/name: stepgate
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "stepgate.labels" -}}
