@@ -84,6 +84,9 @@ fn lint(paths: &[PathBuf], strict: bool, format: Format) -> anyhow::Result<ExitC
                 println!("  mend: {}", finding.rule.mend);
                 println!("  see:  docs/lint.md#{}\n", finding.rule.id);
             }
+            if !manifests.has_meshes() {
+                println!("not examined: what providers do, because no mesh configuration was given (docs/lint.md)");
+            }
             let warnings = findings.len().saturating_sub(errors);
             println!("{} object(s) examined: {errors} error(s), {warnings} warning(s)", manifests.objects.len());
         }

@@ -86,6 +86,15 @@ pub fn text<'a>(value: &'a Value, path: &[&str]) -> Option<&'a str> {
     at(value, path)?.as_str()
 }
 
+/// Whether a switch is on, in the words of YAML 1.1 that Helm and Istio read, too.
+pub fn is_on(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::Bool(flag)) => *flag,
+        Some(Value::String(text)) => matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "y"),
+        _ => false,
+    }
+}
+
 /// The list there; empty where there is none.
 pub fn list<'a>(value: &'a Value, path: &[&str]) -> &'a [Value] {
     at(value, path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
@@ -175,38 +184,42 @@ impl Manifests {
         for document in yaml_serde::Deserializer::from_str(text) {
             let value = Value::deserialize(document)
                 .map_err(|error| ManifestsError::Yaml { origin: origin.to_owned(), reason: error.to_string() })?;
-            self.add_value(origin, value);
+            self.add_value(origin, value)?;
         }
         Ok(())
     }
 
-    fn add_value(&mut self, origin: &str, value: Value) {
-        let origin = origin.to_owned();
+    fn add_value(&mut self, origin: &str, value: Value) -> Result<(), ManifestsError> {
         // `kubectl get -o yaml` gives a list.
         if text(&value, &["kind"]).is_some_and(|kind| kind.ends_with("List")) && value.get("items").is_some() {
-            for item in list(&value, &["items"]) {
-                self.add_value(&origin, item.clone());
-            }
-            return;
+            return list(&value, &["items"]).iter().try_for_each(|item| self.add_value(origin, item.clone()));
         }
-        if at(&value, &["kind"]).is_none() {
-            // Helm values of istiod, or a mesh configuration by itself.
-            let mesh = at(&value, &["meshConfig"]).unwrap_or(&value);
-            if mesh.get("extensionProviders").is_some() {
-                self.meshes.push(Object { origin, value: mesh.clone() });
-            }
-            return;
-        }
+        // Helm values of istiod or of a chart around it, a mesh configuration by itself, an IstioOperator, Sail's Istio.
+        self.add_meshes(origin, &value);
         // The ConfigMap of istiod.
-        if let Some(mesh) = text(&value, &["data", "mesh"])
-            && let Ok(mesh) = yaml_serde::from_str::<Value>(mesh)
-        {
-            self.meshes.push(Object { origin: origin.clone(), value: mesh });
+        if let Some(mesh) = text(&value, &["data", "mesh"]) {
+            let mesh = yaml_serde::from_str::<Value>(mesh).map_err(|error| ManifestsError::Yaml {
+                origin: format!("{origin}, data.mesh"),
+                reason: error.to_string(),
+            })?;
+            self.add_meshes(origin, &mesh);
         }
-        if let Some(mesh) = at(&value, &["spec", "meshConfig"]) {
-            self.meshes.push(Object { origin: origin.clone(), value: mesh.clone() });
+        if at(&value, &["kind"]).is_some() {
+            self.objects.push(Object { origin: origin.to_owned(), value });
         }
-        self.objects.push(Object { origin, value });
+        Ok(())
+    }
+
+    /// Every mesh configuration in it, wherever it stands.
+    fn add_meshes(&mut self, origin: &str, value: &Value) {
+        match value {
+            Value::Object(members) if members.get("extensionProviders").is_some_and(Value::is_array) => {
+                self.meshes.push(Object { origin: origin.to_owned(), value: value.clone() });
+            }
+            Value::Object(members) => members.values().for_each(|inner| self.add_meshes(origin, inner)),
+            Value::Array(items) => items.iter().for_each(|inner| self.add_meshes(origin, inner)),
+            _ => {}
+        }
     }
 
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Object> {
@@ -221,6 +234,10 @@ impl Manifests {
 
     pub fn namespace(&self, name: &str) -> Option<&Object> {
         self.of_kind("Namespace").find(|object| object.name() == name)
+    }
+
+    pub fn has_meshes(&self) -> bool {
+        !self.meshes.is_empty()
     }
 
     pub fn meshes(&self) -> &[Object] {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{Hit, hit};
-use crate::doctor::manifests::{Manifests, Object, at, list, text};
+use crate::doctor::manifests::{Manifests, Object, at, is_on, list, text};
 
 /// Whether it is a DNS label (RFC 1123).
 fn is_label(name: &str) -> bool {
@@ -29,12 +29,12 @@ pub(super) fn timeout(manifests: &Manifests) -> Vec<Hit<'_>> {
 pub(super) fn fail_open(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found: Vec<Hit<'_>> = Vec::new();
     for provider in manifests.providers() {
-        if at(&provider.settings, &["failOpen"]) == Some(&Value::Bool(true)) {
+        if is_on(at(&provider.settings, &["failOpen"])) {
             found.push(hit(provider.object, format!("the provider `{}` has `failOpen: true`", provider.name)));
         }
     }
     for policy in manifests.of_kind("SecurityPolicy") {
-        if policy.at(&["spec", "extAuth", "failOpen"]) == Some(&Value::Bool(true)) {
+        if is_on(policy.at(&["spec", "extAuth", "failOpen"])) {
             found.push(hit(policy, "has `extAuth.failOpen: true`"));
         }
     }
@@ -49,7 +49,7 @@ fn allows_on_failure(value: &Value) -> bool {
     match value {
         Value::Object(members) => members.iter().any(|(name, value)| {
             let is_switch = name == "failure_mode_allow" || name == "failureModeAllow";
-            (is_switch && value == &Value::Bool(true)) || allows_on_failure(value)
+            (is_switch && is_on(Some(value))) || allows_on_failure(value)
         }),
         Value::Array(items) => items.iter().any(allows_on_failure),
         _ => false,
@@ -58,8 +58,7 @@ fn allows_on_failure(value: &Value) -> bool {
 
 pub(super) fn status_on_error(manifests: &Manifests) -> Vec<Hit<'_>> {
     let without = manifests.providers().into_iter().filter(|provider| {
-        at(&provider.settings, &["statusOnError"]).is_none()
-            && at(&provider.settings, &["failOpen"]) != Some(&Value::Bool(true))
+        at(&provider.settings, &["statusOnError"]).is_none() && !is_on(at(&provider.settings, &["failOpen"]))
     });
     without
         .map(|provider| hit(provider.object, format!("the provider `{}` has no `statusOnError`", provider.name)))

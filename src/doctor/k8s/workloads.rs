@@ -73,7 +73,7 @@ pub fn authorizers(manifests: &Manifests) -> Vec<Authorizer<'_>> {
                     let arguments = ["command", "args"].iter().flat_map(|name| list(container, &[name]));
                     arguments.filter_map(Value::as_str).any(|argument| words.contains(&argument))
                 };
-                if has(&["run"]) && (is_ours || has(&["--server", "--server=true", "-s"])) {
+                if has(&["run"]) && (is_ours || has(&["--server", "--server=true"])) {
                     let is_shared = !is_init && containers.len() == 1;
                     found.push(Authorizer { object, pod, metadata, container, is_init, is_shared });
                 }
