@@ -49,7 +49,8 @@ pub(super) fn matches_identity(manifests: &Manifests) -> Vec<Hit<'_>> {
 }
 
 pub(super) fn dry_run(manifests: &Manifests) -> Vec<Hit<'_>> {
-    let marked = customs(manifests).filter(|policy| policy.annotation("istio.io/dry-run").is_some());
+    let is_on = |policy: &&Object| policy.annotation("istio.io/dry-run").is_some_and(|value| value != "false");
+    let marked = customs(manifests).filter(is_on);
     marked.map(|policy| hit(policy, "has the annotation `istio.io/dry-run`")).collect()
 }
 

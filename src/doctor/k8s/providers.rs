@@ -38,7 +38,11 @@ pub(super) fn fail_open(manifests: &Manifests) -> Vec<Hit<'_>> {
             found.push(hit(policy, "has `extAuth.failOpen: true`"));
         }
     }
-    for filter in manifests.of_kind("EnvoyFilter").filter(|filter| allows_on_failure(&filter.value)) {
+    // Other filters have the same switch.
+    let of_ext_authz = |filter: &&Object| filter.value.to_string().contains("ext_authz");
+    for filter in
+        manifests.of_kind("EnvoyFilter").filter(of_ext_authz).filter(|filter| allows_on_failure(&filter.value))
+    {
         found.push(hit(filter, "has `failure_mode_allow: true`"));
     }
     found
@@ -68,7 +72,9 @@ pub(super) fn status_on_error(manifests: &Manifests) -> Vec<Hit<'_>> {
 /// Whether Istio speaks HTTP/2 to this port of a Service.
 fn is_http2(port: &Value) -> bool {
     match text(port, &["appProtocol"]) {
-        Some(protocol) => matches!(protocol, "grpc" | "grpc-web" | "http2" | "kubernetes.io/h2c"),
+        Some(protocol) => {
+            matches!(protocol.to_ascii_lowercase().as_str(), "grpc" | "grpc-web" | "http2" | "kubernetes.io/h2c")
+        }
         None => {
             let name = text(port, &["name"]).unwrap_or_default();
             matches!(name.split('-').next(), Some("grpc" | "http2"))
