@@ -19,7 +19,7 @@ use arc_swap::ArcSwapOption;
 
 pub use self::engine::{EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
-pub use self::journal::{Asked, Journal, Place, Record, Watchers};
+pub use self::journal::{Asked, Journal, Place, Record, Watcher, Watchers};
 pub use self::outbound::OutboundSettings;
 pub use self::question::{Complaint, QueryError, Question};
 pub use self::snapshot::Snapshot;

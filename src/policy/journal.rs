@@ -1,10 +1,10 @@
 //! Decisions on their way to the decision log. Recording one never waits: what does not fit is dropped and counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc::{self, Permit, Receiver, Sender};
 
 use super::Snapshot;
@@ -19,24 +19,57 @@ const MAX_BEHIND: usize = 1_024;
 
 /// Whoever watches events of the decision log as they are made.
 #[derive(Clone, Debug)]
-pub struct Watchers(broadcast::Sender<Arc<str>>);
+pub struct Watchers {
+    events: broadcast::Sender<Arc<str>>,
+    /// How many there are. Every check asks, and must not take the lock of `events` for it.
+    count: Arc<AtomicUsize>,
+}
 
 impl Watchers {
+    fn none() -> Self {
+        Self { events: broadcast::Sender::new(MAX_BEHIND), count: Arc::default() }
+    }
+
     pub fn are_there(&self) -> bool {
-        self.0.receiver_count() > 0
+        self.count.load(Ordering::Relaxed) > 0
     }
 
     /// Shows an event, which is JSON, to all of them.
     pub fn tell(&self, event: &str) {
         if self.are_there() {
             // The last one may have left meanwhile.
-            let _ = self.0.send(Arc::from(event));
+            let _ = self.events.send(Arc::from(event));
         }
     }
 
-    /// Events from now on.
-    pub fn watch(&self) -> broadcast::Receiver<Arc<str>> {
-        self.0.subscribe()
+    /// One more of them, who sees events from now on.
+    pub fn watch(&self) -> Watcher {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Watcher { events: self.events.subscribe(), count: Arc::clone(&self.count) }
+    }
+}
+
+/// One of those who watch, as long as it lives.
+#[derive(Debug)]
+pub struct Watcher {
+    events: broadcast::Receiver<Arc<str>>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Watcher {
+    /// The next event, or how many were missed because they came too fast; nothing once there is none to come.
+    pub async fn next(&mut self) -> Option<Result<Arc<str>, u64>> {
+        match self.events.recv().await {
+            Ok(event) => Some(Ok(event)),
+            Err(RecvError::Lagged(missed)) => Some(Err(missed)),
+            Err(RecvError::Closed) => None,
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -98,8 +131,7 @@ pub struct Journal {
 impl Journal {
     pub fn new(metrics: Arc<Metrics>) -> (Self, Receiver<Box<Record>>) {
         let (records, waiting) = mpsc::channel(MAX_WAITING);
-        let watchers = Watchers(broadcast::Sender::new(MAX_BEHIND));
-        (Self { records, metrics, is_read: AtomicBool::new(true), watchers }, waiting)
+        (Self { records, metrics, is_read: AtomicBool::new(true), watchers: Watchers::none() }, waiting)
     }
 
     pub fn watchers(&self) -> Watchers {
@@ -135,5 +167,27 @@ impl Journal {
         if let Some(place) = self.reserve() {
             place.take(record);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn events_are_wanted_while_somebody_watches() {
+        let (journal, _records) = Journal::new(Arc::new(Metrics::new(None)));
+        journal.set_read(false);
+        assert!(!journal.is_wanted());
+        let (mut one, other) = (journal.watchers().watch(), journal.watchers().watch());
+        drop(other);
+        assert!(journal.is_wanted() && !journal.is_read());
+        for at in 0..MAX_BEHIND + 3 {
+            journal.watchers().tell(&at.to_string());
+        }
+        assert_eq!(one.next().await, Some(Err(3)), "what came too fast is counted");
+        assert_eq!(one.next().await, Some(Ok("3".into())));
+        drop(one);
+        assert!(!journal.is_wanted());
     }
 }

@@ -2,20 +2,18 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use http_body::Frame;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::{Call, Failure};
+use crate::policy::Watcher;
 
-type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Receiver<Arc<str>>)> + Send>>;
+type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Watcher)> + Send>>;
 
 /// `GET /v1/decisions`.
 pub(super) async fn decisions(call: Call) -> Result<Response, Failure> {
@@ -31,24 +29,23 @@ struct Events {
 }
 
 impl Events {
-    fn new(events: Receiver<Arc<str>>, stopping: CancellationToken) -> Self {
+    fn new(events: Watcher, stopping: CancellationToken) -> Self {
         Self { next: next(events, stopping.clone()), stopping }
     }
 }
 
 /// The next line; nothing once there is none to come.
-fn next(mut events: Receiver<Arc<str>>, stopping: CancellationToken) -> Next {
+fn next(mut events: Watcher, stopping: CancellationToken) -> Next {
     Box::pin(async move {
         let received = tokio::select! {
             () = stopping.cancelled() => None,
-            received = events.recv() => Some(received),
+            received = events.next() => received,
         };
-        let line = match received {
-            Some(Ok(event)) => Some(Bytes::from(format!("{event}\n"))),
+        let line = received.map(|received| match received {
+            Ok(event) => Bytes::from(format!("{event}\n")),
             // Whoever reads too slowly is told what it has missed; checks do not wait for it.
-            Some(Err(RecvError::Lagged(missed))) => Some(Bytes::from(format!("{{\"missed\":{missed}}}\n"))),
-            Some(Err(RecvError::Closed)) | None => None,
-        };
+            Err(missed) => Bytes::from(format!("{{\"missed\":{missed}}}\n")),
+        });
         (line, events)
     })
 }
