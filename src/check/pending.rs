@@ -1,7 +1,5 @@
 //! A check that is being decided. However it ends, it is told: also when its caller gives up, and its future is dropped.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use crate::policy::{Place, Record};
@@ -29,20 +27,46 @@ impl<'a> Pending<'a> {
 
     fn tell(&mut self) {
         if let Some(place) = self.place.take() {
-            let took: Duration = self.started.elapsed();
-            place.take(Record { total: took, ..std::mem::take(&mut self.record) });
+            place.take(Record { total: self.started.elapsed(), ..std::mem::take(&mut self.record) });
         }
     }
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if self.is_done {
+        // A panic is told as what it is, by whoever catches it.
+        if self.is_done || std::thread::panicking() {
             return;
         }
         self.metrics.insides.cancelled();
         self.record.reason = "cancelled";
         self.record.error = Some("the caller gave up before there was a decision".to_owned());
         self.tell();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::policy::Journal;
+
+    #[test]
+    fn a_check_is_told_once_however_it_ends() {
+        let metrics = Arc::new(Metrics::new(None));
+        let (journal, mut records) = Journal::new(Arc::clone(&metrics));
+        let pending = || Pending::new(Record::default(), journal.reserve(), &metrics, Instant::now());
+        pending().done();
+        assert_eq!(records.try_recv().expect("it is told").reason, "");
+        drop(pending());
+        assert_eq!(records.try_recv().expect("it is told").reason, "cancelled");
+        let broken = catch_unwind(AssertUnwindSafe(|| {
+            let _pending = pending();
+            panic!("a defect");
+        }));
+        assert!(broken.is_err() && records.try_recv().is_err(), "nobody gave up");
+        assert!(metrics.text().contains("stepgate_cancelled_checks_total 1"));
     }
 }
