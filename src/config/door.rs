@@ -38,7 +38,7 @@ impl Resolver<'_> {
             self.problems.error("plugins.stepgate.socket_mode", "expected octal permissions such as \"0660\"");
         }
         let grpc = own.section("grpc");
-        let tls = self.tls(grpc.section("tls"), address.as_ref());
+        let tls = self.tls(grpc, address.as_ref());
         let age = grpc.duration("max_connection_age", Duration::ZERO);
         Some(GrpcDoor {
             address: address?,
@@ -59,7 +59,12 @@ impl Resolver<'_> {
         })
     }
 
-    fn tls(&mut self, tls: Section<'_>, address: Option<&Address>) -> Option<TlsSettings> {
+    fn tls(&mut self, grpc: Section<'_>, address: Option<&Address>) -> Option<TlsSettings> {
+        // A section that is there and empty is no wish for plain text.
+        if grpc.0.and_then(|grpc| grpc.get("tls")).is_some_and(Value::is_null) {
+            self.problems.error(TLS, "the section is empty: give cert_file and private_key_file, or remove it");
+        }
+        let tls = grpc.section("tls");
         tls.0?;
         if !matches!(address, None | Some(Address::Tcp { .. })) {
             self.problems.error(TLS, "a socket is guarded by its permissions; TLS is for TCP");
@@ -79,6 +84,9 @@ impl Resolver<'_> {
                     "expected an id such as spiffe://cluster.local/ns/shop/sa/web, or one that ends with /*",
                 ),
             }
+        }
+        if tls.at("allowed_spiffe_ids").is_some() && tls.texts("allowed_spiffe_ids").is_empty() {
+            self.problems.error(format!("{TLS}.allowed_spiffe_ids"), "the list is empty, so nobody could connect");
         }
         if !clients.is_empty() && client_roots.is_none() {
             self.problems.error(format!("{TLS}.allowed_spiffe_ids"), "needs ca_cert_file: nobody else proves an id");

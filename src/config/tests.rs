@@ -333,6 +333,11 @@ fn a_listener_with_tls_says_all_that_it_needs() {
     assert!(settings.needs_client && settings.is_http2 && !settings.only_1_3);
     for (wrong, place) in [
         (json!({"cert_file": "c"}), "plugins.stepgate.grpc.tls"),
+        (serde_json::Value::Null, "plugins.stepgate.grpc.tls"),
+        (
+            json!({"cert_file": "c", "private_key_file": "k", "ca_cert_file": "r", "allowed_spiffe_ids": []}),
+            "plugins.stepgate.grpc.tls.allowed_spiffe_ids",
+        ),
         (json!({"ca_cert_file": "c"}), "plugins.stepgate.grpc.tls"),
         (
             json!({"cert_file": "c", "private_key_file": "k", "allowed_spiffe_ids": ["spiffe://a/b"]}),
