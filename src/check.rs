@@ -276,12 +276,12 @@ impl Checker {
             (false, false) => BodyUse::Nothing,
         };
         let document = input::build(message, attributes, &self.settings.input, body)?;
+        phases.ended(Phase::Input);
         if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(preflight::is_preflight) {
             record.input = record.is_wanted.then(|| document.members.into_value());
             record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
         }
-        phases.ended(Phase::Input);
         let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
         let by_envoy = self.settings.asserted.as_slice();
         let shown = document.members.get(&ATTRIBUTES).filter(|_| !by_envoy.is_empty());
