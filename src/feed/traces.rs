@@ -11,11 +11,11 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
 use crate::clock::nanoseconds;
-use crate::remote::service::{Service, ServiceSettings};
+use crate::remote::service::{GrpcStatus, Service, ServiceSettings};
 use crate::telemetry::{Metrics, Trace, chain};
 
 const HTTP_PATH: &str = "/v1/traces";
-const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const GRPC_METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// Span kinds and the code of a status (trace.proto).
 const INTERNAL: i32 = 1;
 const SERVER: i32 = 2;
@@ -97,19 +97,19 @@ impl TraceExporter {
 
     async fn export(&mut self, batch: &[Box<Trace>]) {
         let body = self.request(batch).encode_to_vec();
-        let sent = match self.settings.protocol {
-            Protocol::Http => self.service.post(HTTP_PATH, &[("content-type", "application/x-protobuf")], body).await,
-            Protocol::Grpc => {
-                let mut frame = vec![0];
-                frame.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
-                frame.extend_from_slice(&body);
-                self.service.post(GRPC_PATH, &[("content-type", "application/grpc"), ("te", "trailers")], frame).await
+        let failed = match self.settings.protocol {
+            Protocol::Http => {
+                match self.service.post(HTTP_PATH, &[("content-type", "application/x-protobuf")], body).await {
+                    Ok(200) => None,
+                    Ok(status) => Some(format!("the collector answers {status}")),
+                    Err(error) => Some(chain(&error)),
+                }
             }
-        };
-        let failed = match sent {
-            Ok(200) => None,
-            Ok(status) => Some(format!("the collector answers {status}")),
-            Err(error) => Some(chain(&error)),
+            Protocol::Grpc => match self.service.call(GRPC_METHOD, &body).await {
+                Ok(GrpcStatus { http: 200, grpc: 0 }) => None,
+                Ok(status) => Some(format!("the collector answers {} with grpc-status {}", status.http, status.grpc)),
+                Err(error) => Some(chain(&error)),
+            },
         };
         self.metrics.insides.traces_ended(if failed.is_some() { "failed" } else { "exported" }, batch.len());
         // Once for an outage.

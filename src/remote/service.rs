@@ -84,6 +84,13 @@ pub struct Ask<'a> {
     pub authorization: Option<&'a str>,
 }
 
+/// How a call of gRPC ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcStatus {
+    pub http: u16,
+    pub grpc: u32,
+}
+
 /// What came back.
 #[derive(Debug)]
 pub struct ServiceReply {
@@ -233,7 +240,18 @@ impl Service {
         Ok(self.send(path, headers, body).await?.status().as_u16())
     }
 
-    /// The same, reading an answer of at most `limit` bytes.
+    /// Calls a method of gRPC with one message; gives the status of the call where its head has one, as that of a refused call has. One
+    /// that comes after a message is not seen: zero is what is known then.
+    pub async fn call(&self, method: &str, message: &[u8]) -> Result<GrpcStatus, RemoteError> {
+        let mut frame = vec![0];
+        frame.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+        frame.extend_from_slice(message);
+        let response = self.send(method, &[("content-type", "application/grpc"), ("te", "trailers")], frame).await?;
+        let told = response.headers().get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(GrpcStatus { http: response.status().as_u16(), grpc: told.unwrap_or(0) })
+    }
+
+    /// The same as `post`, reading an answer of at most `limit` bytes.
     pub async fn post_for(
         &self,
         path: &str,

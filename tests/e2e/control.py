@@ -700,6 +700,14 @@ def traces_reach_a_collector():
             said = {item.key: item.value.string_value for item in root.attributes}
             eq((said['stepgate.decision'], said['url.path'], len(said['stepgate.decision_id'])), ('deny', '/two', 36), 'what is told')
             eq('secret' in str(arrived()), False, 'no query')
+    # A server of gRPC that is no collector says so, and is not taken for one.
+    other = grpc.server(futures.ThreadPoolExecutor(2))
+    tracing.update(type='grpc', address=f'127.0.0.1:{other.add_insecure_port("127.0.0.1:0")}', sample_percentage=100)
+    other.start()
+    with Sidecar(config(server, distributed_tracing=tracing)) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+        sidecar.settled(lambda: 'with grpc-status 12' in sidecar.lines(), 'the log')
+    other.stop(0)
     # Without a collector nothing waits, and nothing is traced that was not asked for.
     tracing['address'] = f'127.0.0.1:{free_port()}'
     with Sidecar(config(server, distributed_tracing={**tracing, 'sample_percentage': 100})) as sidecar:
