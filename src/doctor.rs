@@ -8,4 +8,4 @@ mod probe;
 pub use self::k8s::{Finding, RULES, Rule, Severity, examine, reference};
 pub use self::manifests::{Manifests, ManifestsError};
 pub use self::migrate::{Migration, Verdict, migrations};
-pub use self::probe::{ProbeError, ask};
+pub use self::probe::{ProbeError, ask, get};

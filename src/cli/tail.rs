@@ -1,6 +1,6 @@
 //! `stepgate tail`: decisions of a running server as they are made.
 
-use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
+
+use crate::doctor::get;
 
 /// Bytes of one event.
 const MAX_EVENT_BYTES: u64 = 16 << 20;
@@ -55,24 +57,15 @@ enum Color {
 impl Tail {
     pub fn execute(&self) -> anyhow::Result<ExitCode> {
         let place = self.socket.display();
-        let mut stream = UnixStream::connect(&self.socket).with_context(|| {
+        let stream = UnixStream::connect(&self.socket).with_context(|| {
             format!(
                 "nobody listens at `{place}`; `plugins.stepgate.admin_socket` makes the socket, its owner may use it"
             )
         })?;
-        stream.write_all(b"GET /v1/decisions HTTP/1.0\r\nHost: admin\r\n\r\n")?;
-        let mut lines = BufReader::new(stream);
-        let mut status = String::new();
-        lines.read_line(&mut status)?;
-        if status.split(' ').nth(1) != Some("200") {
-            bail!("`{place}` answers `{}`", status.trim());
-        }
-        loop {
-            let mut line = String::new();
-            if lines.read_line(&mut line)? == 0 || line.trim().is_empty() {
-                break;
-            }
-        }
+        // HTTP/1.0: an answer without end has no chunks.
+        let Some((200, mut lines)) = get(stream, "HTTP/1.0", "admin", "/v1/decisions")? else {
+            bail!("`{place}` is no admin socket of stepgate, or one of an older version");
+        };
         let has_colors = self.color == Color::Always || (self.color == Color::Auto && std::io::stdout().is_terminal());
         let mut out = std::io::stdout().lock();
         let mut shown = 0u64;

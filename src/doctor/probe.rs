@@ -1,6 +1,6 @@
 //! Asking a running stepgate how it is, as a probe does.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
@@ -8,6 +8,9 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of an answer.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
+/// Of the head of an answer.
+const MAX_LINE_BYTES: u64 = 16 << 10;
+const MAX_LINES: usize = 200;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -42,17 +45,40 @@ pub fn ask(url: &str, path: &str) -> Result<(u16, String), ProbeError> {
     Err(failed(last))
 }
 
-fn exchange(mut stream: TcpStream, host: &str, path: &str) -> std::io::Result<Option<(u16, String)>> {
+fn exchange(stream: TcpStream, host: &str, path: &str) -> std::io::Result<Option<(u16, String)>> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // HTTP/1.0: the answer ends with the connection and has no chunks.
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return Ok(None) };
-    let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
-    Ok(status.map(|status| (status, body.to_owned())))
+    // A proxy of the mesh refuses HTTP/1.0. Only what our own server answers is read, and that has no chunks.
+    let Some((status, rest)) = get(stream, "HTTP/1.1", host, path)? else { return Ok(None) };
+    let mut body = Vec::new();
+    rest.take(MAX_ANSWER_BYTES).read_to_end(&mut body)?;
+    Ok(Some((status, String::from_utf8_lossy(&body).into_owned())))
+}
+
+/// Sends a GET after which the connection ends; gives the status and where the body is read. Nothing when HTTP is not spoken.
+pub fn get<S: Read + Write>(
+    mut stream: S,
+    version: &str,
+    host: &str,
+    path: &str,
+) -> std::io::Result<Option<(u16, BufReader<S>)>> {
+    write!(stream, "GET {path} {version}\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = BufReader::new(stream);
+    let line = |answer: &mut BufReader<S>| -> std::io::Result<String> {
+        let mut line = String::new();
+        answer.take(MAX_LINE_BYTES).read_line(&mut line)?;
+        Ok(line)
+    };
+    let first = line(&mut answer)?;
+    let Some(status) = first.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)?.parse().ok()) else {
+        return Ok(None);
+    };
+    for _ in 0..MAX_LINES {
+        if line(&mut answer)?.trim().is_empty() {
+            return Ok(Some((status, answer)));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -70,7 +96,7 @@ mod tests {
                 let (mut stream, _) = listener.accept().expect("a caller");
                 let mut asked = [0; 64];
                 let n = stream.read(&mut asked).expect("a request");
-                assert!(String::from_utf8_lossy(asked.get(..n).expect("bytes")).starts_with("GET /ready HTTP/1.0\r\n"));
+                assert!(String::from_utf8_lossy(asked.get(..n).expect("bytes")).starts_with("GET /ready HTTP/1.1\r\n"));
                 stream.write_all(answer.as_bytes()).expect("it is sent");
             }
         });

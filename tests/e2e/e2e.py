@@ -291,6 +291,15 @@ def tokens_and_secrets_stay_out_of_logs():
             eq(part[:40] in log, False, 'part of a token in the log')
 
 
+def a_probe_goes_through_a_proxy():
+    with Stack(POLICY) as stack:
+        asked = subprocess.run([STEPGATE, 'doctor', '--url', f'http://127.0.0.1:{stack.port}'], capture_output=True, text=True)
+        # The policy denies /ready; a proxy that did not take the request at all would answer 426.
+        eq((asked.returncode, 'answers 403' in asked.stdout), (1, True), asked.stdout + asked.stderr)
+        asked = subprocess.run([STEPGATE, 'doctor', '--url', f'http://127.0.0.1:{stack.diagnostic}'], capture_output=True, text=True)
+        eq((asked.returncode, asked.stdout.startswith('ready')), (0, True), asked.stdout + asked.stderr)
+
+
 TESTS = [
     the_demo_walk, unix_sockets, headers_change_on_the_way, two_challenges_on_one_denial,
     identity_headers_cannot_be_smuggled, the_upstream_is_told_by_a_token_of_our_own, bodies_are_buffered_and_truncation_is_seen,
@@ -298,7 +307,7 @@ TESTS = [
     an_oversize_grpc_header_list_is_answered, dry_run_allows_denials_but_not_faults, health_follows_the_state,
     grpc_health_and_reflection, messages_that_no_framework_would_decode_are_denied,
     a_check_whose_message_is_late_is_answered_during_a_drain, a_drain_lets_checks_in_flight_finish_and_says_not_serving,
-    a_bad_start_stops_and_says_why, tokens_and_secrets_stay_out_of_logs]
+    a_bad_start_stops_and_says_why, tokens_and_secrets_stay_out_of_logs, a_probe_goes_through_a_proxy]
 
 
 def main():
