@@ -11,7 +11,7 @@ import time
 from concurrent import futures
 
 import grpc
-from stack import ENVOY, STEPGATE, Upstream, free_port
+from stack import ENVOY, STEPGATE, Stack, Upstream, free_port
 
 TYPES = 'type.googleapis.com/envoy.extensions.filters'
 PROVIDER = 'istio-ext-authz-stepgate'
@@ -148,7 +148,7 @@ class Mesh:
 
     def __init__(self, policy, configs):
         """`configs` are stepgate's own section by the name of the server: shared, file, abstract, waypoint."""
-        self.folder, self.processes = tempfile.mkdtemp(prefix='stepgate-mesh-'), []
+        self.folder, self.processes, self.diagnostics = tempfile.mkdtemp(prefix='stepgate-mesh-'), [], {}
         self.upstream, self.echo, self.hung = Upstream(), serve(Echo), serve(Hung)
         self.grpc = grpc.server(futures.ThreadPoolExecutor(4), handlers=[AnyCall()])
         grpc_port = self.grpc.add_insecure_port('127.0.0.1:0')
@@ -157,7 +157,7 @@ class Mesh:
             self.root, self.certificates = workload_certificates(self.folder, ('server', 'sleep', 'other'))
             names = ('plain', 'selective', 'file', 'abstract', 'odd-authority', 'mtls', 'waypoint', 'whole-bodies', 'routes', 'tcp-open',
                      'tcp-shut', 'dead', 'tcp-dead', 'dead-selective', 'fail-open', 'hung', 'http1', 'grpc', 'tls', 'tls-stranger', 'tls-plain')
-            self.ports = {name: free_port() for name in names}
+            self.ports, self.admin = {name: free_port() for name in names}, free_port()
             where = {'shared': free_port(), 'file': os.path.join(self.folder, 'stepgate.sock'), 'abstract': f'@stepgate-mesh-{os.getpid()}',
                      'waypoint': free_port(), 'tls': free_port()}
             self.write('data.json', {'open_port': self.ports['tcp-open']})
@@ -179,7 +179,7 @@ class Mesh:
         return path
 
     def stepgate(self, name, addr, policy, own):
-        diagnostic = free_port()
+        diagnostic = self.diagnostics[name] = free_port()
         config = self.write(f'{name}.json', {'plugins': {
             'envoy_ext_authz_grpc': {'addr': f'127.0.0.1:{addr}' if isinstance(addr, int) else f'unix://{addr}', 'path': 'mesh/decision'},
             'stepgate': own}})
@@ -215,7 +215,7 @@ class Mesh:
                     cluster('hung', self.hung.server_address[1], True), cluster('http1', where['shared'])]
         config = self.write('envoy.json', {
             'node': {'id': 'sidecar~10.0.0.1~httpbin-0.demo~demo.svc.cluster.local', 'cluster': 'httpbin.demo'},
-            'admin': {'address': {'socket_address': {'address': '127.0.0.1', 'port_value': free_port()}}},
+            'admin': {'address': {'socket_address': {'address': '127.0.0.1', 'port_value': self.admin}}},
             'static_resources': {'listeners': listeners, 'clusters': clusters}})
         subprocess.run([ENVOY, '--mode', 'validate', '-c', config, '--log-level', 'error'], check=True, capture_output=True)
         self.start('envoy', [ENVOY, '-c', config, '--base-id', str(ports['plain']), '--log-level', 'error', '--concurrency', '1'])
@@ -224,6 +224,17 @@ class Mesh:
     def start(self, name, command):
         log = open(os.path.join(self.folder, f'{name}.log'), 'wb')
         self.processes.append((name, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)))
+
+    def stat(self, name):
+        """A counter of Envoy's."""
+        answer = Stack.exchange(self.admin, 'GET', '/stats?format=json', [], None)
+        found = [stat['value'] for stat in json.loads(answer.body)['stats'] if stat.get('name') == name]
+        return found[0] if found else 0
+
+    def metric(self, server, name):
+        """A counter without labels of a stepgate."""
+        text = Stack.exchange(self.diagnostics[server], 'GET', '/metrics', [], None).body
+        return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(f'{name} ')), 0)
 
     def log(self, name):
         with open(os.path.join(self.folder, f'{name}.log'), errors='replace') as file:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
+from functools import partial
 
 import grpc
 import yaml
@@ -27,7 +28,7 @@ EXAMPLE_CONFIG = os.path.join(ROOT, 'k8s', 'overlays', 'kind', 'config.yaml')
 CALLERS = itertools.count(int(time.time() * 1000))
 REQUEST_MEMBERS = {'method', 'path', 'headers', 'body', 'token', 'scheme'}
 MEMBERS = {'name', 'kind', 'listener', 'client', 'request', 'send', 'expect', 'only', 'within', 'repeat'}
-EXPECTED = {'status', 'challenge', 'body', 'grpc-status', 'upstream', 'headers', 'unchecked', 'reply'}
+EXPECTED = {'status', 'challenge', 'body', 'grpc-status', 'upstream', 'headers', 'unchecked', 'reply', 'stat', 'metric', 'log'}
 
 
 def scenarios(name):
@@ -107,6 +108,8 @@ def judge(expect, status, headers, body, upstream):
     for name, wanted in expect.get('upstream', {}).items():
         if (upstream or {}).get(name) != wanted:
             problems.append(f'upstream {name}: {(upstream or {}).get(name)!r}')
+    if expect.get('unchecked') and upstream is None:
+        problems.append('nothing arrived at the upstream')
     if 'unchecked' in expect and ('x-checked' not in (upstream or {})) != expect['unchecked']:
         problems.append('somebody decided' if expect['unchecked'] else 'nobody decided')
     return problems
@@ -172,6 +175,20 @@ def grpc_call(port, scenario):
 
 
 def in_mesh(mesh, scenario):
+    expect = scenario['expect']
+    counters = {name: partial(mesh.metric, server, name) for server, name in expect.get('metric', {}).items()}
+    if 'stat' in expect:
+        counters[expect['stat']] = partial(mesh.stat, expect['stat'])
+    before = {name: read() for name, read in counters.items()}
+    problems = asked_in_mesh(mesh, scenario)
+    problems += [f'{name} did not grow' for name, read in counters.items() if read() <= before[name]]
+    for server, text in expect.get('log', {}).items():
+        if text not in mesh.log(server):
+            problems.append(f'the log of {server} does not say {text!r}')
+    return problems
+
+
+def asked_in_mesh(mesh, scenario):
     port = mesh.ports[scenario.get('listener', 'plain')]
     kind = scenario.get('kind', 'http')
     if kind != 'http':
