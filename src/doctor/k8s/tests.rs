@@ -1,4 +1,4 @@
-//! That each rule finds its mistake is shown by the files of `tests/k8s/broken`, which `tests/k8s/check` runs.
+//! That each rule finds its mistake is shown by the files of `tests/k8s/broken`, which `tests/k8s/check.py` runs.
 
 use super::*;
 
