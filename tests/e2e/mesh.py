@@ -214,7 +214,7 @@ class Mesh:
                     cluster('tls-plain', where['tls'], True), cluster('dead', free_port(), True),
                     cluster('hung', self.hung.server_address[1], True), cluster('http1', where['shared'])]
         config = self.write('envoy.json', {
-            'node': {'id': 'sidecar~10.0.0.1~httpbin-0.demo~demo.svc.cluster.local', 'cluster': 'httpbin.demo'},
+            'node': {'id': 'sidecar~10.0.0.1~hello-0.demo~demo.svc.cluster.local', 'cluster': 'hello.demo'},
             'admin': {'address': {'socket_address': {'address': '127.0.0.1', 'port_value': self.admin}}},
             'static_resources': {'listeners': listeners, 'clusters': clusters}})
         subprocess.run([ENVOY, '--mode', 'validate', '-c', config, '--log-level', 'error'], check=True, capture_output=True)

@@ -209,7 +209,7 @@ def kustomizations(folder, crds):
     own = os.path.join(folder, 'abstract', 'overlays', 'gateway')
     os.makedirs(own)
     with open(os.path.join(own, 'kustomization.yaml'), 'w') as out:
-        out.write('apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base, ../../examples/httpbin]\n'
+        out.write('apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base, ../../examples/hello]\n'
                   'components: [../../components/envoy-gateway, ../../components/monitoring]\n')
     code, output = run(kubectl, 'kustomize', own)
     expect('envoy-gateway: renders', code == 0, output)
@@ -291,7 +291,7 @@ def monitoring():
 
 
 def others():
-    for path in [os.path.join(K8S, 'envoy', 'envoy.yaml'), os.path.join(K8S, 'pod', 'envoy.yaml')]:
+    for path in [os.path.join(K8S, 'envoy', 'envoy.yaml'), os.path.join(K8S, 'pod', 'envoy.yaml'), os.path.join(K8S, 'examples', 'hello', 'envoy.yaml')]:
         code, output = run(os.path.join(BIN, 'envoy'), '--mode', 'validate', '-c', path)
         expect(f'envoy --mode validate {os.path.relpath(path, ROOT)}', code == 0, output)
     values, operator = (yaml.safe_load(open(os.path.join(K8S, 'istio', name))) for name in ('istiod-values.yaml', 'istio-operator.yaml'))
