@@ -1,6 +1,6 @@
 //! AuthorizationPolicies whose action is CUSTOM.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -98,19 +98,27 @@ pub(super) fn selector_in_ambient(manifests: &Manifests) -> Vec<Hit<'_>> {
 }
 
 pub(super) fn two_providers(manifests: &Manifests) -> Vec<Hit<'_>> {
+    // By namespace and whom they select, nothing standing for all: the first policy of each provider.
+    let mut known: BTreeMap<(&str, String), BTreeMap<&str, &Object>> = BTreeMap::new();
     let mut found = Vec::new();
-    let policies: Vec<_> = customs(manifests).collect();
-    for (n, policy) in policies.iter().enumerate() {
-        let others = policies.iter().take(n).filter(|other| {
-            let is_same = other.namespace() == policy.namespace()
-                && other.at(&["spec", "selector"]) == policy.at(&["spec", "selector"])
-                && targets(other) == targets(policy);
-            is_same && provider(other) != provider(policy)
-        });
-        for other in others {
-            let (own, its) = (provider(policy).unwrap_or_default(), provider(other).unwrap_or_default());
+    let selection = |policy: &Object| {
+        let labels = policy.at(&["spec", "selector", "matchLabels"]).and_then(Value::as_object);
+        let labels = labels.filter(|labels| !labels.is_empty());
+        match (labels, targets(policy).as_slice()) {
+            (None, []) => String::new(),
+            (labels, targets) => format!("{labels:?} {targets:?}"),
+        }
+    };
+    let (all, some): (Vec<_>, Vec<_>) =
+        customs(manifests).map(|policy| (policy, selection(policy))).partition(|(_, selected)| selected.is_empty());
+    for (policy, selected) in all.into_iter().chain(some) {
+        let (namespace, own) = (policy.namespace(), provider(policy).unwrap_or_default());
+        let places = [(namespace, String::new()), (namespace, selected.clone())];
+        let mut others = places.iter().filter_map(|place| known.get(place)).flatten();
+        if let Some((its, other)) = others.find(|(its, _)| **its != own) {
             found.push(hit(policy, format!("asks `{own}`, {} asks `{its}`", other.title())));
         }
+        known.entry((namespace, selected)).or_default().entry(own).or_insert(policy);
     }
     found
 }
