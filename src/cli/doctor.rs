@@ -88,7 +88,7 @@ fn lint(paths: &[PathBuf], strict: bool, format: Format) -> anyhow::Result<ExitC
                 println!("not examined: what providers do, because no mesh configuration was given (docs/lint.md)");
             }
             let warnings = findings.len().saturating_sub(errors);
-            println!("{} object(s) examined: {errors} error(s), {warnings} warning(s)", manifests.objects.len());
+            println!("{} object(s) examined: {errors} error(s), {warnings} warning(s)", manifests.all().count());
         }
     }
     Ok(ExitCode::from(u8::from(errors > 0 || (strict && !findings.is_empty()))))

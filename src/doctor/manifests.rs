@@ -1,6 +1,6 @@
 //! Kubernetes objects from files of YAML or JSON, and the mesh configuration wherever it is kept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -133,7 +133,8 @@ impl Provider<'_> {
 /// All objects that were given.
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
-    pub objects: Vec<Object>,
+    /// By their kinds: rules ask for one kind again and again.
+    objects: BTreeMap<String, Vec<Object>>,
     /// Mesh configurations that are text inside a ConfigMap, as objects without kind.
     meshes: Vec<Object>,
 }
@@ -204,8 +205,9 @@ impl Manifests {
             })?;
             self.add_meshes(origin, &mesh);
         }
-        if at(&value, &["kind"]).is_some() {
-            self.objects.push(Object { origin: origin.to_owned(), value });
+        if let Some(kind) = text(&value, &["kind"]) {
+            let kind = kind.to_owned();
+            self.objects.entry(kind).or_default().push(Object { origin: origin.to_owned(), value });
         }
         Ok(())
     }
@@ -222,14 +224,16 @@ impl Manifests {
         }
     }
 
-    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Object> {
-        self.objects.iter().filter(move |object| object.kind() == kind)
+    pub fn all(&self) -> impl Iterator<Item = &Object> {
+        self.objects.values().flatten()
+    }
+
+    pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Object> {
+        self.objects.get(kind).into_iter().flatten()
     }
 
     pub fn find(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
-        self.objects
-            .iter()
-            .find(|object| object.kind() == kind && object.namespace() == namespace && object.name() == name)
+        self.of_kind(kind).find(|object| object.namespace() == namespace && object.name() == name)
     }
 
     pub fn namespace(&self, name: &str) -> Option<&Object> {

@@ -55,7 +55,7 @@ fn program(image: &str) -> &str {
 /// Every such container that serves ext_authz.
 pub fn authorizers(manifests: &Manifests) -> Vec<Authorizer<'_>> {
     let mut found = Vec::new();
-    for object in &manifests.objects {
+    for object in manifests.all() {
         let (pod, metadata) = match object.kind() {
             "Pod" => (object.at(&["spec"]), object.at(&["metadata"])),
             "Deployment" | "StatefulSet" | "DaemonSet" => {
