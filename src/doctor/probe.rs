@@ -62,7 +62,8 @@ pub fn get<S: Read + Write>(
     host: &str,
     path: &str,
 ) -> std::io::Result<Option<(u16, BufReader<S>)>> {
-    write!(stream, "GET {path} {version}\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {path} {version}\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = BufReader::new(stream);
     let line = |answer: &mut BufReader<S>| -> std::io::Result<String> {
         let mut line = String::new();
@@ -93,11 +94,15 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let server = std::thread::spawn(move || {
             for answer in ["HTTP/1.0 503 Service Unavailable\r\nx: y\r\n\r\n{\"a\":1}", "SSH-2.0-x\r\n"] {
-                let (mut stream, _) = listener.accept().expect("a caller");
-                let mut asked = [0; 64];
-                let n = stream.read(&mut asked).expect("a request");
-                assert!(String::from_utf8_lossy(asked.get(..n).expect("bytes")).starts_with("GET /ready HTTP/1.1\r\n"));
-                stream.write_all(answer.as_bytes()).expect("it is sent");
+                let mut caller = BufReader::new(listener.accept().expect("a caller").0);
+                let head: Vec<String> = caller
+                    .by_ref()
+                    .lines()
+                    .map(|line| line.expect("a line"))
+                    .take_while(|line| !line.is_empty())
+                    .collect();
+                assert_eq!(head.first().map(String::as_str), Some("GET /ready HTTP/1.1"));
+                caller.get_mut().write_all(answer.as_bytes()).expect("it is sent");
             }
         });
         assert_eq!(ask(&url, "/ready").expect("an answer"), (503, "{\"a\":1}".to_owned()));
