@@ -227,15 +227,32 @@ def chart(folder, crds):
                        '--set', 'nodeSelector.disk=ssd,extraArgs={--log-level=debug},env[0].name=KEY,env[0].value=x',
                        '--set', 'extraVolumes[0].name=keys,extraVolumes[0].secret.secretName=keys',
                        '--set', 'extraVolumeMounts[0].name=keys,extraVolumeMounts[0].mountPath=/keys'],
+        # Names that YAML would take for numbers and switches.
+        'numbers': ['--namespace', '123', '--set-string', 'priorityClassName=1,serviceAccount.name=0x1,networkPolicy.monitoringNamespace=1e3',
+                    '--set-string', 'istio.namespace=on,image.tag=1,podLabels.team=2,nodeSelector.disk=true,serviceMonitor.interval=1h30m',
+                    '--set', 'serviceMonitor.enabled=true'],
         'little': ['--set', ','.join(f'{switch}=false' for switch in switches), '--set', 'policies=null'],
     }.items():
         code, output = run(helm, 'template', 'stepgate', CHART, '--namespace', 'stepgate-system', *flags)
         expect(f'chart {name}: renders', code == 0, output)
+        if code:
+            continue
         examine(folder, f'chart-{name}', output, crds)
-    for name, flag in {'a text for a number': 'replicas=two', 'an unknown value': 'replica=2', 'another port': 'config.plugins.envoy_ext_authz_grpc.addr=:9292',
-                       'no digest': 'image.digest=latest'}.items():
+    for name, (flag, why) in {
+        'a text for a number': ('replicas=two', '/replicas'),
+        'an unknown value': ('replica=2', "'replica'"),
+        'another port': ('config.plugins.envoy_ext_authz_grpc.addr=:9292', 'addr'),
+        'no digest': ('image.digest=latest', '/image/digest'),
+        'a section taken away': ('istio=null', "'istio'"),
+        'a value taken away': ('autoscaling.minReplicas=null', "'minReplicas'"),
+        'labels of its own': ('podLabels.app\\.kubernetes\\.io/name=x', "invalid propertyName 'app.kubernetes.io/name'"),
+        'flags of its own': ('extraArgs={--diagnostic-addr=:1}', '/extraArgs/0'),
+        'arguments that are no flags': ('extraArgs={policy.rego}', '/extraArgs/0'),
+        'a budget that blocks drains': ('podDisruptionBudget.maxUnavailable=0', '/podDisruptionBudget'),
+        'fewer at most than at least': ('autoscaling.minReplicas=20', 'autoscaling.minReplicas is more than'),
+    }.items():
         code, output = run(helm, 'template', 'gate', CHART, '--set', flag)
-        expect(f'chart refuses {name}', code != 0 and 'schema' in output, output)
+        expect(f'chart refuses {name}', code != 0 and why in output, output)
 
 
 def broken(folder, crds):
