@@ -6,6 +6,7 @@ import http.client
 import http.server
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -21,10 +22,21 @@ ISSUER = 'https://id.example.test'
 AUDIENCE = 'https://api.example.test'
 
 
+GIVEN_PORTS = set()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+    """A port that nobody has, below those that the system takes for outgoing connections: they would be there first."""
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with socket.socket() as s:
+            try:
+                s.bind(('127.0.0.1', port))
+            except OSError:
+                continue
+        if port not in GIVEN_PORTS:
+            GIVEN_PORTS.add(port)
+            return port
 
 
 class Upstream:
