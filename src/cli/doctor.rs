@@ -91,7 +91,16 @@ fn lint(paths: &[PathBuf], strict: bool, format: Format) -> anyhow::Result<ExitC
             println!("{} object(s) examined: {errors} error(s), {warnings} warning(s)", manifests.all().count());
         }
     }
-    Ok(ExitCode::from(u8::from(errors > 0 || (strict && !findings.is_empty()))))
+    let is_whole = tell_unread(&manifests);
+    Ok(ExitCode::from(u8::from(errors > 0 || !is_whole || (strict && !findings.is_empty()))))
+}
+
+/// Says which files could not be read; whether all could.
+fn tell_unread(manifests: &Manifests) -> bool {
+    for error in manifests.unread() {
+        eprintln!("error: not examined: {}", crate::telemetry::chain(error));
+    }
+    manifests.unread().is_empty()
 }
 
 fn migrate(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
@@ -110,7 +119,8 @@ fn migrate(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
     }
     println!("Then: `stepgate check` and `stepgate test` on your policies, and docs/migrate-from-opa-envoy.md.");
     let is_refused = migrations.iter().flat_map(|migration| &migration.lines).any(|(own, _)| *own == Verdict::Refused);
-    Ok(ExitCode::from(u8::from(is_refused)))
+    let is_whole = tell_unread(&manifests);
+    Ok(ExitCode::from(u8::from(is_refused || !is_whole)))
 }
 
 /// Asks a running server and says what it waits for.

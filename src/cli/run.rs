@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, ValueEnum};
 
 use crate::app::{self, Launch, Origin};
@@ -266,14 +267,15 @@ impl WithoutEffect {
 }
 
 impl Refused {
-    /// The first flag given, and why it is refused.
-    fn first(&self) -> Option<(&'static str, &'static str)> {
+    /// Those that were given, and why they are refused.
+    fn given(&self) -> Vec<(&'static str, &'static str)> {
         [
             ("tls-cipher-suites", self.tls_cipher_suites.is_some(), "only suites that are good are offered"),
             ("pprof", self.pprof.is_some(), "there is no profiler"),
         ]
         .into_iter()
-        .find_map(|(name, given, why)| given.then_some((name, why)))
+        .filter_map(|(name, given, why)| given.then_some((name, why)))
+        .collect()
     }
 }
 
@@ -285,18 +287,28 @@ pub fn judge(arguments: &[&str]) -> Vec<(Verdict, String)> {
         #[command(flatten)]
         run: Run,
     }
-    // The first stands for the program's name, as `run` does here.
-    match Flags::try_parse_from(arguments) {
-        Ok(Flags { run }) => {
-            let refused = run.refused.first().map(|(flag, why)| (Verdict::Refused, format!("--{flag}: {why}")));
-            let ignored = run.without_effect.given();
-            let ignored =
-                ignored.into_iter().map(|(flag, why)| (Verdict::Look, format!("--{flag} has no effect: {why}")));
-            refused.into_iter().chain(ignored).collect()
-        }
-        Err(error) => {
-            let text = error.to_string();
-            vec![(Verdict::Refused, format!("args: {}", text.lines().next().unwrap_or_default()))]
+    let mut left = arguments.to_vec();
+    let mut found = Vec::new();
+    loop {
+        // The first stands for the program's name, as `run` does here.
+        let error = match Flags::try_parse_from(&left) {
+            Ok(Flags { run }) => {
+                let refused = run.refused.given().into_iter();
+                let refused = refused.map(|(flag, why)| (Verdict::Refused, format!("--{flag}: {why}")));
+                let ignored = run.without_effect.given().into_iter();
+                let ignored = ignored.map(|(flag, why)| (Verdict::Look, format!("--{flag} has no effect: {why}")));
+                found.extend(refused.chain(ignored));
+                return found;
+            }
+            Err(error) => error,
+        };
+        found.push((Verdict::Refused, format!("args: {}", error.to_string().lines().next().unwrap_or_default())));
+        // An unknown flag hides nothing about the others.
+        let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else { return found };
+        let before = left.len();
+        left.retain(|argument| argument.split_once('=').map_or(*argument, |(flag, _)| flag) != unknown);
+        if error.kind() != ErrorKind::UnknownArgument || left.len() == before {
+            return found;
         }
     }
 }
@@ -316,7 +328,7 @@ impl Run {
                 LogLevel::Error => Verbosity::Error,
             },
         );
-        if let Some((flag, why)) = self.refused.first() {
+        if let Some((flag, why)) = self.refused.given().first() {
             bail!("--{flag} is refused: {why}");
         }
         if !self.server {

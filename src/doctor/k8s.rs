@@ -10,7 +10,7 @@ use std::fmt;
 
 use super::manifests::{Manifests, Object};
 
-pub use self::workloads::{Authorizer, authorizers, configurations};
+pub use self::workloads::{Authorizer, asks_more_than_life, authorizers, configurations};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,11 +104,23 @@ pub const RULES: &[Rule] = &[
         "Use one provider for each workload.",
         policies::two_providers,
     ),
+    error(
+        "custom-target-missing",
+        "The Gateway that `targetRefs` names does not exist in the policy's namespace, or nothing is sent through it: nothing is checked.",
+        "Correct the name; label the namespace or the Services `istio.io/use-waypoint`.",
+        policies::target_missing,
+    ),
     warning(
         "custom-path-rules",
         "What a path in `rules` does not match is not checked at all, and it matches neither `//admin` nor `/ADMIN` where it says `/admin`.",
         "Use `rules: [{}]`, or exclude with `notPaths`, and decide by path in Rego. `pathNormalization: MERGE_SLASHES` helps against `//admin` alone.",
         policies::path_rules,
+    ),
+    warning(
+        "custom-client-rules",
+        "Headers and hosts are what the client writes: whoever leaves the header out, or reaches the workload by another name, is not checked at all.",
+        "Use `rules: [{}]` and decide by them in Rego.",
+        policies::client_rules,
     ),
     warning(
         "custom-http-rules-on-tcp",
@@ -124,7 +136,7 @@ pub const RULES: &[Rule] = &[
     ),
     error(
         "provider-name",
-        "The name of an extension provider must be a lower-case DNS label of at most 63 letters (Istio 1.30 and newer); otherwise all is denied.",
+        "The name of an extension provider must be its own, and a lower-case DNS label of at most 63 letters (Istio 1.30 and newer); otherwise all is denied.",
         "Rename it, for example to `stepgate`.",
         providers::name,
     ),
@@ -136,7 +148,7 @@ pub const RULES: &[Rule] = &[
     ),
     error(
         "provider-timeout",
-        "Without `timeout` Istio waits 600 s for an answer: one hung authorizer hangs every request.",
+        "Without `timeout` Istio waits 600 s for an answer, with `0s` for ever: one hung authorizer hangs every request.",
         "Set `timeout: 0.5s`, or less for a sidecar.",
         providers::timeout,
     ),
@@ -148,7 +160,7 @@ pub const RULES: &[Rule] = &[
     ),
     warning(
         "provider-status-on-error",
-        "Without `statusOnError` an authorizer that cannot be reached looks like a denial: 403.",
+        "Without `statusOnError` an authorizer that cannot be reached looks like a denial, 403; with a status such as 200 like a success.",
         "Set `statusOnError: \"503\"`.",
         providers::status_on_error,
     ),
@@ -160,8 +172,8 @@ pub const RULES: &[Rule] = &[
     ),
     error(
         "provider-port",
-        "The Service that the provider names has no such port, or does not exist in its namespace: what its policies match is denied.",
-        "Correct `service` or `port` of the provider.",
+        "The Service or ServiceEntry that the provider names does not exist there, or has no such port: what its policies match is denied.",
+        "Correct `service` or `port` of the provider; a Service has its whole name, `stepgate.stepgate-system.svc.cluster.local`.",
         providers::service_port,
     ),
     error(

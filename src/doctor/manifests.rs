@@ -76,6 +76,35 @@ impl Object {
     }
 }
 
+/// A document as Kubernetes reads it: with what `<<` merges.
+fn document_of(document: yaml_serde::Deserializer<'_>) -> Result<Value, yaml_serde::Error> {
+    let mut value = yaml_serde::Value::deserialize(document)?;
+    value.apply_merge()?;
+    yaml_serde::from_value(value)
+}
+
+/// The members' names as JSON of protocol buffers has them; Istio reads those of the `.proto` file, too.
+fn in_camel_case(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            members.iter().map(|(name, value)| (camel_case(name), in_camel_case(value))).collect()
+        }
+        Value::Array(items) => items.iter().map(in_camel_case).collect(),
+        other => other.clone(),
+    }
+}
+
+fn camel_case(name: &str) -> String {
+    let mut parts = name.split('_');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let mut letters = part.chars();
+        out.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        out.push_str(letters.as_str());
+    }
+    out
+}
+
 /// What stands at a path of member names.
 pub fn at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a Value> {
     path.iter().try_fold(value, |here, name| here.get(name)).filter(|found| !found.is_null())
@@ -122,7 +151,8 @@ impl Provider<'_> {
         let (host, _) = self.service();
         let mut labels = host.split('.');
         let (name, namespace) = (labels.next()?, labels.next()?);
-        (labels.next() == Some("svc")).then_some((namespace, name))
+        // Istio knows it by its whole name alone.
+        (labels.next() == Some("svc") && labels.next().is_some()).then_some((namespace, name))
     }
 
     pub fn port(&self) -> Option<u64> {
@@ -131,12 +161,14 @@ impl Provider<'_> {
 }
 
 /// All objects that were given.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Manifests {
     /// By their kinds: rules ask for one kind again and again.
     objects: BTreeMap<String, Vec<Object>>,
-    /// Mesh configurations that are text inside a ConfigMap, as objects without kind.
+    /// Mesh configurations, wherever they are kept, as objects without kind.
     meshes: Vec<Object>,
+    /// What could not be read; the rest is examined all the same.
+    unread: Vec<ManifestsError>,
 }
 
 impl Manifests {
@@ -155,7 +187,14 @@ impl Manifests {
                 found.add_path(path, 0)?;
             }
         }
-        if found.objects.is_empty() && found.meshes.is_empty() { Err(ManifestsError::Empty) } else { Ok(found) }
+        match found.unread.pop() {
+            Some(only) if found.objects.is_empty() && found.meshes.is_empty() => Err(only),
+            None if found.objects.is_empty() && found.meshes.is_empty() => Err(ManifestsError::Empty),
+            last => {
+                found.unread.extend(last);
+                Ok(found)
+            }
+        }
     }
 
     fn add_path(&mut self, path: &Path, depth: usize) -> Result<(), ManifestsError> {
@@ -168,8 +207,10 @@ impl Manifests {
             let templates = entries.contains(&path.join("Chart.yaml")).then(|| path.join("templates"));
             for entry in entries.into_iter().filter(|entry| Some(entry) != templates.as_ref()) {
                 let is_manifest = entry.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
-                if (entry.is_dir() && depth < MAX_DEPTH) || is_manifest {
-                    self.add_path(&entry, depth.saturating_add(1))?;
+                if ((entry.is_dir() && depth < MAX_DEPTH) || is_manifest)
+                    && let Err(error) = self.add_path(&entry, depth.saturating_add(1))
+                {
+                    self.unread.push(error);
                 }
             }
             return Ok(());
@@ -182,8 +223,8 @@ impl Manifests {
 
     /// Adds the documents of a text.
     pub fn add(&mut self, origin: &str, text: &str) -> Result<(), ManifestsError> {
-        for document in yaml_serde::Deserializer::from_str(text) {
-            let value = Value::deserialize(document)
+        for document in yaml_serde::Deserializer::from_str(text.trim_start_matches('\u{feff}')) {
+            let value = document_of(document)
                 .map_err(|error| ManifestsError::Yaml { origin: origin.to_owned(), reason: error.to_string() })?;
             self.add_value(origin, value)?;
         }
@@ -199,7 +240,7 @@ impl Manifests {
         self.add_meshes(origin, &value);
         // The ConfigMap of istiod.
         if let Some(mesh) = text(&value, &["data", "mesh"]) {
-            let mesh = yaml_serde::from_str::<Value>(mesh).map_err(|error| ManifestsError::Yaml {
+            let mesh = document_of(yaml_serde::Deserializer::from_str(mesh)).map_err(|error| ManifestsError::Yaml {
                 origin: format!("{origin}, data.mesh"),
                 reason: error.to_string(),
             })?;
@@ -214,9 +255,10 @@ impl Manifests {
 
     /// Every mesh configuration in it, wherever it stands.
     fn add_meshes(&mut self, origin: &str, value: &Value) {
+        let is_providers = |name: &str| matches!(name, "extensionProviders" | "extension_providers");
         match value {
-            Value::Object(members) if members.get("extensionProviders").is_some_and(Value::is_array) => {
-                self.meshes.push(Object { origin: origin.to_owned(), value: value.clone() });
+            Value::Object(members) if members.iter().any(|(name, value)| is_providers(name) && value.is_array()) => {
+                self.meshes.push(Object { origin: origin.to_owned(), value: in_camel_case(value) });
             }
             Value::Object(members) => members.values().for_each(|inner| self.add_meshes(origin, inner)),
             Value::Array(items) => items.iter().for_each(|inner| self.add_meshes(origin, inner)),
@@ -238,6 +280,10 @@ impl Manifests {
 
     pub fn namespace(&self, name: &str) -> Option<&Object> {
         self.of_kind("Namespace").find(|object| object.name() == name)
+    }
+
+    pub fn unread(&self) -> &[ManifestsError] {
+        &self.unread
     }
 
     pub fn has_meshes(&self) -> bool {

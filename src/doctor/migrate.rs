@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::k8s::{Authorizer, authorizers, configurations};
+use super::k8s::{Authorizer, asks_more_than_life, authorizers, configurations};
 use super::manifests::{Manifests, at, text};
 use crate::config::key_problems;
 
@@ -72,14 +72,26 @@ fn container(own: &Authorizer<'_>, judge: fn(&[&str]) -> Vec<(Verdict, String)>)
         Some((program, rest)) if *program == "opa" || *program == "/opa" => rest,
         _ => arguments.as_slice(),
     };
-    let judged = judge(flags);
+    let environment = own.flags_by_environment();
+    let flags: Vec<&str> = flags.iter().copied().chain(environment.iter().map(String::as_str)).collect();
+    let judged = judge(&flags);
     if judged.is_empty() {
         lines.push((Verdict::Same, format!("args: all {} work", flags.len())));
     }
     lines.extend(judged);
     for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        let at_probe = |path: &[&str]| at(own.container, &[&[probe], path].concat());
+        if at_probe(&["exec"]).is_some() {
+            let why = "the image has no shell, and no program but stepgate; take httpGet of port 8282";
+            lines.push((Verdict::Change, format!("{probe}: exec; {why}")));
+        }
         if let Some(path) = text(own.container, &[probe, "httpGet", "path"]) {
-            lines.push((Verdict::Same, format!("{probe}: {path}")));
+            lines.push(if probe == "livenessProbe" && asks_more_than_life(path) {
+                let why = "works, but restarts every replica while a bundle server is down, as OPA does; take /live";
+                (Verdict::Look, format!("{probe}: {path}; {why}"))
+            } else {
+                (Verdict::Same, format!("{probe}: {path}"))
+            });
         }
     }
     if at(own.container, &["readinessProbe"]).is_none() {
@@ -133,6 +145,8 @@ spec:
       - name: opa-envoy
         image: openpolicyagent/opa:1.9.0-envoy
         args: [run, --server, --config-file=/config/config.yaml, --odd]
+        env: [{name: OPA_RUN_OTHER, value: '1'}, {name: HOME, value: /}]
+        startupProbe: {exec: {command: [wget, localhost]}}
         livenessProbe: {httpGet: {path: /health?plugins, port: 8282}}
 ---
 apiVersion: v1
@@ -152,7 +166,8 @@ data:
         let mut manifests = Manifests::default();
         manifests.add("opa.yaml", OPA).expect("YAML");
         let judge: fn(&[&str]) -> Vec<(Verdict, String)> = |flags| {
-            flags.iter().filter(|flag| **flag == "--odd").map(|flag| (Verdict::Refused, (*flag).to_owned())).collect()
+            let odd = ["--odd", "--other=1"];
+            flags.iter().filter(|flag| odd.contains(flag)).map(|flag| (Verdict::Refused, (*flag).to_owned())).collect()
         };
         let found = migrations(&manifests, judge);
         let titles: Vec<_> = found.iter().map(|migration| migration.title.as_str()).collect();
@@ -165,7 +180,9 @@ data:
         };
         assert!(has(Verdict::Change, "openpolicyagent/opa:1.9.0-envoy"));
         assert!(has(Verdict::Refused, "--odd"));
-        assert!(has(Verdict::Same, "/health?plugins"));
+        assert!(has(Verdict::Refused, "--other=1"), "from the environment");
+        assert!(has(Verdict::Look, "livenessProbe: /health?plugins"));
+        assert!(has(Verdict::Change, "startupProbe: exec"));
         assert!(has(Verdict::Look, "readinessProbe: none"));
         assert!(has(Verdict::Same, "every key works"));
         assert!(has(Verdict::Look, "mode 0660"));

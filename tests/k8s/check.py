@@ -255,6 +255,20 @@ def chart(folder, crds):
         expect(f'chart refuses {name}', code != 0 and why in output, output)
 
 
+def good(folder, crds):
+    """What is right, though it looks like a mistake."""
+    for path in sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'good', '*.yaml'))):
+        name = f'good/{os.path.basename(path)}'
+        expect(name, not (found := lint(path)), f'found {found}')
+        objects = [document for document in documents(open(path, encoding='utf-8-sig').read()) if 'kind' in document]
+        native = [document for document in objects if not is_foreign(document)]
+        if native:
+            expect(f'{name}: schemas of Kubernetes', not (problems := kubernetes(folder, 'good', native)), problems)
+        for document in objects if crds else ():
+            problems = crds.problems(document) if is_foreign(document) else None
+            expect(f'{name}: CRD of {document["kind"]}', not problems, '\n'.join(problems or []))
+
+
 def broken(folder, crds):
     for path in sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'broken', '*.yaml'))):
         name = f'broken/{os.path.basename(path)}'
@@ -334,6 +348,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         kustomizations(folder, crds)
         chart(folder, crds)
+        good(folder, crds)
         broken(folder, crds)
     documented()
     monitoring()

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Hit, hit};
 use crate::doctor::manifests::{Manifests, Object, at, list, text};
@@ -60,38 +60,145 @@ pub(super) fn without_rules(manifests: &Manifests) -> Vec<Hit<'_>> {
 }
 
 pub(super) fn covers_authorizer(manifests: &Manifests) -> Vec<Hit<'_>> {
-    let providers = manifests.providers();
-    let roots: BTreeSet<&str> =
-        manifests.meshes().iter().filter_map(|mesh| mesh.text(&["rootNamespace"])).chain([ROOT_NAMESPACE]).collect();
+    // Where each provider's authorizer lives: nowhere for one in every pod, whose checks pass no proxy.
+    let mut homes: BTreeMap<String, Option<(String, String)>> = BTreeMap::new();
+    for provider in manifests.providers() {
+        let home = provider.kubernetes_service().map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+        homes.insert(provider.name, home);
+    }
+    let roots = roots(manifests);
     let mut found = Vec::new();
     for policy in customs(manifests) {
-        if policy.at(&["spec", "selector", "matchLabels"]).is_some() || !targets(policy).is_empty() {
-            continue;
-        }
-        let own = providers.iter().filter(|known| Some(known.name.as_str()) == provider(policy));
-        let home = own.filter_map(|known| known.kubernetes_service()).map(|(namespace, _)| namespace).next();
-        if roots.contains(policy.namespace()) {
-            found.push(hit(policy, "covers the whole mesh"));
-        } else if home == Some(policy.namespace()) {
-            found.push(hit(policy, "covers its whole namespace, where the authorizer lives"));
+        let home = homes.get(provider(policy).unwrap_or_default());
+        let (namespace, selected) = (policy.namespace(), selected(policy));
+        let is_root = roots.contains(namespace);
+        let service = home.and_then(Option::as_ref);
+        let is_at_home = service.is_some_and(|(home, _)| home == namespace);
+        if !targets(policy).is_empty() {
+            let named = |target: &&Value| {
+                text(target, &["kind"]) == Some("Service")
+                    && text(target, &["name"]) == service.map(|(_, name)| name.as_str())
+            };
+            if is_at_home && targets(policy).iter().any(named) {
+                found.push(hit(policy, "is bound to the authorizer's Service"));
+            }
+        } else if selected.is_empty() {
+            if is_root && home != Some(&None) {
+                found.push(hit(policy, "covers the whole mesh"));
+            } else if is_at_home {
+                found.push(hit(policy, "covers its whole namespace, where the authorizer lives"));
+            }
+        } else if (is_root || is_at_home)
+            && let Some((home, name)) = service
+        {
+            let labels = manifests.find("Service", home, name).and_then(|found| found.at(&["spec", "selector"]));
+            if labels.and_then(Value::as_object).is_some_and(|labels| covers(&selected, labels)) {
+                found.push(hit(policy, format!("selects the pods of Service {home}/{name}")));
+            }
         }
     }
     found
 }
 
+/// The namespaces whose policies count in all others.
+fn roots(manifests: &Manifests) -> BTreeSet<&str> {
+    let named: BTreeSet<&str> = manifests.meshes().iter().filter_map(|mesh| mesh.text(&["rootNamespace"])).collect();
+    if named.is_empty() { BTreeSet::from([ROOT_NAMESPACE]) } else { named }
+}
+
+/// The labels of the pods that a policy selects; none for all.
+fn selected(policy: &Object) -> Map<String, Value> {
+    policy.at(&["spec", "selector", "matchLabels"]).and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// Whether pods with these labels are selected.
+fn covers(selected: &Map<String, Value>, labels: &Map<String, Value>) -> bool {
+    selected.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+/// Metadata of the pods of every workload, with its namespace.
+fn pods(manifests: &Manifests) -> impl Iterator<Item = (&str, &Value)> {
+    let templates = ["Deployment", "StatefulSet", "DaemonSet"].into_iter().flat_map(|kind| manifests.of_kind(kind));
+    let templates =
+        templates.filter_map(|object| Some((object.namespace(), object.at(&["spec", "template", "metadata"])?)));
+    templates.chain(manifests.of_kind("Pod").filter_map(|pod| Some((pod.namespace(), pod.at(&["metadata"])?))))
+}
+
 pub(super) fn selector_in_ambient(manifests: &Manifests) -> Vec<Hit<'_>> {
-    let is_waypoint =
-        |gateway: &Object| gateway.text(&["spec", "gatewayClassName"]).is_some_and(|class| class.ends_with("waypoint"));
+    const MODE: &str = "istio.io/dataplane-mode";
+    let waypoints = manifests.of_kind("Gateway").filter(|gateway| is_waypoint(gateway)).map(Object::namespace);
+    let labelled =
+        manifests.of_kind("Namespace").filter(|object| object.label(MODE) == Some("ambient")).map(Object::name);
+    let ambient: BTreeSet<&str> = waypoints.chain(labelled).collect();
+    let mut pods_of: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for (namespace, metadata) in pods(manifests) {
+        pods_of.entry(namespace).or_default().push(metadata);
+    }
+    let roots = roots(manifests);
     let mut found = Vec::new();
     for policy in customs(manifests).filter(|policy| targets(policy).is_empty()) {
-        let namespace = policy.namespace();
-        let is_ambient = manifests
-            .namespace(namespace)
-            .is_some_and(|object| object.label("istio.io/dataplane-mode") == Some("ambient"));
-        let has_waypoint =
-            manifests.of_kind("Gateway").any(|gateway| gateway.namespace() == namespace && is_waypoint(gateway));
-        if is_ambient || has_waypoint {
+        let (namespace, selected) = (policy.namespace(), selected(policy));
+        let of_namespace = pods_of.get(namespace).map_or(&[][..], Vec::as_slice);
+        let mut own = of_namespace.iter().filter(|pod| {
+            at(pod, &["labels"]).and_then(Value::as_object).is_some_and(|labels| covers(&selected, labels))
+        });
+        // Gateways have an Envoy that reads selectors, whatever their namespace is.
+        let is_gateway = selected.contains_key("gateway.networking.k8s.io/gateway-name")
+            || selected.get("istio").and_then(Value::as_str).is_some_and(|name| name.ends_with("gateway"))
+            || own.clone().any(|pod| {
+                text(pod, &["annotations", "inject.istio.io/templates"])
+                    .is_some_and(|templates| templates.contains("gateway"))
+            });
+        if is_gateway {
+            continue;
+        }
+        if ambient.contains(namespace) {
             found.push(hit(policy, format!("has no `targetRefs`, and the namespace `{namespace}` is ambient")));
+        } else if own.any(|pod| text(pod, &["labels", MODE]) == Some("ambient")) {
+            found.push(hit(policy, "has no `targetRefs`, and selects pods that are ambient"));
+        } else if roots.contains(namespace) && selected.is_empty() && !ambient.is_empty() {
+            let names = ambient.iter().copied().collect::<Vec<_>>().join("`, `");
+            found.push(hit(policy, format!("is for the whole mesh, of which `{names}` is ambient")));
+        }
+    }
+    found
+}
+
+fn is_waypoint(gateway: &Object) -> bool {
+    gateway.text(&["spec", "gatewayClassName"]).is_some_and(|class| class.ends_with("waypoint"))
+}
+
+/// Whether something is sent through a waypoint of this name, where namespaces and Services were given.
+fn is_enrolled(manifests: &Manifests, waypoint: &Object) -> bool {
+    const USE: &str = "istio.io/use-waypoint";
+    let labelled = ["Namespace", "Service", "ServiceEntry", "Pod"].into_iter().flat_map(|kind| manifests.of_kind(kind));
+    let mut labels =
+        labelled.map(|object| (object.label(USE), object.label("istio.io/use-waypoint-namespace"), object));
+    labels.any(|(name, namespace, object)| {
+        let home = if object.kind() == "Namespace" { object.name() } else { object.namespace() };
+        name == Some(waypoint.name()) && namespace.unwrap_or(home) == waypoint.namespace()
+    })
+}
+
+pub(super) fn target_missing(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let has_gateways = manifests.of_kind("Gateway").next().is_some();
+    let mut found = Vec::new();
+    for policy in customs(manifests) {
+        for target in targets(policy).into_iter().filter(|target| text(target, &["kind"]) == Some("Gateway")) {
+            let name = text(target, &["name"]).unwrap_or_default();
+            match manifests.find("Gateway", policy.namespace(), name) {
+                None if has_gateways => {
+                    found.push(hit(policy, format!("there is no Gateway `{name}` in `{}`", policy.namespace())));
+                }
+                Some(gateway)
+                    if is_waypoint(gateway)
+                        && manifests.namespace(policy.namespace()).is_some()
+                        && !is_enrolled(manifests, gateway) =>
+                {
+                    found.push(hit(policy, format!("nothing is labelled `istio.io/use-waypoint: {name}`")));
+                }
+                _ => {}
+            }
         }
     }
     found
@@ -124,18 +231,34 @@ pub(super) fn two_providers(manifests: &Manifests) -> Vec<Hit<'_>> {
 }
 
 pub(super) fn path_rules(manifests: &Manifests) -> Vec<Hit<'_>> {
-    let merges = |mesh: &Object| {
-        let how = mesh.text(&["pathNormalization", "normalization"]).unwrap_or_default();
-        how.ends_with("MERGE_SLASHES")
-    };
-    let is_merged = !manifests.meshes().is_empty() && manifests.meshes().iter().all(merges);
     let mut found = Vec::new();
-    for policy in customs(manifests).filter(|_| !is_merged) {
+    for policy in customs(manifests) {
         for (n, rule) in policy.list(&["spec", "rules"]).iter().enumerate() {
             let operations = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]));
             for path in operations.flat_map(|operation| list(operation, &["paths"])).filter_map(Value::as_str) {
                 if path != "*" && path != "/*" {
                     found.push(hit(policy, format!("rules[{n}] asks only for `{path}`")));
+                }
+            }
+        }
+    }
+    found
+}
+
+pub(super) fn client_rules(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for policy in customs(manifests) {
+        for (n, rule) in policy.list(&["spec", "rules"]).iter().enumerate() {
+            let operations = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]));
+            for host in operations.flat_map(|operation| list(operation, &["hosts"])).filter_map(Value::as_str) {
+                if host != "*" {
+                    found.push(hit(policy, format!("rules[{n}] asks only for the host `{host}`")));
+                }
+            }
+            for condition in list(rule, &["when"]) {
+                let key = text(condition, &["key"]).unwrap_or_default();
+                if key.starts_with("request.headers[") {
+                    found.push(hit(policy, format!("rules[{n}] asks by `{key}`")));
                 }
             }
         }
@@ -155,11 +278,11 @@ pub(super) fn http_rules_on_tcp(manifests: &Manifests) -> Vec<Hit<'_>> {
         });
         let services = manifests.of_kind("Service").filter(|service| service.namespace() == policy.namespace());
         for service in services.filter(|_| has_http_rules) {
-            let selected = policy.at(&["spec", "selector", "matchLabels"]);
-            let is_selected = selected.is_none() || selected == service.at(&["spec", "selector"]);
+            let (selected, own) = (selected(policy), service.at(&["spec", "selector"]).and_then(Value::as_object));
+            let is_selected = own.is_some_and(|own| covers(&selected, own) || covers(own, &selected));
             let tcp = list(&service.value, &["spec", "ports"]).iter().filter(|port| {
                 let protocol = text(port, &["appProtocol"]).or_else(|| text(port, &["name"])).unwrap_or_default();
-                ["tcp", "mysql", "mongo", "redis"].iter().any(|kind| protocol.starts_with(kind))
+                ["tcp", "tls", "https", "mysql", "mongo", "redis"].iter().any(|kind| protocol.starts_with(kind))
             });
             for port in tcp.filter(|_| is_selected) {
                 let number = at(port, &["port"]).map(Value::to_string).unwrap_or_default();
@@ -174,10 +297,11 @@ pub(super) fn payload_header(manifests: &Manifests) -> Vec<Hit<'_>> {
     let namespaces: BTreeSet<_> = customs(manifests).map(Object::namespace).collect();
     let mut found = Vec::new();
     for request in manifests.of_kind("RequestAuthentication").filter(|object| namespaces.contains(object.namespace())) {
-        for header in
-            request.list(&["spec", "jwtRules"]).iter().filter_map(|rule| text(rule, &["outputPayloadToHeader"]))
-        {
-            found.push(hit(request, format!("`{header}` is written after the check")));
+        for rule in request.list(&["spec", "jwtRules"]) {
+            let claims = list(rule, &["outputClaimToHeaders"]).iter().filter_map(|claim| text(claim, &["header"]));
+            for header in claims.chain(text(rule, &["outputPayloadToHeader"])) {
+                found.push(hit(request, format!("`{header}` is written after the check")));
+            }
         }
     }
     found

@@ -1,11 +1,12 @@
 //! The mesh configuration's extension providers, the Services behind them, and what other meshes have in their place.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{Hit, hit};
-use crate::doctor::manifests::{Manifests, Object, at, is_on, list, text};
+use crate::doctor::manifests::{Manifests, Object, Provider, at, is_on, list, text};
 
 /// Whether it is a DNS label (RFC 1123).
 fn is_label(name: &str) -> bool {
@@ -17,13 +18,36 @@ fn is_label(name: &str) -> bool {
 }
 
 pub(super) fn name(manifests: &Manifests) -> Vec<Hit<'_>> {
-    let bad = manifests.providers().into_iter().filter(|provider| !is_label(&provider.name));
-    bad.map(|provider| hit(provider.object, format!("the provider is named `{}`", provider.name))).collect()
+    let mut found = Vec::new();
+    let mut known = BTreeSet::new();
+    for provider in manifests.providers() {
+        if !is_label(&provider.name) {
+            found.push(hit(provider.object, format!("the provider is named `{}`", provider.name)));
+        }
+        if !known.insert((&raw const *provider.object, provider.name.clone())) {
+            found.push(hit(provider.object, format!("two providers are named `{}`", provider.name)));
+        }
+    }
+    found
 }
 
+/// Longer waits are errors: nobody waits so long for a page.
+const MAX_TIMEOUT: Duration = Duration::from_secs(10);
+
 pub(super) fn timeout(manifests: &Manifests) -> Vec<Hit<'_>> {
-    let without = manifests.providers().into_iter().filter(|provider| at(&provider.settings, &["timeout"]).is_none());
-    without.map(|provider| hit(provider.object, format!("the provider `{}` has no `timeout`", provider.name))).collect()
+    let mut found = Vec::new();
+    for provider in manifests.providers() {
+        let name = &provider.name;
+        let Some(given) = at(&provider.settings, &["timeout"]) else {
+            found.push(hit(provider.object, format!("the provider `{name}` has no `timeout`")));
+            continue;
+        };
+        let timeout = given.as_str().and_then(crate::config::parse_duration);
+        if !timeout.is_some_and(|timeout| !timeout.is_zero() && timeout <= MAX_TIMEOUT) {
+            found.push(hit(provider.object, format!("the provider `{name}` has the timeout {given}")));
+        }
+    }
+    found
 }
 
 pub(super) fn fail_open(manifests: &Manifests) -> Vec<Hit<'_>> {
@@ -61,12 +85,21 @@ fn allows_on_failure(value: &Value) -> bool {
 }
 
 pub(super) fn status_on_error(manifests: &Manifests) -> Vec<Hit<'_>> {
-    let without = manifests.providers().into_iter().filter(|provider| {
-        at(&provider.settings, &["statusOnError"]).is_none() && !is_on(at(&provider.settings, &["failOpen"]))
-    });
-    without
-        .map(|provider| hit(provider.object, format!("the provider `{}` has no `statusOnError`", provider.name)))
-        .collect()
+    let mut found = Vec::new();
+    for provider in manifests.providers() {
+        let name = &provider.name;
+        match at(&provider.settings, &["statusOnError"]) {
+            None if !is_on(at(&provider.settings, &["failOpen"])) => {
+                found.push(hit(provider.object, format!("the provider `{name}` has no `statusOnError`")));
+            }
+            // Istio takes text alone.
+            Some(status) if !status.as_str().is_some_and(|status| status.len() == 3 && status.starts_with('5')) => {
+                found.push(hit(provider.object, format!("the provider `{name}` has `statusOnError: {status}`")));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// Whether Istio speaks HTTP/2 to this port of a Service.
@@ -119,7 +152,10 @@ fn entries<'a>(manifests: &'a Manifests, host: &str) -> Vec<&'a Object> {
 pub(super) fn service_port(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found = Vec::new();
     for provider in manifests.providers() {
-        let Some((namespace, name)) = provider.kubernetes_service() else { continue };
+        let Some((namespace, name)) = provider.kubernetes_service() else {
+            found.extend(entry_missing(manifests, &provider).map(|what| hit(provider.object, what)));
+            continue;
+        };
         let has_services = manifests.of_kind("Service").any(|service| service.namespace() == namespace);
         let wanted = provider.port();
         match manifests.find("Service", namespace, name) {
@@ -142,6 +178,35 @@ pub(super) fn service_port(manifests: &Manifests) -> Vec<Hit<'_>> {
         }
     }
     found
+}
+
+/// What is wrong with a provider whose host is no Kubernetes Service, where the ServiceEntries were given.
+fn entry_missing(manifests: &Manifests, provider: &Provider<'_>) -> Option<String> {
+    let (host, namespace) = provider.service();
+    let entries = entries(manifests, host);
+    if entries.is_empty() {
+        let is_short = !host.contains('.') || host.ends_with(".svc");
+        return if manifests.of_kind("ServiceEntry").next().is_some() {
+            Some(format!("no ServiceEntry has the host `{host}`"))
+        } else {
+            is_short.then(|| format!("`{host}` is neither a whole name (`stepgate.stepgate-system.svc.cluster.local`) nor the host of a ServiceEntry"))
+        };
+    }
+    let here = |entry: &&&Object| namespace.is_none_or(|namespace| entry.namespace() == namespace);
+    let mut visible = entries.iter().filter(here).peekable();
+    if visible.peek().is_none() {
+        return Some(format!("no ServiceEntry of `{}` has the host `{host}`", namespace.unwrap_or_default()));
+    }
+    let wanted = provider.port();
+    let has_port = |entry: &&Object| {
+        entry.list(&["spec", "ports"]).iter().any(|port| at(port, &["number"]).and_then(Value::as_u64) == wanted)
+    };
+    (!visible.any(has_port)).then(|| {
+        format!(
+            "no ServiceEntry of `{host}` has the port {}",
+            wanted.map_or_else(|| "that is missing".to_owned(), |port| port.to_string())
+        )
+    })
 }
 
 pub(super) fn two_namespaces(manifests: &Manifests) -> Vec<Hit<'_>> {
@@ -209,8 +274,13 @@ pub(super) fn reference_grant(manifests: &Manifests) -> Vec<Hit<'_>> {
             let grants = |grant: &Object| {
                 grant.namespace() == namespace
                     && grant.list(&["spec", "from"]).iter().any(|from| {
-                        text(from, &["kind"]) == Some("SecurityPolicy")
+                        text(from, &["group"]) == Some("gateway.envoyproxy.io")
+                            && text(from, &["kind"]) == Some("SecurityPolicy")
                             && text(from, &["namespace"]) == Some(policy.namespace())
+                    })
+                    && grant.list(&["spec", "to"]).iter().any(|to| {
+                        text(to, &["kind"]) == Some("Service")
+                            && text(to, &["name"]).is_none_or(|name| text(backend, &["name"]) == Some(name))
                     })
             };
             if !manifests.of_kind("ReferenceGrant").any(grants) {

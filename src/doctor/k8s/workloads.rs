@@ -40,6 +40,15 @@ impl Authorizer<'_> {
         members.filter_map(Value::as_str).collect()
     }
 
+    /// The flags that `OPA_RUN_<FLAG>` give in the container's environment.
+    pub fn flags_by_environment(&self) -> Vec<String> {
+        let flag = |variable: &Value| {
+            let name = text(variable, &["name"])?.strip_prefix("OPA_RUN_")?.to_ascii_lowercase().replace('_', "-");
+            Some(format!("--{name}={}", text(variable, &["value"])?))
+        };
+        list(self.container, &["env"]).iter().filter_map(flag).collect()
+    }
+
     fn is_native_sidecar(&self) -> bool {
         self.is_init && text(self.container, &["restartPolicy"]) == Some("Always")
     }
@@ -69,11 +78,13 @@ pub fn authorizers(manifests: &Manifests) -> Vec<Authorizer<'_>> {
             for container in list(pod, &[member]) {
                 let image = program(text(container, &["image"]).unwrap_or_default());
                 let is_ours = image.starts_with("stepgate") || image == "opa" || image.starts_with("opa-");
-                let has = |words: &[&str]| {
-                    let arguments = ["command", "args"].iter().flat_map(|name| list(container, &[name]));
-                    arguments.filter_map(Value::as_str).any(|argument| words.contains(&argument))
-                };
-                if has(&["run"]) && (is_ours || has(&["--server", "--server=true"])) {
+                // A shell has its command in one argument; without any, the image's own command serves.
+                let arguments = ["command", "args"].iter().flat_map(|name| list(container, &[name]));
+                let words: Vec<&str> =
+                    arguments.filter_map(Value::as_str).flat_map(str::split_ascii_whitespace).collect();
+                let has = |known: &[&str]| words.iter().any(|word| known.contains(word));
+                if (has(&["run"]) && (is_ours || has(&["--server", "--server=true"]))) || (is_ours && words.is_empty())
+                {
                     let is_shared = !is_init && containers.len() == 1;
                     found.push(Authorizer { object, pod, metadata, container, is_init, is_shared });
                 }
@@ -98,13 +109,27 @@ pub(super) fn socket_not_mounted(manifests: &Manifests) -> Vec<Hit<'_>> {
         let sockets = arguments.iter().filter_map(|argument| argument.split_once("unix://")).map(|(_, path)| path);
         for socket in sockets.filter(|socket| socket.starts_with('/')) {
             let folder = socket.rsplit_once('/').map_or("/", |(folder, _)| folder);
-            let mounts = own.metadata.and_then(|data| text(data, &["annotations", "sidecar.istio.io/userVolumeMount"]));
-            if !mounts.is_some_and(|mounts| mounts.contains(&format!("\"{folder}\""))) {
+            if !is_seen_by_proxy(&own, folder) {
                 found.push(hit(own.object, format!("`{folder}` is mounted into `{}` alone", own.name())));
             }
         }
     }
     found
+}
+
+/// Whether an Envoy sees a folder of the authorizer's: istio-proxy by the annotation, one of the team's own by its mounts.
+fn is_seen_by_proxy(own: &Authorizer<'_>, folder: &str) -> bool {
+    let is_there = |mount: &Value| text(mount, &["mountPath"]).is_some_and(|path| path.trim_end_matches('/') == folder);
+    let mounts = own.metadata.and_then(|data| text(data, &["annotations", "sidecar.istio.io/userVolumeMount"]));
+    let mounts = mounts.and_then(|mounts| serde_json::from_str::<Value>(mounts).ok());
+    let by_istio = mounts.as_ref().and_then(Value::as_object).is_some_and(|mounts| mounts.values().any(is_there));
+    let others = ["containers", "initContainers"].iter().flat_map(|member| list(own.pod, &[member]));
+    let mut proxies = others.filter(|other| program(text(other, &["image"]).unwrap_or_default()).contains("envoy"));
+    let is_opa = |image: &str| program(image).starts_with("opa");
+    by_istio
+        || proxies.any(|other| {
+            !is_opa(text(other, &["image"]).unwrap_or_default()) && list(other, &["volumeMounts"]).iter().any(is_there)
+        })
 }
 
 pub(super) fn not_restricted(manifests: &Manifests) -> Vec<Hit<'_>> {
@@ -119,33 +144,66 @@ pub(super) fn not_restricted(manifests: &Manifests) -> Vec<Hit<'_>> {
         let anywhere = |path: &[&str]| here(path).or_else(|| at(own.pod, &[&["securityContext"], path].concat()));
         let drops_all =
             here(&["capabilities", "drop"]).and_then(Value::as_array).is_some_and(|drop| drop.contains(&"ALL".into()));
+        let seccomp = anywhere(&["seccompProfile", "type"]).and_then(Value::as_str);
         for (is_good, what) in [
             (anywhere(&["runAsNonRoot"]) == Some(&Value::Bool(true)), "`runAsNonRoot: true`"),
             (here(&["allowPrivilegeEscalation"]) == Some(&Value::Bool(false)), "`allowPrivilegeEscalation: false`"),
             (drops_all, "`capabilities.drop: [ALL]`"),
-            (anywhere(&["seccompProfile", "type"]).is_some(), "a `seccompProfile`"),
+            (matches!(seccomp, Some("RuntimeDefault" | "Localhost")), "a `seccompProfile` that confines"),
         ] {
             if !is_good {
                 found.push(hit(own.object, format!("the container `{}` lacks {what}", own.name())));
+            }
+        }
+        let added = here(&["capabilities", "add"]).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let of_pod = |name: &str| at(own.pod, &[name]) == Some(&Value::Bool(true));
+        for (is_bad, what) in [
+            (anywhere(&["runAsUser"]).and_then(Value::as_u64) == Some(0), "`runAsUser: 0`"),
+            (here(&["privileged"]) == Some(&Value::Bool(true)), "`privileged: true`"),
+            (added.iter().any(|name| name != "NET_BIND_SERVICE"), "`capabilities.add`"),
+            (["hostNetwork", "hostPID", "hostIPC"].into_iter().any(of_pod), "`hostNetwork`, `hostPID` or `hostIPC`"),
+            (
+                list(own.pod, &["volumes"]).iter().any(|volume| at(volume, &["hostPath"]).is_some()),
+                "a volume `hostPath`",
+            ),
+        ] {
+            if is_bad {
+                found.push(hit(own.object, format!("the container `{}` has {what}", own.name())));
             }
         }
     }
     found
 }
 
+/// Whether a probe's path waits for policies, bundles or keys.
+pub fn asks_more_than_life(path: &str) -> bool {
+    path.starts_with("/ready") || path.contains("bundle") || path.contains("plugins")
+}
+
 pub(super) fn liveness(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found = Vec::new();
     for own in authorizers(manifests) {
         let path = text(own.container, &["livenessProbe", "httpGet", "path"]).unwrap_or_default();
-        if path.starts_with("/ready") || path.contains("bundle") || path.contains("plugins") {
+        if asks_more_than_life(path) {
             found.push(hit(own.object, format!("the container `{}` is asked `{path}`", own.name())));
+        }
+        // `stepgate doctor --probe` asks whether it is ready.
+        let words = list(own.container, &["livenessProbe", "exec", "command"]).iter().filter_map(Value::as_str);
+        if words.flat_map(str::split_ascii_whitespace).any(|word| word == "--probe" || word.contains("/ready")) {
+            found.push(hit(own.object, format!("the container `{}` runs a probe of readiness", own.name())));
         }
     }
     found
 }
 
 pub(super) fn without_readiness(manifests: &Manifests) -> Vec<Hit<'_>> {
-    let without = authorizers(manifests).into_iter().filter(|own| at(own.container, &["readinessProbe"]).is_none());
+    // The application of a native sidecar starts only when the startup probe has been answered.
+    let waits = |own: &Authorizer<'_>| {
+        own.is_native_sidecar() && text(own.container, &["startupProbe", "httpGet", "path"]) == Some("/ready")
+    };
+    let without = authorizers(manifests)
+        .into_iter()
+        .filter(|own| at(own.container, &["readinessProbe"]).is_none() && !waits(own));
     without.map(|own| hit(own.object, format!("the container `{}` has none", own.name()))).collect()
 }
 
@@ -177,20 +235,28 @@ pub(super) fn configuration(manifests: &Manifests) -> Vec<Hit<'_>> {
 pub(super) fn single_replica(manifests: &Manifests) -> Vec<Hit<'_>> {
     let alone = authorizers(manifests).into_iter().filter(|own| {
         let replicas = own.object.at(&["spec", "replicas"]).and_then(Value::as_u64);
-        let name = own.object.name();
-        let is_scaled = manifests
-            .of_kind("HorizontalPodAutoscaler")
-            .any(|scaler| scaler.text(&["spec", "scaleTargetRef", "name"]) == Some(name));
+        let (namespace, name) = (own.object.namespace(), own.object.name());
+        let is_scaled = manifests.of_kind("HorizontalPodAutoscaler").any(|scaler| {
+            scaler.namespace() == namespace
+                && scaler.text(&["spec", "scaleTargetRef", "name"]) == Some(name)
+                && scaler.at(&["spec", "minReplicas"]).and_then(Value::as_u64).unwrap_or(1) > 1
+        });
         own.is_shared && own.object.kind() == "Deployment" && !is_scaled && replicas.unwrap_or(1) == 1
     });
     alone.map(|own| hit(own.object, "has one replica")).collect()
 }
 
+/// How tags begin that name something else tomorrow.
+const MOVING_TAGS: &[&str] = &["latest", "main", "master", "edge", "dev", "nightly", "stable"];
+
 pub(super) fn image_not_pinned(manifests: &Manifests) -> Vec<Hit<'_>> {
     let moving = authorizers(manifests).into_iter().filter(|own| {
         let image = own.image();
         let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
-        !image.contains('@') && tag.is_none_or(|tag| tag.starts_with("latest"))
+        // What was built here names what was built here.
+        !image.starts_with("localhost/")
+            && !image.contains('@')
+            && tag.is_none_or(|tag| MOVING_TAGS.iter().any(|moving| tag.starts_with(moving)))
     });
     moving.map(|own| hit(own.object, format!("`{}`", own.image()))).collect()
 }
