@@ -35,7 +35,7 @@ use self::routes::{Demand, Unmet};
 use crate::clock::Clock;
 use crate::opa::decision::{Decision, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse, Http};
-use crate::policy::{self, Journal, Record};
+use crate::policy::{self, AnswerSource, Journal, Record};
 use crate::telemetry::{Decided, Metrics, Phase, PhaseClock, Told, Tracer};
 use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
 use crate::value::Value;
@@ -421,6 +421,11 @@ impl Checker {
             policy::EvalError::Conflict(message) => Fault::Conflict(message),
             policy::EvalError::Failed(message) => Fault::Evaluation(message),
         })?;
+        match evaluation.source {
+            AnswerSource::Uncached => {}
+            AnswerSource::Hit => self.metrics.insides.decisions.hit(),
+            AnswerSource::Miss => self.metrics.insides.decisions.miss(),
+        }
         for print in &evaluation.prints {
             tracing::info!(decision_id = record.decision_id, "{print}");
         }

@@ -3,6 +3,7 @@
 //! Knows nothing about files, bundles or requests: it is given sources and hands out values. What evaluates Rego stands
 //! behind `engine`.
 
+mod cache;
 mod engine;
 mod entrypoint;
 mod journal;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-pub use self::engine::{EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of};
+pub use self::engine::{AnswerSource, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
 pub use self::journal::{Asked, Journal, Place, Record, Watcher, Watchers};
 pub use self::outbound::OutboundSettings;

@@ -142,7 +142,7 @@ pub(super) fn is_header_name(name: &str) -> bool {
 }
 
 /// What policies may reach. `strict` allows what OPA allows.
-fn builtins(document: &Value, own: Section<'_>, strict: bool) -> BuiltinSettings {
+fn builtins(document: &Value, own: Section<'_>, strict: bool, decision_cache_bytes: u64) -> BuiltinSettings {
     let cache = Section(document.get("caching")).section("inter_query_builtin_cache");
     let outbound = OutboundSettings {
         hosts: own.at("http_send_hosts").map(|_| own.texts("http_send_hosts").into_iter().map(str::to_owned).collect()),
@@ -155,6 +155,7 @@ fn builtins(document: &Value, own: Section<'_>, strict: bool) -> BuiltinSettings
         opa_runtime: own.flag("opa_runtime").unwrap_or(strict),
         http_send: own.flag("http_send").unwrap_or(strict).then_some(outbound),
         keeps_answers: document.get("nd_builtin_cache") == Some(&Value::Bool(true)),
+        decision_cache_bytes,
     }
 }
 
@@ -188,7 +189,8 @@ impl Resolver<'_> {
             body_errors: compat("body_errors"),
             decision_keys: compat("decision_keys"),
         };
-        let builtins = builtins(document, own.section("builtins"), strict);
+        let cache_bytes = own.section("limits").count("decision_cache_bytes", 0);
+        let builtins = builtins(document, own.section("builtins"), strict, cache_bytes);
         // Whoever lets policies wait for other servers has told Envoy to wait, too; its own timeout still counts.
         let check_timeout = if builtins.http_send.is_some() { Duration::from_secs(10) } else { CHECK_TIMEOUT };
         let check_timeout = limits.duration("check_timeout", check_timeout);

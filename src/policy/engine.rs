@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use stepgate_rego::compile::Options;
 use stepgate_rego::{ErrorKind, EvalOptions, Policy, Source, Version, compile};
 
+use super::cache::DecisionCache;
 use super::entrypoint::Entrypoint;
 use super::question::key;
 use super::sources::{Module, RegoVersion, Sources};
@@ -54,6 +55,18 @@ pub struct Evaluation {
     pub prints: Vec<String>,
     /// What functions answered that may answer differently the next time, where that is kept.
     pub answers: Option<Value>,
+    pub source: AnswerSource,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerSource {
+    /// It was evaluated, and nothing is kept.
+    Uncached,
+    /// It was evaluated, though it might have been kept.
+    Miss,
+    /// It was kept.
+    Hit,
 }
 
 /// A loaded policy, ready to be asked.
@@ -62,6 +75,7 @@ pub struct Engine {
     policy: Policy,
     entrypoint: Vec<Value>,
     reads_body: bool,
+    cache: Option<DecisionCache>,
     surroundings: Arc<Surroundings>,
 }
 
@@ -76,7 +90,12 @@ impl Engine {
         let entrypoint: Vec<Value> = entrypoint.segments().iter().map(|segment| key(segment)).collect();
         let reads = policy.reads(&entrypoint);
         let reads_body = OF_BODY.iter().any(|member| reads.contains(member));
-        Ok(Self { policy, entrypoint, reads_body, surroundings: Arc::clone(surroundings) })
+        let cache =
+            DecisionCache::new(reads.places().map(<[_]>::to_vec).collect(), surroundings.decision_cache_bytes());
+        if cache.is_none() && surroundings.decision_cache_bytes() > 0 {
+            tracing::info!("limits.decision_cache_bytes has no effect: the policy looks at the input as a whole");
+        }
+        Ok(Self { policy, entrypoint, reads_body, cache, surroundings: Arc::clone(surroundings) })
     }
 
     pub(super) fn policy(&self) -> &Policy {
@@ -107,15 +126,31 @@ impl Engine {
 
     /// Evaluates the decision. `budget` is for the evaluation's own work, without what it waits for.
     pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {
+        let Some((cache, key)) = self.cache.as_ref().and_then(|cache| Some((cache, cache.key(input)?))) else {
+            return self.evaluate(input, budget, deadline).map(|(evaluation, _)| evaluation);
+        };
+        if let Some(value) = cache.get(&key) {
+            return Ok(Evaluation { value, prints: Vec::new(), answers: None, source: AnswerSource::Hit });
+        }
+        let (evaluation, is_closed) = self.evaluate(input, budget, deadline)?;
+        if is_closed {
+            cache.put(key, evaluation.value.clone());
+        }
+        Ok(Evaluation { source: AnswerSource::Miss, ..evaluation })
+    }
+
+    /// The evaluation, and whether it asked the world for nothing.
+    fn evaluate(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<(Evaluation, bool), EvalError> {
         let world = World::until(deadline, budget, &self.surroundings);
         let result = self.policy.eval(&self.entrypoint, Some(input), &EvalOptions::default(), &world);
-        let answers = world.answers();
-        let prints = world.into_prints();
-        result.map(|value| Evaluation { value, prints, answers }).map_err(|error| match error.kind {
+        let value = result.map_err(|error| match error.kind {
             ErrorKind::Budget => EvalError::Budget,
             ErrorKind::Conflict => EvalError::Conflict(error.to_string()),
             _ => EvalError::Failed(error.to_string()),
-        })
+        })?;
+        let (answers, is_closed) = (world.answers(), !world.was_asked());
+        let prints = world.into_prints();
+        Ok((Evaluation { value, prints, answers, source: AnswerSource::Uncached }, is_closed))
     }
 }
 

@@ -31,6 +31,8 @@ pub struct BuiltinSettings {
     pub opa_runtime: bool,
     /// Whether it is kept what functions answered that may answer differently the next time.
     pub keeps_answers: bool,
+    /// Room for answers of a policy that cannot come out differently; 0 to keep none.
+    pub decision_cache_bytes: u64,
 }
 
 /// What all policies share.
@@ -43,13 +45,18 @@ pub struct Surroundings {
     /// ends an entry but lack of room.
     signatures: Cache<[u8; 32], bool>,
     keeps_answers: bool,
+    decision_cache_bytes: u64,
 }
 
 impl Surroundings {
     /// For a server. With `http_send` this must be called on its runtime.
     pub fn new(settings: &BuiltinSettings) -> Self {
         let outbound = settings.http_send.as_ref().map(Outbound::on_this_runtime);
-        Self { keeps_answers: settings.keeps_answers, ..Self::with(settings.opa_runtime, outbound) }
+        Self {
+            keeps_answers: settings.keeps_answers,
+            decision_cache_bytes: settings.decision_cache_bytes,
+            ..Self::with(settings.opa_runtime, outbound)
+        }
     }
 
     /// For a discovery bundle, which computes a configuration from the environment, the labels and what else was configured.
@@ -70,7 +77,11 @@ impl Surroundings {
 
     fn with(opa_runtime: bool, outbound: Option<Outbound>) -> Self {
         let signatures = Cache::new(MAX_SIGNATURES);
-        Self { runtime: opa_runtime.then(runtime), outbound, signatures, keeps_answers: false }
+        Self { runtime: opa_runtime.then(runtime), outbound, signatures, keeps_answers: false, decision_cache_bytes: 0 }
+    }
+
+    pub fn decision_cache_bytes(&self) -> u64 {
+        self.decision_cache_bytes
     }
 
     /// The functions that are refused when a policy calls them.
@@ -119,6 +130,8 @@ pub struct World<'a> {
     trail: Option<RefCell<Trail>>,
     /// What functions answered, by name and arguments in JSON; absent where nobody wants to know.
     answers: Option<RefCell<Answers>>,
+    /// Whether it was asked for anything that may be otherwise the next time.
+    was_asked: Cell<bool>,
     surroundings: &'a Surroundings,
 }
 
@@ -132,7 +145,15 @@ impl<'a> World<'a> {
     pub fn until(deadline: Instant, budget: Duration, surroundings: &'a Surroundings) -> Self {
         let end = Cell::new(deadline.min(Instant::now() + budget));
         let answers = surroundings.keeps_answers.then(RefCell::default);
-        Self { end, deadline, prints: RefCell::default(), trail: None, answers, surroundings }
+        Self {
+            end,
+            deadline,
+            prints: RefCell::default(),
+            trail: None,
+            answers,
+            was_asked: Cell::new(false),
+            surroundings,
+        }
     }
 
     /// A world that goes on with what earlier evaluations have told, and keeps what this one tells.
@@ -157,6 +178,11 @@ impl<'a> World<'a> {
         (!answers.is_empty()).then(|| Value::object(answers.iter().map(of).collect()))
     }
 
+    /// Whether the evaluation asked for anything that may be otherwise the next time, or left a mark.
+    pub fn was_asked(&self) -> bool {
+        self.was_asked.get()
+    }
+
     /// What `print` said, in order.
     pub fn into_prints(self) -> Vec<String> {
         self.prints.into_inner()
@@ -165,6 +191,7 @@ impl<'a> World<'a> {
 
 impl Host for World<'_> {
     fn now_ns(&self) -> i64 {
+        self.was_asked.set(true);
         Clock::System.now_ns()
     }
 
@@ -173,10 +200,12 @@ impl Host for World<'_> {
     }
 
     fn print(&self, line: &str) {
+        self.was_asked.set(true);
         self.prints.borrow_mut().push(line.to_owned());
     }
 
     fn note(&self, text: &str) {
+        self.was_asked.set(true);
         if let Some(trail) = &self.trail {
             trail.borrow_mut().note(text);
         }
@@ -189,6 +218,7 @@ impl Host for World<'_> {
     }
 
     fn answered(&self, name: &'static str, args: &[&Value], result: &Value) {
+        self.was_asked.set(true);
         let Some(answers) = self.answers.as_ref().filter(|_| RECORDED.contains(&name)) else { return };
         let mut answers = answers.borrow_mut();
         let results = answers.entry(name).or_default();
@@ -199,6 +229,7 @@ impl Host for World<'_> {
     }
 
     fn random(&self, bytes: &mut [u8]) {
+        self.was_asked.set(true);
         for chunk in bytes.chunks_mut(16) {
             let random = uuid::Uuid::new_v4().into_bytes();
             chunk.iter_mut().zip(random).for_each(|(byte, random)| *byte = random);
@@ -214,6 +245,7 @@ impl Host for World<'_> {
     }
 
     fn http_send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.was_asked.set(true);
         match &self.surroundings.outbound {
             Some(outbound) => {
                 let began = Instant::now();
@@ -226,6 +258,7 @@ impl Host for World<'_> {
     }
 
     fn runtime(&self) -> Value {
+        self.was_asked.set(true);
         self.surroundings.runtime.clone().unwrap_or_else(Value::empty_object)
     }
 }

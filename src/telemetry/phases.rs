@@ -73,6 +73,7 @@ pub struct Insides {
     phases: [Histogram; 5],
     turn: AtomicU32,
     pub tokens: CacheCount,
+    pub decisions: CacheCount,
     denials: Family<Labels, Counter>,
     /// Resolved once: nearly every denial is the policy's own.
     denials_by_policy: Counter,
@@ -92,6 +93,7 @@ impl Default for Insides {
             phases: std::array::from_fn(|_| Histogram::new(PHASE_BUCKETS)),
             turn: AtomicU32::new(0),
             tokens: CacheCount::default(),
+            decisions: CacheCount::default(),
             denials,
             step_ups: Family::default(),
             policy: Family::default(),
@@ -111,6 +113,10 @@ impl Insides {
         }
         registry.register("stepgate_token_cache_hits", "Tokens that were verified before", self.tokens.hits.clone());
         registry.register("stepgate_token_cache_misses", "Tokens that were not", self.tokens.misses.clone());
+        let help = "Answers of the policy that were kept";
+        registry.register("stepgate_decision_cache_hits", help, self.decisions.hits.clone());
+        let help = "Answers that were evaluated, though they might have been kept";
+        registry.register("stepgate_decision_cache_misses", help, self.decisions.misses.clone());
         registry.register("stepgate_denials", "Denials by who denied", self.denials.clone());
         registry.register("stepgate_step_ups", "Demands for more by the caller's level", self.step_ups.clone());
         registry.register("stepgate_policy_info", "What is in force", self.policy.clone());

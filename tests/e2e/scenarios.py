@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
+import urllib.request
 from functools import partial
 
 import grpc
@@ -216,11 +217,11 @@ def example_server(folder, addr, diagnostic):
 class Example:
     """The example behind the Envoy of k8s/envoy, and the port to ask it directly. Envoy's file is used as it is, but for its ports."""
 
-    def __init__(self):
+    def __init__(self, *flags):
         self.temporary = tempfile.TemporaryDirectory(prefix='stepgate-example-')
         self.folder, self.upstream = self.temporary.name, Upstream()
         keygen(self.folder)
-        self.grpc, self.port, diagnostic = free_port(), free_port(), free_port()
+        self.grpc, self.port, self.diagnostic = free_port(), free_port(), free_port()
         with open(os.path.join(ROOT, 'k8s', 'envoy', 'envoy.yaml')) as file:
             text = file.read()
         for was, now in ((8080, self.port), (9191, self.grpc), (8000, self.upstream.port), (15000, free_port())):
@@ -234,10 +235,16 @@ class Example:
             file.write(text)
         envoy = os.environ.get('ENVOY', os.path.join(ROOT, '.tools', 'venv', 'bin', 'envoy'))
         quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
-        self.processes = [subprocess.Popen(example_server(self.folder, f'127.0.0.1:{self.grpc}', diagnostic), **quiet),
+        server = example_server(self.folder, f'127.0.0.1:{self.grpc}', self.diagnostic)
+        self.processes = [subprocess.Popen([*server, *flags], **quiet),
                           subprocess.Popen([envoy, '-c', path, '--base-id', str(self.port), '--log-level', 'error'], **quiet)]
-        self.wait(lambda: subprocess.run([STEPGATE, 'doctor', '--probe', '--url', f'http://127.0.0.1:{diagnostic}']).returncode == 0)
+        self.wait(lambda: subprocess.run([STEPGATE, 'doctor', '--probe', '--url', f'http://127.0.0.1:{self.diagnostic}']).returncode == 0)
         self.wait(lambda: socket.create_connection(('127.0.0.1', self.port), 1).close() is None)
+
+    def metric(self, name):
+        with urllib.request.urlopen(f'http://127.0.0.1:{self.diagnostic}/metrics') as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f'{name} '))
 
     def wait(self, is_ready):
         end = time.monotonic() + 20
@@ -282,6 +289,10 @@ class Tally:
             self.passed, self.failed = self.passed + (not problems), self.failed + bool(problems)
             print(f'{"FAIL" if problems else "ok  "}  {where}: {scenario["name"]} {"; ".join(problems)}', flush=True)
 
+    def note(self, what, is_good):
+        self.passed, self.failed = self.passed + is_good, self.failed + (not is_good)
+        print(f'{"ok  " if is_good else "FAIL"}  {what}', flush=True)
+
     def end(self):
         print(f'{self.passed} passed, {self.failed} failed')
         sys.exit(bool(self.failed))
@@ -298,6 +309,13 @@ def main():
         with grpc.insecure_channel(f'127.0.0.1:{example.grpc}') as channel:
             tally.run('direct', scenarios('base'), lambda scenario: directly(channel, example.folder, scenario))
         tally.run('envoy', scenarios('base'), lambda scenario: through(example.port, example.folder, scenario))
+    # Answers that are kept are those that were made.
+    with Example('--set=plugins.stepgate.limits.decision_cache_bytes=1048576') as example:
+        wanted = [{**scenario, 'name': f'{scenario["name"]}, from the cache', 'repeat': 3} for scenario in scenarios('base')]
+        with grpc.insecure_channel(f'127.0.0.1:{example.grpc}') as channel:
+            tally.run('direct', wanted, lambda scenario: directly(channel, example.folder, scenario))
+        hits = example.metric('stepgate_decision_cache_hits_total')
+        tally.note(f'{hits:.0f} answers from the cache', hits >= 10)
     own = {'waypoint': {'peer_from_xfcc': True, 'client_ip': {'forwarded_for': 0}, 'cors_preflight': 'allow'}}
     with Mesh(os.path.join(HERE, 'policy.rego'), own) as mesh:
         tally.run('mesh', scenarios('mesh'), lambda scenario: in_mesh(mesh, scenario))

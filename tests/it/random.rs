@@ -28,7 +28,16 @@ const MEMBERS: &[&str] = &["m", "n", "o", "p"];
 
 /// A condition of a body. `@"text"@` is a constant that may be hidden, `$` a variable of its own.
 fn condition() -> impl Strategy<Value = String> {
-    let member = || select(MEMBERS).prop_map(|name| format!("input.{name}"));
+    let member = || {
+        prop_oneof![
+            6 => select(MEMBERS).prop_map(|name| format!("input.{name}")),
+            1 => select(MEMBERS).prop_map(|name| format!("input.deep.{name}")),
+            1 => select(MEMBERS).prop_map(|name| format!("input.deep.inner.{name}")),
+            1 => select(MEMBERS).prop_map(|name| format!("input.deep[input.{name}]")),
+            1 => select(MEMBERS).prop_map(|name| format!("object.get(input.deep, @\"{name}\"@, @\"a\"@)")),
+            1 => select(MEMBERS).prop_map(|name| format!("[$ | $ := input][0].deep.{name}")),
+        ]
+    };
     let text = || select(TEXTS).prop_map(|text| format!("@\"{text}\"@"));
     prop_oneof![
         4 => (member(), text()).prop_map(|(member, text)| format!("{member} == {text}")),
@@ -112,29 +121,50 @@ fn ask(policy: &Policy, rule: &str, input: &Value) -> String {
     }
 }
 
-/// The input without the members that the policy says it does not look at.
+/// The input with nothing but the places that the policy says it looks at.
 fn restricted(input: &Value, reads: &Reads) -> Value {
-    let Value::Object(members) = input else { return input.clone() };
-    let kept = members.iter().filter(|(name, _)| name.as_str().is_some_and(|name| reads.contains(name)));
-    Value::object(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+    reads.places().fold(Value::empty_object(), |kept, place| {
+        let names: Vec<&str> = place.iter().map(|name| name.as_str()).collect();
+        match input.at(names.iter().copied()) {
+            Some(value) => with(&kept, &names, value),
+            None => kept,
+        }
+    })
+}
+
+/// `object` with `value` at the end of `names`.
+fn with(object: &Value, names: &[&str], value: &Value) -> Value {
+    let [name, rest @ ..] = names else { return value.clone() };
+    let inner = with(object.member(name).unwrap_or(&Value::empty_object()), rest, value);
+    let members = object.as_object().into_iter().flat_map(|members| members.iter());
+    let members = members.map(|(name, value)| (name.clone(), value.clone()));
+    Value::object(members.chain([(Value::from(*name), inner)]).collect())
 }
 
 fn input() -> impl Strategy<Value = Value> {
     let member =
         || prop_oneof![6 => select(TEXTS).prop_map(Value::from), 1 => Just(Value::from(1)), 1 => Just(Value::Null)];
-    (vec(proptest::option::of(member()), MEMBERS.len()), vec(select(TEXTS).prop_map(Value::from), 0..4)).prop_map(
-        |(members, list)| {
-            let named = MEMBERS.iter().zip(members).filter_map(|(name, member)| member.map(|member| (*name, member)));
-            named.chain([("list", Value::array(list))]).collect()
-        },
-    )
+    let members = move || vec(proptest::option::of(member()), MEMBERS.len());
+    let list = vec(select(TEXTS).prop_map(Value::from), 0..4);
+    let named = |members: Vec<Option<Value>>| {
+        MEMBERS.iter().zip(members).filter_map(|(name, member)| member.map(|member| (*name, member)))
+    };
+    (members(), members(), proptest::option::of(members()), list).prop_map(move |(members, deep, inner, list)| {
+        let inner = inner.map(|inner| ("inner", named(inner).collect::<Value>()));
+        let deep = named(deep).chain(inner).collect::<Value>();
+        named(members).chain([("list", Value::array(list)), ("deep", deep)]).collect()
+    })
 }
 
 /// An input with every member, all of them texts.
 fn whole_input() -> impl Strategy<Value = Value> {
     let text = || select(TEXTS).prop_map(Value::from);
-    (vec(text(), MEMBERS.len()), vec(text(), 1..4)).prop_map(|(members, list)| {
-        MEMBERS.iter().copied().zip(members).chain([("list", Value::array(list))]).collect()
+    let members = || vec(text(), MEMBERS.len()).prop_map(|members| MEMBERS.iter().copied().zip(members));
+    (members(), members(), members(), vec(text(), 1..4)).prop_map(|(members, deep, inner, list)| {
+        // Every text is a member, too, so that no reference by one is undefined.
+        let by_text = TEXTS.iter().map(|text| (*text, Value::from(*text)));
+        let deep = deep.chain(by_text).chain([("inner", inner.collect())]).collect::<Value>();
+        members.chain([("list", Value::array(list)), ("deep", deep)]).collect()
     })
 }
 

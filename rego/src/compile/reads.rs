@@ -1,4 +1,4 @@
-//! Which members of the input rules look at.
+//! Which places of the input rules look at.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -6,33 +6,34 @@ use super::hir::{self, Expr, ExprKind, Root, Term};
 use crate::policy::{GroupId, NodeId, Policy, ROOT};
 use crate::value::{Text, Value};
 
-/// The members of the input that an evaluation can look at. All others could be missing, and nothing would change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reads {
-    /// The policy takes the input as a whole, or keys that are not known before.
-    All,
-    Members(BTreeSet<Text>),
-}
-
-impl Default for Reads {
-    fn default() -> Self {
-        Self::Members(BTreeSet::new())
-    }
+/// The places of the input that an evaluation can look at, by the names that lead there. All else could be missing, and
+/// nothing would change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    places: BTreeSet<Vec<Text>>,
 }
 
 impl Reads {
+    /// Whether something in the member of the input is looked at.
     pub fn contains(&self, member: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Members(members) => members.contains(member),
-        }
+        self.places.iter().any(|place| place.first().is_none_or(|name| name == member))
+    }
+
+    /// The places, without those that lie in others; one without names is the input as a whole.
+    pub fn places(&self) -> impl Iterator<Item = &[Text]> {
+        let mut last: Option<&[Text]> = None;
+        // What lies in a place comes right after it.
+        self.places.iter().map(Vec::as_slice).filter(move |place| {
+            let is_inside = last.is_some_and(|last| place.starts_with(last));
+            if !is_inside {
+                last = Some(place);
+            }
+            !is_inside
+        })
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        match (&mut *self, other) {
-            (Self::Members(own), Self::Members(more)) => own.extend(more.iter().cloned()),
-            _ => *self = Self::All,
-        }
+        self.places.extend(other.places.iter().cloned());
     }
 
     /// What the definition itself looks at.
@@ -70,21 +71,22 @@ impl Reads {
             }
             Term::Ref(root, path) => {
                 if *root == Root::Input {
-                    self.input(path.first());
+                    self.input(path);
                 }
                 path.iter().for_each(|part| self.term(part));
             }
         }
     }
 
-    fn input(&mut self, member: Option<&Term>) {
-        match (&mut *self, member) {
-            (Self::Members(members), Some(Term::Const(Value::String(name)))) => {
-                members.insert(name.clone());
-            }
-            // The input is an object: other keys find nothing.
-            (_, Some(Term::Const(_))) => {}
-            _ => *self = Self::All,
+    /// Looked at is what the names lead to, as far as they are known.
+    fn input(&mut self, path: &[Term]) {
+        let name = |term: &Term| match term {
+            Term::Const(Value::String(name)) => Some(name.clone()),
+            _ => None,
+        };
+        // The input is an object: what is no name finds nothing.
+        if !matches!(path.first(), Some(Term::Const(key)) if key.as_str().is_none()) {
+            self.places.insert(path.iter().map_while(name).collect());
         }
     }
 }

@@ -269,6 +269,12 @@ pub const KEYS: &[Key] = &[
         "Room for verified tokens.",
     ),
     key(
+        "plugins.stepgate.limits.decision_cache_bytes",
+        Kind::Count(0, 1 << 40),
+        "0",
+        "Room for answers of the policy that are given again while everything that it looks at is the same; 0 keeps none. See docs/adr/0007-answers-that-cannot-differ.md.",
+    ),
+    key(
         "plugins.stepgate.limits.token_cache_ttl",
         Kind::Duration,
         "10m",
