@@ -78,10 +78,11 @@ fn message_of(key: &SigningKey) -> Vec<u8> {
         .encode_to_vec()
 }
 
-fn snapshot() -> Snapshot {
+fn snapshot(decision_cache_bytes: u64) -> Snapshot {
     let module = |path: &str, text: &str| Module { path: path.into(), text: text.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module("a.rego", POLICY), module("b.rego", STEP_UP)], ..Sources::default() };
-    let surroundings = Arc::new(Surroundings::new(&policy::BuiltinSettings::default()));
+    let settings = policy::BuiltinSettings { decision_cache_bytes, ..policy::BuiltinSettings::default() };
+    let surroundings = Arc::new(Surroundings::new(&settings));
     Snapshot::build(&sources, &Entrypoint::from_path("api_policy/allow"), &surroundings).expect("the policy compiles")
 }
 
@@ -123,14 +124,19 @@ fn parts(c: &mut Criterion) {
         .expect("a document")
         .members
         .into_value();
-    let policy = snapshot();
+    let policy = snapshot(0);
     let budget = Duration::from_millis(50);
     c.bench_function("evaluation", |b| {
         b.iter(|| policy.eval(black_box(&document), budget, far().into_std()).expect("a result"));
     });
 
+    let policy = snapshot(1 << 20);
+    c.bench_function("evaluation, kept", |b| {
+        b.iter(|| policy.eval(black_box(&document), budget, far().into_std()).expect("a result"));
+    });
+
     let store = Arc::new(policy::Store::default());
-    store.activate(snapshot());
+    store.activate(snapshot(0));
     let settings = Settings {
         input: OPTIONS,
         extras: true,
