@@ -294,7 +294,9 @@ impl Checker {
         let unmet = demand.as_ref().and_then(|demand| demand.unmet(evidence.verified(), now));
         let mut members = document.members;
         if self.settings.extras {
-            self.settings.caller.add_to(&mut members, attributes);
+            if record.is_wanted || snapshot.reads_caller() {
+                self.settings.caller.add_to(&mut members, attributes);
+            }
             evidence.add_to(&mut members, attributes, path.as_deref(), now);
             if let Some(demand) = &demand {
                 members.put(&DEMAND, demand.document(unmet.is_none()));

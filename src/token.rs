@@ -16,6 +16,7 @@ mod introspection;
 mod issuer;
 mod keyset;
 mod nonce;
+mod own_key;
 mod scale;
 mod seen;
 mod spiffe;

@@ -32,26 +32,34 @@ macro_rules! key {
     };
 }
 
-/// Collects the members of one object.
+/// Collects the members of one object; of two with one key the last counts. Looking one up takes longer the more there are.
 #[derive(Debug, Default)]
-pub struct Members(BTreeMap<Value, Value>);
+pub struct Members(Vec<(Value, Value)>);
 
 impl Members {
     pub fn get(&self, key: &Key) -> Option<&Value> {
-        self.0.get(&key.value())
+        self.0.iter().rev().find(|(known, _)| known.as_str() == Some(&key.0)).map(|(_, value)| value)
     }
 
     /// Sets a member; gives the value that it had before.
     pub fn put(&mut self, key: &Key, value: Value) -> Option<Value> {
-        self.0.insert(key.value(), value)
+        let known = self.0.iter_mut().rev().find(|(known, _)| known.as_str() == Some(&key.0));
+        match known {
+            Some((_, known)) => Some(std::mem::replace(known, value)),
+            None => {
+                self.0.push((key.value(), value));
+                None
+            }
+        }
     }
 
+    /// Sets a member without looking whether it was there, so that any number can be set.
     pub fn put_text(&mut self, key: &str, value: Value) {
-        self.0.insert(Value::from(key), value);
+        self.0.push((Value::from(key), value));
     }
 
     pub fn into_value(self) -> Value {
-        Value::object(self.0.into_iter().collect())
+        Value::object(self.0)
     }
 }
 

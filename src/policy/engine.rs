@@ -15,7 +15,7 @@ use super::entrypoint::Entrypoint;
 use super::question::key;
 use super::sources::{Module, RegoVersion, Sources};
 use super::world::{Surroundings, World};
-use crate::opa::input::OF_BODY;
+use crate::opa::input::{OF_BODY, OF_CALLER};
 use crate::value::Value;
 
 /// One reason for refusing a policy.
@@ -75,6 +75,7 @@ pub struct Engine {
     policy: Policy,
     entrypoint: Vec<Value>,
     reads_body: bool,
+    reads_caller: bool,
     cache: Option<DecisionCache>,
     surroundings: Arc<Surroundings>,
 }
@@ -89,13 +90,14 @@ impl Engine {
         let policy = compile_sources(sources, surroundings, Strictness::default())?;
         let entrypoint: Vec<Value> = entrypoint.segments().iter().map(|segment| key(segment)).collect();
         let reads = policy.reads(&entrypoint);
+        let reads_caller = OF_CALLER.iter().any(|member| reads.contains(member));
         let reads_body = OF_BODY.iter().any(|member| reads.contains(member));
         let cache =
             DecisionCache::new(reads.places().map(<[_]>::to_vec).collect(), surroundings.decision_cache_bytes());
         if cache.is_none() && surroundings.decision_cache_bytes() > 0 {
             tracing::info!("limits.decision_cache_bytes has no effect: the policy looks at the input as a whole");
         }
-        Ok(Self { policy, entrypoint, reads_body, cache, surroundings: Arc::clone(surroundings) })
+        Ok(Self { policy, entrypoint, reads_body, reads_caller, cache, surroundings: Arc::clone(surroundings) })
     }
 
     pub(super) fn policy(&self) -> &Policy {
@@ -114,6 +116,11 @@ impl Engine {
     /// Whether the decision can depend on the parsed body.
     pub fn reads_body(&self) -> bool {
         self.reads_body
+    }
+
+    /// Whether the decision can depend on who connects.
+    pub fn reads_caller(&self) -> bool {
+        self.reads_caller
     }
 
     /// The document at another place, such as `system.log.mask`.

@@ -63,6 +63,11 @@ impl Snapshot {
         self.engine.reads_body()
     }
 
+    /// Whether the decision can depend on who connects.
+    pub fn reads_caller(&self) -> bool {
+        self.engine.reads_caller()
+    }
+
     /// Evaluates the decision for `input` within `budget`, which does not count time spent waiting for others, and before
     /// `deadline`, which does.
     pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
-use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::hmac::{Key, sign};
 use moka::Expiry;
 use moka::sync::Cache;
 
+use super::own_key::own_key;
 use super::verifier::Verified;
 use crate::clock::Clock;
 
@@ -58,8 +58,7 @@ impl TokenCache {
             .weigher(|_, entry: &Entry| entry.bytes)
             .expire_after(AtTokenExpiry { clock, longest })
             .build();
-        let key = Key::generate(HMAC_SHA256, &SystemRandom::new()).expect("the system gives random bytes");
-        Self { entries, key }
+        Self { entries, key: own_key() }
     }
 
     pub fn fingerprint(&self, token: &str) -> Fingerprint {

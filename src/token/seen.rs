@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key as MacKey, sign as mac};
-use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::hmac::{Key as MacKey, sign as mac};
 use parking_lot::Mutex;
+
+use super::own_key::own_key;
 
 /// Why something does not count as seen for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +47,7 @@ impl Seen {
     /// Remembers each thing for at least `span`, and `room` of them.
     pub fn new(span: Duration, room: usize) -> Self {
         let span = i64::try_from(span.as_secs()).unwrap_or(i64::MAX / 4).max(1);
-        let key = MacKey::generate(HMAC_SHA256, &SystemRandom::new()).expect("the system gives random bytes");
-        Self { key, span, room, generations: Mutex::default(), started: Instant::now() }
+        Self { key: own_key(), span, room, generations: Mutex::default(), started: Instant::now() }
     }
 
     /// Remembers what these parts name, when it is seen for the first time. `now` is in seconds since the epoch.

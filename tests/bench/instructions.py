@@ -10,7 +10,7 @@ import time
 
 import bench
 
-BOUND = int(os.environ.get('INSTRUCTIONS', '176000'))
+BOUND = int(os.environ.get('INSTRUCTIONS', '158000'))
 FEW, MANY = 200, 2200
 
 

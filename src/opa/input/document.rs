@@ -1,6 +1,5 @@
 //! From the bytes of a `CheckRequest` to the document: the walk, and the keys that OPA adds beside `attributes`.
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
@@ -65,6 +64,9 @@ pub enum InputError {
 
 /// Members that only the parsed body gives.
 pub const OF_BODY: [&str; 3] = ["parsed_body", "truncated_body", "body_error"];
+
+/// Members that tell who connects, from where.
+pub const OF_CALLER: [&str; 2] = ["peer", "client"];
 
 /// What a body is parsed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,14 +173,14 @@ impl Walk {
     /// A `google.protobuf.Struct` as plain JSON.
     fn structure(&self, bytes: &[u8], depth: usize) -> Result<Value, WireError> {
         let depth = self.deeper(depth)?;
-        let mut members = BTreeMap::new();
+        let mut members = Vec::new();
         for field in Fields::of(bytes) {
             if let (1, payload) = field? {
                 let (key, value) = entry(payload.bytes()?)?;
-                members.insert(Value::from(key), self.value(value, depth)?);
+                members.push((Value::from(key), self.value(value, depth)?));
             }
         }
-        Ok(Value::object(members.into_iter().collect()))
+        Ok(Value::object(members))
     }
 
     /// A `google.protobuf.Value`; one with nothing set is null, as Go prints it.
@@ -242,7 +244,8 @@ fn number(double: f64) -> Value {
 #[derive(Default)]
 struct Gathered {
     lists: Vec<(&'static Field, Vec<Value>)>,
-    maps: Vec<(&'static Field, BTreeMap<Value, Value>)>,
+    /// Of two entries with one key the last counts, as protocol buffers have it.
+    maps: Vec<(&'static Field, Vec<(Value, Value)>)>,
 }
 
 impl Gathered {
@@ -254,12 +257,10 @@ impl Gathered {
     }
 
     fn insert(&mut self, field: &'static Field, name: &str, value: Value) {
-        let name = Value::from(name);
+        let entry = (Value::from(name), value);
         match self.maps.iter_mut().find(|(known, _)| known.number == field.number) {
-            Some((_, entries)) => {
-                entries.insert(name, value);
-            }
-            None => self.maps.push((field, BTreeMap::from([(name, value)]))),
+            Some((_, entries)) => entries.push(entry),
+            None => self.maps.push((field, vec![entry])),
         }
     }
 
@@ -268,7 +269,7 @@ impl Gathered {
             members.put(&field.key, Value::from(items));
         }
         for (field, entries) in self.maps {
-            members.put(&field.key, Value::object(entries.into_iter().collect()));
+            members.put(&field.key, Value::object(entries));
         }
     }
 }
