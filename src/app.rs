@@ -16,8 +16,8 @@ use crate::config::{Config, Document};
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::lifecycle::Lifecycle;
 use crate::serve::{
-    Access, Address, ApiSettings, Authentication, DoorKind, Listener, Readiness, SocketAccess, Tls, TlsSettings,
-    serve_http,
+    Access, ApiSettings, Authentication, DoorKind, HttpAddress, Listener, Readiness, Security, SocketAccess, Tls,
+    TlsSettings, serve_http,
 };
 use crate::telemetry::{Metrics, chain};
 
@@ -35,9 +35,9 @@ pub struct Launch {
     pub origin: Origin,
     pub files: PolicyFiles,
     /// Where the API is served.
-    pub api: Vec<Address>,
+    pub api: Vec<HttpAddress>,
     /// Where only health and metrics are.
-    pub diagnostic: Vec<Address>,
+    pub diagnostic: Vec<HttpAddress>,
     pub http_socket_access: SocketAccess,
     /// Of the API.
     pub tls: Option<TlsSettings>,
@@ -110,22 +110,33 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let api = plane.api(settings);
     let tls = launch.tls.map(Tls::new).transpose().map_err(|error| anyhow::anyhow!("{}", chain(&error)))?.map(Arc::new);
     let mut doors = Vec::new();
+    let tls_for = |address: &HttpAddress| match (address.security, &tls) {
+        (Security::Plain, _) | (Security::AsPossible, None) => Ok(None),
+        (_, Some(tls)) => Ok(Some(Arc::clone(tls))),
+        (Security::Tls, None) => {
+            let address = &address.address;
+            Err(anyhow::anyhow!("https://{address} needs --tls-cert-file and --tls-private-key-file"))
+        }
+    };
     for address in &launch.api {
-        let listener = Listener::bind(address, launch.http_socket_access).await.map_err(readable)?;
-        if !listener.is_local() && !launch.authorization && launch.authentication != Authentication::Tls {
+        let listener = Listener::bind(&address.address, launch.http_socket_access).await.map_err(readable)?;
+        let tls = tls_for(address)?;
+        let asks_clients = tls.is_some() && launch.authentication == Authentication::Tls;
+        if !listener.is_local() && !launch.authorization && !asks_clients {
             let address = listener.local_address();
             tracing::warn!(
                 address,
                 "only health and metrics are served here: other machines can reach it, and without --authorization=basic nobody says who may use the API"
             );
         }
-        doors.push((listener, DoorKind::Api(Arc::clone(&api))));
+        doors.push((listener, DoorKind::Api(Arc::clone(&api)), tls));
     }
     for address in &launch.diagnostic {
-        doors.push((Listener::bind(address, launch.http_socket_access).await.map_err(readable)?, DoorKind::Diagnostic));
+        let listener = Listener::bind(&address.address, launch.http_socket_access).await.map_err(readable)?;
+        doors.push((listener, DoorKind::Diagnostic, tls_for(address)?));
     }
     if let Some(address) = &config.api.admin {
-        doors.push((Listener::bind(address, ADMIN_MODE).await.map_err(readable)?, DoorKind::Admin(api)));
+        doors.push((Listener::bind(address, ADMIN_MODE).await.map_err(readable)?, DoorKind::Admin(api), None));
     }
     let discovery = config.discovery.take();
     if config.grpc.is_some() {
@@ -135,10 +146,8 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     if let Some(settings) = discovery {
         plane.start_discovery(settings);
     }
-    for (listener, kind) in doors {
-        tracing::info!(address = listener.local_address(), "serving HTTP");
-        // Probes and administrators of this machine need none.
-        let tls = tls.clone().filter(|_| matches!(kind, DoorKind::Api(_)));
+    for (listener, kind, tls) in doors {
+        tracing::info!(address = listener.local_address(), tls = tls.is_some(), "serving HTTP");
         lifecycle.spawn(serve_http(listener, plane.door(kind, tls), lifecycle.stopping()));
     }
     if launch.watch {

@@ -12,7 +12,7 @@ mod limits;
 mod tls;
 
 pub use self::api::{Access, Api, ApiSettings, Authentication, BodyLimits, Control, PolicyChangeError};
-pub use self::bind::{Address, AddressError, BindError, Listener, SocketAccess};
+pub use self::bind::{Address, AddressError, BindError, HttpAddress, Listener, Security, SocketAccess};
 pub use self::connection::ConnectionSettings;
 pub use self::grpc::{GrpcServer, GrpcSettings};
 pub use self::health::{BUNDLES, Health, Plugin, Readiness};

@@ -17,7 +17,7 @@ use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
 use crate::jws::ConfiguredKey;
 use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
 use crate::policy::RegoVersion;
-use crate::serve::{Address, Authentication, SocketAccess, TlsSettings};
+use crate::serve::{Authentication, HttpAddress, SocketAccess, TlsSettings};
 use crate::telemetry::log::{Format, Verbosity, init};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -79,8 +79,8 @@ pub struct Run {
     /// Allow PUT and DELETE of /v1/policies
     #[arg(long, env = "OPA_RUN_ALLOW_POLICY_WRITES", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     allow_policy_writes: bool,
-    /// Where to serve health and metrics for probes
-    #[arg(long, env = "OPA_RUN_DIAGNOSTIC_ADDR", default_value = "0.0.0.0:8282", value_delimiter = ',')]
+    /// Where to serve health and metrics for probes; over TLS where there is a certificate and `http://` is not written
+    #[arg(long, env = "OPA_RUN_DIAGNOSTIC_ADDR", default_value = "http://0.0.0.0:8282", value_delimiter = ',')]
     diagnostic_addr: Vec<String>,
     /// Override configuration: `a.b=1,c={x,y}`
     #[arg(long, env = "OPA_RUN_SET")]
@@ -363,8 +363,8 @@ impl Run {
             let lines: Vec<_> = problems.errors.iter().map(ToString::to_string).collect();
             bail!("{} error(s) in the configuration:\n{}", lines.len(), lines.join("\n"));
         };
-        let addresses = |texts: &[String]| -> anyhow::Result<Vec<Address>> {
-            texts.iter().filter(|text| !text.is_empty()).map(|text| Ok(Address::parse(text)?)).collect()
+        let addresses = |texts: &[String]| -> anyhow::Result<Vec<HttpAddress>> {
+            texts.iter().filter(|text| !text.is_empty()).map(|text| Ok(HttpAddress::parse(text)?)).collect()
         };
         let mode = u32::from_str_radix(&self.unix_socket_perm, 8).context("--unix-socket-perm is not octal")?;
         let ignore = self

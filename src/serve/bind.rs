@@ -37,9 +37,42 @@ pub enum Address {
     UnixAbstract(String),
 }
 
+/// A place to serve HTTP at. As in OPA, `http://` is plain whatever certificates there are, `https://` needs one, and an address
+/// without either is plain where there is none.
+///
+/// Mirrors: OPA `v1/server/server.go` `getListener`, v1.9.0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpAddress {
+    pub address: Address,
+    pub security: Security,
+}
+
+/// Whether HTTP is served over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    Plain,
+    Tls,
+    /// TLS where there is a certificate.
+    AsPossible,
+}
+
+impl HttpAddress {
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let (rest, security) = match text.split_once("://") {
+            Some(("https", rest)) => (rest, Security::Tls),
+            Some(("http" | "unix", _)) => (text, Security::Plain),
+            _ => (text, Security::AsPossible),
+        };
+        let address = Address::parse(rest).map_err(|_| AddressError(text.to_owned()))?;
+        Ok(Self { address, security })
+    }
+}
+
 /// Text that is no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an address; write host:port, grpc://host:port, unix:///path or unix://@name")]
+#[error(
+    "`{0}` is not an address; write host:port, grpc://host:port, unix:///path or unix://@name; for HTTP also https://host:port"
+)]
 pub struct AddressError(String);
 
 /// Who may connect to a socket file.
@@ -410,6 +443,22 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn schemes_say_whether_http_is_served_over_tls() {
+        for (text, security) in [
+            ("127.0.0.1:1", Security::AsPossible),
+            (":1", Security::AsPossible),
+            ("http://127.0.0.1:1", Security::Plain),
+            ("https://127.0.0.1:1", Security::Tls),
+            ("unix:///x", Security::Plain),
+        ] {
+            assert_eq!(HttpAddress::parse(text).expect("an address").security, security, "{text}");
+        }
+        for text in ["https://", "https://x", "https://a/b:1", "ftp://a:1"] {
+            assert!(HttpAddress::parse(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn addresses_have_these_forms() {

@@ -826,8 +826,16 @@ def the_api_speaks_tls_and_knows_clients_by_their_certificates():
             before = ssl.get_server_certificate(('localhost', sidecar.api))
             certificates(folder)
             sidecar.settled(lambda: ssl.get_server_certificate(('localhost', sidecar.api)) != before, 'the new certificate')
-        refused = stepgate('run', '--server', '--authentication=tls', check=False)
-        eq((refused.returncode, 'needs --tls-cert-file' in refused.stderr), (1, True), refused.stderr)
+        # As in OPA: an address without scheme is served over TLS, one with `http://` is not, whoever asks there for certificates.
+        probes, plain = free_port(), free_port()
+        more = [*flags, '--authentication=tls', '--diagnostic-addr', f'127.0.0.1:{probes}', '--addr', f'http://0.0.0.0:{plain}']
+        with Sidecar({}, files=[file], args=more) as sidecar:
+            eq((ask(probes, True), ask(probes, False)), (404, 0), 'probes over TLS')
+            eq((sidecar.get('/v1/data', port=plain)[0], sidecar.get('/health', port=plain)[0]), (401, 200), 'plain, where nobody is known')
+            eq(ask(sidecar.api, True), 200, 'over TLS somebody is')
+        for args, why in ((['--authentication=tls'], 'needs --tls-cert-file'), (['--diagnostic-addr', 'https://127.0.0.1:0'], 'needs --tls-cert-file')):
+            refused = stepgate('run', '--server', *args, check=False)
+            eq((refused.returncode, why in refused.stderr), (1, True), refused.stderr)
 
 
 def bundles_come_from_a_registry():

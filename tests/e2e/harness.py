@@ -151,7 +151,7 @@ class Sidecar:
         self.log = open(os.path.join(self.folder, 'log'), 'w+')
         self.process = subprocess.Popen(
             [STEPGATE, 'run', '--server', '--config-file', os.path.join(self.folder, 'config.json'),
-             '--addr', addr or f'127.0.0.1:{self.api}', '--diagnostic-addr', f'127.0.0.1:{self.diagnostic}', *args, *files],
+             '--addr', addr or f'127.0.0.1:{self.api}', '--diagnostic-addr', f'http://127.0.0.1:{self.diagnostic}', *args, *files],
             stdout=self.log, stderr=self.log, cwd=self.folder, env={**os.environ, **(env or {})})
         self.channel = None
 

@@ -82,8 +82,10 @@ async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Re
     let path = request.uri().path();
     let is_probe = path == "/metrics" || path == "/live" || path == "/ready" || path.starts_with("/health");
     let Some(document) = &api.access.authorization else {
-        // With TLS authentication nobody comes this far whose certificate has not been verified.
-        let is_known = api.access.authentication == Authentication::Tls;
+        // Who has come over TLS with a certificate that was verified; other listeners may be plain.
+        let peer = request.extensions().get::<ConnectInfo<Peer>>();
+        let is_known =
+            api.access.authentication == Authentication::Tls && peer.is_some_and(|peer| peer.0.subject.is_some());
         return match is_local || is_probe || is_known {
             true => Ok(request),
             false => Err(unauthorized(
