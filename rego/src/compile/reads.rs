@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::hir::{self, Expr, ExprKind, Root, Term};
-use crate::policy::{GroupId, NodeId, Policy, ROOT};
+use crate::policy::{GroupId, GroupKind, NodeId, Policy, ROOT};
 use crate::value::{Text, Value};
 
 /// The places of the input that an evaluation can look at, by the names that lead there. All else could be missing, and
@@ -95,17 +95,14 @@ impl Policy {
     /// What evaluating `data` at `path` can look at in the input.
     pub fn reads(&self, path: &[Value]) -> Reads {
         let mut open: Vec<GroupId> = Vec::new();
-        let mut places: Vec<NodeId> = Vec::new();
         let mut here = Some(ROOT);
         for key in path {
             let Some(node) = here.and_then(|here| self.nodes.get(here as usize)) else { break };
             open.extend(node.group.into_iter().chain(node.dynamic));
             here = node.children.get(key).copied();
         }
-        places.extend(here);
-        while let Some(node) = places.pop().and_then(|place| self.nodes.get(place as usize)) {
-            open.extend(node.group.into_iter().chain(node.dynamic));
-            places.extend(node.children.values());
+        if here.is_some() {
+            open.extend(self.groups_below(path));
         }
         let mut seen: HashSet<GroupId> = HashSet::new();
         let mut reads = Reads::default();
@@ -116,8 +113,23 @@ impl Policy {
             if let Some(group) = self.groups.get(group as usize) {
                 reads.add(&group.reads);
                 open.extend(&group.refers_to);
+                // Members that variables in heads define are those of one object with the rules below it.
+                if group.kind == GroupKind::Object {
+                    open.extend(self.groups_below(&group.path));
+                }
             }
         }
         reads
+    }
+
+    /// The rules whose paths go on from `path`.
+    fn groups_below(&self, path: &[Value]) -> Vec<GroupId> {
+        let mut found = Vec::new();
+        let mut places: Vec<NodeId> = self.node_at(path).into_iter().collect();
+        while let Some(node) = places.pop().and_then(|place| self.nodes.get(place as usize)) {
+            found.extend(node.group.into_iter().chain(node.dynamic));
+            places.extend(node.children.values());
+        }
+        found
     }
 }

@@ -237,7 +237,20 @@ impl<'a> Evaluator<'a> {
                 })?;
             }
         }
-        if let (Some(id), false) = (node.group, prefix.is_empty()) {
+        let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
+        children.sort_by_key(|(key, _)| *key);
+        for (key, id) in children {
+            prefix.push(key);
+            self.graft(tree, id, prefix)?;
+            prefix.pop();
+        }
+        Ok(())
+    }
+
+    /// Puts what the rules at a place and below it define where `prefix` says.
+    fn graft(&mut self, tree: &mut Tree<'a>, id: NodeId, prefix: &mut Vec<&'a Value>) -> Result<(), EvalError> {
+        let Some(node) = self.policy.nodes.get(id as usize) else { return Ok(()) };
+        if let Some(id) = node.group {
             let Some(group) = self.policy.groups.get(id as usize) else { return Ok(()) };
             match (group.kind, self.rule(id)?) {
                 (GroupKind::Set, Some(Value::Set(set))) => {
@@ -251,15 +264,7 @@ impl<'a> Evaluator<'a> {
                 _ => {}
             }
         }
-        let mut children: Vec<(&'a Value, NodeId)> = node.children.iter().map(|(key, id)| (key, *id)).collect();
-        children.sort_by_key(|(key, _)| *key);
-        for (key, id) in children {
-            let Some(child) = self.policy.nodes.get(id as usize) else { continue };
-            prefix.push(key);
-            self.extend(tree, child, prefix)?;
-            prefix.pop();
-        }
-        Ok(())
+        self.extend(tree, node, prefix)
     }
 
     /// Puts the present solution where its keys say, beginning with the key at `skip`.
@@ -324,6 +329,10 @@ impl<'a> Evaluator<'a> {
                     Ok(Flow::Continue)
                 })
             })?;
+        }
+        let node = self.policy.node_at(&group.path).and_then(|id| self.policy.nodes.get(id as usize));
+        if let Some(&child) = node.and_then(|node| node.children.get(key)) {
+            self.graft(&mut tree, child, &mut Vec::new())?;
         }
         match tree {
             Tree::Leaf(value) => Ok(Some(value)),

@@ -78,7 +78,7 @@ impl Lowerer<'_> {
             }
             if let Some(group) = here.dynamic {
                 return match rest.first() {
-                    Some(key) if here.children.is_empty() && self.can_eval(key) => self.group(group, rest),
+                    Some(key) if self.can_eval(key) => self.group(group, rest),
                     _ => self.document(node, rest),
                 };
             }
