@@ -238,6 +238,11 @@ def chart(folder, crds):
         if code:
             continue
         examine(folder, f'chart-{name}', output, crds)
+    policies = lambda *flags: next((document['data'] for document in documents(run(helm, 'template', 'gate', CHART, *flags)[1])
+                                    if document['kind'] == 'ConfigMap' and document['metadata']['name'].endswith('-policies')), None)
+    expect('chart: the example decides where nothing else does', list(policies()) == ['policy.rego'])
+    expect('chart: the example goes where there are policies', policies('--set', r'policies.mine\.rego=package mesh') == {'mine.rego': 'package mesh'})
+    expect('chart: the example goes where there are bundles', policies('--set', 'config.bundles.a.resource=x') is None)
     for name, (flag, why) in {
         'a text for a number': ('replicas=two', '/replicas'),
         'an unknown value': ('replica=2', "'replica'"),
@@ -249,6 +254,11 @@ def chart(folder, crds):
         'flags of its own': ('extraArgs={--diagnostic-addr=:1}', '/extraArgs/0'),
         'arguments that are no flags': ('extraArgs={policy.rego}', '/extraArgs/0'),
         'a budget that blocks drains': ('podDisruptionBudget.maxUnavailable=0', '/podDisruptionBudget'),
+        'an address of its own': ('extraArgs={--set=plugins.envoy_ext_authz_grpc.addr=:1}', '/extraArgs/0'),
+        'flags by the environment': ('env[0].name=OPA_RUN_ADDR', '/env/0/name'),
+        'a tag in the name': ('image.repository=registry.example/stepgate:1', '/image/repository'),
+        'a volume of its own': ('extraVolumes[0].name=config', '/extraVolumes/0/name'),
+        'a scale without a measure': ('resources.requests=null', 'resources.requests.cpu'),
         'fewer at most than at least': ('autoscaling.minReplicas=20', 'autoscaling.minReplicas is more than'),
     }.items():
         code, output = run(helm, 'template', 'gate', CHART, '--set', flag)

@@ -14,6 +14,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{- define "stepgate.policies" -}}
+{{- if .Values.policies }}
+{{- toYaml .Values.policies }}
+{{- else if not (or .Values.config.bundles .Values.config.discovery) -}}
+policy.rego: |
+{{ .Files.Get "example.rego" | indent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "stepgate.image" -}}
 {{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}{{ else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
