@@ -76,11 +76,41 @@ impl Object {
     }
 }
 
-/// A document as Kubernetes reads it: with what `<<` merges.
+/// A document as Kubernetes reads it: with what `<<` merges, and keys that are texts.
 fn document_of(document: yaml_serde::Deserializer<'_>) -> Result<Value, yaml_serde::Error> {
     let mut value = yaml_serde::Value::deserialize(document)?;
     value.apply_merge()?;
-    yaml_serde::from_value(value)
+    Ok(json_of(value))
+}
+
+fn json_of(value: yaml_serde::Value) -> Value {
+    use yaml_serde::Value as Yaml;
+    match value {
+        Yaml::Mapping(members) => {
+            let key = |key| match json_of(key) {
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            members.into_iter().map(|(name, value)| (key(name), json_of(value))).collect()
+        }
+        Yaml::Sequence(items) => items.into_iter().map(json_of).collect(),
+        Yaml::Tagged(tagged) => json_of(tagged.value),
+        // What JSON has no number for is nothing.
+        scalar => yaml_serde::from_value(scalar).unwrap_or_default(),
+    }
+}
+
+/// What an object is found by: its kind, with the group where other groups have kinds of that name.
+fn kind_of(value: &Value) -> Option<String> {
+    let kind = text(value, &["kind"])?;
+    let version = text(value, &["apiVersion"]).unwrap_or_default();
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    let usual = match kind {
+        "Service" | "ConfigMap" | "Namespace" | "Pod" => "",
+        "Gateway" => "gateway.networking.k8s.io",
+        _ => return Some(kind.to_owned()),
+    };
+    Some(if group == usual { kind.to_owned() } else { format!("{kind}.{group}") })
 }
 
 /// The members' names as JSON of protocol buffers has them; Istio reads those of the `.proto` file, too.
@@ -244,10 +274,13 @@ impl Manifests {
                 origin: format!("{origin}, data.mesh"),
                 reason: error.to_string(),
             })?;
+            let before = self.meshes.len();
             self.add_meshes(origin, &mesh);
+            if self.meshes.len() == before && mesh.is_object() {
+                self.meshes.push(Object { origin: origin.to_owned(), value: in_camel_case(&mesh) });
+            }
         }
-        if let Some(kind) = text(&value, &["kind"]) {
-            let kind = kind.to_owned();
+        if let Some(kind) = kind_of(&value) {
             self.objects.entry(kind).or_default().push(Object { origin: origin.to_owned(), value });
         }
         Ok(())

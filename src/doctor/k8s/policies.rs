@@ -82,8 +82,10 @@ pub(super) fn covers_authorizer(manifests: &Manifests) -> Vec<Hit<'_>> {
             if is_at_home && targets(policy).iter().any(named) {
                 found.push(hit(policy, "is bound to the authorizer's Service"));
             }
+        } else if service.is_some_and(|(home, name)| is_left_out(manifests, policy, home, name)) {
+            continue;
         } else if selected.is_empty() {
-            if is_root && home != Some(&None) {
+            if is_root && service.is_some() {
                 found.push(hit(policy, "covers the whole mesh"));
             } else if is_at_home {
                 found.push(hit(policy, "covers its whole namespace, where the authorizer lives"));
@@ -98,6 +100,40 @@ pub(super) fn covers_authorizer(manifests: &Manifests) -> Vec<Hit<'_>> {
         }
     }
     found
+}
+
+/// Whether the authorizer's pods have no proxy that could ask, or every rule leaves its port out.
+fn is_left_out(manifests: &Manifests, policy: &Object, home: &str, name: &str) -> bool {
+    let service = manifests.find("Service", home, name);
+    let labels = service.and_then(|service| service.at(&["spec", "selector"])).and_then(Value::as_object);
+    let own = |metadata: &Value| {
+        let of_pod = at(metadata, &["labels"]).and_then(Value::as_object);
+        labels.zip(of_pod).is_some_and(|(labels, of_pod)| covers(labels, of_pod))
+    };
+    let is_bare = |metadata: &Value| {
+        ["labels", "annotations"].iter().any(|place| {
+            let inject = at(metadata, &[place, "sidecar.istio.io/inject"]);
+            inject.is_some_and(|inject| inject == "false" || inject == &Value::Bool(false))
+        })
+    };
+    let mut pods = pods(manifests).filter(|(namespace, metadata)| *namespace == home && own(metadata)).peekable();
+    let without_proxy = manifests.namespace(home).and_then(|home| home.label("istio-injection")) == Some("disabled")
+        || (pods.peek().is_some() && pods.all(|(_, metadata)| is_bare(metadata)));
+    let ports: Vec<String> = service
+        .into_iter()
+        .flat_map(|service| service.list(&["spec", "ports"]))
+        .filter_map(|port| Some(at(port, &["port"])?.to_string()))
+        .collect();
+    let rules = policy.list(&["spec", "rules"]);
+    let leaves_out = |rule: &Value| {
+        let operations: Vec<&Value> = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"])).collect();
+        let leaves = |operation: &&Value| {
+            let left = list(operation, &["notPorts"]);
+            !ports.is_empty() && left.iter().filter_map(Value::as_str).any(|left| ports.iter().any(|port| port == left))
+        };
+        !operations.is_empty() && operations.iter().all(leaves)
+    };
+    without_proxy || (!rules.is_empty() && rules.iter().all(leaves_out))
 }
 
 /// The namespaces whose policies count in all others.
@@ -144,17 +180,21 @@ pub(super) fn selector_in_ambient(manifests: &Manifests) -> Vec<Hit<'_>> {
         });
         // Gateways have an Envoy that reads selectors, whatever their namespace is.
         let is_gateway = selected.contains_key("gateway.networking.k8s.io/gateway-name")
-            || selected.get("istio").and_then(Value::as_str).is_some_and(|name| name.ends_with("gateway"))
+            || selected.get("istio").and_then(Value::as_str).is_some_and(|name| {
+                name.ends_with("gateway") || name.starts_with("ingress") || name.starts_with("egress")
+            })
             || own.clone().any(|pod| {
                 text(pod, &["annotations", "inject.istio.io/templates"])
                     .is_some_and(|templates| templates.contains("gateway"))
             });
-        if is_gateway {
+        let is_mode = |pod: &Value, mode: &str| text(pod, &["labels", MODE]) == Some(mode);
+        let is_kept_out = own.clone().next().is_some() && own.clone().all(|pod| is_mode(pod, "none"));
+        if is_gateway || is_kept_out {
             continue;
         }
         if ambient.contains(namespace) {
             found.push(hit(policy, format!("has no `targetRefs`, and the namespace `{namespace}` is ambient")));
-        } else if own.any(|pod| text(pod, &["labels", MODE]) == Some("ambient")) {
+        } else if own.any(|pod| is_mode(pod, "ambient")) {
             found.push(hit(policy, "has no `targetRefs`, and selects pods that are ambient"));
         } else if roots.contains(namespace) && selected.is_empty() && !ambient.is_empty() {
             let names = ambient.iter().copied().collect::<Vec<_>>().join("`, `");
@@ -216,11 +256,18 @@ pub(super) fn two_providers(manifests: &Manifests) -> Vec<Hit<'_>> {
             (labels, targets) => format!("{labels:?} {targets:?}"),
         }
     };
-    let (all, some): (Vec<_>, Vec<_>) =
-        customs(manifests).map(|policy| (policy, selection(policy))).partition(|(_, selected)| selected.is_empty());
-    for (policy, selected) in all.into_iter().chain(some) {
+    let roots = roots(manifests);
+    let mut policies: Vec<_> = customs(manifests).map(|policy| (policy, selection(policy))).collect();
+    // The wide ones first, so that the narrow ones find them.
+    policies.sort_by_key(|(policy, selected)| (!roots.contains(policy.namespace()), !selected.is_empty()));
+    for (policy, selected) in policies {
         let (namespace, own) = (policy.namespace(), provider(policy).unwrap_or_default());
-        let places = [(namespace, String::new()), (namespace, selected.clone())];
+        let around = roots.iter().copied().chain([namespace]);
+        // Waypoints read what is bound to them, sidecars what selects them: never both.
+        let places: Vec<_> = match targets(policy).is_empty() {
+            true => around.flat_map(|place| [(place, String::new()), (place, selected.clone())]).collect(),
+            false => vec![(namespace, selected.clone())],
+        };
         let mut others = places.iter().filter_map(|place| known.get(place)).flatten();
         if let Some((its, other)) = others.find(|(its, _)| **its != own) {
             found.push(hit(policy, format!("asks `{own}`, {} asks `{its}`", other.title())));
@@ -232,11 +279,11 @@ pub(super) fn two_providers(manifests: &Manifests) -> Vec<Hit<'_>> {
 
 pub(super) fn path_rules(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found = Vec::new();
-    for policy in customs(manifests) {
+    for policy in customs(manifests).filter(|policy| !asks_always(policy)) {
         for (n, rule) in policy.list(&["spec", "rules"]).iter().enumerate() {
             let operations = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]));
             for path in operations.flat_map(|operation| list(operation, &["paths"])).filter_map(Value::as_str) {
-                if path != "*" && path != "/*" {
+                if !["*", "/*", "/{**}"].contains(&path) {
                     found.push(hit(policy, format!("rules[{n}] asks only for `{path}`")));
                 }
             }
@@ -245,9 +292,14 @@ pub(super) fn path_rules(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
+/// Whether one of its rules has no conditions: the others change nothing.
+fn asks_always(policy: &Object) -> bool {
+    policy.list(&["spec", "rules"]).iter().any(|rule| rule.as_object().is_some_and(Map::is_empty))
+}
+
 pub(super) fn client_rules(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found = Vec::new();
-    for policy in customs(manifests) {
+    for policy in customs(manifests).filter(|policy| !asks_always(policy)) {
         for (n, rule) in policy.list(&["spec", "rules"]).iter().enumerate() {
             let operations = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]));
             for host in operations.flat_map(|operation| list(operation, &["hosts"])).filter_map(Value::as_str) {
@@ -273,13 +325,17 @@ pub(super) fn http_rules_on_tcp(manifests: &Manifests) -> Vec<Hit<'_>> {
             let mut operations = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]));
             operations.any(|operation| {
                 operation.get("ports").is_none()
+                    && operation.get("notPorts").is_none()
                     && ["methods", "paths", "hosts"].iter().any(|name| operation.get(name).is_some())
             })
         });
         let services = manifests.of_kind("Service").filter(|service| service.namespace() == policy.namespace());
         for service in services.filter(|_| has_http_rules) {
             let (selected, own) = (selected(policy), service.at(&["spec", "selector"]).and_then(Value::as_object));
-            let is_selected = own.is_some_and(|own| covers(&selected, own) || covers(own, &selected));
+            let bound = targets(policy);
+            let is_bound =
+                bound.is_empty() || bound.iter().any(|target| text(target, &["name"]) == Some(service.name()));
+            let is_selected = is_bound && own.is_some_and(|own| covers(&selected, own) || covers(own, &selected));
             let tcp = list(&service.value, &["spec", "ports"]).iter().filter(|port| {
                 let protocol = text(port, &["appProtocol"]).or_else(|| text(port, &["name"])).unwrap_or_default();
                 ["tcp", "tls", "https", "mysql", "mongo", "redis"].iter().any(|kind| protocol.starts_with(kind))
@@ -294,9 +350,17 @@ pub(super) fn http_rules_on_tcp(manifests: &Manifests) -> Vec<Hit<'_>> {
 }
 
 pub(super) fn payload_header(manifests: &Manifests) -> Vec<Hit<'_>> {
-    let namespaces: BTreeSet<_> = customs(manifests).map(Object::namespace).collect();
+    let mut of_namespace: BTreeMap<&str, Vec<Map<String, Value>>> = BTreeMap::new();
+    for policy in customs(manifests) {
+        of_namespace.entry(policy.namespace()).or_default().push(selected(policy));
+    }
+    let is_met = |request: &&Object| {
+        let own = selected(request);
+        let policies = of_namespace.get(request.namespace()).map_or(&[][..], Vec::as_slice);
+        policies.iter().any(|policy| covers(policy, &own) || covers(&own, policy))
+    };
     let mut found = Vec::new();
-    for request in manifests.of_kind("RequestAuthentication").filter(|object| namespaces.contains(object.namespace())) {
+    for request in manifests.of_kind("RequestAuthentication").filter(is_met) {
         for rule in request.list(&["spec", "jwtRules"]) {
             let claims = list(rule, &["outputClaimToHeaders"]).iter().filter_map(|claim| text(claim, &["header"]));
             for header in claims.chain(text(rule, &["outputPayloadToHeader"])) {

@@ -24,7 +24,7 @@ pub(super) fn name(manifests: &Manifests) -> Vec<Hit<'_>> {
         if !is_label(&provider.name) {
             found.push(hit(provider.object, format!("the provider is named `{}`", provider.name)));
         }
-        if !known.insert((&raw const *provider.object, provider.name.clone())) {
+        if !provider.name.is_empty() && !known.insert((&raw const *provider.object, provider.name.clone())) {
             found.push(hit(provider.object, format!("two providers are named `{}`", provider.name)));
         }
     }
@@ -231,7 +231,7 @@ pub(super) fn http_on_grpc(manifests: &Manifests) -> Vec<Hit<'_>> {
         let ports = service.map_or(&[][..], |service| service.list(&["spec", "ports"]));
         let is_grpc =
             ports.iter().any(|port| at(port, &["port"]).and_then(Value::as_u64) == provider.port() && is_http2(port));
-        if is_grpc || provider.port() == Some(9191) {
+        if is_grpc || (service.is_none() && provider.port() == Some(9191)) {
             found.push(hit(
                 provider.object,
                 format!("the provider `{}` asks port {}", provider.name, provider.port().unwrap_or(0)),
@@ -266,8 +266,12 @@ pub(super) fn gateway_timeout(manifests: &Manifests) -> Vec<Hit<'_>> {
 pub(super) fn reference_grant(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found = Vec::new();
     for policy in manifests.of_kind("SecurityPolicy") {
-        let backends = ["grpc", "http"].iter().flat_map(|kind| policy.list(&["spec", "extAuth", kind, "backendRefs"]));
+        let backends = ["grpc", "http"].iter().flat_map(|kind| {
+            let one = policy.at(&["spec", "extAuth", kind, "backendRef"]);
+            policy.list(&["spec", "extAuth", kind, "backendRefs"]).iter().chain(one)
+        });
         for backend in backends {
+            let kind = text(backend, &["kind"]).unwrap_or("Service");
             let Some(namespace) = text(backend, &["namespace"]).filter(|other| *other != policy.namespace()) else {
                 continue;
             };
@@ -279,14 +283,16 @@ pub(super) fn reference_grant(manifests: &Manifests) -> Vec<Hit<'_>> {
                             && text(from, &["namespace"]) == Some(policy.namespace())
                     })
                     && grant.list(&["spec", "to"]).iter().any(|to| {
-                        text(to, &["kind"]) == Some("Service")
+                        text(to, &["kind"]) == Some(kind)
                             && text(to, &["name"]).is_none_or(|name| text(backend, &["name"]) == Some(name))
                     })
             };
-            if !manifests.of_kind("ReferenceGrant").any(grants) {
+            // Where nothing of the other namespace was given, its grants were not either.
+            let is_given = manifests.all().any(|object| object.namespace() == namespace);
+            if is_given && !manifests.of_kind("ReferenceGrant").any(grants) {
                 found.push(hit(
                     policy,
-                    format!("uses a Service of `{namespace}`, which grants nothing to `{}`", policy.namespace()),
+                    format!("uses a {kind} of `{namespace}`, which grants nothing to `{}`", policy.namespace()),
                 ));
             }
         }

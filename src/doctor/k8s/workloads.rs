@@ -77,14 +77,16 @@ pub fn authorizers(manifests: &Manifests) -> Vec<Authorizer<'_>> {
         for (member, is_init) in [("containers", false), ("initContainers", true)] {
             for container in list(pod, &[member]) {
                 let image = program(text(container, &["image"]).unwrap_or_default());
-                let is_ours = image.starts_with("stepgate") || image == "opa" || image.starts_with("opa-");
+                let is_ours = image == "stepgate" || image == "opa" || image.starts_with("opa-envoy");
                 // A shell has its command in one argument; without any, the image's own command serves.
                 let arguments = ["command", "args"].iter().flat_map(|name| list(container, &[name]));
                 let words: Vec<&str> =
                     arguments.filter_map(Value::as_str).flat_map(str::split_ascii_whitespace).collect();
                 let has = |known: &[&str]| words.iter().any(|word| known.contains(word));
-                if (has(&["run"]) && (is_ours || has(&["--server", "--server=true"]))) || (is_ours && words.is_empty())
-                {
+                let names_us = words.first() == Some(&"run")
+                    || words.iter().any(|word| matches!(word.rsplit('/').next(), Some("opa" | "stepgate")));
+                let serves = has(&["run"]) && (is_ours || (names_us && has(&["--server", "-s", "--server=true"])));
+                if serves || (is_ours && words.is_empty()) {
                     let is_shared = !is_init && containers.len() == 1;
                     found.push(Authorizer { object, pod, metadata, container, is_init, is_shared });
                 }
@@ -96,7 +98,12 @@ pub fn authorizers(manifests: &Manifests) -> Vec<Authorizer<'_>> {
 
 pub(super) fn without_drain(manifests: &Manifests) -> Vec<Hit<'_>> {
     let careless = authorizers(manifests).into_iter().filter(|own| {
-        let waits = own.arguments().iter().any(|argument| argument.starts_with("--shutdown-wait-period"));
+        let arguments = own.arguments();
+        let words = arguments.iter().flat_map(|argument| argument.split_ascii_whitespace());
+        let waits = words
+            .map(str::to_owned)
+            .chain(own.flags_by_environment())
+            .any(|word| word.starts_with("--shutdown-wait-period"));
         !own.is_native_sidecar() && !waits && at(own.container, &["lifecycle", "preStop"]).is_none()
     });
     careless.map(|own| hit(own.object, format!("the container `{}` stops at once", own.name()))).collect()
@@ -106,7 +113,9 @@ pub(super) fn socket_not_mounted(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found = Vec::new();
     for own in authorizers(manifests) {
         let arguments = own.arguments();
-        let sockets = arguments.iter().filter_map(|argument| argument.split_once("unix://")).map(|(_, path)| path);
+        // Those of `--addr` and `--diagnostic-addr` are not for Envoy.
+        let of_checks = arguments.iter().filter(|argument| argument.contains("envoy_ext_authz_grpc"));
+        let sockets = of_checks.filter_map(|argument| argument.split_once("unix://")).map(|(_, path)| path);
         for socket in sockets.filter(|socket| socket.starts_with('/')) {
             let folder = socket.rsplit_once('/').map_or("/", |(folder, _)| folder);
             if !is_seen_by_proxy(&own, folder) {
@@ -117,19 +126,19 @@ pub(super) fn socket_not_mounted(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
-/// Whether an Envoy sees a folder of the authorizer's: istio-proxy by the annotation, one of the team's own by its mounts.
+/// Whether something else in the pod sees a folder of the authorizer's: istio-proxy by the annotation, an Envoy of the team's own by
+/// its mounts.
 fn is_seen_by_proxy(own: &Authorizer<'_>, folder: &str) -> bool {
-    let is_there = |mount: &Value| text(mount, &["mountPath"]).is_some_and(|path| path.trim_end_matches('/') == folder);
+    let is_there = |mount: &Value| {
+        let path = text(mount, &["mountPath"]).map(|path| path.trim_end_matches('/'));
+        path.and_then(|path| folder.strip_prefix(path)).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
     let mounts = own.metadata.and_then(|data| text(data, &["annotations", "sidecar.istio.io/userVolumeMount"]));
     let mounts = mounts.and_then(|mounts| serde_json::from_str::<Value>(mounts).ok());
     let by_istio = mounts.as_ref().and_then(Value::as_object).is_some_and(|mounts| mounts.values().any(is_there));
-    let others = ["containers", "initContainers"].iter().flat_map(|member| list(own.pod, &[member]));
-    let mut proxies = others.filter(|other| program(text(other, &["image"]).unwrap_or_default()).contains("envoy"));
-    let is_opa = |image: &str| program(image).starts_with("opa");
-    by_istio
-        || proxies.any(|other| {
-            !is_opa(text(other, &["image"]).unwrap_or_default()) && list(other, &["volumeMounts"]).iter().any(is_there)
-        })
+    let containers = ["containers", "initContainers"].iter().flat_map(|member| list(own.pod, &[member]));
+    let mut others = containers.filter(|other| text(other, &["name"]) != Some(own.name()));
+    by_istio || others.any(|other| list(other, &["volumeMounts"]).iter().any(is_there))
 }
 
 pub(super) fn not_restricted(manifests: &Manifests) -> Vec<Hit<'_>> {
@@ -199,7 +208,11 @@ pub(super) fn liveness(manifests: &Manifests) -> Vec<Hit<'_>> {
 pub(super) fn without_readiness(manifests: &Manifests) -> Vec<Hit<'_>> {
     // The application of a native sidecar starts only when the startup probe has been answered.
     let waits = |own: &Authorizer<'_>| {
-        own.is_native_sidecar() && text(own.container, &["startupProbe", "httpGet", "path"]) == Some("/ready")
+        let probe = at(own.container, &["startupProbe"]);
+        let by_http = probe.and_then(|probe| text(probe, &["httpGet", "path"])) == Some("/ready");
+        let by_grpc = probe.is_some_and(|probe| at(probe, &["grpc"]).is_some());
+        let words = probe.map_or(&[][..], |probe| list(probe, &["exec", "command"]));
+        own.is_native_sidecar() && (by_http || by_grpc || words.iter().any(|word| word == "--probe"))
     };
     let without = authorizers(manifests)
         .into_iter()
@@ -236,27 +249,33 @@ pub(super) fn single_replica(manifests: &Manifests) -> Vec<Hit<'_>> {
     let alone = authorizers(manifests).into_iter().filter(|own| {
         let replicas = own.object.at(&["spec", "replicas"]).and_then(Value::as_u64);
         let (namespace, name) = (own.object.namespace(), own.object.name());
-        let is_scaled = manifests.of_kind("HorizontalPodAutoscaler").any(|scaler| {
-            scaler.namespace() == namespace
-                && scaler.text(&["spec", "scaleTargetRef", "name"]) == Some(name)
-                && scaler.at(&["spec", "minReplicas"]).and_then(Value::as_u64).unwrap_or(1) > 1
-        });
+        let is_scaled = [("HorizontalPodAutoscaler", "minReplicas"), ("ScaledObject", "minReplicaCount")].iter().any(
+            |(kind, least)| {
+                manifests.of_kind(kind).any(|scaler| {
+                    scaler.namespace() == namespace
+                        && scaler.text(&["spec", "scaleTargetRef", "name"]) == Some(name)
+                        && scaler.at(&["spec", least]).and_then(Value::as_u64).unwrap_or(1) > 1
+                })
+            },
+        );
         own.is_shared && own.object.kind() == "Deployment" && !is_scaled && replicas.unwrap_or(1) == 1
     });
     alone.map(|own| hit(own.object, "has one replica")).collect()
 }
 
-/// How tags begin that name something else tomorrow.
-const MOVING_TAGS: &[&str] = &["latest", "main", "master", "edge", "dev", "nightly", "stable"];
+/// Whether a tag names something else tomorrow: a branch or channel, and no version, date or commit after it.
+fn is_moving(tag: &str) -> bool {
+    let channels = ["latest", "main", "master", "edge", "dev", "nightly", "stable"];
+    let (channel, rest) = tag.split_once('-').unwrap_or((tag, ""));
+    channels.contains(&channel) && !rest.bytes().any(|byte| byte.is_ascii_digit())
+}
 
 pub(super) fn image_not_pinned(manifests: &Manifests) -> Vec<Hit<'_>> {
     let moving = authorizers(manifests).into_iter().filter(|own| {
         let image = own.image();
         let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
         // What was built here names what was built here.
-        !image.starts_with("localhost/")
-            && !image.contains('@')
-            && tag.is_none_or(|tag| MOVING_TAGS.iter().any(|moving| tag.starts_with(moving)))
+        !image.starts_with("localhost/") && !image.contains('@') && tag.is_none_or(is_moving)
     });
     moving.map(|own| hit(own.object, format!("`{}`", own.image()))).collect()
 }
