@@ -8,7 +8,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::run;
-use crate::doctor::{Manifests, Severity, Verdict, ask, examine, migrations};
+use crate::clock::Clock;
+use crate::doctor::{Manifests, Severity, Verdict, ask, examine, migrations, signs};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -131,6 +132,7 @@ fn look(url: &str) -> anyhow::Result<ExitCode> {
     })?;
     if status == 200 {
         println!("ready: {url} takes checks");
+        tell_signs(url);
         return Ok(ExitCode::SUCCESS);
     }
     println!("not ready: {url} answers {status}");
@@ -147,5 +149,15 @@ fn look(url: &str) -> anyhow::Result<ExitCode> {
         };
         println!("  waiting for {name}: {hint}");
     }
+    tell_signs(url);
     Ok(ExitCode::FAILURE)
+}
+
+/// Says what the metrics show.
+fn tell_signs(url: &str) {
+    let Ok((200, metrics)) = ask(url, "/metrics") else { return };
+    let now = Clock::System.now_ns() as f64 / 1e9;
+    for sign in signs(&metrics, now) {
+        println!("  {sign}");
+    }
 }

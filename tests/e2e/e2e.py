@@ -293,11 +293,17 @@ def tokens_and_secrets_stay_out_of_logs():
 
 def a_probe_goes_through_a_proxy():
     with Stack(POLICY) as stack:
-        asked = subprocess.run([STEPGATE, 'doctor', '--url', f'http://127.0.0.1:{stack.port}'], capture_output=True, text=True)
-        # The policy denies /ready; a proxy that did not take the request at all would answer 426.
+        def doctor(port):
+            return subprocess.run([STEPGATE, 'doctor', '--url', f'http://127.0.0.1:{port}'], capture_output=True, text=True)
+
+        asked = doctor(stack.diagnostic)
+        eq((asked.returncode, asked.stdout.startswith('ready'), 'by a fault' in asked.stdout), (0, True, False), asked.stdout + asked.stderr)
+        # The policy has no answer to /ready; a proxy that did not take the request at all would answer 426.
+        asked = doctor(stack.port)
         eq((asked.returncode, 'answers 403' in asked.stdout), (1, True), asked.stdout + asked.stderr)
-        asked = subprocess.run([STEPGATE, 'doctor', '--url', f'http://127.0.0.1:{stack.diagnostic}'], capture_output=True, text=True)
-        eq((asked.returncode, asked.stdout.startswith('ready')), (0, True), asked.stdout + asked.stderr)
+        # What went wrong since the start is told, with what to do.
+        asked = doctor(stack.diagnostic)
+        eq('denied by a fault, undefined_decision: no rule gave a decision' in asked.stdout, True, asked.stdout)
 
 
 TESTS = [

@@ -1,0 +1,123 @@
+//! What the metrics of a running server show that somebody should know.
+
+use std::collections::BTreeMap;
+
+/// Keys that were not refreshed for so long are a sign; after 24 hours they count no more.
+const OLD_KEYS_SECONDS: f64 = 6.0 * 3_600.0;
+/// Bundles whose server was not heard of for so long are one.
+const OLD_BUNDLES_SECONDS: f64 = 900.0;
+
+/// One line of the text exposition format.
+struct Sample<'a> {
+    name: &'a str,
+    labels: BTreeMap<&'a str, &'a str>,
+    value: f64,
+}
+
+fn sample(line: &str) -> Option<Sample<'_>> {
+    let (series, value) = line.rsplit_once(' ').filter(|_| !line.starts_with('#'))?;
+    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+    let labels = labels.trim_end_matches('}').split("\",").filter_map(|label| {
+        let (name, value) = label.split_once("=\"")?;
+        Some((name, value.trim_end_matches('"')))
+    });
+    Some(Sample { name, labels: labels.collect(), value: value.parse().ok()? })
+}
+
+/// What somebody should know, with what to do; counts are those since the start. `now` is in seconds since the epoch.
+pub fn signs(metrics: &str, now: f64) -> Vec<String> {
+    metrics.lines().filter_map(sample).filter_map(|sample| sign(&sample, now)).collect()
+}
+
+fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
+    let label = |name: &str| sample.labels.get(name).copied().unwrap_or_default();
+    let count = sample.value;
+    let age = now - count;
+    let sign = match sample.name {
+        "stepgate_key_refreshed_at_seconds" if age > OLD_KEYS_SECONDS => {
+            let issuer = label("issuer");
+            format!("the keys of {issuer} are {:.0} hours old: can its URL be reached from here?", age / 3_600.0)
+        }
+        "stepgate_bundle_polled_at_seconds" if age > OLD_BUNDLES_SECONDS => {
+            let name = label("name");
+            format!(
+                "the server of the bundle {name} was not heard of for {:.0} minutes: /v1/status says why",
+                age / 60.0
+            )
+        }
+        _ if count <= 0.0 => return None,
+        "stepgate_faults_total" => {
+            let mend = match label("reason") {
+                "overloaded" => "add replicas or processors (limits.checks_in_flight)",
+                "deadline" => "Envoy waits no longer; is the processor throttled?",
+                "no_policy" => "`stepgate check` says what is wrong with the policy",
+                "undefined_decision" => "no rule gave a decision; give the entry point a default",
+                "over_budget" => "the policy takes too long; `stepgate eval --profile` tells where",
+                _ => "docs/status-codes.md, and the log",
+            };
+            format!("{count} check(s) denied by a fault, {}: {mend}", label("reason"))
+        }
+        "stepgate_decision_logs_total"
+            if matches!(label("outcome"), "queue_full" | "buffer_full" | "refused" | "stopped") =>
+        {
+            format!("{count} decision(s) are missing in the log, {}: docs/compat.md", label("outcome"))
+        }
+        "stepgate_policy_activations_total" if label("outcome") == "failure" => {
+            format!("{count} new policy or policies were refused, and the one before decides: the log says why")
+        }
+        "stepgate_denials_total" if label("reason") == "step_up_not_satisfiable" => format!(
+            "{count} caller(s) came with tokens that never satisfy a demand: does the provider know the levels? docs/step-up.md"
+        ),
+        "stepgate_cancelled_checks_total" => {
+            format!(
+                "{count} check(s) whose caller gave up first: compare Envoy's timeout with stepgate_check_duration_seconds"
+            )
+        }
+        "stepgate_refused_connections_total" => {
+            format!("{count} connection(s) refused: limits.connections, or the limit of open files")
+        }
+        "stepgate_config_warnings" => {
+            format!("{count} doubtful key(s) in the configuration: the log names them at the start")
+        }
+        _ => return None,
+    };
+    Some(sign)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_somebody_should_know_is_told() {
+        let quiet = "# TYPE stepgate_faults counter\nstepgate_checks_total{decision=\"deny\"} 7\nstepgate_faults_total{reason=\"x\"} 0\n\
+            stepgate_denials_total{reason=\"policy\"} 3\nstepgate_decision_logs_total{outcome=\"uploaded\"} 5\n\
+            stepgate_policy_activations_total{outcome=\"success\"} 2\nstepgate_key_refreshed_at_seconds{issuer=\"https://a\"} 99000\n\
+            stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
+        assert_eq!(signs(quiet, 100_000.0), Vec::<String>::new());
+        for (line, part) in [
+            (
+                "stepgate_faults_total{reason=\"overloaded\"} 3",
+                "3 check(s) denied by a fault, overloaded: add replicas",
+            ),
+            ("stepgate_faults_total{reason=\"other\"} 1", "docs/status-codes.md"),
+            (
+                "stepgate_decision_logs_total{outcome=\"buffer_full\"} 2",
+                "2 decision(s) are missing in the log, buffer_full",
+            ),
+            ("stepgate_policy_activations_total{outcome=\"failure\"} 1", "were refused"),
+            ("stepgate_denials_total{reason=\"step_up_not_satisfiable\"} 1", "docs/step-up.md"),
+            ("stepgate_cancelled_checks_total 4", "4 check(s) whose caller"),
+            ("stepgate_refused_connections_total 1", "limits.connections"),
+            ("stepgate_config_warnings 2", "2 doubtful"),
+            (
+                "stepgate_key_refreshed_at_seconds{issuer=\"https://a,b\"} 1000",
+                "the keys of https://a,b are 28 hours old",
+            ),
+            ("stepgate_bundle_polled_at_seconds{name=\"b\"} 98800", "the bundle b was not heard of for 20 minutes"),
+        ] {
+            let found = signs(line, 100_000.0);
+            assert!(found.len() == 1 && found.iter().all(|sign| sign.contains(part)), "{line}: {found:?}");
+        }
+    }
+}
