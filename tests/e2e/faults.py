@@ -168,7 +168,7 @@ def one_of_two_is_replaced_under_load():
         with open(config, 'w') as out:
             json.dump({'plugins': {'envoy_ext_authz_grpc': {'addr': f'127.0.0.1:{authz}', 'path': 'app/allow'}}}, out)
         process = subprocess.Popen([STEPGATE, 'run', '--server', '--addr', '127.0.0.1:0', '--diagnostic-addr', '127.0.0.1:0', '--config-file',
-                                    config, '--shutdown-wait-period', '1', '--log-level', 'error', rego])
+                                    config, '--shutdown-wait-period', '2', '--log-level', 'error', rego])
         wait(lambda: socket.socket().connect_ex(('127.0.0.1', authz)) == 0, 'the port')
         return process
 
@@ -178,7 +178,7 @@ def one_of_two_is_replaced_under_load():
     ends = authz['load_assignment']['endpoints'][0]['lb_endpoints']
     ends.append({'endpoint': {'address': {'socket_address': {'address': '127.0.0.1', 'port_value': ports[1]}}}})
     # As the endpoints of Kubernetes do it: what is not ready gets nothing new.
-    authz['health_checks'] = [{'timeout': '0.2s', 'interval': '0.1s', 'no_traffic_interval': '0.1s', 'unhealthy_threshold': 1, 'healthy_threshold': 1,
+    authz['health_checks'] = [{'timeout': '2s', 'interval': '0.1s', 'no_traffic_interval': '0.1s', 'unhealthy_threshold': 1, 'healthy_threshold': 1,
                                'grpc_health_check': {}}]
     path = os.path.join(folder, 'envoy.json')
     with open(path, 'w') as out:
