@@ -91,9 +91,10 @@ impl Resolver<'_> {
         };
         let own = document.section("plugins").section("stepgate");
         let admin = own.text("admin_socket").and_then(|text| match Address::parse(text) {
-            Ok(address @ (Address::UnixPath(_) | Address::UnixAbstract(_))) => Some(address),
+            Ok(address @ Address::UnixPath(_)) => Some(address),
+            // An abstract socket has no permissions: every process of the pod reaches it.
             _ => {
-                let message = "expected `unix://` and the path of a socket: what changes something is for this machine";
+                let message = "expected `unix:///` and the path of a socket: its permissions say who administrates";
                 self.problems.error("plugins.stepgate.admin_socket", message);
                 None
             }

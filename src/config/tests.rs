@@ -93,6 +93,7 @@ fn every_problem_is_reported_with_its_place() {
         ),
         (json!({"status": {"service": "z"}}), "status.service"),
         (json!({"plugins": {"stepgate": {"admin_socket": "0.0.0.0:1"}}}), "plugins.stepgate.admin_socket"),
+        (json!({"plugins": {"stepgate": {"admin_socket": "unix://@admin"}}}), "plugins.stepgate.admin_socket"),
         (json!({"services": {"a": {"url": "file:///x"}}}), "services.a.url"),
         (json!({"services": [{"url": "http://a"}]}), "services[0]"),
         (json!({"services": [{"name": "a", "url": "http://a"}, {"name": "a", "url": "http://b"}]}), "services[1]"),
