@@ -7,8 +7,10 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::bind::Connection;
@@ -33,6 +36,12 @@ const WINDOW_BYTES: u32 = 1 << 20;
 const SLOW: Duration = Duration::from_micros(300);
 /// How many streams get tasks of their own after a slow one.
 const TASKS_AFTER_SLOW: u32 = 64;
+
+/// How long a peer has to say that it speaks HTTP/2. Whoever only connects would hold a place of `limits.connections` for ever: pings
+/// begin after that.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What it says (RFC 9113 section 3.4), in bytes.
+const PREFACE_BYTES: usize = 24;
 
 /// How long the peer has to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -100,6 +109,8 @@ pub async fn serve_connection<F, B>(
         let answered = answer(request);
         async { Ok::<_, Infallible>(answered.await) }
     });
+    let heard = Arc::new(AtomicUsize::new(0));
+    let connection = Counted { inner: connection, heard: Arc::clone(&heard) };
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(connection), service));
     let (stopping, end) = (tasks.stopping(), settings.end());
     let mut stop = std::pin::pin!(async move {
@@ -114,6 +125,8 @@ pub async fn serve_connection<F, B>(
             () = aged => {}
         }
     });
+    let mut silence = std::pin::pin!(tokio::time::sleep(PREFACE_TIMEOUT));
+    let mut has_begun = false;
     let mut stopped = false;
     let mut runner = Runner { tasks, tasks_left: 0 };
     std::future::poll_fn(|cx| {
@@ -129,12 +142,60 @@ pub async fn serve_connection<F, B>(
             match ended {
                 // How it ended concerns nobody here: the peer went away, or spoke no HTTP/2.
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if idle => return Poll::Pending,
+                Poll::Pending if idle => break,
                 Poll::Pending => {}
             }
         }
+        has_begun = has_begun || heard.load(Ordering::Relaxed) >= PREFACE_BYTES;
+        // A peer that has said nothing yet cannot be told to go away, and has asked nothing.
+        let is_lost = !has_begun && (stopped || silence.as_mut().poll(cx).is_ready());
+        if is_lost { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
+}
+
+/// A connection whose first bytes are counted.
+struct Counted {
+    inner: Connection,
+    /// What was read, until that is more than a preface.
+    heard: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if self.heard.load(Ordering::Relaxed) < PREFACE_BYTES {
+            self.heard.fetch_add(buf.filled().len().saturating_sub(before), Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
 }
 
 /// Decides where work is done.
@@ -165,8 +226,6 @@ impl Runner {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
 
     /// Work that is polled where `run` is called counts 1, in a task of its own 100.

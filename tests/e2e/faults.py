@@ -307,8 +307,22 @@ def silent_and_half_closed_connections():
         with Load(alone.ask) as load:
             load.settled(2_000)
         eq((load.wrong, load.lost), ([], []), 'wrong and lost answers')
+        # Whoever has not begun to speak HTTP/2 after ten seconds is left.
         for connection in begun:
+            connection.settimeout(15)
+            try:
+                while connection.recv(4096):
+                    pass
+            except ConnectionError:
+                pass
             connection.close()
+        # Nor does such a one hold up the end.
+        with socket.create_connection(('127.0.0.1', alone.sidecar.grpc)):
+            time.sleep(0.2)
+            begin = time.monotonic()
+            alone.sidecar.process.terminate()
+            eq(alone.sidecar.process.wait(15), 0, 'how it ends')
+            eq(time.monotonic() - begin < 5, True, f'{time.monotonic() - begin:.1f} s until the end')
 
 
 def ten_thousand_idle_connections():
