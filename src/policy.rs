@@ -20,7 +20,7 @@ use arc_swap::ArcSwapOption;
 
 pub use self::engine::{AnswerSource, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
-pub use self::journal::{Asked, Journal, Place, Record, Watcher, Watchers};
+pub use self::journal::{Asked, Journal, Place, Record, Waiting, Watcher, Watchers};
 pub use self::outbound::OutboundSettings;
 pub use self::question::{Complaint, QueryError, Question};
 pub use self::snapshot::Snapshot;

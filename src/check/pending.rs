@@ -59,9 +59,9 @@ mod tests {
         let (journal, mut records) = Journal::new(Arc::clone(&metrics));
         let pending = || Pending::new(Record::default(), journal.reserve(), &metrics, Instant::now());
         pending().done();
-        assert_eq!(records.try_recv().expect("it is told").reason, "");
+        assert_eq!(records.try_recv().expect("it is told").record.reason, "");
         drop(pending());
-        assert_eq!(records.try_recv().expect("it is told").reason, "cancelled");
+        assert_eq!(records.try_recv().expect("it is told").record.reason, "cancelled");
         let broken = catch_unwind(AssertUnwindSafe(|| {
             let _pending = pending();
             panic!("a defect");

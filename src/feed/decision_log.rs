@@ -27,7 +27,7 @@ use self::upload::Uploader;
 use super::status::Status;
 use super::{backoff, random_share};
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Record, Watchers};
+use crate::policy::{Record, Waiting, Watchers};
 use crate::remote::service::Service;
 use crate::telemetry::{Logged, Metrics};
 
@@ -107,7 +107,7 @@ pub struct DecisionLog {
 
 impl DecisionLog {
     /// Logs until everything stops, and what is left then.
-    pub fn start(self, records: Receiver<Box<Record>>, lifecycle: &Lifecycle) {
+    pub fn start(self, records: Receiver<Box<Waiting>>, lifecycle: &Lifecycle) {
         let buffer = Arc::new(Buffer::new(NO_ROOM));
         let writer = Writer {
             target: None,
@@ -221,7 +221,7 @@ struct Writer {
 impl Writer {
     async fn run(
         mut self,
-        mut records: Receiver<Box<Record>>,
+        mut records: Receiver<Box<Waiting>>,
         mut targets: Targets,
         stopping: impl Future<Output = ()>,
     ) {
@@ -238,8 +238,8 @@ impl Writer {
                     let waiting = i64::try_from(records.len()).unwrap_or(i64::MAX);
                     self.metrics.insides.log_queue.set(waiting);
                     let mut working = self.pace.begin();
-                    for record in batch.drain(..) {
-                        self.write(&record).await;
+                    for waiting in batch.drain(..) {
+                        self.write(&waiting.record).await;
                         if self.is_slow {
                             self.pace.end(working).await;
                             working = self.pace.begin();
@@ -250,8 +250,8 @@ impl Writer {
                 Ok(()) = targets.changed() => self.retarget(targets.borrow_and_update().clone()),
             }
         }
-        while let Ok(Some(record)) = tokio::time::timeout(LAST_DECISIONS, records.recv()).await {
-            self.write(&record).await;
+        while let Ok(Some(waiting)) = tokio::time::timeout(LAST_DECISIONS, records.recv()).await {
+            self.write(&waiting.record).await;
         }
     }
 

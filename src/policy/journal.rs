@@ -1,7 +1,7 @@
 //! Decisions on their way to the decision log. Recording one never waits: what does not fit is dropped and counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -13,21 +13,55 @@ use crate::value::Value;
 
 /// Decisions that wait for the decision log at most.
 const MAX_WAITING: usize = 5_000;
+/// Bytes of their inputs, about; beyond that no further place is given.
+const MAX_WAITING_BYTES: usize = 16 << 20;
+/// Bytes that one part of an input takes, about.
+const BYTES_PER_WEIGHT: usize = 16;
 
 /// Events that a slow watcher may be behind.
 const MAX_BEHIND: usize = 1_024;
+/// Bytes of the events that the slowest watcher has still to see; beyond that all of them miss events.
+const MAX_BEHIND_BYTES: usize = 8 << 20;
+
+/// Bytes that are held, until it is dropped.
+#[derive(Debug)]
+struct Held {
+    bytes: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn new(bytes: usize, total: &Arc<AtomicUsize>) -> Self {
+        total.fetch_add(bytes, Ordering::Relaxed);
+        Self { bytes, total: Arc::clone(total) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// An event on its way to those who watch.
+type Shown = Arc<(String, Held)>;
 
 /// Whoever watches events of the decision log as they are made.
 #[derive(Clone, Debug)]
 pub struct Watchers {
-    events: broadcast::Sender<Arc<str>>,
+    events: broadcast::Sender<Shown>,
+    /// Bytes of the events that somebody has still to see.
+    behind: Arc<AtomicUsize>,
+    /// Events that nobody was shown for want of room.
+    skipped: Arc<AtomicU64>,
     /// How many there are. Every check asks, and must not take the lock of `events` for it.
     count: Arc<AtomicUsize>,
 }
 
 impl Watchers {
     fn none() -> Self {
-        Self { events: broadcast::Sender::new(MAX_BEHIND), count: Arc::default() }
+        let events = broadcast::Sender::new(MAX_BEHIND);
+        Self { events, behind: Arc::default(), skipped: Arc::default(), count: Arc::default() }
     }
 
     pub fn are_there(&self) -> bool {
@@ -36,31 +70,49 @@ impl Watchers {
 
     /// Shows an event, which is JSON, to all of them.
     pub fn tell(&self, event: &str) {
-        if self.are_there() {
-            // The last one may have left meanwhile.
-            let _ = self.events.send(Arc::from(event));
+        if !self.are_there() {
+            return;
         }
+        if self.behind.load(Ordering::Relaxed).saturating_add(event.len()) > MAX_BEHIND_BYTES {
+            self.skipped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        // The last one may have left meanwhile.
+        let _ = self.events.send(Arc::new((event.to_owned(), Held::new(event.len(), &self.behind))));
     }
 
     /// One more of them, who sees events from now on.
     pub fn watch(&self) -> Watcher {
         self.count.fetch_add(1, Ordering::Relaxed);
-        Watcher { events: self.events.subscribe(), count: Arc::clone(&self.count) }
+        Watcher {
+            events: self.events.subscribe(),
+            skipped: Arc::clone(&self.skipped),
+            known_skipped: self.skipped.load(Ordering::Relaxed),
+            count: Arc::clone(&self.count),
+        }
     }
 }
 
 /// One of those who watch, as long as it lives.
 #[derive(Debug)]
 pub struct Watcher {
-    events: broadcast::Receiver<Arc<str>>,
+    events: broadcast::Receiver<Shown>,
+    skipped: Arc<AtomicU64>,
+    known_skipped: u64,
     count: Arc<AtomicUsize>,
 }
 
 impl Watcher {
     /// The next event, or how many were missed because they came too fast; nothing once there is none to come.
-    pub async fn next(&mut self) -> Option<Result<Arc<str>, u64>> {
+    pub async fn next(&mut self) -> Option<Result<String, u64>> {
+        let skipped = self.skipped.load(Ordering::Relaxed);
+        let missed = skipped.saturating_sub(self.known_skipped);
+        if missed > 0 {
+            self.known_skipped = skipped;
+            return Some(Err(missed));
+        }
         match self.events.recv().await {
-            Ok(event) => Some(Ok(event)),
+            Ok(event) => Some(Ok(event.0.clone())),
             Err(RecvError::Lagged(missed)) => Some(Err(missed)),
             Err(RecvError::Closed) => None,
         }
@@ -109,29 +161,44 @@ pub struct Record {
     pub total: Duration,
 }
 
+/// A decision that waits, and holds its bytes until it is dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    pub record: Record,
+    _held: Held,
+}
+
 /// Room for one decision.
 #[derive(Debug)]
-pub struct Place<'a>(Permit<'a, Box<Record>>);
+pub struct Place<'a> {
+    permit: Permit<'a, Box<Waiting>>,
+    waiting: &'a Arc<AtomicUsize>,
+}
 
 impl Place<'_> {
     pub fn take(self, record: Record) {
-        self.0.send(Box::new(record));
+        let weight = [&record.input, &record.result].into_iter().flatten().map(Value::weight).sum::<usize>();
+        let held = Held::new(weight.saturating_mul(BYTES_PER_WEIGHT), self.waiting);
+        self.permit.send(Box::new(Waiting { record, _held: held }));
     }
 }
 
 /// The near end of the way.
 #[derive(Debug)]
 pub struct Journal {
-    records: Sender<Box<Record>>,
+    records: Sender<Box<Waiting>>,
+    /// Bytes of the records that wait.
+    waiting: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
     is_read: AtomicBool,
     watchers: Watchers,
 }
 
 impl Journal {
-    pub fn new(metrics: Arc<Metrics>) -> (Self, Receiver<Box<Record>>) {
+    pub fn new(metrics: Arc<Metrics>) -> (Self, Receiver<Box<Waiting>>) {
         let (records, waiting) = mpsc::channel(MAX_WAITING);
-        (Self { records, metrics, is_read: AtomicBool::new(true), watchers: Watchers::none() }, waiting)
+        let (is_read, watchers) = (AtomicBool::new(true), Watchers::none());
+        (Self { records, waiting: Arc::default(), metrics, is_read, watchers }, waiting)
     }
 
     pub fn watchers(&self) -> Watchers {
@@ -154,9 +221,10 @@ impl Journal {
 
     /// A place for a decision that is to come; without one it is counted as dropped, and nothing needs to be gathered for it.
     pub fn reserve(&self) -> Option<Place<'_>> {
+        let has_room = self.waiting.load(Ordering::Relaxed) < MAX_WAITING_BYTES;
         match self.records.try_reserve() {
-            Ok(permit) => Some(Place(permit)),
-            Err(_) => {
+            Ok(permit) if has_room => Some(Place { permit, waiting: &self.waiting }),
+            _ => {
                 self.metrics.decisions_logged(Logged::QueueFull, 1);
                 None
             }
@@ -189,5 +257,31 @@ mod tests {
         assert_eq!(one.next().await, Some(Ok("3".into())));
         drop(one);
         assert!(!journal.is_wanted());
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_by_bytes() {
+        let (journal, mut records) = Journal::new(Arc::new(Metrics::new(None)));
+        let record = || Record { input: Some(Value::from("x".repeat(1 << 20))), ..Record::default() };
+        let mut taken = 0;
+        while let Some(place) = journal.reserve() {
+            place.take(record());
+            taken += 1;
+        }
+        assert_eq!(taken, MAX_WAITING_BYTES >> 20);
+        drop(records.recv().await);
+        assert!(journal.reserve().is_some(), "there is room again");
+
+        let mut watcher = journal.watchers().watch();
+        let event = "x".repeat(1 << 20);
+        for _ in 0..20 {
+            journal.watchers().tell(&event);
+        }
+        assert_eq!(watcher.next().await, Some(Err(20 - 8)), "what found no room is counted");
+        for _ in 0..8 {
+            assert_eq!(watcher.next().await, Some(Ok(event.clone())));
+        }
+        journal.watchers().tell("small");
+        assert_eq!(watcher.next().await, Some(Ok("small".to_owned())));
     }
 }
