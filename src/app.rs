@@ -148,7 +148,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     }
     for (listener, kind, tls) in doors {
         tracing::info!(address = listener.local_address(), tls = tls.is_some(), "serving HTTP");
-        lifecycle.spawn(serve_http(listener, plane.door(kind, tls), lifecycle.stopping()));
+        lifecycle.spawn(serve_http(listener, plane.door(kind, tls), lifecycle.signal()));
     }
     if launch.watch {
         feed.watch(&lifecycle).context("--watch: the files cannot be watched")?;

@@ -2,7 +2,6 @@
 //!
 //! Mirrors: OPA `v1/server/server.go` for `/health` and `/metrics`, v1.9.0. `/live` and `/ready` are ours.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::api::{self, Api};
 use super::bind::{HttpListener, Listener, Peer};
@@ -25,6 +25,9 @@ use crate::value::Value;
 const HEALTH_BUDGET: Duration = Duration::from_millis(500);
 /// Health rules that are evaluated at the same time, on all doors; probes ask for one or two.
 static HEALTH_RULES: Semaphore = Semaphore::const_new(4);
+
+/// How long answers may still be read once everything stops.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What every HTTP door shows.
 #[derive(Clone, Debug)]
@@ -48,7 +51,7 @@ pub enum DoorKind {
 }
 
 /// Serves until `stop` comes.
-pub async fn serve_http(listener: Listener, door: HttpDoor, stop: impl Future<Output = ()> + Send + 'static) {
+pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationToken) {
     let is_local = listener.is_local();
     let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, door.tls.clone()));
     let mut router = Router::new()
@@ -65,8 +68,20 @@ pub async fn serve_http(listener: Listener, door: HttpDoor, stop: impl Future<Ou
         DoorKind::Admin(api) => router.merge(api::routes(&api)).merge(api::admin_routes(&api)),
     };
     let service = router.into_make_service_with_connect_info::<Peer>();
-    if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stop).await {
-        tracing::error!(error = %error, "an HTTP listener ended");
+    let stopped = stop.clone();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await });
+    let late = async {
+        stopped.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        ended = serving => {
+            if let Err(error) = ended {
+                tracing::error!(error = %error, "an HTTP listener ended");
+            }
+        }
+        // Somebody who does not read, as a terminal that is stopped, holds up nobody.
+        () = late => {}
     }
 }
 

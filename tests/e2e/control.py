@@ -785,6 +785,19 @@ def decisions_are_watched_as_they_are_made():
         eq('secret' in json.dumps(events), False, 'nothing secret')
         line = pretty.communicate(timeout=5)[0]
         eq(('DENY' in line, '/two' in line, 'secret' in line), (True, True, False), line)
+        # One who asks and never reads, as a terminal that is stopped.
+        stalled = socket.socket(socket.AF_UNIX)
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(sidecar.admin)
+        stalled.sendall(b'GET /v1/decisions HTTP/1.1\r\nhost: a\r\n\r\n')
+        time.sleep(0.2)
+        for _ in range(60):
+            sidecar.answer('/two?' + 'x' * 20_000)
+        time.sleep(0.5)
+        begin = time.monotonic()
+        sidecar.process.terminate()
+        eq((sidecar.process.wait(15), time.monotonic() - begin < 6), (0, True), f'{time.monotonic() - begin:.1f} s until the end')
+        stalled.close()
     # The server stops although somebody watches.
     eq(forever.wait(5), 0, 'the end of the watcher')
     eq('has ended' in forever.communicate()[1], True, 'and why')
