@@ -74,7 +74,9 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
             )
         }
         "stepgate_refused_connections_total" => {
-            format!("{count} connection(s) refused: limits.connections, or the limit of open files")
+            format!(
+                "{count} connection(s) refused: limits.connections, the limit of open files, or callers whose certificate is missing or not allowed"
+            )
         }
         "stepgate_config_warnings" => {
             format!("{count} doubtful key(s) in the configuration: the log names them at the start")

@@ -221,11 +221,13 @@ impl Event {
             below(&["input", "parsed_body"]) || below(&[&http[..], &["body"]].concat())
         };
         let in_body = found.iter().any(is_of_body);
+        // Nothing can be found by name in what was not parsed, or whose parsed form a mask has taken.
+        let is_opaque = self.at(&["input", "parsed_body"]).is_none_or(|body| matches!(body, Value::Null));
         // From the end, so that what stands before keeps its place in its list.
         for path in found.into_iter().rev() {
             self.apply(Rule { path, value: None });
         }
-        if in_body {
+        if in_body || is_opaque {
             // The same stands in the bytes.
             self.erase(&[&http[..], &["body"]].concat());
             self.erase(&[&http[..], &["raw_body"]].concat());
@@ -401,6 +403,9 @@ mod tests {
         for mask in [
             r#"mask contains "/input/parsed_query""#,
             r#"mask contains {"op": "upsert", "path": "/input/parsed_query", "value": {}}"#,
+            // A body that could not be parsed has none, either.
+            r#"mask contains "/input/parsed_body""#,
+            r#"mask contains {"op": "upsert", "path": "/input/parsed_body", "value": null}"#,
         ] {
             let (event, text) = event(mask, true);
             assert!(event.is_some() && !text.contains("canary"), "{mask}: {text}");
