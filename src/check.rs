@@ -207,6 +207,7 @@ impl Checker {
                 Err(fault) => (Decided::Fault, self.fault(fault, Some(&attributes), record)),
             },
         };
+        record.answered = answer.word();
         self.metrics.checked(decided, started.elapsed());
         if let Some((tracer, trace)) = self.tracer.as_ref().zip(phases.trace()) {
             let decision_id = record.decision_id.clone();
@@ -239,6 +240,7 @@ impl Checker {
         let place = self.journal().and_then(Journal::reserve);
         let mut record = self.record(place.is_some());
         let answer = self.fault(fault, None, &mut record);
+        record.answered = answer.word();
         if let Some(place) = place {
             place.take(record);
         }

@@ -38,6 +38,17 @@ pub enum Answer {
     },
 }
 
+impl Answer {
+    /// Whether the request may pass, in a word.
+    pub fn word(&self) -> &'static str {
+        let passes = |response: &CheckResponse| response.status.as_ref().is_none_or(|status| status.code == 0);
+        match self {
+            Self::Respond(response) if passes(response) => "allow",
+            Self::Respond(_) | Self::Fail { .. } => "deny",
+        }
+    }
+}
+
 /// The gRPC errors that OPA-Envoy answers with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrpcCode {

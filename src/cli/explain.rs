@@ -45,6 +45,9 @@ struct Case {
     path: Option<String>,
     /// What was decided at the time.
     logged: Option<String>,
+    /// What Envoy was told, and why that is not what the policy said.
+    answered: Option<String>,
+    reason: Option<String>,
     id: Option<String>,
 }
 
@@ -83,6 +86,10 @@ impl Explain {
             println!("decision {id}");
         }
         println!("{rule} is {now}");
+        if let Some(answered) = case.answered {
+            let why = case.reason.map_or_else(String::new, |reason| format!(", reason {reason}"));
+            println!("Envoy was told to {answered}{why}");
+        }
         if let Some(logged) = case.logged.filter(|logged| *logged != now) {
             println!(
                 "it was {logged}: these are other policies or data than those that decided, or the log has masked what they read"
@@ -118,14 +125,21 @@ impl Explain {
                 None => bail!("neither an event nor an input was found"),
             }
         };
+        let custom = |name: &str| Some(as_text(member(member(found, "custom")?, name)?)?.to_owned());
         Ok(match member(found, "input").filter(|_| member(found, "decision_id").is_some()) {
             Some(input) => Case {
                 input: input.clone(),
                 path: member(found, "path").and_then(as_text).map(str::to_owned),
                 logged: member(found, "result").map(json_text),
+                answered: custom("answered"),
+                reason: custom("reason"),
                 id: id_of(found),
             },
-            None => Case { input: found.clone(), path: None, logged: None, id: None },
+            None if custom("answered").is_some() => {
+                let reason = custom("reason").unwrap_or_else(|| "a fault".to_owned());
+                bail!("the policy was not asked: {reason} (docs/status-codes.md)")
+            }
+            None => Case { input: found.clone(), path: None, logged: None, answered: None, reason: None, id: None },
         })
     }
 }

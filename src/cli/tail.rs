@@ -107,7 +107,15 @@ fn http<'a>(event: &'a Value, name: &str) -> &'a str {
     event.pointer(&format!("/input/attributes/request/http/{name}")).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Whether the request passed; demands, preflights and `dry-run` overrule the policy.
 fn is_allowed(event: &Value) -> bool {
+    match event.pointer("/custom/answered").and_then(Value::as_str) {
+        Some(answered) => answered == "allow",
+        None => is_allowed_by_policy(event),
+    }
+}
+
+fn is_allowed_by_policy(event: &Value) -> bool {
     let result = event.get("result");
     let is_true = |value: &Value| value == &Value::Bool(true);
     let reason = event.pointer("/custom/reason").and_then(Value::as_str).unwrap_or_default();
@@ -136,6 +144,10 @@ fn pretty(event: &Value, has_colors: bool) -> String {
         if !text(pointer).is_empty() {
             parts.push(format!("{name}={}", text(pointer)));
         }
+    }
+    let reason = event.pointer("/custom/reason").and_then(Value::as_str);
+    if is_allowed(event) && !is_allowed_by_policy(event) && reason != Some("cors_preflight") {
+        parts.push("dry-run".to_owned());
     }
     if let Some(level) = event.pointer("/input/authn/level") {
         parts.push(format!("level={level}"));
@@ -173,6 +185,15 @@ mod tests {
         let mut overruled = event(json!(true));
         overruled["custom"] = json!({"reason": "demand_not_met"});
         assert!(!is_allowed(&overruled));
+        // What was answered counts, not what the policy said.
+        let mut passed = event(json!({"allowed": false}));
+        passed["custom"] = json!({"answered": "allow"});
+        assert!(is_allowed(&passed) && pretty(&passed, false).contains(" dry-run "), "{}", pretty(&passed, false));
+        passed["custom"] = json!({"answered": "allow", "reason": "cors_preflight"});
+        assert!(is_allowed(&passed) && !pretty(&passed, false).contains("dry-run"));
+        passed = event(json!(true));
+        passed["custom"] = json!({"answered": "deny"});
+        assert!(!is_allowed(&passed));
         let mut fault = event(Value::Null);
         fault["error"] = json!({"message": "m"});
         assert!(pretty(&fault, false).contains(" FAULT ") && !is_allowed(&fault));

@@ -157,6 +157,8 @@ pub struct Record {
     pub answers: Option<Value>,
     /// Why there is no decision.
     pub error: Option<String>,
+    /// What Envoy was told, `allow` or `deny`; empty where nobody was. Demands and `dry-run` overrule the policy.
+    pub answered: &'static str,
     pub evaluation: Duration,
     pub total: Duration,
 }

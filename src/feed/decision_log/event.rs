@@ -291,6 +291,9 @@ impl Event {
         custom.trace = text(&[&headers[..], &["traceparent"]].concat()).and_then(trace_and_span);
         let reason = if record.reason.is_empty() { text(&["result", "reason"]) } else { Some(record.reason) };
         custom.members.extend(reason.map(|reason| ("reason", Value::from(reason))));
+        if !record.answered.is_empty() {
+            custom.members.push(("answered", Value::from(record.answered)));
+        }
         custom.members.extend(text(&["input", "jwt", "state"]).map(|state| ("token", Value::from(state))));
         if let Some(issuer) = text(&["input", "jwt", "issuer"]) {
             custom.members.push(("issuer", Value::from(issuer)));

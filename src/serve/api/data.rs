@@ -106,6 +106,7 @@ impl Call {
             result: result.as_ref().ok().cloned().flatten(),
             answers: None,
             error: result.as_ref().err().map(|complaint| format!("{}: {}", complaint.code, complaint.message)),
+            answered: "",
             evaluation,
             total: self.began.elapsed(),
         });
