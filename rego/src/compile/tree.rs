@@ -384,9 +384,6 @@ fn data_conflicts(groups: &[Group], members: &Members, rules: &[hir::Rule], data
     let mut errors = Vec::new();
     for (group, members) in groups.iter().zip(members) {
         let Some(rule) = members.first().and_then(|&at| rules.get(at)) else { continue };
-        if group.kind == GroupKind::Object {
-            continue;
-        }
         // A scalar on the way hides the rule as well.
         let mut here = Some(data);
         for key in &group.path {
