@@ -26,8 +26,8 @@ const HEALTH_BUDGET: Duration = Duration::from_millis(500);
 /// Health rules that are evaluated at the same time, on all doors; probes ask for one or two.
 static HEALTH_RULES: Semaphore = Semaphore::const_new(4);
 
-/// How long answers may still be read once everything stops.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// How long watchers may still read once everything stops; other answers have the grace period.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// What every HTTP door shows.
 #[derive(Clone, Debug)]
@@ -53,6 +53,7 @@ pub enum DoorKind {
 /// Serves until `stop` comes.
 pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationToken) {
     let is_local = listener.is_local();
+    let has_watchers = matches!(door.kind, DoorKind::Admin(_));
     let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, door.tls.clone()));
     let mut router = Router::new()
         .route("/health", get(health))
@@ -72,7 +73,7 @@ pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationTo
     let serving = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await });
     let late = async {
         stopped.cancelled().await;
-        tokio::time::sleep(LAST_ANSWERS).await;
+        tokio::time::sleep(LAST_EVENTS).await;
     };
     tokio::select! {
         ended = serving => {
@@ -80,8 +81,8 @@ pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationTo
                 tracing::error!(error = %error, "an HTTP listener ended");
             }
         }
-        // Somebody who does not read, as a terminal that is stopped, holds up nobody.
-        () = late => {}
+        // A watcher that does not read, as a terminal that is stopped, holds up nobody.
+        () = late, if has_watchers => {}
     }
 }
 
