@@ -39,7 +39,7 @@ pub struct Launch {
     /// Where only health and metrics are.
     pub diagnostic: Vec<HttpAddress>,
     pub http_socket_access: SocketAccess,
-    /// Of the API.
+    /// Of the HTTP listeners.
     pub tls: Option<TlsSettings>,
     pub authentication: Authentication,
     /// Whether the policy says who may use the API.

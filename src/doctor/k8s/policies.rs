@@ -126,7 +126,7 @@ fn is_left_out(manifests: &Manifests, policy: &Object, home: &str, name: &str) -
         .collect();
     let rules = policy.list(&["spec", "rules"]);
     let leaves_out = |rule: &Value| {
-        let operations: Vec<&Value> = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"])).collect();
+        let operations: Vec<&Value> = operations(rule).collect();
         let leaves = |operation: &&Value| {
             let left = list(operation, &["notPorts"]);
             !ports.is_empty() && left.iter().filter_map(Value::as_str).any(|left| ports.iter().any(|port| port == left))
@@ -279,51 +279,51 @@ pub(super) fn two_providers(manifests: &Manifests) -> Vec<Hit<'_>> {
 
 pub(super) fn path_rules(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found = Vec::new();
-    for policy in customs(manifests).filter(|policy| !asks_always(policy)) {
-        for (n, rule) in policy.list(&["spec", "rules"]).iter().enumerate() {
-            let operations = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]));
-            for path in operations.flat_map(|operation| list(operation, &["paths"])).filter_map(Value::as_str) {
-                if !["*", "/*", "/{**}"].contains(&path) {
-                    found.push(hit(policy, format!("rules[{n}] asks only for `{path}`")));
-                }
-            }
+    for (policy, n, rule) in narrow_rules(manifests) {
+        let paths = operations(rule).flat_map(|operation| list(operation, &["paths"])).filter_map(Value::as_str);
+        for path in paths.filter(|path| !["*", "/*", "/{**}"].contains(path)) {
+            found.push(hit(policy, format!("rules[{n}] asks only for `{path}`")));
         }
     }
     found
-}
-
-/// Whether one of its rules has no conditions: the others change nothing.
-fn asks_always(policy: &Object) -> bool {
-    policy.list(&["spec", "rules"]).iter().any(|rule| rule.as_object().is_some_and(Map::is_empty))
 }
 
 pub(super) fn client_rules(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found = Vec::new();
-    for policy in customs(manifests).filter(|policy| !asks_always(policy)) {
-        for (n, rule) in policy.list(&["spec", "rules"]).iter().enumerate() {
-            let operations = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]));
-            for host in operations.flat_map(|operation| list(operation, &["hosts"])).filter_map(Value::as_str) {
-                if host != "*" {
-                    found.push(hit(policy, format!("rules[{n}] asks only for the host `{host}`")));
-                }
-            }
-            for condition in list(rule, &["when"]) {
-                let key = text(condition, &["key"]).unwrap_or_default();
-                if key.starts_with("request.headers[") {
-                    found.push(hit(policy, format!("rules[{n}] asks by `{key}`")));
-                }
-            }
+    for (policy, n, rule) in narrow_rules(manifests) {
+        let hosts = operations(rule).flat_map(|operation| list(operation, &["hosts"])).filter_map(Value::as_str);
+        for host in hosts.filter(|host| *host != "*") {
+            found.push(hit(policy, format!("rules[{n}] asks only for the host `{host}`")));
+        }
+        let keys = list(rule, &["when"]).iter().filter_map(|condition| text(condition, &["key"]));
+        for key in keys.filter(|key| key.starts_with("request.headers[")) {
+            found.push(hit(policy, format!("rules[{n}] asks by `{key}`")));
         }
     }
     found
+}
+
+/// The rules of policies that do not ask about every request, with their places. Beside one without conditions the others change
+/// nothing.
+fn narrow_rules(manifests: &Manifests) -> impl Iterator<Item = (&Object, usize, &Value)> {
+    let asks_always = |policy: &Object| {
+        policy.list(&["spec", "rules"]).iter().any(|rule| rule.as_object().is_some_and(Map::is_empty))
+    };
+    customs(manifests)
+        .filter(move |policy| !asks_always(policy))
+        .flat_map(|policy| policy.list(&["spec", "rules"]).iter().enumerate().map(move |(n, rule)| (policy, n, rule)))
+}
+
+/// What a rule says of requests.
+fn operations(rule: &Value) -> impl Iterator<Item = &Value> {
+    list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]))
 }
 
 pub(super) fn http_rules_on_tcp(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found = Vec::new();
     for policy in customs(manifests) {
         let has_http_rules = policy.list(&["spec", "rules"]).iter().any(|rule| {
-            let mut operations = list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]));
-            operations.any(|operation| {
+            operations(rule).any(|operation| {
                 operation.get("ports").is_none()
                     && operation.get("notPorts").is_none()
                     && ["methods", "paths", "hosts"].iter().any(|name| operation.get(name).is_some())
