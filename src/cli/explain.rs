@@ -1,17 +1,19 @@
 //! `stepgate explain`: which lines of the policy decided about a request, from its event in the decision log or its input.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use stepgate_rego::compile::hir::data_path;
 use stepgate_rego::{EvalOptions, Policy, Version, compile_query};
 
 use super::check::{PolicyArgs, listed};
-use crate::policy::{Module, RegoVersion, Strictness, Surroundings, Trail, World, compile_sources};
+use super::tail::plain;
+use crate::policy::{BuiltinSettings, Module, RegoVersion, Strictness, Surroundings, Trail, World, compile_sources};
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, json_text, member, parse_json};
 
 /// The longest that the policy may take.
@@ -64,7 +66,7 @@ impl Explain {
             .map_err(|rejections| anyhow::anyhow!("{}", listed(&rejections)))?;
         let rule = match (&self.rule, &case.path) {
             (Some(rule), _) => rule.clone(),
-            (None, Some(path)) => format!("data.{}", path.trim_matches('/').replace('/', ".")),
+            (None, Some(path)) => data_path(&path.trim_matches('/').split('/').map(Value::from).collect::<Vec<_>>()),
             (None, None) => bail!("--rule is needed, such as `data.mesh.decision`: this is no event of a decision log"),
         };
         let version = match self.policy.version() {
@@ -73,7 +75,9 @@ impl Explain {
         };
         let query = compile_query(&policy, &rule, version, &[])
             .map_err(|_| anyhow::anyhow!("`{rule}` is no rule of these policies"))?;
-        let world = World::lasting(TIMEOUT, &surroundings).following(Trail::default());
+        // Somebody else's input must not send requests from here, nor show the environment of whoever reads the log.
+        let alone = Surroundings::new(&BuiltinSettings::default());
+        let world = World::lasting(TIMEOUT, &alone).following(Trail::default());
         let result = policy.query(&query, Some(&case.input), &EvalOptions::default(), &world);
         let (prints, trail) = world.into_records();
         let now = match result {
@@ -82,24 +86,25 @@ impl Explain {
             }
             Err(error) => format!("an error: {error}"),
         };
-        if let Some(id) = &case.id {
-            println!("decision {id}");
-        }
-        println!("{rule} is {now}");
+        let mut lines: Vec<String> = case.id.iter().map(|id| format!("decision {id}")).collect();
+        lines.push(format!("{rule} is {now}"));
         if let Some(answered) = case.answered {
             let why = case.reason.map_or_else(String::new, |reason| format!(", reason {reason}"));
-            println!("Envoy was told to {answered}{why}");
+            lines.push(format!("Envoy was told to {answered}{why}"));
         }
         if let Some(logged) = case.logged.filter(|logged| *logged != now) {
-            println!(
-                "it was {logged}: these are other policies or data than those that decided, or the log has masked what they read"
-            );
+            let why = "these are other policies or data than those that decided, the log has masked what they read, or they asked for \
+                       the time, the environment or another server, which explain does not ask again";
+            lines.push(format!("it was {logged}: {why}"));
         }
-        for line in prints {
-            println!("print: {line}");
+        lines.extend(prints.iter().map(|line| format!("print: {line}")));
+        let mut out = lines.iter().map(|line| plain(line) + "\n").collect::<String>();
+        out.push_str(&story(&policy, &trail, &sources.modules));
+        // Whoever has seen enough closes the pipe.
+        match std::io::stdout().write_all(out.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(ExitCode::SUCCESS),
         }
-        print!("{}", story(&policy, &trail, &sources.modules));
-        Ok(ExitCode::SUCCESS)
     }
 
     fn case(&self) -> anyhow::Result<Case> {
@@ -135,10 +140,11 @@ impl Explain {
                 reason: custom("reason"),
                 id: id_of(found),
             },
-            None if custom("answered").is_some() => {
-                let reason = custom("reason").unwrap_or_else(|| "a fault".to_owned());
-                bail!("the policy was not asked: {reason} (docs/status-codes.md)")
-            }
+            None if custom("answered").is_some() => match custom("reason").filter(|_| member(found, "error").is_some())
+            {
+                Some(reason) => bail!("there was no input to decide about: {} (docs/status-codes.md)", plain(&reason)),
+                None => bail!("the event has no input: the mask of the log has taken it"),
+            },
             None => Case { input: found.clone(), path: None, logged: None, answered: None, reason: None, id: None },
         })
     }

@@ -107,6 +107,12 @@ fn http<'a>(event: &'a Value, name: &str) -> &'a str {
     event.pointer(&format!("/input/attributes/request/http/{name}")).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// The text without what commands a terminal, or turns the order of its letters: a caller may have sent it.
+pub fn plain(text: &str) -> String {
+    let is_bidi = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || is_bidi(c) { '?' } else { c }).collect()
+}
+
 /// Whether the request passed; demands, preflights and `dry-run` overrule the policy.
 fn is_allowed(event: &Value) -> bool {
     match event.pointer("/custom/answered").and_then(Value::as_str) {
@@ -156,8 +162,6 @@ fn pretty(event: &Value, has_colors: bool) -> String {
         parts.push(format!("{:.2}ms", nanoseconds / 1e6));
     }
     parts.push(text("/decision_id").to_owned());
-    // Nothing that a caller has sent commands the terminal.
-    let plain = |text: &str| -> String { text.chars().map(|c| if c.is_control() { '?' } else { c }).collect() };
     let word = if has_colors { format!("{color}{word}\u{1b}[0m") } else { word.to_owned() };
     format!("{} {word} {}", plain(time), plain(&parts.join(" ")))
 }

@@ -1,7 +1,7 @@
 //! The commands over policies on disk, as a person types them.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -139,4 +139,57 @@ fn a_logged_decision_is_explained_line_by_line() {
     assert!(text(&input).contains("data.a.allow is true"));
     let unnamed = stepgate(&folder, &["explain", "-d", "a.rego", "--log", "input.json"]);
     assert!(String::from_utf8_lossy(&unnamed.stderr).contains("--rule is needed"));
+}
+
+/// What `stepgate explain` prints of one event under a policy, and what it complains about.
+fn explained(name: &str, policy: &str, event: &Value) -> (String, String) {
+    let folder = folder(name);
+    std::fs::write(folder.join("own.rego"), policy).expect("the policy");
+    std::fs::write(folder.join("log.ndjson"), event.to_string()).expect("the log");
+    let output = stepgate(&folder, &["explain", "-d", "own.rego", "--log", "log.ndjson"]);
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn an_explanation_says_what_overruled_the_policy() {
+    let policy = "package own\n\nallow if input.x\n";
+    let mut event = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {"x": true}, "result": true,
+        "custom": {"answered": "deny", "reason": "demand_not_met"}});
+    let (told, _) = explained("overruled", policy, &event);
+    assert!(told.contains("data.own.allow is true\nEnvoy was told to deny, reason demand_not_met\n"), "{told}");
+    event.as_object_mut().expect("an object").remove("input");
+    assert!(explained("overruled", policy, &event).1.contains("the mask of the log has taken it"));
+    event["error"] = serde_json::json!({"message": "m"});
+    event["custom"]["reason"] = "ambiguous_path".into();
+    assert!(explained("overruled", policy, &event).1.contains("no input to decide about: ambiguous_path"));
+}
+
+#[test]
+fn an_explanation_asks_nobody_and_commands_no_terminal() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.set_nonblocking(true).expect("it does not wait");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let policy = format!(
+        "package own\n\nallow := x if {{\n\tprint(input.x)\n\tx := [opa.runtime().env, object.get({{}}, \"a\", \"b\")]\n\tnot http.send({{\"method\": \"GET\", \"url\": \"{url}\"}}).status_code\n}}\n"
+    );
+    let event = serde_json::json!({"decision_id": "\u{1b}[2J", "path": "own/allow", "input": {"x": "\u{1b}]0;a\u{7}\u{202e}b"}});
+    let (told, complaints) = explained("alone", &policy, &event);
+    assert!(told.contains("decision ?[2J\n") && told.contains("print: ?]0;a??b\n"), "{told:?} {complaints}");
+    assert!(!told.contains("PATH"), "the environment is not shown: {told}");
+    assert!(listener.accept().is_err(), "nobody was asked");
+}
+
+#[test]
+fn an_explanation_knows_odd_packages_and_closed_pipes() {
+    let policy = "package own[\"odd-pkg\"]\n\nallow if input.x\n";
+    let event =
+        serde_json::json!({"decision_id": "d", "path": "own/odd-pkg/allow", "input": {"x": true}, "result": true});
+    let (told, complaints) = explained("odd", policy, &event);
+    assert!(told.contains("data.own[\"odd-pkg\"].allow is true"), "{told} {complaints}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stepgate"));
+    command.args(["explain", "-d", "own.rego", "--log", "log.ndjson"]).current_dir(folder("odd"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("stepgate starts");
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().expect("it ends");
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", String::from_utf8_lossy(&ended.stderr));
 }
