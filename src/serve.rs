@@ -9,6 +9,7 @@ mod grpc;
 mod health;
 mod http;
 mod limits;
+mod refusal;
 mod tls;
 
 pub use self::api::{Access, Api, ApiSettings, Authentication, BodyLimits, Control, PolicyChangeError};

@@ -6,7 +6,7 @@ mod opa_metrics;
 mod phases;
 mod traces;
 
-pub use self::metrics::{Decided, Logged, Metrics, Outcome};
+pub use self::metrics::{Decided, Logged, Metrics, Outcome, Refused};
 pub use self::opa_metrics::BundleTold;
 pub use self::phases::{CacheCount, Insides, Phase, PhaseClock};
 pub use self::traces::{Told, Trace, Tracer};

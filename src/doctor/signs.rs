@@ -74,9 +74,16 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
             )
         }
         "stepgate_refused_connections_total" => {
-            format!(
-                "{count} connection(s) refused: limits.connections, the limit of open files, or callers whose certificate is missing or not allowed"
-            )
+            let mend = match label("reason") {
+                "limit" => "raise limits.connections, or add replicas",
+                "handshake" => "is TLS spoken there, of a version that is wanted here? The log says more",
+                "abandoned" => {
+                    "probes that only open the port, or callers that do not trust the certificate (grpc.tls.cert_file)"
+                }
+                "no_certificate" => "the caller must show one: `mode: ISTIO_MUTUAL` or `MUTUAL` in its DestinationRule",
+                _ => "its certificate does not come from grpc.tls.ca_cert_file, or is not in allowed_spiffe_ids; the log names it",
+            };
+            format!("{count} connection(s) not served, {}: {mend}", label("reason"))
         }
         "stepgate_config_warnings" => {
             format!("{count} doubtful key(s) in the configuration: the log names them at the start")
@@ -110,7 +117,8 @@ mod tests {
             ("stepgate_policy_activations_total{outcome=\"failure\"} 1", "were refused"),
             ("stepgate_denials_total{reason=\"step_up_not_satisfiable\"} 1", "docs/step-up.md"),
             ("stepgate_cancelled_checks_total 4", "4 check(s) whose caller"),
-            ("stepgate_refused_connections_total 1", "limits.connections"),
+            ("stepgate_refused_connections_total{reason=\"limit\"} 1", "1 connection(s) not served, limit: raise limits.connections"),
+            ("stepgate_refused_connections_total{reason=\"no_certificate\"} 1", "must show one"),
             ("stepgate_config_warnings 2", "2 doubtful"),
             (
                 "stepgate_key_refreshed_at_seconds{issuer=\"https://a,b\"} 1000",

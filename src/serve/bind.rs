@@ -19,6 +19,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::refusal::{Refusal, Refusals};
 use super::tls::{Tls, client_subject};
 
 /// Handshakes at the same time; beyond, the oldest is given up.
@@ -261,12 +262,16 @@ pub struct Peer {
     pub subject: Option<String>,
 }
 
+/// How a handshake with a peer ended.
+type Shaken = Result<Box<TlsStream<TcpStream>>, (Refusal, String)>;
+
 /// A listener for HTTP, with or without TLS.
 #[derive(Debug)]
 pub struct HttpListener {
     listener: Listener,
     tls: Option<Arc<Tls>>,
-    handshakes: JoinSet<Option<Box<TlsStream<TcpStream>>>>,
+    refusals: Refusals,
+    handshakes: JoinSet<Shaken>,
     /// Those of the handshakes, oldest first.
     shaking: VecDeque<AbortHandle>,
     /// Connections that may still be there, oldest first, and what closes each.
@@ -283,8 +288,8 @@ pub struct HttpConnection {
 }
 
 impl HttpListener {
-    pub fn new(listener: Listener, tls: Option<Arc<Tls>>) -> Self {
-        Self { listener, tls, handshakes: JoinSet::new(), shaking: VecDeque::new(), open: VecDeque::new() }
+    pub fn new(listener: Listener, tls: Option<Arc<Tls>>, refusals: Refusals) -> Self {
+        Self { listener, tls, refusals, handshakes: JoinSet::new(), shaking: VecDeque::new(), open: VecDeque::new() }
     }
 
     async fn next_connection(&mut self) -> Connection {
@@ -297,15 +302,18 @@ impl HttpListener {
                         if let Some(oldest) = self.shaking.pop_front_if(|_| self.handshakes.len() >= MAX_HANDSHAKES) {
                             oldest.abort();
                         }
-                        self.shaking.push_back(self.handshakes.spawn(Arc::clone(tls).handshake(stream)));
+                        let (tls, peer) = (Arc::clone(tls), address_of(&stream));
+                        let shaking = async { tls.handshake(stream).await.map_err(|refusal| (refusal, peer)) };
+                        self.shaking.push_back(self.handshakes.spawn(shaking));
                     }
                     // A socket file is guarded by its permissions.
                     other => return other,
                 },
-                Some(shaken) = self.handshakes.join_next() => {
-                    if let Ok(Some(stream)) = shaken {
-                        return Connection::Tls(stream);
-                    }
+                Some(shaken) = self.handshakes.join_next() => match shaken {
+                    Ok(Ok(stream)) => return Connection::Tls(stream),
+                    Ok(Err((refusal, peer))) => self.refusals.tell(&refusal, "http", &peer),
+                    // Given up for a newer one.
+                    Err(_) => {}
                 }
             }
         }
@@ -443,6 +451,7 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Metrics;
 
     #[test]
     fn schemes_say_whether_http_is_served_over_tls() {
@@ -483,7 +492,7 @@ mod tests {
         let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
         let listener = Listener::bind(&address, SocketAccess::mode(0o660)).await.expect("a port");
         let place = listener.local_address();
-        let mut listener = HttpListener::new(listener, None);
+        let mut listener = HttpListener::new(listener, None, Refusals::new(Arc::new(Metrics::new(None))));
         let (mut clients, mut accepted) = (Vec::new(), Vec::new());
         for _ in 0..=MAX_CONNECTIONS {
             clients.push(TcpStream::connect(&place).await.expect("a connection"));

@@ -29,10 +29,11 @@ use super::bind::{Connection, Listener};
 use super::connection::{ConnectionSettings, serve_connection};
 use super::health::Health;
 use super::limits::{Limits, Share};
+use super::refusal::{Refusal, Refusals};
 use super::tls::Tls;
 use crate::check::{Answer, Checker, Fault, GrpcCode};
 use crate::lifecycle::Lifecycle;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Refused};
 
 const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -88,19 +89,24 @@ impl GrpcServer {
         });
         let connections = Lifecycle::default();
         let places = Arc::new(Semaphore::new(settings.max_connections));
+        let refusals = Arc::new(Refusals::new(Arc::clone(&shared.metrics)));
         let accepting = async {
             loop {
                 let connection = listener.next_connection().await;
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                    shared.metrics.connection_refused();
+                    let why = format!("limits.connections ({}) are open", settings.max_connections);
+                    refusals.tell(&Refusal { reason: Refused::Limit, why }, "grpc", &connection.peer());
                     continue;
                 };
                 let (shared, others, tls) = (Arc::clone(&shared), others.clone(), tls.clone());
+                let refusals = Arc::clone(&refusals);
                 let tasks = connections.clone();
                 connections.spawn(async move {
                     let _place = place;
-                    let Some(connection) = secured(connection, tls).await else {
-                        return shared.metrics.connection_refused();
+                    let peer = connection.peer();
+                    let connection = match secured(connection, tls).await {
+                        Ok(connection) => connection,
+                        Err(refusal) => return refusals.tell(&refusal, "grpc", &peer),
                     };
                     let answer = move |request| respond(Arc::clone(&shared), others.clone(), request);
                     serve_connection(connection, settings.connection, answer, tasks).await;
@@ -136,11 +142,11 @@ impl GrpcServer {
     }
 }
 
-/// The connection under TLS, where that is wanted; nothing when the client is not let in.
-async fn secured(connection: Connection, tls: Option<Arc<Tls>>) -> Option<Connection> {
+/// The connection under TLS, where that is wanted.
+async fn secured(connection: Connection, tls: Option<Arc<Tls>>) -> Result<Connection, Refusal> {
     match (connection, tls) {
         (Connection::Tcp(stream), Some(tls)) => tls.handshake(stream).await.map(Connection::Tls),
-        (connection, _) => Some(connection),
+        (connection, _) => Ok(connection),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{self, Api};
 use super::bind::{HttpListener, Listener, Peer};
 use super::health::{BUNDLES, Health, Plugin};
+use super::refusal::Refusals;
 use super::tls::Tls;
 use crate::policy::{Question, Store};
 use crate::telemetry::Metrics;
@@ -54,7 +55,8 @@ pub enum DoorKind {
 pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationToken) {
     let is_local = listener.is_local();
     let has_watchers = matches!(door.kind, DoorKind::Admin(_));
-    let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, door.tls.clone()));
+    let refusals = Refusals::new(Arc::clone(&door.metrics));
+    let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, door.tls.clone(), refusals));
     let mut router = Router::new()
         .route("/health", get(health))
         .route("/health/{*rule}", get(health_rule))

@@ -3,6 +3,7 @@
 //! Mirrors: OPA `v1/server/certs.go` and `v1/server/identifier/tls.go`, v1.19.0. Handshakes never hold up other connections.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,6 +17,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
+
+use super::refusal::Refusal;
+use crate::telemetry::Refused;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -168,19 +172,35 @@ impl Tls {
         Arc::clone(&current.config)
     }
 
-    /// The connection once both sides are sure; nothing when they are not, too slow, or the client is not one of those allowed.
-    pub async fn handshake(self: Arc<Self>, stream: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+    /// The connection once both sides are sure and the client is one of those allowed.
+    ///
+    /// # Errors
+    /// Why it is not to be served.
+    pub async fn handshake(self: Arc<Self>, stream: TcpStream) -> Result<Box<TlsStream<TcpStream>>, Refusal> {
         let acceptor = TlsAcceptor::from(self.config());
         let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-        let stream = shaken.ok()?.ok().map(Box::new)?;
+        let late = |_| Refusal { reason: Refused::Handshake, why: "the handshake took too long".to_owned() };
+        let stream = shaken.map_err(late)?.map(Box::new).map_err(|error| refusal(&error))?;
         let clients = &self.settings.clients;
         let id = if clients.is_empty() { None } else { spiffe_id(&stream) };
         if !clients.is_empty() && !id.as_ref().is_some_and(|id| clients.iter().any(|pattern| pattern.matches(id))) {
-            tracing::warn!(client = id.as_deref().unwrap_or("unknown"), "this client is not in allowed_spiffe_ids");
-            return None;
+            let id = id.as_deref().unwrap_or("a certificate without SPIFFE id");
+            return Err(Refusal { reason: Refused::NotAllowed, why: format!("{id} is not in allowed_spiffe_ids") });
         }
-        Some(stream)
+        Ok(stream)
     }
+}
+
+/// What a handshake that failed means.
+fn refusal(error: &io::Error) -> Refusal {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let reason = match tls {
+        Some(rustls::Error::NoCertificatesPresented) => Refused::NoCertificate,
+        Some(rustls::Error::InvalidCertificate(_)) => Refused::NotAllowed,
+        Some(_) => Refused::Handshake,
+        None => Refused::Abandoned,
+    };
+    Refusal { reason, why: error.to_string() }
 }
 
 /// The id of a client by its certificate: its one URI (X509-SVID section 2).

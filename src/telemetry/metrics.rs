@@ -102,6 +102,36 @@ impl Logged {
     }
 }
 
+/// Why a connection was not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// `limits.connections` are open.
+    Limit,
+    /// TLS was not agreed upon, or took too long.
+    Handshake,
+    /// The peer left before TLS was agreed upon, as a probe does that only opens the port.
+    Abandoned,
+    /// The peer shows no certificate, and must.
+    NoCertificate,
+    /// The peer's certificate is not trusted, or it is not one of `allowed_spiffe_ids`.
+    NotAllowed,
+}
+
+impl Refused {
+    pub const ALL: [Self; 5] =
+        [Self::Limit, Self::Handshake, Self::Abandoned, Self::NoCertificate, Self::NotAllowed];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Handshake => "handshake",
+            Self::Abandoned => "abandoned",
+            Self::NoCertificate => "no_certificate",
+            Self::NotAllowed => "not_allowed",
+        }
+    }
+}
+
 impl Outcome {
     fn label(self) -> String {
         match self {
@@ -128,7 +158,7 @@ pub struct Metrics {
     tokens_unconfigured: Counter,
     ambiguous_paths: Counter,
     pub in_flight: Gauge,
-    refused_connections: Counter,
+    refused_connections: Family<Labels, Counter>,
     key_refreshes: Family<Labels, Counter>,
     key_refreshed_at: Family<Labels, Gauge>,
     bundle_polls: Family<Labels, Counter>,
@@ -187,7 +217,7 @@ impl Metrics {
             tokens_unconfigured,
             ambiguous_paths: Counter::default(),
             in_flight: Gauge::default(),
-            refused_connections: Counter::default(),
+            refused_connections: Family::default(),
             key_refreshes: Family::default(),
             key_refreshed_at: Family::default(),
             policy_activations: Family::default(),
@@ -214,7 +244,7 @@ impl Metrics {
         let help = "Requests whose path has no canonical form";
         registry.register("stepgate_ambiguous_paths", help, self.ambiguous_paths.clone());
         registry.register("stepgate_in_flight_checks", "Checks being answered now", self.in_flight.clone());
-        let help = "Connections that were closed at once: too many, or a client that is not let in";
+        let help = "Connections that were not served, by reason";
         registry.register("stepgate_refused_connections", help, self.refused_connections.clone());
         registry.register("stepgate_key_refreshes", "Key set refreshes by issuer", self.key_refreshes.clone());
         let help = "When the issuer's keys were last refreshed, in seconds since the epoch";
@@ -268,8 +298,8 @@ impl Metrics {
         self.ambiguous_paths.inc();
     }
 
-    pub fn connection_refused(&self) {
-        self.refused_connections.inc();
+    pub fn connection_refused(&self, reason: Refused) {
+        self.refused_connections.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
     }
 
     /// One refresh of an issuer's keys ended at `now`.

@@ -834,6 +834,9 @@ def the_api_speaks_tls_and_knows_clients_by_their_certificates():
             eq(ask(sidecar.api, True), 200, 'beside slow handshakes')
             for one in idle:
                 one.close()
+            # Everybody who is not served is counted by reason, and told now and then.
+            sidecar.settled(lambda: all(f'stepgate_refused_connections_total{{reason="{reason}"}}' in sidecar.get('/metrics', port=sidecar.diagnostic)[1].decode()
+                                        for reason in ('no_certificate', 'abandoned')), 'who was not served')
         with Sidecar({}, files=[file], args=flags) as sidecar:
             eq((ask(sidecar.api, True), ask(sidecar.api, False)), (200, 200), 'a certificate is not asked for')
             before = ssl.get_server_certificate(('localhost', sidecar.api))
