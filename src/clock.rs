@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use chrono::{DateTime, SecondsFormat};
+
 /// Where "now" comes from.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
@@ -51,21 +53,12 @@ pub fn nanoseconds(length: Duration) -> u64 {
 
 /// A moment as RFC 3339 writes it, in UTC with nanoseconds.
 pub fn rfc3339(ns: i64) -> String {
-    let seconds = ns.div_euclid(1_000_000_000);
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Days to a date: the year begins in March, so that the leap day is its last.
-    let shifted = days.saturating_add(719_468);
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    let fraction = ns.rem_euclid(1_000_000_000);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:09}Z")
+    DateTime::from_timestamp_nanos(ns).to_rfc3339_opts(SecondsFormat::Nanos, true)
+}
+
+/// The nanoseconds since the Unix epoch of a moment that RFC 3339 writes so.
+pub fn from_rfc3339(text: &str) -> Option<i64> {
+    DateTime::parse_from_rfc3339(text).ok()?.timestamp_nanos_opt()
 }
 
 fn since_epoch() -> Duration {
@@ -85,6 +78,8 @@ mod tests {
             (-1, "1969-12-31T23:59:59.999999999Z"),
         ] {
             assert_eq!(rfc3339(ns), text);
+            assert_eq!(from_rfc3339(text), Some(ns));
         }
+        assert_eq!(from_rfc3339("yesterday"), None);
     }
 }

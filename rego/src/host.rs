@@ -25,6 +25,11 @@ pub trait Host {
     /// A statement is about to run, or a definition has a value; told only when the policy was compiled to tell it.
     fn visit(&self, _place: &Place) {}
 
+    /// What a function is to give whose result is not decided by its arguments, because it gave that before; it is not called then.
+    fn recalled(&self, _name: &'static str, _args: &[&Value]) -> Option<Value> {
+        None
+    }
+
     /// What a function gave whose result is not decided by its arguments.
     fn answered(&self, _name: &'static str, _args: &[&Value], _result: &Value) {}
 

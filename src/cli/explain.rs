@@ -13,6 +13,7 @@ use stepgate_rego::{EvalOptions, Policy, Version, compile_query};
 
 use super::check::{PolicyArgs, listed};
 use super::tail::plain;
+use crate::clock::from_rfc3339;
 use crate::policy::{BuiltinSettings, Module, RegoVersion, Strictness, Surroundings, Trail, World, compile_sources};
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, json_text, member, parse_json};
 
@@ -50,6 +51,10 @@ struct Case {
     /// What Envoy was told, and why that is not what the policy said.
     answered: Option<String>,
     reason: Option<String>,
+    /// What functions answered at the time (`nd_builtin_cache`).
+    answers: Option<Value>,
+    /// When that was, in nanoseconds since the epoch.
+    now_ns: Option<i64>,
     id: Option<String>,
 }
 
@@ -75,9 +80,10 @@ impl Explain {
         };
         let query = compile_query(&policy, &rule, version, &[])
             .map_err(|_| anyhow::anyhow!("`{rule}` is no rule of these policies"))?;
-        // Somebody else's input must not send requests from here, nor show the environment of whoever reads the log.
+        // Somebody else's input must not send requests from here, nor show the environment of whoever reads the log. What the event
+        // says of the world at the time counts.
         let alone = Surroundings::new(&BuiltinSettings::default());
-        let world = World::lasting(TIMEOUT, &alone).following(Trail::default());
+        let world = World::lasting(TIMEOUT, &alone).following(Trail::default()).recalling(case.answers, case.now_ns);
         let result = policy.query(&query, Some(&case.input), &EvalOptions::default(), &world);
         let (prints, trail) = world.into_records();
         let now = match result {
@@ -94,7 +100,7 @@ impl Explain {
         }
         if let Some(logged) = case.logged.filter(|logged| *logged != now) {
             let why = "these are other policies or data than those that decided, the log has masked what they read, or they asked for \
-                       the time, the environment or another server, which explain does not ask again";
+                       the environment, chance or another server, which explain does not ask: `nd_builtin_cache` logs the answers";
             lines.push(format!("it was {logged}: {why}"));
         }
         lines.extend(prints.iter().map(|line| format!("print: {line}")));
@@ -138,6 +144,8 @@ impl Explain {
                 logged: member(found, "result").map(json_text),
                 answered: custom("answered"),
                 reason: custom("reason"),
+                answers: member(found, "nd_builtin_cache").cloned(),
+                now_ns: member(found, "timestamp").and_then(as_text).and_then(from_rfc3339),
                 id: id_of(found),
             },
             None if custom("answered").is_some() => match custom("reason").filter(|_| member(found, "error").is_some())
@@ -145,7 +153,16 @@ impl Explain {
                 Some(reason) => bail!("there was no input to decide about: {} (docs/status-codes.md)", plain(&reason)),
                 None => bail!("the event has no input: the mask of the log has taken it"),
             },
-            None => Case { input: found.clone(), path: None, logged: None, answered: None, reason: None, id: None },
+            None => Case {
+                input: found.clone(),
+                path: None,
+                logged: None,
+                answered: None,
+                reason: None,
+                answers: None,
+                now_ns: None,
+                id: None,
+            },
         })
     }
 }

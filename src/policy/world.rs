@@ -11,7 +11,7 @@ use stepgate_rego::{Host, HttpError, HttpRequest, HttpResponse, Place};
 use super::Trail;
 use super::outbound::{Outbound, OutboundSettings};
 use crate::clock::Clock;
-use crate::value::{Value, json_text};
+use crate::value::{Value, json_text, member};
 
 /// Signatures remembered at most; one takes about a hundred bytes.
 const MAX_SIGNATURES: u64 = 50_000;
@@ -119,6 +119,11 @@ fn runtime() -> Value {
 
 type Answers = BTreeMap<&'static str, BTreeMap<String, Value>>;
 
+/// What the answer of a function with these arguments is kept under.
+fn arguments(args: &[&Value]) -> String {
+    json_text(&Value::array(args.iter().map(|arg| (*arg).clone()).collect()))
+}
+
 /// What one evaluation sees of the world.
 #[derive(Debug)]
 pub struct World<'a> {
@@ -130,6 +135,10 @@ pub struct World<'a> {
     trail: Option<RefCell<Trail>>,
     /// What functions answered, by name and arguments in JSON; absent where nobody wants to know.
     answers: Option<RefCell<Answers>>,
+    /// What they answered before, and answer again.
+    recalled: Option<Value>,
+    /// What time it is; absent: what the system's clock says.
+    now_ns: Option<i64>,
     /// Whether it was asked for anything that may be otherwise the next time.
     was_asked: Cell<bool>,
     surroundings: &'a Surroundings,
@@ -151,6 +160,8 @@ impl<'a> World<'a> {
             prints: RefCell::default(),
             trail: None,
             answers,
+            recalled: None,
+            now_ns: None,
             was_asked: Cell::new(false),
             surroundings,
         }
@@ -159,6 +170,11 @@ impl<'a> World<'a> {
     /// A world that goes on with what earlier evaluations have told, and keeps what this one tells.
     pub fn following(self, trail: Trail) -> Self {
         Self { trail: Some(RefCell::new(trail)), ..self }
+    }
+
+    /// A world as it was: functions answer as `answers` of an earlier evaluation say, and it is `now_ns`.
+    pub fn recalling(self, answers: Option<Value>, now_ns: Option<i64>) -> Self {
+        Self { recalled: answers, now_ns, ..self }
     }
 
     /// What `print` said, in order, and where the evaluation came by.
@@ -192,7 +208,7 @@ impl<'a> World<'a> {
 impl Host for World<'_> {
     fn now_ns(&self) -> i64 {
         self.was_asked.set(true);
-        Clock::System.now_ns()
+        self.now_ns.unwrap_or_else(|| Clock::System.now_ns())
     }
 
     fn is_expired(&self) -> bool {
@@ -217,14 +233,18 @@ impl Host for World<'_> {
         }
     }
 
+    fn recalled(&self, name: &'static str, args: &[&Value]) -> Option<Value> {
+        let results = member(self.recalled.as_ref()?, name)?;
+        member(results, &arguments(args)).cloned()
+    }
+
     fn answered(&self, name: &'static str, args: &[&Value], result: &Value) {
         self.was_asked.set(true);
         let Some(answers) = self.answers.as_ref().filter(|_| RECORDED.contains(&name)) else { return };
         let mut answers = answers.borrow_mut();
         let results = answers.entry(name).or_default();
         if results.len() < MAX_ANSWERS {
-            let args = Value::array(args.iter().map(|arg| (*arg).clone()).collect());
-            results.insert(json_text(&args), result.clone());
+            results.insert(arguments(args), result.clone());
         }
     }
 

@@ -165,6 +165,24 @@ fn an_explanation_says_what_overruled_the_policy() {
 }
 
 #[test]
+fn an_explanation_sees_the_world_as_the_event_has_it() {
+    let policy = "package own\n\nallow := [time.now_ns(), answer] if {\n\tanswer := http.send({\"method\": \"GET\", \"url\": input.url}).body\n}\n";
+    let mut event = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {"url": "http://127.0.0.1:1/x"},
+        "timestamp": "2026-01-02T03:04:05.000000006Z", "result": [1_767_323_045_000_000_006_i64, "hello"],
+        "nd_builtin_cache": {"http.send": {"[{\"method\":\"GET\",\"url\":\"http://127.0.0.1:1/x\"}]": {"body": "hello"}}}});
+    let (told, error) = explained("world", policy, &event);
+    assert!(told.contains("data.own.allow is [1767323045000000006,\"hello\"]\n"), "{told}{error}");
+    assert!(!told.contains("it was"), "{told}");
+    // Nobody is asked: what is not known is undefined.
+    event["input"]["url"] = "http://127.0.0.1:1/y".into();
+    let (told, _) = explained("world", policy, &event);
+    assert!(told.contains("data.own.allow is undefined\n") && told.contains("it was [1767323045000000006,"), "{told}");
+    // What was logged of the time goes before when it was logged.
+    event["nd_builtin_cache"] = serde_json::json!({"time.now_ns": {"[]": 7}});
+    assert!(explained("clock", "package own\n\nallow := time.now_ns()\n", &event).0.contains("data.own.allow is 7\n"));
+}
+
+#[test]
 fn an_explanation_asks_nobody_and_commands_no_terminal() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.set_nonblocking(true).expect("it does not wait");
