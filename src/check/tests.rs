@@ -164,6 +164,19 @@ fn refused_with(response: &CheckResponse) -> Option<i32> {
     (code(response) != 0).then(|| denial(response).0)
 }
 
+#[tokio::test]
+async fn a_policy_sees_its_caller_also_where_nobody_keeps_a_journal() {
+    let policy = "package p\nimport rego.v1\nallow := {\"allowed\": input.client.ip == \"192.0.2.7\", \"headers\": {\"x-peer\": input.peer.principal}}";
+    let checker = checker_of(policy, settings(), false);
+    let message = message_with("spiffe://cluster.local/ns/a/sa/b", "192.0.2.7", &[]);
+    let Answer::Respond(response) = answer(&checker, &message).await else { panic!("a gRPC error") };
+    let Some(HttpResponse::OkResponse(ok)) = &response.http_response else {
+        panic!("it must be allowed: {response:?}")
+    };
+    let peer = ok.headers.iter().filter_map(|option| option.header.as_ref()).find(|header| header.key == "x-peer");
+    assert_eq!(peer.map(|header| header.value.as_str()), Some("spiffe://cluster.local/ns/a/sa/b"));
+}
+
 mod asserted;
 mod crossing;
 mod demands;

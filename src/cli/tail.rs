@@ -84,11 +84,15 @@ impl Tail {
                 continue;
             }
             shown = shown.saturating_add(1);
-            match self.format {
-                Format::Json => writeln!(out, "{}", line.trim_end())?,
-                Format::Pretty => writeln!(out, "{}", pretty(&event, has_colors))?,
+            let told = match self.format {
+                Format::Json => writeln!(out, "{}", line.trim_end()),
+                Format::Pretty => writeln!(out, "{}", pretty(&event, has_colors)),
+            };
+            match told.and_then(|()| out.flush()) {
+                // Whoever has seen enough closes the pipe.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => break,
+                told => told?,
             }
-            out.flush()?;
         }
         Ok(ExitCode::SUCCESS)
     }

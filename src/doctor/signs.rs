@@ -81,7 +81,9 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                     "probes that only open the port, or callers that do not trust the certificate (grpc.tls.cert_file)"
                 }
                 "no_certificate" => "the caller must show one: `mode: ISTIO_MUTUAL` or `MUTUAL` in its DestinationRule",
-                _ => "its certificate does not come from grpc.tls.ca_cert_file, or is not in allowed_spiffe_ids; the log names it",
+                _ => {
+                    "its certificate does not come from grpc.tls.ca_cert_file, or is not in allowed_spiffe_ids; the log names it"
+                }
             };
             format!("{count} connection(s) not served, {}: {mend}", label("reason"))
         }
@@ -117,7 +119,10 @@ mod tests {
             ("stepgate_policy_activations_total{outcome=\"failure\"} 1", "were refused"),
             ("stepgate_denials_total{reason=\"step_up_not_satisfiable\"} 1", "docs/step-up.md"),
             ("stepgate_cancelled_checks_total 4", "4 check(s) whose caller"),
-            ("stepgate_refused_connections_total{reason=\"limit\"} 1", "1 connection(s) not served, limit: raise limits.connections"),
+            (
+                "stepgate_refused_connections_total{reason=\"limit\"} 1",
+                "1 connection(s) not served, limit: raise limits.connections",
+            ),
             ("stepgate_refused_connections_total{reason=\"no_certificate\"} 1", "must show one"),
             ("stepgate_config_warnings 2", "2 doubtful"),
             (

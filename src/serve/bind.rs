@@ -60,7 +60,8 @@ pub enum Security {
 impl HttpAddress {
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (rest, security) = match text.split_once("://") {
-            Some(("https", rest)) => (rest, Security::Tls),
+            // TLS is for TCP: what follows is a host.
+            Some(("https", rest)) if !rest.contains("://") => (rest, Security::Tls),
             Some(("http" | "unix", _)) => (text, Security::Plain),
             _ => (text, Security::AsPossible),
         };
@@ -464,7 +465,7 @@ mod tests {
         ] {
             assert_eq!(HttpAddress::parse(text).expect("an address").security, security, "{text}");
         }
-        for text in ["https://", "https://x", "https://a/b:1", "ftp://a:1"] {
+        for text in ["https://", "https://x", "https://a/b:1", "ftp://a:1", "https://unix:///x", "https://http://a:1"] {
             assert!(HttpAddress::parse(text).is_err(), "{text}");
         }
     }

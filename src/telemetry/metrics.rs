@@ -118,8 +118,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    pub const ALL: [Self; 5] =
-        [Self::Limit, Self::Handshake, Self::Abandoned, Self::NoCertificate, Self::NotAllowed];
+    pub const ALL: [Self; 5] = [Self::Limit, Self::Handshake, Self::Abandoned, Self::NoCertificate, Self::NotAllowed];
 
     pub fn label(self) -> &'static str {
         match self {

@@ -117,7 +117,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.admin_socket",
         Kind::Text,
         "",
-        "A socket file such as `unix:///run/stepgate/admin.sock`, for this machine's administrators: `POST /v1/bundles/<name>/refresh`.",
+        "A socket file such as `unix:///run/stepgate/admin.sock`, for this machine's administrators: `POST /v1/bundles/<name>/refresh`, and `/v1/decisions`, which `stepgate tail` shows.",
     ),
     key(
         "plugins.stepgate.discovery_may_set",
