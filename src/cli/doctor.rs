@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::run;
 use crate::clock::Clock;
-use crate::doctor::{Manifests, Severity, Verdict, ask, examine, migrations, signs};
+use crate::doctor::{Manifests, ProbeError, Severity, Verdict, ask, examine, migrations, signs};
+use crate::serve::client_config;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -22,6 +23,15 @@ pub struct Doctor {
     /// The diagnostic listener of the server
     #[arg(long, default_value = "http://127.0.0.1:8282")]
     url: String,
+    /// The roots in PEM that an `https://` listener's certificate comes from
+    #[arg(long)]
+    tls_ca_cert_file: Option<PathBuf>,
+    /// The certificate in PEM to show there, where `--authentication=tls` asks for one
+    #[arg(long, requires_all = ["tls_private_key_file", "tls_ca_cert_file"])]
+    tls_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,8 +67,17 @@ impl Doctor {
         match self.command {
             Some(Command::K8s { paths, strict, format }) => lint(&paths, strict, format),
             Some(Command::Migrate { paths }) => migrate(&paths),
-            None if self.probe => Ok(ExitCode::from(u8::from(!matches!(ask(&self.url, "/ready"), Ok((200, _)))))),
-            None => look(&self.url),
+            None => {
+                let own = self.tls_cert_file.as_deref().zip(self.tls_private_key_file.as_deref());
+                let trusted = self.tls_ca_cert_file.as_deref();
+                let tls = trusted.map(|trusted| client_config(trusted, own)).transpose();
+                let tls = tls.map_err(|error| anyhow::anyhow!("{}", crate::telemetry::chain(&error)))?;
+                let ask = |path: &str| ask(&self.url, path, tls.as_ref());
+                match self.probe {
+                    true => Ok(ExitCode::from(u8::from(!matches!(ask("/ready"), Ok((200, _)))))),
+                    false => look(&self.url, ask),
+                }
+            }
         }
     }
 }
@@ -125,14 +144,14 @@ fn migrate(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
 }
 
 /// Asks a running server and says what it waits for.
-fn look(url: &str) -> anyhow::Result<ExitCode> {
-    let (status, body) = ask(url, "/ready").map_err(|error| {
+fn look(url: &str, ask: impl Fn(&str) -> Result<(u16, String), ProbeError>) -> anyhow::Result<ExitCode> {
+    let (status, body) = ask("/ready").map_err(|error| {
         let error = crate::telemetry::chain(&error);
         anyhow::anyhow!("{error}; is this the --diagnostic-addr of a running stepgate? `doctor k8s` looks at manifests")
     })?;
     if status == 200 {
         println!("ready: {url} takes checks");
-        tell_signs(url);
+        tell_signs(ask("/metrics"));
         return Ok(ExitCode::SUCCESS);
     }
     println!("not ready: {url} answers {status}");
@@ -142,20 +161,20 @@ fn look(url: &str) -> anyhow::Result<ExitCode> {
         let hint = match name {
             "policy" => "no policy is in force; `stepgate check` says what is wrong with it",
             "issuer_keys" => "the keys of an issuer were not fetched yet; can its URL be reached from here?",
-            "bundles" => "a bundle was not loaded yet; the log and /v1/status say why",
+            "bundles" => "a bundle was not loaded yet; the log says why, and /v1/status where `status` is configured",
             "bundle_freshness" => "a bundle's server has not been heard of for longer than max_staleness",
             "discovery" => "the discovery bundle was not loaded yet",
             _ => "the log says more",
         };
         println!("  waiting for {name}: {hint}");
     }
-    tell_signs(url);
+    tell_signs(ask("/metrics"));
     Ok(ExitCode::FAILURE)
 }
 
 /// Says what the metrics show.
-fn tell_signs(url: &str) {
-    let Ok((200, metrics)) = ask(url, "/metrics") else { return };
+fn tell_signs(metrics: Result<(u16, String), ProbeError>) {
+    let Ok((200, metrics)) = metrics else { return };
     let now = Clock::System.now_ns() as f64 / 1e9;
     for sign in signs(&metrics, now) {
         println!("  {sign}");

@@ -179,7 +179,9 @@ fn mismatch(kind: Kind, value: &Value) -> Option<String> {
             "a duration such as `180ms`, `30s` or `10m`".to_owned(),
         ),
         Kind::Choice(names) => {
-            (value.as_str().is_some_and(|text| names.contains(&text)), format!("one of {}", names.join(", ")))
+            let is_unquoted = !value.is_string() && names.contains(&value.to_string().as_str());
+            let hint = if is_unquoted { ", in quotes: without them YAML takes it for something else" } else { "" };
+            (value.as_str().is_some_and(|text| names.contains(&text)), format!("one of {}{hint}", names.join(", ")))
         }
         Kind::Texts => (value.as_array().is_some_and(texts), "a list of texts".to_owned()),
         Kind::Numbers => {

@@ -389,6 +389,13 @@ fn keys_over_plain_http_are_warned_about() {
 }
 
 #[test]
+fn a_choice_that_yaml_takes_for_a_number_is_told_to_need_quotes() {
+    let tls = json!({"cert_file": "a", "private_key_file": "b", "min_version": 1.3});
+    let found = problems(own(json!({"grpc": {"tls": tls}})));
+    assert!(found.errors.iter().any(|problem| problem.to_string().contains("in quotes")), "{:?}", found.errors);
+}
+
+#[test]
 fn a_typo_in_opas_section_is_a_warning_with_a_hint() {
     let found = problems(json!({"plugins": {"envoy_ext_authz_grpc": {"dry_run": true}}, "lables": {}}));
     assert_eq!(found.errors, []);

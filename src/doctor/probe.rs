@@ -2,7 +2,11 @@
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 /// How long connecting and each read may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -17,27 +21,35 @@ const MAX_LINES: usize = 200;
 pub enum ProbeError {
     #[error("`{0}` is not an address like `http://127.0.0.1:8282`")]
     Address(String),
+    #[error("`{0}` is not asked without knowing whom to trust: give --tls-ca-cert-file")]
+    Trust(String),
     #[error("nobody answers at `{0}`")]
     Connection(String, #[source] std::io::Error),
     #[error("`{0}` does not speak HTTP")]
     Answer(String),
 }
 
-/// Status and body of a GET of `path` from the diagnostic listener at `url`.
-pub fn ask(url: &str, path: &str) -> Result<(u16, String), ProbeError> {
+/// Status and body of a GET of `path` from the diagnostic listener at `url`; one on `https://` is asked with `tls`.
+pub fn ask(url: &str, path: &str, tls: Option<&Arc<ClientConfig>>) -> Result<(u16, String), ProbeError> {
     let bad = || ProbeError::Address(url.to_owned());
     let parsed = url::Url::parse(url).map_err(|_| bad())?;
     let (Some(host), Some(port)) = (parsed.host_str(), parsed.port_or_known_default()) else { return Err(bad()) };
-    if parsed.scheme() != "http" {
-        return Err(bad());
-    }
+    let tls = match parsed.scheme() {
+        "http" => None,
+        "https" => Some(tls.ok_or_else(|| ProbeError::Trust(url.to_owned()))?),
+        _ => return Err(bad()),
+    };
     let failed = |error| ProbeError::Connection(url.to_owned(), error);
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
     for address in (name, port).to_socket_addrs().map_err(failed)? {
         match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(stream) => {
-                return exchange(stream, host, path).map_err(failed)?.ok_or_else(|| ProbeError::Answer(url.to_owned()));
+                let answer = patient(stream).and_then(|stream| match tls {
+                    None => exchange(stream, host, path),
+                    Some(tls) => exchange(secured(stream, name, tls)?, host, path),
+                });
+                return answer.map_err(failed)?.ok_or_else(|| ProbeError::Answer(url.to_owned()));
             }
             Err(error) => last = error,
         }
@@ -45,9 +57,23 @@ pub fn ask(url: &str, path: &str) -> Result<(u16, String), ProbeError> {
     Err(failed(last))
 }
 
-fn exchange(stream: TcpStream, host: &str, path: &str) -> std::io::Result<Option<(u16, String)>> {
+fn patient(stream: TcpStream) -> std::io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn secured(
+    stream: TcpStream,
+    name: &str,
+    tls: &Arc<ClientConfig>,
+) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
+    let connection = ClientConnection::new(Arc::clone(tls), name).map_err(std::io::Error::other)?;
+    Ok(StreamOwned::new(connection, stream))
+}
+
+fn exchange(stream: impl Read + Write, host: &str, path: &str) -> std::io::Result<Option<(u16, String)>> {
     // A proxy of the mesh refuses HTTP/1.0. Only what our own server answers is read, and that has no chunks.
     let Some((status, rest)) = get(stream, "HTTP/1.1", host, path)? else { return Ok(None) };
     let mut body = Vec::new();
@@ -105,12 +131,13 @@ mod tests {
                 caller.get_mut().write_all(answer.as_bytes()).expect("it is sent");
             }
         });
-        assert_eq!(ask(&url, "/ready").expect("an answer"), (503, "{\"a\":1}".to_owned()));
-        assert!(matches!(ask(&url, "/ready"), Err(ProbeError::Answer(_))));
+        assert_eq!(ask(&url, "/ready", None).expect("an answer"), (503, "{\"a\":1}".to_owned()));
+        assert!(matches!(ask(&url, "/ready", None), Err(ProbeError::Answer(_))));
         server.join().expect("it ends");
-        assert!(matches!(ask(&url, "/ready"), Err(ProbeError::Connection(..))));
-        for bad in ["https://127.0.0.1:1", "127.0.0.1:8282", "unix:///x"] {
-            assert!(matches!(ask(bad, "/"), Err(ProbeError::Address(_))), "{bad}");
+        assert!(matches!(ask(&url, "/ready", None), Err(ProbeError::Connection(..))));
+        assert!(matches!(ask("https://127.0.0.1:1", "/", None), Err(ProbeError::Trust(_))));
+        for bad in ["127.0.0.1:8282", "unix:///x"] {
+            assert!(matches!(ask(bad, "/", None), Err(ProbeError::Address(_))), "{bad}");
         }
     }
 }

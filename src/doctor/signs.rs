@@ -40,10 +40,7 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
         }
         "stepgate_bundle_polled_at_seconds" if age > OLD_BUNDLES_SECONDS => {
             let name = label("name");
-            format!(
-                "the server of the bundle {name} was not heard of for {:.0} minutes: /v1/status says why",
-                age / 60.0
-            )
+            format!("the server of the bundle {name} was not heard of for {:.0} minutes: the log says why", age / 60.0)
         }
         _ if count <= 0.0 => return None,
         "stepgate_faults_total" => {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -101,17 +101,46 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// The certificates of a PEM file, at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = |error| TlsError::Pem(path.to_owned(), error);
+    let found = CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    if found.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(found) }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::Pem(path.to_owned(), error))
+}
+
+/// The roots of a PEM file; certificates there that cannot be roots are left out.
+fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates(path)?);
+    Ok(roots)
+}
+
+/// For a client of such a listener: it trusts the `trusted` roots, and shows the certificate and key of `own`, where there are.
+///
+/// # Errors
+/// A file that cannot be read, or a key that is not the certificate's.
+pub fn client_config(trusted: &Path, own: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Tls)?;
+    let builder = builder.with_root_certificates(roots(trusted)?);
+    let config = match own {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            builder.with_client_auth_cert(certificates(certificate)?, private_key(key)?).map_err(TlsError::Tls)?
+        }
+    };
+    Ok(Arc::new(config))
+}
+
 impl TlsSettings {
     fn stamps(&self) -> Vec<Option<SystemTime>> {
         let files = [&self.certificate, &self.key].into_iter().chain(&self.client_roots);
         files.map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
-    }
-
-    fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        let failed = |error| TlsError::Pem(path.clone(), error);
-        let found =
-            CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        if found.is_empty() { Err(TlsError::Empty(path.clone())) } else { Ok(found) }
     }
 
     fn build(&self) -> Result<ServerConfig, TlsError> {
@@ -126,15 +155,12 @@ impl TlsSettings {
         let builder = match &self.client_roots {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(Self::certificates(path)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider);
                 let verifier = if self.needs_client { verifier } else { verifier.allow_unauthenticated() };
                 builder.with_client_cert_verifier(verifier.build().map_err(TlsError::Clients)?)
             }
         };
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| TlsError::Pem(self.key.clone(), error))?;
-        let built = builder.with_single_cert(Self::certificates(&self.certificate)?, key);
+        let built = builder.with_single_cert(certificates(&self.certificate)?, private_key(&self.key)?);
         let mut config = built.map_err(TlsError::Tls)?;
         if self.is_http2 {
             config.alpn_protocols = vec![b"h2".to_vec()];

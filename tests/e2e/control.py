@@ -847,6 +847,14 @@ def the_api_speaks_tls_and_knows_clients_by_their_certificates():
         more = [*flags, '--authentication=tls', '--diagnostic-addr', f'127.0.0.1:{probes}', '--addr', f'http://0.0.0.0:{plain}']
         with Sidecar({}, files=[file], args=more) as sidecar:
             eq((ask(probes, True), ask(probes, False)), (404, 0), 'probes over TLS')
+            doctor = lambda *args: stepgate('doctor', '--url', f'https://localhost:{probes}', *args, check=False)
+            trusted, own = ('--tls-ca-cert-file', root), ('--tls-cert-file', certificate, '--tls-private-key-file', key)
+            known, stranger, careless = doctor(*trusted, *own), doctor(*trusted), doctor()
+            eq((known.returncode, 'takes checks' in known.stdout), (0, True), known.stdout + known.stderr)
+            eq((stranger.returncode, careless.returncode), (1, 1), 'doctor without a certificate, or without roots')
+            eq('--tls-ca-cert-file' in careless.stderr, True, careless.stderr)
+            eq(doctor('--probe', *trusted, *own).returncode, 0, 'a probe over TLS')
+            eq(doctor('--probe', '--tls-ca-cert-file', certificate, *own).returncode, 1, 'a probe of somebody who is not trusted')
             eq((sidecar.get('/v1/data', port=plain)[0], sidecar.get('/health', port=plain)[0]), (401, 200), 'plain, where nobody is known')
             eq(ask(sidecar.api, True), 200, 'over TLS somebody is')
         for args, why in ((['--authentication=tls'], 'needs --tls-cert-file'), (['--diagnostic-addr', 'https://127.0.0.1:0'], 'needs --tls-cert-file')):

@@ -296,7 +296,8 @@ def broken(folder, crds):
 
 # What the commands of docs/ need a cluster or much time for; all others are run as they stand.
 ELSEWHERE = ('kubectl apply', 'kubectl get', 'kubectl run', 'kubectl -n', 'kubectl label', 'helm upgrade', 'helm test', 'rustup', 'make image', 'make sbom',
-             'k8s/image/build', 'TARGET_TRIPLE', 'export CARGO_TARGET', 'stepgate token decode "$TOKEN"')
+             'k8s/image/build', 'TARGET_TRIPLE', 'export CARGO_TARGET', 'stepgate token decode "$TOKEN"',
+             'stepgate explain --log', 'stepgate tail')
 
 
 def documented():
