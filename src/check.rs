@@ -268,8 +268,8 @@ impl Checker {
         phases: &mut PhaseClock<'_>,
     ) -> Result<Verdict, Fault> {
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
-        let path = self.canonical(attributes)?;
         record.snapshot = record.is_wanted.then(|| Arc::clone(&snapshot));
+        let path = self.canonical(attributes).map_err(|fault| self.shown(fault, message, attributes, record))?;
         // A body that no rule looks at can be as broken as it likes, unless OPA's answer is wanted.
         let is_read = self.settings.compat.body_errors || snapshot.reads_body();
         let body = match (is_read, record.is_wanted) {
@@ -277,10 +277,12 @@ impl Checker {
             (false, true) => BodyUse::Log,
             (false, false) => BodyUse::Nothing,
         };
-        let document = input::build(message, attributes, &self.settings.input, body)?;
+        let document = input::build(message, attributes, &self.settings.input, body)
+            .map_err(|fault| self.shown(fault.into(), message, attributes, record))?;
         phases.ended(Phase::Input);
+        // What was asked is logged also when the caller gives up while a token is looked at.
+        record.input = record.is_wanted.then(|| document.members.clone().into_value());
         if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(preflight::is_preflight) {
-            record.input = record.is_wanted.then(|| document.members.into_value());
             record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
         }
@@ -332,6 +334,15 @@ impl Checker {
         verdict.is_not_satisfiable = self.is_not_satisfiable(&verdict);
         record.reason = verdict.reason();
         Ok(verdict)
+    }
+
+    /// A fault before there is anything to decide about; the log shows what was asked all the same.
+    fn shown(&self, fault: Fault, message: &[u8], attributes: &Attributes<'_>, record: &mut Record) -> Fault {
+        if record.is_wanted {
+            let document = input::build(message, attributes, &self.settings.input, BodyUse::Log);
+            record.input = document.ok().map(|document| document.members.into_value());
+        }
+        fault
     }
 
     /// Counts what a denial was for.

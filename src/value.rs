@@ -33,7 +33,7 @@ macro_rules! key {
 }
 
 /// Collects the members of one object; of two with one key the last counts. Looking one up takes longer the more there are.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Members(Vec<(Value, Value)>);
 
 impl Members {

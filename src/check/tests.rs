@@ -13,6 +13,7 @@ use prost::Message as _;
 use super::*;
 use crate::policy::{BuiltinSettings, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
 use crate::token::{AssuranceTable, Issuer, IssuerSettings, KeySource, Location, Profile};
+use crate::value::{as_text, member};
 
 const POLICY: &str = r#"package p
 seg := input.parsed_path[0]
@@ -407,6 +408,29 @@ async fn preflight_requests_pass_only_where_that_is_wanted() {
     assert_ne!(code(&ask(&open, with_body).await), 0, "a body");
 }
 
+/// The path in the input of a record.
+fn path_of(record: &crate::policy::Record) -> Option<&str> {
+    let places = ["attributes", "request", "http", "path"].iter();
+    places.fold(record.input.as_ref(), |value, name| member(value?, name)).and_then(as_text)
+}
+
+#[tokio::test]
+async fn a_fault_before_the_decision_says_what_was_asked() {
+    let metrics = Arc::new(Metrics::new(None));
+    let (journal, mut records) = Journal::new(Arc::clone(&metrics));
+    let settings = Settings { ambiguous_path: AmbiguousPath::Reject, ..settings() };
+    let clock = crate::clock::Clock::default();
+    let checker = Checker::new(settings, store_of(POLICY), None, clock, metrics).with_journal(Arc::new(journal));
+    let broken = HttpRequest { body: "{".into(), ..http("POST", "/body", &[("content-type", "application/json")]) };
+    let ambiguous = http("GET", "/a/%2e%2e/b", &[]);
+    for (request, reason, path) in [(ambiguous, "ambiguous_path", "/a/%2e%2e/b"), (broken, "body_error", "/body")] {
+        answer(&checker, &message_of(request, None)).await;
+        let record = records.try_recv().expect("it is told").record;
+        assert_eq!((record.reason, record.snapshot.is_some()), (reason, true));
+        assert_eq!(path_of(&record), Some(path), "{reason}");
+    }
+}
+
 #[tokio::test]
 async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
     let metrics = Arc::new(Metrics::new(None));
@@ -431,6 +455,7 @@ async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
     drop(checking);
     let record = records.try_recv().expect("it is told").record;
     assert_eq!((record.reason, record.error.is_some(), record.decision_id.is_empty()), ("cancelled", true, false));
+    assert_eq!(path_of(&record), Some("/true"));
     assert!(metrics.text().contains("stepgate_cancelled_checks_total 1"), "{}", metrics.text());
     let Answer::Respond(_) = answer(&checker, &self::message("/true", &[])).await else { panic!("an answer") };
     assert_ne!(records.try_recv().expect("it is told").record.reason, "cancelled");
