@@ -187,12 +187,10 @@ impl Checker {
         let record = self.record(place.is_some());
         let mut pending = Pending::new(record, place, &self.metrics, started);
         let record = &mut pending.record;
-        let mut told = Told::default();
         if let Some((tracer, attributes)) = self.tracer.as_ref().zip(parsed.as_ref().ok()) {
             let http = attributes.http.as_ref();
-            if phases.follow(tracer, http.and_then(traceparent), self.clock.now_ns()) {
-                told = http.map(told_of).unwrap_or_default();
-            }
+            let told = || Told { decision_id: record.decision_id.clone(), ..http.map(told_of).unwrap_or_default() };
+            phases.follow(tracer, http.and_then(traceparent), self.clock.now_ns(), told);
         }
         let (decided, answer) = match parsed {
             Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, record)),
@@ -209,10 +207,7 @@ impl Checker {
         };
         record.answered = answer.word();
         self.metrics.checked(decided, started.elapsed());
-        if let Some((tracer, trace)) = self.tracer.as_ref().zip(phases.trace()) {
-            let decision_id = record.decision_id.clone();
-            tracer.end(trace, Told { decision_id, decision: decided.name(), reason: record.reason, ..told });
-        }
+        phases.decided(decided.name(), record.reason);
         pending.done();
         answer
     }

@@ -447,7 +447,8 @@ async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
     let clock = crate::token::verifier_for_tests().1;
     let tokens = Arc::new(Verifier::new(vec![issuer], &limits, clock.clone()));
     let checker = Checker::new(settings(), store_of(POLICY), Some(tokens), clock, Arc::clone(&metrics));
-    let checker = checker.with_journal(Arc::new(journal));
+    let (tracer, mut traces) = Tracer::new(100.0, 9, Arc::clone(&metrics));
+    let checker = checker.with_journal(Arc::new(journal)).with_tracer(tracer);
     let token = format!("Bearer {}", crate::token::token_for_tests(&serde_json::json!({})));
     let message = message("/true", &[("authorization", &token)]);
     let mut checking = Box::pin(checker.check(&message, Instant::now() + Duration::from_secs(5)));
@@ -456,8 +457,12 @@ async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
     let record = records.try_recv().expect("it is told").record;
     assert_eq!((record.reason, record.error.is_some(), record.decision_id.is_empty()), ("cancelled", true, false));
     assert_eq!(path_of(&record), Some("/true"));
+    let told = traces.try_recv().expect("it is traced").told;
+    assert_eq!((told.decision, told.path.as_str(), told.decision_id), ("cancelled", "/true", record.decision_id));
     assert!(metrics.text().contains("stepgate_cancelled_checks_total 1"), "{}", metrics.text());
     let Answer::Respond(_) = answer(&checker, &self::message("/true", &[])).await else { panic!("an answer") };
     assert_ne!(records.try_recv().expect("it is told").record.reason, "cancelled");
+    assert_eq!(traces.try_recv().expect("it is traced").told.decision, "allow");
+    assert!(traces.try_recv().is_err(), "each is traced once");
     assert!(metrics.text().contains("stepgate_cancelled_checks_total 1"), "{}", metrics.text());
 }

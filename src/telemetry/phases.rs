@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::metrics::Labels;
-use super::traces::{Trace, Tracer};
+use super::traces::{Told, Trace, Tracer};
 
 /// Upper bounds of the phases, in seconds.
 const PHASE_BUCKETS: [f64; 10] =
@@ -180,20 +180,27 @@ pub struct PhaseClock<'a> {
     insides: Option<&'a Insides>,
     began: Instant,
     since: Instant,
-    trace: Option<Box<Trace>>,
+    /// Of the check, and who takes it at its end.
+    trace: Option<(Box<Trace>, &'a Tracer)>,
 }
 
-impl PhaseClock<'_> {
-    /// Follows the check, if its caller or chance want that; says whether they do.
-    pub fn follow(&mut self, tracer: &Tracer, traceparent: Option<&str>, now_ns: i64) -> bool {
+impl<'a> PhaseClock<'a> {
+    /// Follows the check that `told` describes, if its caller or chance want that.
+    pub fn follow(&mut self, tracer: &'a Tracer, traceparent: Option<&str>, now_ns: i64, told: impl FnOnce() -> Told) {
         let took = i64::try_from(self.began.elapsed().as_nanos()).unwrap_or_default();
-        self.trace = tracer.begin(traceparent, self.began, now_ns.saturating_sub(took));
-        self.trace.is_some()
+        let trace = tracer.begin(traceparent, self.began, now_ns.saturating_sub(took));
+        self.trace = trace.map(|mut trace| {
+            trace.told = told();
+            (trace, tracer)
+        });
     }
 
-    /// The trace, if there is one.
-    pub fn trace(&mut self) -> Option<Box<Trace>> {
-        self.trace.take()
+    /// The check has ended so.
+    pub fn decided(&mut self, decision: &'static str, reason: &'static str) {
+        if let Some((mut trace, tracer)) = self.trace.take() {
+            (trace.told.decision, trace.told.reason) = (decision, reason);
+            tracer.end(trace);
+        }
     }
 
     /// This phase ends now, and the next begins.
@@ -206,10 +213,17 @@ impl PhaseClock<'_> {
         if let Some(histogram) = self.insides.zip(at).and_then(|(insides, at)| insides.phases.get(at)) {
             histogram.observe(now.duration_since(self.since).as_secs_f64());
         }
-        if let Some(trace) = &mut self.trace {
+        if let Some((trace, _)) = &mut self.trace {
             trace.phase(phase, self.since, now);
         }
         self.since = now;
+    }
+}
+
+impl Drop for PhaseClock<'_> {
+    /// A check that did not end by itself has a trace as well.
+    fn drop(&mut self) {
+        self.decided(if std::thread::panicking() { "fault" } else { "cancelled" }, "");
     }
 }
 

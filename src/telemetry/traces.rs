@@ -43,7 +43,7 @@ pub struct Told {
     pub host: String,
     /// Without the query.
     pub path: String,
-    /// `allow`, `deny`, `challenge` or `fault`.
+    /// `allow`, `deny`, `challenge`, `fault`, or `cancelled` where the caller gave up first.
     pub decision: &'static str,
     /// The word for what went wrong; empty when nothing did.
     pub reason: &'static str,
@@ -120,9 +120,8 @@ impl Tracer {
     }
 
     /// Takes a trace whose check has ended; without room it is counted as dropped.
-    pub fn end(&self, mut trace: Box<Trace>, told: Told) {
+    pub fn end(&self, mut trace: Box<Trace>) {
         trace.took = trace.began.elapsed();
-        trace.told = told;
         if self.traces.try_send(trace).is_err() {
             self.metrics.insides.traces_ended("queue_full", 1);
         }
@@ -179,10 +178,10 @@ mod tests {
         assert_eq!(trace.parent.map(hex::encode).as_deref(), Some("b7ad6b7169203331"));
         assert_eq!(hex::encode(trace.context.trace), "0af7651916cd43dd8448eb211c80319c");
         trace.phase(Phase::Input, now, now + Duration::from_millis(1));
-        all.end(trace, Told::default());
+        all.end(trace);
         let another = all.begin(Some("nonsense"), now, 0).expect("it begins here");
         assert_eq!(another.parent, None);
-        all.end(another, Told::default());
+        all.end(another);
         assert_eq!(ended.try_recv().expect("the first").phases.len(), 1);
         assert!(ended.try_recv().is_err(), "there was no room for the second");
         let (half, _) = tracer(50.0);
