@@ -36,7 +36,7 @@ use crate::clock::Clock;
 use crate::opa::decision::{Decision, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse, Http};
 use crate::policy::{self, AnswerSource, Journal, Record};
-use crate::telemetry::{Decided, Metrics, Phase, PhaseClock, Told, Tracer};
+use crate::telemetry::{Decided, Followed, Metrics, Phase, PhaseClock, Told, Tracer};
 use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
 use crate::value::Value;
 
@@ -304,7 +304,7 @@ impl Checker {
         let input = members.into_value();
         record.input = record.is_wanted.then(|| input.clone());
         phases.ended(Phase::Evidence);
-        let decision = self.evaluate(snapshot, input, deadline, record).await?;
+        let decision = self.evaluate(snapshot, input, deadline, record, phases.followed()).await?;
         phases.ended(Phase::Evaluation);
         let mut decision = decision;
         let unmet = unmet.filter(|_| !decision.ignores_demand()).and_then(|unmet| match &mut decision {
@@ -410,6 +410,7 @@ impl Checker {
         input: Value,
         deadline: Instant,
         record: &mut Record,
+        followed: Option<Followed>,
     ) -> Result<Decision, Fault> {
         let left = deadline.saturating_duration_since(Instant::now());
         let budget = self.settings.evaluation_timeout.min(left);
@@ -418,9 +419,9 @@ impl Checker {
         }
         let started = Instant::now();
         let evaluation = if snapshot.waits() {
-            self.evaluate_aside(snapshot, input, budget, deadline).await?
+            self.evaluate_aside(snapshot, input, budget, deadline, followed).await?
         } else {
-            snapshot.eval(&input, budget, deadline.into_std())
+            snapshot.eval_followed(&input, budget, deadline.into_std(), followed)
         };
         record.evaluation = started.elapsed();
         let evaluation = evaluation.map_err(|error| match error {
@@ -452,12 +453,13 @@ impl Checker {
         input: Value,
         budget: Duration,
         deadline: Instant,
+        followed: Option<Followed>,
     ) -> Result<Result<policy::Evaluation, policy::EvalError>, Fault> {
         let permit = tokio::time::timeout_at(deadline, Arc::clone(&self.aside).acquire_owned()).await;
         let permit = permit.map_err(|_| Fault::Deadline)?.map_err(|_| Fault::Deadline)?;
         let evaluation = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            snapshot.eval(&input, budget, deadline.into_std())
+            snapshot.eval_followed(&input, budget, deadline.into_std(), followed)
         });
         evaluation.await.map_err(|_| Fault::Panic)
     }

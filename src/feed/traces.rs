@@ -19,6 +19,7 @@ const GRPC_METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/
 /// Span kinds and the code of a status (trace.proto).
 const INTERNAL: i32 = 1;
 const SERVER: i32 = 2;
+const CLIENT: i32 = 3;
 const ERROR: i32 = 2;
 /// What of a host or path is told.
 const MAX_TEXT_CHARS: usize = 512;
@@ -179,7 +180,30 @@ fn spans(trace: &Trace) -> Vec<otlp::Span> {
         }
     };
     let parts: Vec<_> = (1u8..).zip(&trace.phases).map(part).collect();
-    [vec![root], parts].concat()
+    let calls = trace.calls().into_iter().map(|(call, begin, end)| {
+        // Neither path nor query: what policies ask others may hold what nobody else may read.
+        let outcome = match call.outcome {
+            Ok(status) => otlp::number("http.response.status_code", i64::from(status)),
+            Err(word) => otlp::text("error.type", word),
+        };
+        otlp::Span {
+            trace_id: root.trace_id.clone(),
+            span_id: call.span.to_vec(),
+            parent_span_id: root.span_id.clone(),
+            name: format!("HTTP {}", short(&call.method)),
+            kind: CLIENT,
+            start_time_unix_nano: at(begin),
+            end_time_unix_nano: at(end),
+            attributes: vec![
+                otlp::text("http.request.method", &short(&call.method)),
+                otlp::text("server.address", &short(&call.host)),
+                outcome,
+            ],
+            status: call.outcome.err().map(|word| otlp::Status { message: word.to_owned(), code: ERROR }),
+        }
+    });
+    let calls: Vec<_> = calls.collect();
+    [vec![root], parts, calls].concat()
 }
 
 /// The messages, with the numbers of their fields.
@@ -262,9 +286,18 @@ mod otlp {
     pub struct AnyValue {
         #[prost(string, optional, tag = "1")]
         pub string_value: Option<String>,
+        #[prost(int64, optional, tag = "3")]
+        pub int_value: Option<i64>,
     }
 
     pub fn text(key: &str, value: &str) -> KeyValue {
-        KeyValue { key: key.to_owned(), value: Some(AnyValue { string_value: Some(value.to_owned()) }) }
+        KeyValue {
+            key: key.to_owned(),
+            value: Some(AnyValue { string_value: Some(value.to_owned()), ..AnyValue::default() }),
+        }
+    }
+
+    pub fn number(key: &str, value: i64) -> KeyValue {
+        KeyValue { key: key.to_owned(), value: Some(AnyValue { int_value: Some(value), ..AnyValue::default() }) }
     }
 }

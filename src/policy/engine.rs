@@ -16,6 +16,7 @@ use super::question::key;
 use super::sources::{Module, RegoVersion, Sources};
 use super::world::{Surroundings, World};
 use crate::opa::input::{OF_BODY, OF_CALLER};
+use crate::telemetry::Followed;
 use crate::value::Value;
 
 /// One reason for refusing a policy.
@@ -132,14 +133,20 @@ impl Engine {
     }
 
     /// Evaluates the decision. `budget` is for the evaluation's own work, without what it waits for.
-    pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {
+    pub fn eval(
+        &self,
+        input: &Value,
+        budget: Duration,
+        deadline: Instant,
+        followed: Option<Followed>,
+    ) -> Result<Evaluation, EvalError> {
         let Some((cache, key)) = self.cache.as_ref().and_then(|cache| Some((cache, cache.key(input)?))) else {
-            return self.evaluate(input, budget, deadline).map(|(evaluation, _)| evaluation);
+            return self.evaluate(input, budget, deadline, followed).map(|(evaluation, _)| evaluation);
         };
         if let Some(value) = cache.get(&key) {
             return Ok(Evaluation { value, prints: Vec::new(), answers: None, source: AnswerSource::Hit });
         }
-        let (evaluation, is_closed) = self.evaluate(input, budget, deadline)?;
+        let (evaluation, is_closed) = self.evaluate(input, budget, deadline, followed)?;
         if is_closed {
             cache.put(key, evaluation.value.clone());
         }
@@ -147,8 +154,14 @@ impl Engine {
     }
 
     /// The evaluation, and whether it asked the world for nothing.
-    fn evaluate(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<(Evaluation, bool), EvalError> {
-        let world = World::until(deadline, budget, &self.surroundings);
+    fn evaluate(
+        &self,
+        input: &Value,
+        budget: Duration,
+        deadline: Instant,
+        followed: Option<Followed>,
+    ) -> Result<(Evaluation, bool), EvalError> {
+        let world = World::until(deadline, budget, &self.surroundings).followed(followed);
         let result = self.policy.eval(&self.entrypoint, Some(input), &EvalOptions::default(), &world);
         let value = result.map_err(|error| match error.kind {
             ErrorKind::Budget => EvalError::Budget,

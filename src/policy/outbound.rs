@@ -11,6 +11,7 @@ use stepgate_rego::{Caching, HttpError, HttpRequest, HttpResponse, Pem};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::remote::send::{ClientKind, Outgoing, SendError, Sender};
+use crate::telemetry::{Call, Followed};
 use crate::value::Value;
 
 /// Pauses between attempts: the first, and the longest.
@@ -85,7 +86,13 @@ impl Outbound {
     }
 
     /// Answers a request before `end`, from what was kept if it may.
-    pub fn send(&self, request: &HttpRequest, now: i64, end: Instant) -> Result<HttpResponse, HttpError> {
+    pub fn send(
+        &self,
+        request: &HttpRequest,
+        now: i64,
+        end: Instant,
+        followed: Option<&Followed>,
+    ) -> Result<HttpResponse, HttpError> {
         let kept = if request.caching == Caching::Off { None } else { self.kept.get(&request.key) };
         if let Some(kept) = kept.as_ref().filter(|kept| now < kept.until) {
             return Ok((*kept.response).clone());
@@ -93,11 +100,11 @@ impl Outbound {
         // Only now are files of certificates read.
         let outgoing = outgoing(request)?;
         if let Some(kept) = kept
-            && let Some(response) = self.revalidate(request, &outgoing, &kept, now, end)?
+            && let Some(response) = self.revalidate(request, &outgoing, &kept, now, end, followed)?
         {
             return Ok(response);
         }
-        let response = self.deliver(&outgoing, request.retries, end)?;
+        let response = self.deliver(outgoing, request.retries, end, followed)?;
         self.keep(request, &response, now);
         Ok(response)
     }
@@ -110,6 +117,7 @@ impl Outbound {
         kept: &Kept,
         now: i64,
         end: Instant,
+        followed: Option<&Followed>,
     ) -> Result<Option<HttpResponse>, HttpError> {
         self.kept.invalidate(&request.key);
         let mut conditional = outgoing.clone();
@@ -121,7 +129,7 @@ impl Outbound {
         if conditional.headers.len() == outgoing.headers.len() {
             return Ok(None);
         }
-        let fresh = self.deliver(&conditional, request.retries, end)?;
+        let fresh = self.deliver(conditional, request.retries, end, followed)?;
         match fresh.status {
             200 => {
                 self.keep(request, &fresh, now);
@@ -154,8 +162,35 @@ impl Outbound {
         }
     }
 
+    /// Sends, and tells whoever follows the check. As in OPA, the other server is told of the trace.
+    fn deliver(
+        &self,
+        mut outgoing: Outgoing,
+        retries: u32,
+        end: Instant,
+        followed: Option<&Followed>,
+    ) -> Result<HttpResponse, HttpError> {
+        let Some(followed) = followed else { return self.attempt(&outgoing, retries, end) };
+        let (span, traceparent) = followed.step();
+        // What the policy says itself counts.
+        if !outgoing.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("traceparent")) {
+            outgoing.headers.push(("traceparent".to_owned(), traceparent));
+        }
+        let began = Instant::now();
+        let done = self.attempt(&outgoing, retries, end);
+        let host = url::Url::parse(&outgoing.url).ok().and_then(|url| Some(url.host_str()?.to_owned()));
+        let outcome = done.as_ref().map(|response| response.status).map_err(|error| match error {
+            HttpError::Network(_) => "network",
+            HttpError::Internal(_) => "internal",
+            HttpError::OutOfTime => "timeout",
+        });
+        let (method, host, ended) = (outgoing.method, host.unwrap_or_default(), Instant::now());
+        followed.called(Call { span, method, host, began, ended, outcome });
+        done
+    }
+
     /// Sends until something comes back, at most `retries` times more.
-    fn deliver(&self, outgoing: &Outgoing, retries: u32, end: Instant) -> Result<HttpResponse, HttpError> {
+    fn attempt(&self, outgoing: &Outgoing, retries: u32, end: Instant) -> Result<HttpResponse, HttpError> {
         let work = async {
             let mut pause = RETRY_PAUSES.0;
             let mut left = retries;

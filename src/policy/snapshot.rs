@@ -9,6 +9,7 @@ use super::entrypoint::Entrypoint;
 use super::question::{Complaint, QueryError, Question};
 use super::sources::Sources;
 use super::world::Surroundings;
+use crate::telemetry::Followed;
 use crate::value::Value;
 
 /// An immutable policy.
@@ -71,6 +72,17 @@ impl Snapshot {
     /// Evaluates the decision for `input` within `budget`, which does not count time spent waiting for others, and before
     /// `deadline`, which does.
     pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {
-        self.engine.eval(input, budget, deadline)
+        self.engine.eval(input, budget, deadline, None)
+    }
+
+    /// The same; whoever follows the check learns what the policy asks of other servers.
+    pub fn eval_followed(
+        &self,
+        input: &Value,
+        budget: Duration,
+        deadline: Instant,
+        followed: Option<Followed>,
+    ) -> Result<Evaluation, EvalError> {
+        self.engine.eval(input, budget, deadline, followed)
     }
 }

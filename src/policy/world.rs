@@ -11,6 +11,7 @@ use stepgate_rego::{Host, HttpError, HttpRequest, HttpResponse, Place};
 use super::Trail;
 use super::outbound::{Outbound, OutboundSettings};
 use crate::clock::Clock;
+use crate::telemetry::Followed;
 use crate::value::{Value, json_text, member};
 
 /// Signatures remembered at most; one takes about a hundred bytes.
@@ -139,6 +140,8 @@ pub struct World<'a> {
     recalled: Option<Value>,
     /// What time it is; absent: what the system's clock says.
     now_ns: Option<i64>,
+    /// Follows what is asked of other servers.
+    followed: Option<Followed>,
     /// Whether it was asked for anything that may be otherwise the next time.
     was_asked: Cell<bool>,
     surroundings: &'a Surroundings,
@@ -162,6 +165,7 @@ impl<'a> World<'a> {
             answers,
             recalled: None,
             now_ns: None,
+            followed: None,
             was_asked: Cell::new(false),
             surroundings,
         }
@@ -175,6 +179,11 @@ impl<'a> World<'a> {
     /// A world as it was: functions answer as `answers` of an earlier evaluation say, and it is `now_ns`.
     pub fn recalling(self, answers: Option<Value>, now_ns: Option<i64>) -> Self {
         Self { recalled: answers, now_ns, ..self }
+    }
+
+    /// A world that tells what is asked of other servers.
+    pub fn followed(self, followed: Option<Followed>) -> Self {
+        Self { followed, ..self }
     }
 
     /// What `print` said, in order, and where the evaluation came by.
@@ -269,7 +278,7 @@ impl Host for World<'_> {
         match &self.surroundings.outbound {
             Some(outbound) => {
                 let began = Instant::now();
-                let answer = outbound.send(request, self.now_ns(), self.deadline);
+                let answer = outbound.send(request, self.now_ns(), self.deadline, self.followed.as_ref());
                 self.end.set(self.deadline.min(self.end.get() + began.elapsed()));
                 answer
             }

@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::metrics::Labels;
-use super::traces::{Told, Trace, Tracer};
+use super::traces::{Followed, Told, Trace, Tracer};
 
 /// Upper bounds of the phases, in seconds.
 const PHASE_BUCKETS: [f64; 10] =
@@ -193,6 +193,11 @@ impl<'a> PhaseClock<'a> {
             trace.told = told();
             (trace, tracer)
         });
+    }
+
+    /// For whoever asks other servers on behalf of the check, if it is followed.
+    pub fn followed(&self) -> Option<Followed> {
+        self.trace.as_ref().map(|(trace, _)| trace.followed())
     }
 
     /// The check has ended so.

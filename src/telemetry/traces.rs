@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::Metrics;
 use super::phases::Phase;
+
+/// Requests of one check that have spans.
+const MAX_CALLS: usize = 64;
 
 /// A place in a trace (W3C Trace Context section 3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,41 @@ impl Context {
         hex::decode_to_slice(flags, &mut bits).ok()?;
         context.is_sampled = bits[0] & 1 == 1;
         (context.trace != [0; 16] && context.span != [0; 8]).then_some(context)
+    }
+}
+
+/// A request that the policy sent to another server.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub span: [u8; 8],
+    pub method: String,
+    pub host: String,
+    pub began: Instant,
+    pub ended: Instant,
+    /// The status of the response, or a word for why there is none.
+    pub outcome: Result<u16, &'static str>,
+}
+
+/// A check that is followed to the servers that its policy asks.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    context: Context,
+    calls: Arc<Mutex<Vec<Call>>>,
+}
+
+impl Followed {
+    /// A span for a request that is about to be sent, and the `traceparent` that tells it.
+    pub fn step(&self) -> ([u8; 8], String) {
+        let span = random();
+        (span, format!("00-{}-{}-01", hex::encode(self.context.trace), hex::encode(span)))
+    }
+
+    /// A request was answered, or not.
+    pub fn called(&self, call: Call) {
+        let mut calls = self.calls.lock();
+        if calls.len() < MAX_CALLS {
+            calls.push(call);
+        }
     }
 }
 
@@ -62,9 +101,21 @@ pub struct Trace {
     /// Each with its begin and end since the check began.
     pub phases: Vec<(Phase, Duration, Duration)>,
     pub told: Told,
+    calls: Arc<Mutex<Vec<Call>>>,
 }
 
 impl Trace {
+    /// For whoever asks other servers on behalf of this check.
+    pub fn followed(&self) -> Followed {
+        Followed { context: self.context, calls: Arc::clone(&self.calls) }
+    }
+
+    /// What was asked of other servers, each with its begin and end since the check began.
+    pub fn calls(&self) -> Vec<(Call, Duration, Duration)> {
+        let offset = |at: Instant| at.saturating_duration_since(self.began);
+        self.calls.lock().iter().map(|call| (call.clone(), offset(call.began), offset(call.ended))).collect()
+    }
+
     /// A phase ends now that began at `since`.
     pub(super) fn phase(&mut self, phase: Phase, since: Instant, now: Instant) {
         let offset = |at: Instant| at.saturating_duration_since(self.began);
@@ -109,6 +160,7 @@ impl Tracer {
                 took: Duration::ZERO,
                 phases: Vec::with_capacity(5),
                 told: Told::default(),
+                calls: Arc::default(),
             })
         })
     }

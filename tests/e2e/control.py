@@ -700,6 +700,32 @@ def traces_reach_a_collector():
             said = {item.key: item.value.string_value for item in root.attributes}
             eq((said['stepgate.decision'], said['url.path'], len(said['stepgate.decision_id'])), ('deny', '/two', 36), 'what is told')
             eq('secret' in str(arrived()), False, 'no query')
+    # What the policy asks other servers belongs to the trace, and they are told of it.
+    dead = free_port()
+    rego = ('package app\nimport rego.v1\ndefault allow := false\n'
+            f'allow if {{ also == 0; http.send({{"method": "GET", "url": "http://127.0.0.1:{server.port}/asked?secret=1"}}).body.ok }}\n'
+            f'also := http.send({{"method": "GET", "url": "http://127.0.0.1:{dead}/", "raise_error": false}}).status_code\n')
+    server.offer('/b.tar.gz', bundle({'app.rego': rego, '.manifest': {'revision': 'r2', 'roots': ['app']}}))
+    server.routes['/asked?secret=1'] = lambda handler: handler.reply(200, b'{"ok": true}', {'content-type': 'application/json'})
+    whole = config(server, distributed_tracing={**tracing, 'type': 'grpc', 'address': f'127.0.0.1:{grpc_port}'})
+    whole['plugins'] = {'stepgate': {'builtins': {'http_send': True}}}
+    with Sidecar(whole) as sidecar:
+        sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+        found.clear()
+        request = sidecar.request('/two')
+        request.attributes.request.http.headers['traceparent'] = traceparent
+        sidecar.call(request)
+        sidecar.settled(lambda: found, 'the trace')
+        root, *spans = found[0].resource_spans[0].scope_spans[0].spans
+        calls = [span for span in spans if span.kind == span.SPAN_KIND_CLIENT]
+        said = [{item.key: item.value.int_value or item.value.string_value for item in span.attributes} for span in calls]
+        eq([(span.name, span.parent_span_id) for span in calls], [('HTTP GET', root.span_id)] * 2, 'its requests')
+        eq(sorted(str(one.get('http.response.status_code', one.get('error.type'))) for one in said), ['200', 'network'], 'what came of them')
+        with server.lock:
+            told = [headers.get('traceparent') for _, path, headers in server.requests if path.startswith('/asked')]
+        eq(told[-1] in [f'00-{root.trace_id.hex()}-{span.span_id.hex()}-01' for span in calls], True, f'what the other server is told: {told}')
+        eq('secret' in str(found), False, 'no query')
+    server.offer('/b.tar.gz', policy('one', 'r1'))
     # A server of gRPC that is no collector says so, and is not taken for one.
     other = grpc.server(futures.ThreadPoolExecutor(2))
     tracing.update(type='grpc', address=f'127.0.0.1:{other.add_insecure_port("127.0.0.1:0")}', sample_percentage=100)
