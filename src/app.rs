@@ -108,7 +108,8 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         stopping: lifecycle.signal(),
     };
     let api = plane.api(settings);
-    let tls = launch.tls.map(Tls::new).transpose().map_err(|error| anyhow::anyhow!("{}", chain(&error)))?.map(Arc::new);
+    let tls = launch.tls.map(Tls::new).transpose().map_err(|error| anyhow::anyhow!("{}", chain(&error)))?;
+    let tls = tls.map(|tls| plane.kept_fresh(tls));
     let mut doors = Vec::new();
     let tls_for = |address: &HttpAddress| match (address.security, &tls) {
         (Security::Plain, _) | (Security::AsPossible, None) => Ok(None),

@@ -6,6 +6,7 @@ mod api;
 mod bind;
 mod connection;
 mod grpc;
+mod handshakes;
 mod health;
 mod http;
 mod limits;

@@ -165,7 +165,7 @@ impl Plane {
             .map(Tls::new)
             .transpose()
             .map_err(|error| anyhow::anyhow!("plugins.stepgate.grpc.tls: {}", chain(&error)))?;
-        let tls = tls.map(Arc::new);
+        let tls = tls.map(|tls| self.kept_fresh(tls));
         let listener = Listener::bind(&address, socket_access).await.map_err(readable)?;
         let tokens = config.issuers.take().map(|issuers| {
             let issuers = self.start_issuers(issuers, &config.issuer_services);
@@ -201,6 +201,13 @@ impl Plane {
         });
         self.has_checks.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// TLS whose files are read again when they change.
+    pub fn kept_fresh(&self, tls: Tls) -> Arc<Tls> {
+        let tls = Arc::new(tls);
+        self.lifecycle.spawn_until_stop(Arc::clone(&tls).keep_fresh(Arc::clone(&self.metrics)));
+        tls
     }
 
     fn start_traces(&self, settings: TraceSettings) -> Tracer {

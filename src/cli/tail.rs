@@ -113,7 +113,8 @@ fn http<'a>(event: &'a Value, name: &str) -> &'a str {
 
 /// The text without what commands a terminal, or turns the order of its letters: a caller may have sent it.
 pub fn plain(text: &str) -> String {
-    let is_bidi = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_bidi =
+        |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if c.is_control() || is_bidi(c) { '?' } else { c }).collect()
 }
 

@@ -7,6 +7,9 @@ const OLD_KEYS_SECONDS: f64 = 6.0 * 3_600.0;
 /// Bundles whose server was not heard of for so long are one.
 const OLD_BUNDLES_SECONDS: f64 = 900.0;
 
+/// Certificates that end sooner are a sign; those of a mesh are renewed at half of their 24 hours.
+const CERTIFICATE_SECONDS: f64 = 6.0 * 3_600.0;
+
 /// One line of the text exposition format.
 struct Sample<'a> {
     name: &'a str,
@@ -42,6 +45,13 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
             let name = label("name");
             format!("the server of the bundle {name} was not heard of for {:.0} minutes: the log says why", age / 60.0)
         }
+        "stepgate_certificate_expires_at_seconds" if -age < CERTIFICATE_SECONDS => {
+            let (listener, hours) = (label("listener"), -age / 3_600.0);
+            match hours < 0.0 {
+                true => format!("the certificate of the {listener} listener has ended: renew it"),
+                false => format!("the certificate of the {listener} listener ends in {hours:.0} hours: renew it"),
+            }
+        }
         _ if count <= 0.0 => return None,
         "stepgate_faults_total" => {
             let mend = match label("reason") {
@@ -70,16 +80,22 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                 "{count} check(s) whose caller gave up first: compare Envoy's timeout with stepgate_check_duration_seconds"
             )
         }
+        "stepgate_certificate_reads_total" if label("outcome") == "failure" => {
+            let listener = label("listener");
+            format!(
+                "{count} change(s) of the {listener} listener's certificate, key or roots could not be used, and the old ones stay: the log says why"
+            )
+        }
         "stepgate_refused_connections_total" => {
             let mend = match label("reason") {
                 "limit" => "raise limits.connections, or add replicas",
                 "handshake" => "is TLS spoken there, of a version that is wanted here? The log says more",
-                "abandoned" => {
-                    "probes that only open the port, or callers that do not trust the certificate (grpc.tls.cert_file)"
-                }
+                "abandoned" => "probes that only open the port, or callers that left without a word",
+                "distrusted" => "the caller does not trust our certificate (grpc.tls.cert_file): give it our root",
+                "protocol" => "HTTP/2 without TLS is spoken there; does the caller use TLS (grpc.tls), or HTTP/1?",
                 "no_certificate" => "the caller must show one: `mode: ISTIO_MUTUAL` or `MUTUAL` in its DestinationRule",
                 _ => {
-                    "its certificate does not come from grpc.tls.ca_cert_file, or is not in allowed_spiffe_ids; the log names it"
+                    "the caller's certificate has ended, does not come from grpc.tls.ca_cert_file, or is not in allowed_spiffe_ids; the log names it"
                 }
             };
             format!("{count} connection(s) not served, {}: {mend}", label("reason"))
@@ -101,6 +117,7 @@ mod tests {
         let quiet = "# TYPE stepgate_faults counter\nstepgate_checks_total{decision=\"deny\"} 7\nstepgate_faults_total{reason=\"x\"} 0\n\
             stepgate_denials_total{reason=\"policy\"} 3\nstepgate_decision_logs_total{outcome=\"uploaded\"} 5\n\
             stepgate_policy_activations_total{outcome=\"success\"} 2\nstepgate_key_refreshed_at_seconds{issuer=\"https://a\"} 99000\n\
+            stepgate_certificate_expires_at_seconds{listener=\"grpc\"} 130000\nstepgate_certificate_reads_total{listener=\"grpc\",outcome=\"success\"} 3\n\
             stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
         assert_eq!(signs(quiet, 100_000.0), Vec::<String>::new());
         for (line, part) in [
@@ -122,6 +139,9 @@ mod tests {
             ),
             ("stepgate_refused_connections_total{reason=\"no_certificate\"} 1", "must show one"),
             ("stepgate_config_warnings 2", "2 doubtful"),
+            ("stepgate_certificate_reads_total{listener=\"grpc\",outcome=\"failure\"} 1", "could not be used"),
+            ("stepgate_certificate_expires_at_seconds{listener=\"grpc\"} 107300", "ends in 2 hours"),
+            ("stepgate_certificate_expires_at_seconds{listener=\"http\"} 99000", "has ended"),
             (
                 "stepgate_key_refreshed_at_seconds{issuer=\"https://a,b\"} 1000",
                 "the keys of https://a,b are 28 hours old",

@@ -101,7 +101,7 @@ impl TraceExporter {
         let failed = match self.settings.protocol {
             Protocol::Http => {
                 match self.service.post(HTTP_PATH, &[("content-type", "application/x-protobuf")], body).await {
-                    Ok(200) => None,
+                    Ok(200..=299) => None,
                     Ok(status) => Some(format!("the collector answers {status}")),
                     Err(error) => Some(chain(&error)),
                 }
@@ -143,9 +143,9 @@ fn spans(trace: &Trace) -> Vec<otlp::Span> {
     let mut attributes = vec![
         otlp::text("stepgate.decision", told.decision),
         otlp::text("stepgate.decision_id", &told.decision_id),
-        otlp::text("http.request.method", &short(&told.method)),
-        otlp::text("server.address", &short(&told.host)),
-        otlp::text("url.path", &short(&told.path)),
+        otlp::text("http.request.method", &told.method),
+        otlp::text("server.address", &told.host),
+        otlp::text("url.path", &told.path),
     ];
     if !told.reason.is_empty() {
         attributes.push(otlp::text("stepgate.reason", told.reason));

@@ -1,10 +1,12 @@
 //! Decisions on their way to the decision log. Recording one never waits: what does not fit is dropped and counted.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, Permit, Receiver, Sender};
 
 use super::Snapshot;
@@ -18,9 +20,9 @@ const MAX_WAITING_BYTES: usize = 16 << 20;
 /// Bytes that one part of an input takes, about.
 const BYTES_PER_WEIGHT: usize = 16;
 
-/// Events that a slow watcher may be behind.
+/// Events that a slow watcher may be behind; beyond, it misses the oldest.
 const MAX_BEHIND: usize = 1_024;
-/// Bytes of the events that the slowest watcher has still to see; beyond that all of them miss events.
+/// Bytes of them. All watchers together hold no more: what each has still to see are the last events that there were.
 const MAX_BEHIND_BYTES: usize = 8 << 20;
 
 /// Bytes that are held, until it is dropped.
@@ -43,27 +45,15 @@ impl Drop for Held {
     }
 }
 
-/// An event on its way to those who watch.
-type Shown = Arc<(String, Held)>;
-
 /// Whoever watches events of the decision log as they are made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Watchers {
-    events: broadcast::Sender<Shown>,
-    /// Bytes of the events that somebody has still to see.
-    behind: Arc<AtomicUsize>,
-    /// Events that nobody was shown for want of room.
-    skipped: Arc<AtomicU64>,
-    /// How many there are. Every check asks, and must not take the lock of `events` for it.
+    all: Arc<Mutex<Vec<Arc<Unseen>>>>,
+    /// How many there are. Every check asks, and must not take the lock for it.
     count: Arc<AtomicUsize>,
 }
 
 impl Watchers {
-    fn none() -> Self {
-        let events = broadcast::Sender::new(MAX_BEHIND);
-        Self { events, behind: Arc::default(), skipped: Arc::default(), count: Arc::default() }
-    }
-
     pub fn are_there(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
     }
@@ -73,55 +63,83 @@ impl Watchers {
         if !self.are_there() {
             return;
         }
-        if self.behind.load(Ordering::Relaxed).saturating_add(event.len()) > MAX_BEHIND_BYTES {
-            self.skipped.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        // The last one may have left meanwhile.
-        let _ = self.events.send(Arc::new((event.to_owned(), Held::new(event.len(), &self.behind))));
+        let event: Arc<str> = event.into();
+        self.all.lock().iter().for_each(|unseen| unseen.put(&event));
     }
 
     /// One more of them, who sees events from now on.
     pub fn watch(&self) -> Watcher {
+        let unseen = Arc::new(Unseen::default());
+        self.all.lock().push(Arc::clone(&unseen));
         self.count.fetch_add(1, Ordering::Relaxed);
-        Watcher {
-            events: self.events.subscribe(),
-            skipped: Arc::clone(&self.skipped),
-            known_skipped: self.skipped.load(Ordering::Relaxed),
-            count: Arc::clone(&self.count),
+        Watcher { unseen, watchers: self.clone() }
+    }
+}
+
+/// What one watcher has still to see.
+#[derive(Debug, Default)]
+struct Unseen {
+    events: Mutex<Behind>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Behind {
+    events: VecDeque<Arc<str>>,
+    bytes: usize,
+    /// Events that made room for newer ones.
+    missed: u64,
+}
+
+impl Unseen {
+    fn put(&self, event: &Arc<str>) {
+        let mut behind = self.events.lock();
+        while behind.events.len() >= MAX_BEHIND || behind.bytes.saturating_add(event.len()) > MAX_BEHIND_BYTES {
+            // One that is too large alone is shown all the same.
+            let Some(oldest) = behind.events.pop_front() else { break };
+            behind.bytes = behind.bytes.saturating_sub(oldest.len());
+            behind.missed = behind.missed.saturating_add(1);
         }
+        behind.bytes = behind.bytes.saturating_add(event.len());
+        behind.events.push_back(Arc::clone(event));
+        drop(behind);
+        self.news.notify_one();
+    }
+
+    fn take(&self) -> Option<Result<Arc<str>, u64>> {
+        let mut behind = self.events.lock();
+        if behind.missed > 0 {
+            return Some(Err(std::mem::take(&mut behind.missed)));
+        }
+        let event = behind.events.pop_front()?;
+        behind.bytes = behind.bytes.saturating_sub(event.len());
+        Some(Ok(event))
     }
 }
 
 /// One of those who watch, as long as it lives.
 #[derive(Debug)]
 pub struct Watcher {
-    events: broadcast::Receiver<Shown>,
-    skipped: Arc<AtomicU64>,
-    known_skipped: u64,
-    count: Arc<AtomicUsize>,
+    unseen: Arc<Unseen>,
+    watchers: Watchers,
 }
 
 impl Watcher {
-    /// The next event, or how many were missed because they came too fast; nothing once there is none to come.
-    pub async fn next(&mut self) -> Option<Result<String, u64>> {
-        let skipped = self.skipped.load(Ordering::Relaxed);
-        let missed = skipped.saturating_sub(self.known_skipped);
-        if missed > 0 {
-            self.known_skipped = skipped;
-            return Some(Err(missed));
-        }
-        match self.events.recv().await {
-            Ok(event) => Some(Ok(event.0.clone())),
-            Err(RecvError::Lagged(missed)) => Some(Err(missed)),
-            Err(RecvError::Closed) => None,
+    /// The next event, or how many were missed because they came too fast.
+    pub async fn next(&mut self) -> Result<Arc<str>, u64> {
+        loop {
+            if let Some(next) = self.unseen.take() {
+                return next;
+            }
+            self.unseen.news.notified().await;
         }
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.watchers.all.lock().retain(|unseen| !Arc::ptr_eq(unseen, &self.unseen));
+        self.watchers.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -199,7 +217,7 @@ pub struct Journal {
 impl Journal {
     pub fn new(metrics: Arc<Metrics>) -> (Self, Receiver<Box<Waiting>>) {
         let (records, waiting) = mpsc::channel(MAX_WAITING);
-        let (is_read, watchers) = (AtomicBool::new(true), Watchers::none());
+        let (is_read, watchers) = (AtomicBool::new(true), Watchers::default());
         (Self { records, waiting: Arc::default(), metrics, is_read, watchers }, waiting)
     }
 
@@ -255,8 +273,8 @@ mod tests {
         for at in 0..MAX_BEHIND + 3 {
             journal.watchers().tell(&at.to_string());
         }
-        assert_eq!(one.next().await, Some(Err(3)), "what came too fast is counted");
-        assert_eq!(one.next().await, Some(Ok("3".into())));
+        assert_eq!(one.next().await, Err(3), "what came too fast is counted");
+        assert_eq!(one.next().await, Ok("3".into()));
         drop(one);
         assert!(!journal.is_wanted());
     }
@@ -274,16 +292,25 @@ mod tests {
         drop(records.recv().await);
         assert!(journal.reserve().is_some(), "there is room again");
 
-        let mut watcher = journal.watchers().watch();
+        let (mut watcher, mut healthy) = (journal.watchers().watch(), journal.watchers().watch());
         let event = "x".repeat(1 << 20);
         for _ in 0..20 {
             journal.watchers().tell(&event);
+            assert_eq!(
+                healthy.next().await,
+                Ok(event.as_str().into()),
+                "whoever reads loses nothing by one who does not"
+            );
         }
-        assert_eq!(watcher.next().await, Some(Err(20 - 8)), "what found no room is counted");
+        assert_eq!(watcher.next().await, Err(20 - 8), "what found no room is counted");
         for _ in 0..8 {
-            assert_eq!(watcher.next().await, Some(Ok(event.clone())));
+            assert_eq!(watcher.next().await, Ok(event.as_str().into()));
         }
-        journal.watchers().tell("small");
-        assert_eq!(watcher.next().await, Some(Ok("small".to_owned())));
+        let large = "x".repeat(MAX_BEHIND_BYTES + 1);
+        for event in ["small", &large] {
+            journal.watchers().tell(event);
+        }
+        assert_eq!(watcher.next().await, Err(1));
+        assert_eq!(watcher.next().await, Ok(large.as_str().into()), "one that is too large alone is shown");
     }
 }

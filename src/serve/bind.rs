@@ -15,15 +15,12 @@ use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::refusal::{Refusal, Refusals};
-use super::tls::{Tls, client_subject};
+use super::handshakes::Handshakes;
+use super::tls::client_subject;
 
-/// Handshakes at the same time; beyond, the oldest is given up.
-const MAX_HANDSHAKES: usize = 256;
 /// Connections of one HTTP listener; beyond, the oldest is closed once it waits for a request. Silent ones take neither the
 /// place of probes nor all descriptors of the process.
 const MAX_CONNECTIONS: usize = 256;
@@ -251,7 +248,7 @@ impl Connection {
     }
 }
 
-fn address_of(stream: &TcpStream) -> String {
+pub(super) fn address_of(stream: &TcpStream) -> String {
     stream.peer_addr().map(|address| address.to_string()).unwrap_or_default()
 }
 
@@ -263,18 +260,11 @@ pub struct Peer {
     pub subject: Option<String>,
 }
 
-/// How a handshake with a peer ended.
-type Shaken = Result<Box<TlsStream<TcpStream>>, (Refusal, String)>;
-
 /// A listener for HTTP, with or without TLS.
 #[derive(Debug)]
 pub struct HttpListener {
     listener: Listener,
-    tls: Option<Arc<Tls>>,
-    refusals: Refusals,
-    handshakes: JoinSet<Shaken>,
-    /// Those of the handshakes, oldest first.
-    shaking: VecDeque<AbortHandle>,
+    handshakes: Option<Handshakes>,
     /// Connections that may still be there, oldest first, and what closes each.
     open: VecDeque<(Weak<()>, CancellationToken)>,
 }
@@ -289,33 +279,20 @@ pub struct HttpConnection {
 }
 
 impl HttpListener {
-    pub fn new(listener: Listener, tls: Option<Arc<Tls>>, refusals: Refusals) -> Self {
-        Self { listener, tls, refusals, handshakes: JoinSet::new(), shaking: VecDeque::new(), open: VecDeque::new() }
+    pub fn new(listener: Listener, handshakes: Option<Handshakes>) -> Self {
+        Self { listener, handshakes, open: VecDeque::new() }
     }
 
     async fn next_connection(&mut self) -> Connection {
-        let Some(tls) = &self.tls else { return self.listener.next_connection().await };
+        let Some(handshakes) = &mut self.handshakes else { return self.listener.next_connection().await };
         loop {
             tokio::select! {
                 connection = self.listener.next_connection() => match connection {
-                    Connection::Tcp(stream) => {
-                        self.shaking.retain(|handshake| !handshake.is_finished());
-                        if let Some(oldest) = self.shaking.pop_front_if(|_| self.handshakes.len() >= MAX_HANDSHAKES) {
-                            oldest.abort();
-                        }
-                        let (tls, peer) = (Arc::clone(tls), address_of(&stream));
-                        let shaking = async { tls.handshake(stream).await.map_err(|refusal| (refusal, peer)) };
-                        self.shaking.push_back(self.handshakes.spawn(shaking));
-                    }
+                    Connection::Tcp(stream) => handshakes.begin(stream),
                     // A socket file is guarded by its permissions.
                     other => return other,
                 },
-                Some(shaken) = self.handshakes.join_next() => match shaken {
-                    Ok(Ok(stream)) => return Connection::Tls(stream),
-                    Ok(Err((refusal, peer))) => self.refusals.tell(&refusal, "http", &peer),
-                    // Given up for a newer one.
-                    Err(_) => {}
-                }
+                stream = handshakes.next() => return Connection::Tls(stream),
             }
         }
     }
@@ -452,7 +429,6 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::Metrics;
 
     #[test]
     fn schemes_say_whether_http_is_served_over_tls() {
@@ -493,7 +469,7 @@ mod tests {
         let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
         let listener = Listener::bind(&address, SocketAccess::mode(0o660)).await.expect("a port");
         let place = listener.local_address();
-        let mut listener = HttpListener::new(listener, None, Refusals::new(Arc::new(Metrics::new(None))));
+        let mut listener = HttpListener::new(listener, None);
         let (mut clients, mut accepted) = (Vec::new(), Vec::new());
         for _ in 0..=MAX_CONNECTIONS {
             clients.push(TcpStream::connect(&place).await.expect("a connection"));

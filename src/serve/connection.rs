@@ -9,8 +9,8 @@ use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::bind::Connection;
+use super::refusal::Refusal;
 use crate::lifecycle::Lifecycle;
+use crate::telemetry::Refused;
 
 /// Envoy's own greatest limit for headers is 8 MiB; a smaller one here would answer 431, which is a gRPC error.
 const MAX_HEADER_LIST_BYTES: u32 = 9 << 20;
@@ -83,12 +85,16 @@ where
 
 /// Serves `connection` until the peer is done; once `tasks` are to stop, or it is old, it is told to go away, and what it has asked by
 /// then is answered.
+///
+/// # Errors
+/// The peer speaks something else than HTTP/2.
 pub async fn serve_connection<F, B>(
     connection: Connection,
     settings: ConnectionSettings,
     answer: impl Fn(Request<Incoming>) -> F,
     tasks: Lifecycle,
-) where
+) -> Result<(), Refusal>
+where
     F: Future<Output = Response<B>> + Send + 'static,
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -109,7 +115,7 @@ pub async fn serve_connection<F, B>(
         let answered = answer(request);
         async { Ok::<_, Infallible>(answered.await) }
     });
-    let heard = Arc::new(AtomicUsize::new(0));
+    let heard = Arc::new(Heard::default());
     let connection = Counted { inner: connection, heard: Arc::clone(&heard) };
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(connection), service));
     let (stopping, end) = (tasks.stopping(), settings.end());
@@ -146,27 +152,51 @@ pub async fn serve_connection<F, B>(
                 Poll::Pending => {}
             }
         }
-        has_begun = has_begun || heard.load(Ordering::Relaxed) >= PREFACE_BYTES;
+        has_begun = has_begun || heard.bytes.load(Ordering::Relaxed) >= PREFACE_BYTES;
         // A peer that has said nothing yet cannot be told to go away, and has asked nothing.
         let is_lost = !has_begun && (stopped || silence.as_mut().poll(cx).is_ready());
         if is_lost { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
+    heard.stranger().map_or(Ok(()), |why| Err(Refusal { reason: Refused::Protocol, why: why.to_owned() }))
 }
 
-/// A connection whose first bytes are counted.
+/// How a peer has begun.
+#[derive(Debug, Default)]
+struct Heard {
+    /// What was read, until that is more than a preface.
+    bytes: AtomicUsize,
+    /// The first bytes, where they came together.
+    first: OnceLock<[u8; 3]>,
+}
+
+impl Heard {
+    /// What the peer speaks instead of HTTP/2.
+    fn stranger(&self) -> Option<&'static str> {
+        match self.first.get()? {
+            b"PRI" => None,
+            // A record of a handshake (RFC 8446 section 5.1).
+            [0x16, 0x03, _] => Some("TLS is spoken to a listener that has none"),
+            _ => Some("something else than HTTP/2 is spoken"),
+        }
+    }
+}
+
+/// A connection whose first bytes are looked at.
 struct Counted {
     inner: Connection,
-    /// What was read, until that is more than a preface.
-    heard: Arc<AtomicUsize>,
+    heard: Arc<Heard>,
 }
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if self.heard.load(Ordering::Relaxed) < PREFACE_BYTES {
-            self.heard.fetch_add(buf.filled().len().saturating_sub(before), Ordering::Relaxed);
+        if self.heard.bytes.load(Ordering::Relaxed) < PREFACE_BYTES {
+            let new = buf.filled().get(before..).unwrap_or_default();
+            if let (0, Some(first)) = (self.heard.bytes.fetch_add(new.len(), Ordering::Relaxed), new.first_chunk()) {
+                self.heard.first.get_or_init(|| *first);
+            }
         }
         read
     }

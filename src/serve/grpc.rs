@@ -27,6 +27,7 @@ use tower_service::Service as _;
 
 use super::bind::{Connection, Listener};
 use super::connection::{ConnectionSettings, serve_connection};
+use super::handshakes::Handshakes;
 use super::health::Health;
 use super::limits::{Limits, Share};
 use super::refusal::{Refusal, Refusals};
@@ -90,26 +91,36 @@ impl GrpcServer {
         let connections = Lifecycle::default();
         let places = Arc::new(Semaphore::new(settings.max_connections));
         let refusals = Arc::new(Refusals::new(Arc::clone(&shared.metrics)));
+        let mut handshakes = tls.map(|tls| Handshakes::new(tls, "grpc", Arc::clone(&refusals)));
         let accepting = async {
             loop {
-                let connection = listener.next_connection().await;
+                let connection = match &mut handshakes {
+                    None => listener.next_connection().await,
+                    Some(handshakes) => tokio::select! {
+                        connection = listener.next_connection() => match connection {
+                            Connection::Tcp(stream) => {
+                                handshakes.begin(stream);
+                                continue;
+                            }
+                            other => other,
+                        },
+                        stream = handshakes.next() => Connection::Tls(stream),
+                    },
+                };
+                let peer = connection.peer();
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                     let why = format!("limits.connections ({}) are open", settings.max_connections);
-                    refusals.tell(&Refusal { reason: Refused::Limit, why }, "grpc", &connection.peer());
+                    refusals.tell(&Refusal { reason: Refused::Limit, why }, "grpc", &peer);
                     continue;
                 };
-                let (shared, others, tls) = (Arc::clone(&shared), others.clone(), tls.clone());
-                let refusals = Arc::clone(&refusals);
+                let (shared, others, refusals) = (Arc::clone(&shared), others.clone(), Arc::clone(&refusals));
                 let tasks = connections.clone();
                 connections.spawn(async move {
                     let _place = place;
-                    let peer = connection.peer();
-                    let connection = match secured(connection, tls).await {
-                        Ok(connection) => connection,
-                        Err(refusal) => return refusals.tell(&refusal, "grpc", &peer),
-                    };
                     let answer = move |request| respond(Arc::clone(&shared), others.clone(), request);
-                    serve_connection(connection, settings.connection, answer, tasks).await;
+                    if let Err(refusal) = serve_connection(connection, settings.connection, answer, tasks).await {
+                        refusals.tell(&refusal, "grpc", &peer);
+                    }
                 });
             }
         };
@@ -139,14 +150,6 @@ impl GrpcServer {
             routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
         }
         Ok(routes.prepare())
-    }
-}
-
-/// The connection under TLS, where that is wanted.
-async fn secured(connection: Connection, tls: Option<Arc<Tls>>) -> Result<Connection, Refusal> {
-    match (connection, tls) {
-        (Connection::Tcp(stream), Some(tls)) => tls.handshake(stream).await.map(Connection::Tls),
-        (connection, _) => Ok(connection),
     }
 }
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{self, Api};
 use super::bind::{HttpListener, Listener, Peer};
+use super::handshakes::Handshakes;
 use super::health::{BUNDLES, Health, Plugin};
 use super::refusal::Refusals;
 use super::tls::Tls;
@@ -55,8 +56,9 @@ pub enum DoorKind {
 pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationToken) {
     let is_local = listener.is_local();
     let has_watchers = matches!(door.kind, DoorKind::Admin(_));
-    let refusals = Refusals::new(Arc::clone(&door.metrics));
-    let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, door.tls.clone(), refusals));
+    let refusals = || Arc::new(Refusals::new(Arc::clone(&door.metrics)));
+    let handshakes = door.tls.clone().map(|tls| Handshakes::new(tls, "http", refusals()));
+    let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, handshakes));
     let mut router = Router::new()
         .route("/health", get(health))
         .route("/health/{*rule}", get(health_rule))

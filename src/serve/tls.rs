@@ -4,14 +4,16 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -19,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
 
 use super::refusal::Refusal;
-use crate::telemetry::Refused;
+use crate::telemetry::{Metrics, Outcome, Refused};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,14 +81,24 @@ pub enum TlsError {
     #[error("certificate and key cannot be used")]
     Tls(#[source] rustls::Error),
     #[error("clients cannot be verified")]
-    Clients(#[source] rustls::server::VerifierBuilderError),
+    Clients(#[source] VerifierBuilderError),
 }
 
-/// The newest configuration that was whole.
+/// What shows that a file is another, or has other contents; moments of modification alone can be copied.
+type Stamp = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
+
+fn stamp(path: &Path) -> Stamp {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec())))
+}
+
+/// The newest certificates and roots that were whole, each with the stamps of the files that were looked at last.
 struct Current {
     config: Arc<ServerConfig>,
-    stamps: Vec<Option<SystemTime>>,
-    looked: Instant,
+    pair: Arc<CertifiedKey>,
+    pair_stamps: [Stamp; 2],
+    roots: Option<Arc<RootCertStore>>,
+    roots_stamp: Stamp,
 }
 
 /// Makes TLS of connections.
@@ -138,12 +150,39 @@ pub fn client_config(trusted: &Path, own: Option<(&Path, &Path)>) -> Result<Arc<
 }
 
 impl TlsSettings {
-    fn stamps(&self) -> Vec<Option<SystemTime>> {
-        let files = [&self.certificate, &self.key].into_iter().chain(&self.client_roots);
-        files.map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
+    /// Which listener it is for, in the words of the metrics.
+    fn listener(&self) -> &'static str {
+        if self.is_http2 { "grpc" } else { "http" }
     }
 
-    fn build(&self) -> Result<ServerConfig, TlsError> {
+    fn pair_stamps(&self) -> [Stamp; 2] {
+        [stamp(&self.certificate), stamp(&self.key)]
+    }
+
+    fn roots_stamp(&self) -> Stamp {
+        self.client_roots.as_deref().and_then(stamp)
+    }
+
+    /// The certificate and its key, which fit.
+    fn pair(&self) -> Result<Arc<CertifiedKey>, TlsError> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let pair = CertifiedKey::from_der(certificates(&self.certificate)?, private_key(&self.key)?, &provider);
+        pair.map(Arc::new).map_err(TlsError::Tls)
+    }
+
+    fn roots(&self) -> Result<Option<Arc<RootCertStore>>, TlsError> {
+        let found = self.client_roots.as_deref().map(roots).transpose()?;
+        match found {
+            Some(found) if found.is_empty() => Err(TlsError::Clients(VerifierBuilderError::NoRootAnchors)),
+            found => Ok(found.map(Arc::new)),
+        }
+    }
+
+    fn build(
+        &self,
+        pair: &Arc<CertifiedKey>,
+        roots: Option<&Arc<RootCertStore>>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let versions: &[&rustls::SupportedProtocolVersion] = if self.only_1_3 {
             &[&rustls::version::TLS13]
@@ -152,50 +191,96 @@ impl TlsSettings {
         };
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_protocol_versions(versions).map_err(TlsError::Tls)?;
-        let builder = match &self.client_roots {
+        let builder = match roots {
             None => builder.with_no_client_auth(),
-            Some(path) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider);
+            Some(roots) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider);
                 let verifier = if self.needs_client { verifier } else { verifier.allow_unauthenticated() };
                 builder.with_client_cert_verifier(verifier.build().map_err(TlsError::Clients)?)
             }
         };
-        let built = builder.with_single_cert(certificates(&self.certificate)?, private_key(&self.key)?);
-        let mut config = built.map_err(TlsError::Tls)?;
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(pair))));
         if self.is_http2 {
             config.alpn_protocols = vec![b"h2".to_vec()];
         }
-        Ok(config)
+        Ok(Arc::new(config))
     }
 }
 
 impl Tls {
     /// Reads the files; without a whole set there is no TLS.
     pub fn new(settings: TlsSettings) -> Result<Self, TlsError> {
-        let (stamps, config) = (settings.stamps(), Arc::new(settings.build()?));
-        Ok(Self { settings, current: Mutex::new(Current { config, stamps, looked: Instant::now() }) })
+        let (pair_stamps, roots_stamp) = (settings.pair_stamps(), settings.roots_stamp());
+        let (pair, roots) = (settings.pair()?, settings.roots()?);
+        let config = settings.build(&pair, roots.as_ref())?;
+        Ok(Self { settings, current: Mutex::new(Current { config, pair, pair_stamps, roots, roots_stamp }) })
     }
 
-    /// The newest whole configuration. Files that are being replaced change nothing until they fit together.
-    fn config(&self) -> Arc<ServerConfig> {
-        let mut current = self.current.lock();
-        if current.looked.elapsed() >= LOOK {
-            current.looked = Instant::now();
-            let stamps = self.settings.stamps();
-            if stamps != current.stamps {
-                match self.settings.build() {
-                    Ok(config) => {
-                        tracing::info!("certificates were read again");
-                        (current.config, current.stamps) = (Arc::new(config), stamps);
-                    }
-                    Err(error) => {
-                        let error = crate::telemetry::chain(&error);
-                        tracing::error!(error, "changed certificates cannot be used; the old ones stay");
-                    }
-                }
+    /// Reads the files again whenever they change, without end.
+    pub async fn keep_fresh(self: Arc<Self>, metrics: Arc<Metrics>) {
+        self.tell_end(&metrics);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let (tls, metrics) = (Arc::clone(&self), Arc::clone(&metrics));
+            // Files may be on a slow disk.
+            let _ = tokio::task::spawn_blocking(move || tls.look(&metrics)).await;
+        }
+    }
+
+    /// Reads what has changed. Certificate with key, and roots, are two things: what is wrong with one holds up no change of the other,
+    /// and least of all a root that is taken away.
+    fn look(&self, metrics: &Metrics) {
+        let (pair_stamps, roots_stamp) = (self.settings.pair_stamps(), self.settings.roots_stamp());
+        let (has_pair, has_roots) = {
+            let mut current = self.current.lock();
+            let changed = (current.pair_stamps != pair_stamps, current.roots_stamp != roots_stamp);
+            (current.pair_stamps, current.roots_stamp) = (pair_stamps, roots_stamp);
+            changed
+        };
+        if has_pair && let Some(pair) = self.told("the certificate and its key", self.settings.pair(), metrics) {
+            self.current.lock().pair = pair;
+        }
+        if has_roots && let Some(roots) = self.told("the roots of clients", self.settings.roots(), metrics) {
+            self.current.lock().roots = roots;
+        }
+        if has_pair || has_roots {
+            let mut current = self.current.lock();
+            let built = self.settings.build(&current.pair, current.roots.as_ref());
+            if let Some(config) = self.told("the configuration of TLS", built, metrics) {
+                current.config = config;
+            }
+            drop(current);
+            self.tell_end(metrics);
+        }
+    }
+
+    /// What was read; nothing, and a line, when it cannot be used.
+    fn told<T>(&self, what: &str, read: Result<T, TlsError>, metrics: &Metrics) -> Option<T> {
+        let listener = self.settings.listener();
+        metrics.certificates_read(listener, if read.is_ok() { Outcome::Success } else { Outcome::Failure });
+        match read {
+            Ok(read) => {
+                tracing::info!(listener, "{what} changed, and were read again");
+                Some(read)
+            }
+            Err(error) => {
+                let error = crate::telemetry::chain(&error);
+                tracing::error!(listener, error, "{what} changed, and cannot be used; the old ones stay");
+                None
             }
         }
-        Arc::clone(&current.config)
+    }
+
+    fn tell_end(&self, metrics: &Metrics) {
+        let pair = Arc::clone(&self.current.lock().pair);
+        let leaf = pair.cert.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+        if let Some((_, leaf)) = leaf {
+            metrics.certificate_ends(self.settings.listener(), leaf.validity().not_after.timestamp());
+        }
+    }
+
+    fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.lock().config)
     }
 
     /// The connection once both sides are sure and the client is one of those allowed.
@@ -220,8 +305,17 @@ impl Tls {
 /// What a handshake that failed means.
 fn refusal(error: &io::Error) -> Refusal {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    use rustls::AlertDescription as Alert;
     let reason = match tls {
         Some(rustls::Error::NoCertificatesPresented) => Refused::NoCertificate,
+        Some(rustls::Error::AlertReceived(
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate,
+        )) => Refused::Distrusted,
         Some(rustls::Error::InvalidCertificate(_)) => Refused::NotAllowed,
         Some(_) => Refused::Handshake,
         None => Refused::Abandoned,

@@ -105,12 +105,16 @@ impl Logged {
 /// Why a connection was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// `limits.connections` are open.
+    /// `limits.connections` are open, or too many handshakes go on.
     Limit,
     /// TLS was not agreed upon, or took too long.
     Handshake,
     /// The peer left before TLS was agreed upon, as a probe does that only opens the port.
     Abandoned,
+    /// The peer does not trust our certificate, and says so.
+    Distrusted,
+    /// The peer does not speak HTTP/2 here, or TLS where there is none.
+    Protocol,
     /// The peer shows no certificate, and must.
     NoCertificate,
     /// The peer's certificate is not trusted, or it is not one of `allowed_spiffe_ids`.
@@ -118,13 +122,23 @@ pub enum Refused {
 }
 
 impl Refused {
-    pub const ALL: [Self; 5] = [Self::Limit, Self::Handshake, Self::Abandoned, Self::NoCertificate, Self::NotAllowed];
+    pub const ALL: [Self; 7] = [
+        Self::Limit,
+        Self::Handshake,
+        Self::Abandoned,
+        Self::Distrusted,
+        Self::Protocol,
+        Self::NoCertificate,
+        Self::NotAllowed,
+    ];
 
     pub fn label(self) -> &'static str {
         match self {
             Self::Limit => "limit",
             Self::Handshake => "handshake",
             Self::Abandoned => "abandoned",
+            Self::Distrusted => "distrusted",
+            Self::Protocol => "protocol",
             Self::NoCertificate => "no_certificate",
             Self::NotAllowed => "not_allowed",
         }
@@ -158,6 +172,8 @@ pub struct Metrics {
     ambiguous_paths: Counter,
     pub in_flight: Gauge,
     refused_connections: Family<Labels, Counter>,
+    certificate_reads: Family<Labels, Counter>,
+    certificate_ends: Family<Labels, Gauge>,
     key_refreshes: Family<Labels, Counter>,
     key_refreshed_at: Family<Labels, Gauge>,
     bundle_polls: Family<Labels, Counter>,
@@ -217,6 +233,8 @@ impl Metrics {
             ambiguous_paths: Counter::default(),
             in_flight: Gauge::default(),
             refused_connections: Family::default(),
+            certificate_reads: Family::default(),
+            certificate_ends: Family::default(),
             key_refreshes: Family::default(),
             key_refreshed_at: Family::default(),
             policy_activations: Family::default(),
@@ -245,6 +263,10 @@ impl Metrics {
         registry.register("stepgate_in_flight_checks", "Checks being answered now", self.in_flight.clone());
         let help = "Connections that were not served, by reason";
         registry.register("stepgate_refused_connections", help, self.refused_connections.clone());
+        let help = "Certificates, keys and roots that were read again, by outcome";
+        registry.register("stepgate_certificate_reads", help, self.certificate_reads.clone());
+        let help = "When the certificate of a listener ends, in seconds since the epoch";
+        registry.register("stepgate_certificate_expires_at_seconds", help, self.certificate_ends.clone());
         registry.register("stepgate_key_refreshes", "Key set refreshes by issuer", self.key_refreshes.clone());
         let help = "When the issuer's keys were last refreshed, in seconds since the epoch";
         registry.register("stepgate_key_refreshed_at_seconds", help, self.key_refreshed_at.clone());
@@ -299,6 +321,17 @@ impl Metrics {
 
     pub fn connection_refused(&self, reason: Refused) {
         self.refused_connections.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
+    }
+
+    /// Files of a listener's TLS have changed and were read.
+    pub fn certificates_read(&self, listener: &'static str, outcome: Outcome) {
+        let labels = vec![("listener", listener.to_owned()), ("outcome", outcome.label())];
+        self.certificate_reads.get_or_create(&labels).inc();
+    }
+
+    /// The certificate of a listener ends at `end`, in seconds since the epoch.
+    pub fn certificate_ends(&self, listener: &'static str, end: i64) {
+        self.certificate_ends.get_or_create(&vec![("listener", listener.to_owned())]).set(end);
     }
 
     /// One refresh of an issuer's keys ended at `now`.

@@ -23,9 +23,14 @@ pub struct Context {
 impl Context {
     /// Reads `traceparent`.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.trim().split('-');
+        // Letters are small (section 3.2.2).
+        if text.contains(|c: char| c.is_ascii_uppercase()) {
+            return None;
+        }
+        let mut parts = text.trim_matches([' ', '\t']).split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let is_known = version.len() == 2 && !version.eq_ignore_ascii_case("ff") && flags.len() == 2;
+        let is_hex = version.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_known = version.len() == 2 && is_hex && version != "ff" && flags.len() == 2;
         // Version 00 has four parts and no more.
         if !is_known || (version == "00" && parts.next().is_some()) {
             return None;
@@ -212,6 +217,9 @@ mod tests {
             "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
             "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01",
             "00-zaf7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "zz-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "\u{a0}00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
         ] {
             assert_eq!(Context::parse(bad), None, "{bad}");

@@ -39,7 +39,7 @@ fn next(mut events: Watcher, stopping: CancellationToken) -> Next {
     Box::pin(async move {
         let received = tokio::select! {
             () = stopping.cancelled() => None,
-            received = events.next() => received,
+            received = events.next() => Some(received),
         };
         let line = received.map(|received| match received {
             Ok(event) => Bytes::from(format!("{event}\n")),
