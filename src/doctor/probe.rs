@@ -23,7 +23,7 @@ pub enum ProbeError {
     Address(String),
     #[error("`{0}` is not asked without knowing whom to trust: give --tls-ca-cert-file")]
     Trust(String),
-    #[error("nobody answers at `{0}`")]
+    #[error("no answer from `{0}`")]
     Connection(String, #[source] std::io::Error),
     #[error("`{0}` does not speak HTTP")]
     Answer(String),

@@ -6,6 +6,7 @@ import hmac
 import http.client
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -886,6 +887,85 @@ def the_api_speaks_tls_and_knows_clients_by_their_certificates():
         for args, why in ((['--authentication=tls'], 'needs --tls-cert-file'), (['--diagnostic-addr', 'https://127.0.0.1:0'], 'needs --tls-cert-file')):
             refused = stepgate('run', '--server', *args, check=False)
             eq((refused.returncode, why in refused.stderr), (1, True), refused.stderr)
+
+
+def certificates_and_roots_are_read_again_each_for_itself():
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        root, certificate, key = certificates(folder)
+        root_b, certificate_b, key_b = certificates(other)
+        file = policy_file(folder, 'package app\nallow := true\n')
+        trusted = os.path.join(folder, 'trusted.pem')
+        shutil.copy(root, trusted)
+        flags = ['--tls-cert-file', certificate, '--tls-private-key-file', key, '--tls-ca-cert-file', trusted, '--authentication=tls']
+
+        def ask(port, own):
+            context = ssl.create_default_context(cafile=root)
+            context.load_cert_chain(*own)
+            connection = http.client.HTTPSConnection('localhost', port, context=context, timeout=5)
+            try:
+                connection.request('GET', '/health')
+                return connection.getresponse().status
+            except OSError:
+                return 0
+            finally:
+                connection.close()
+
+        shutil.copy(key, os.path.join(other, 'mine'))
+        mine = (shutil.copy(certificate, os.path.join(other, 'mine.pem')), os.path.join(other, 'mine'))
+        with Sidecar({}, files=[file], args=flags) as sidecar:
+            eq((ask(sidecar.api, mine), ask(sidecar.api, (certificate_b, key_b))), (200, 0), 'before')
+            with open(key, 'w') as f:
+                f.write('half a key')
+            # Told although nobody connects.
+            sidecar.settled(lambda: b'stepgate_certificate_reads_total{listener="http",outcome="failure"} 1' in sidecar.get('/metrics', port=sidecar.diagnostic)[1],
+                            'a key that cannot be used')
+            signs = stepgate('doctor', '--url', f'http://127.0.0.1:{sidecar.diagnostic}').stdout
+            eq('could not be used, and the old ones stay' in signs, True, signs)
+            # The root is replaced, with the moment of modification of the old one.
+            times = os.stat(trusted)
+            shutil.copy(root_b, f'{trusted}.new')
+            os.utime(f'{trusted}.new', ns=(times.st_atime_ns, times.st_mtime_ns))
+            os.rename(f'{trusted}.new', trusted)
+            sidecar.settled(lambda: ask(sidecar.api, (certificate_b, key_b)) == 200, 'the new root')
+            eq(ask(sidecar.api, mine), 0, 'the old root is gone, although the key cannot be used')
+
+
+def whoever_is_not_served_holds_no_place_and_is_told():
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        root, certificate, key = certificates(folder)
+        stranger = certificates(other)[0]
+        plugins = {'stepgate': {'grpc': {'tls': {'cert_file': certificate, 'private_key_file': key}}, 'limits': {'connections': 5}}}
+
+        def speaks(port, trusted):
+            context = ssl.create_default_context(cafile=trusted)
+            context.set_alpn_protocols(['h2'])
+            with socket.create_connection(('localhost', port), 5) as plain, context.wrap_socket(plain, server_hostname='localhost') as secured:
+                secured.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes.fromhex('000000040000000000'))
+                return secured.recv(9)[3:4] == b'\x04'
+
+        def counted(sidecar, reason):
+            return f'stepgate_refused_connections_total{{reason="{reason}"}}'.encode() in sidecar.get('/metrics', port=sidecar.diagnostic)[1]
+
+        def refused(port, trusted):
+            try:
+                return not speaks(port, trusted)
+            except OSError:
+                return True
+
+        file = policy_file(folder, 'package app\nallow := true\n')
+        with Sidecar({'plugins': plugins}, files=[file]) as sidecar:
+            silent = [socket.create_connection(('localhost', sidecar.grpc)) for _ in range(300)]
+            for _ in range(3):
+                eq(speaks(sidecar.grpc, root), True, 'beside handshakes that do not go on')
+            sidecar.settled(lambda: counted(sidecar, 'limit'), 'the handshakes that made room')
+            for one in silent:
+                one.close()
+            eq(refused(sidecar.grpc, stranger), True, 'a client that does not trust us')
+            sidecar.settled(lambda: counted(sidecar, 'distrusted'), 'its reason')
+        with Sidecar({}, files=[file]) as sidecar:
+            eq(refused(sidecar.grpc, root), True, 'TLS to a plain listener')
+            sidecar.settled(lambda: counted(sidecar, 'protocol'), 'its reason')
+            sidecar.settled(lambda: 'TLS is spoken to a listener that has none' in sidecar.lines(), 'the log')
 
 
 def bundles_come_from_a_registry():

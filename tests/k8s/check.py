@@ -312,7 +312,7 @@ def documented():
                 total += 1
                 done = subprocess.run(['bash', '-o', 'pipefail', '-c', command], capture_output=True, text=True, env=environment, cwd=ROOT)
                 # Nothing runs here that `doctor` could ask, and it says so.
-                is_good = 'nobody answers' in done.stderr if command == 'stepgate doctor' else done.returncode == 0
+                is_good = 'no answer from' in done.stderr if command == 'stepgate doctor' else done.returncode == 0
                 expect(f'docs/{name}.md: {command}', is_good, done.stdout + done.stderr)
     expect('commands of the documents', total >= 12, str(total))
     # What the documents show of `doctor migrate` is what it says.
