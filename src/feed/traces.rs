@@ -21,7 +21,9 @@ const INTERNAL: i32 = 1;
 const SERVER: i32 = 2;
 const CLIENT: i32 = 3;
 const ERROR: i32 = 2;
-/// What of a host or path is told.
+/// How long the last traces may take once everything stops.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
+/// What of a host or method that a policy asks is told.
 const MAX_TEXT_CHARS: usize = 512;
 
 /// How traces travel.
@@ -87,8 +89,21 @@ impl TraceExporter {
                 batch.push(trace);
             }
             if !batch.is_empty() {
-                self.export(&batch).await;
-                batch.clear();
+                let late = async {
+                    if !is_last {
+                        (&mut stopping).await;
+                    }
+                    tokio::time::sleep(LAST_EXPORT).await;
+                };
+                tokio::select! {
+                    () = self.export(&batch) => batch.clear(),
+                    () = late => {
+                        // A collector that hangs holds up no stop.
+                        traces.close();
+                        let lost = batch.len().saturating_add(traces.len());
+                        return self.metrics.insides.traces_ended("stopped", lost);
+                    }
+                }
             }
             if is_last {
                 return;

@@ -735,6 +735,14 @@ def traces_reach_a_collector():
         sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
         sidecar.settled(lambda: 'with grpc-status 12' in sidecar.lines(), 'the log')
     other.stop(0)
+    # One that never answers holds up no stop.
+    with socket.create_server(('127.0.0.1', 0)) as hanging:
+        tracing['address'] = f'127.0.0.1:{hanging.getsockname()[1]}'
+        with Sidecar(config(server, distributed_tracing=tracing)) as sidecar:
+            sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+            begin = time.monotonic()
+            sidecar.process.terminate()
+            eq((sidecar.process.wait(15), time.monotonic() - begin < 6), (0, True), f'{time.monotonic() - begin:.1f} s until the end')
     # Without a collector nothing waits, and nothing is traced that was not asked for.
     tracing['address'] = f'127.0.0.1:{free_port()}'
     with Sidecar(config(server, distributed_tracing={**tracing, 'sample_percentage': 100})) as sidecar:
