@@ -146,8 +146,13 @@ fn migrate(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
 /// Asks a running server and says what it waits for.
 fn look(url: &str, ask: impl Fn(&str) -> Result<(u16, String), ProbeError>) -> anyhow::Result<ExitCode> {
     let (status, body) = ask("/ready").map_err(|error| {
-        let error = crate::telemetry::chain(&error);
-        anyhow::anyhow!("{error}; is this the --diagnostic-addr of a running stepgate? `doctor k8s` looks at manifests")
+        let told = crate::telemetry::chain(&error);
+        match error {
+            ProbeError::Address(_) | ProbeError::Trust(_) => anyhow::anyhow!("{told}"),
+            ProbeError::Connection(..) | ProbeError::Answer(_) => anyhow::anyhow!(
+                "{told}; is this the --diagnostic-addr of a running stepgate? `doctor k8s` looks at manifests"
+            ),
+        }
     })?;
     if status == 200 {
         println!("ready: {url} takes checks");

@@ -19,7 +19,8 @@ use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, json_text, member,
 
 /// The longest that the policy may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-const INPUT: JsonLimits = JsonLimits { depth: 1_000, duplicates: DuplicateKeys::LastWins };
+/// Deeper than the deepest input that is decided about (`input_depth`), by the event around it.
+const INPUT: JsonLimits = JsonLimits { depth: 1_016, duplicates: DuplicateKeys::LastWins };
 
 #[derive(Debug, Args)]
 pub struct Explain {
@@ -125,6 +126,9 @@ impl Explain {
             Ok(one) => vec![one],
             Err(_) => text.lines().filter_map(|line| parse_json(line.as_bytes(), INPUT).ok()).collect(),
         };
+        let lines = text.lines().filter(|line| !line.trim().is_empty()).count();
+        // A document over many lines is none of them.
+        let unread = if documents.len() == 1 { 0 } else { lines.saturating_sub(documents.len()) };
         let id_of = |document: &Value| member(document, "decision_id").and_then(as_text).map(str::to_owned);
         let found = documents.iter().find(|document| match &self.id {
             Some(id) => id_of(document).as_ref() == Some(id),
@@ -132,8 +136,10 @@ impl Explain {
         });
         let Some(found) = found else {
             match &self.id {
-                Some(id) => bail!("there is no decision `{id}` in {} event(s)", documents.len()),
-                None => bail!("neither an event nor an input was found"),
+                Some(id) => {
+                    bail!("there is no decision `{id}` in {} event(s); {unread} line(s) are no JSON", documents.len())
+                }
+                None => bail!("neither an event nor an input was found; {unread} line(s) are no JSON"),
             }
         };
         let custom = |name: &str| Some(as_text(member(member(found, "custom")?, name)?)?.to_owned());

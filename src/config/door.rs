@@ -40,15 +40,25 @@ impl Resolver<'_> {
         let grpc = own.section("grpc");
         let tls = self.tls(grpc, address.as_ref());
         let age = grpc.duration("max_connection_age", Duration::ZERO);
+        let max_message_bytes = plugin.size("grpc-max-recv-msg-size", 4 << 20);
+        let max_bytes_in_flight = limits.size("bytes_in_flight", share(128 << 20, 1));
+        if limits.at("bytes_in_flight").is_some() && max_bytes_in_flight < max_message_bytes {
+            self.problems.warn(
+                "plugins.stepgate.limits.bytes_in_flight",
+                format!(
+                    "a message of grpc-max-recv-msg-size ({max_message_bytes}) is denied as `overloaded` even alone"
+                ),
+            );
+        }
         Some(GrpcDoor {
             address: address?,
             socket_access: SocketAccess { mode: mode?, group },
             tls,
             settings: GrpcSettings {
-                max_message_bytes: plugin.size("grpc-max-recv-msg-size", 4 << 20),
+                max_message_bytes,
                 check_timeout,
                 max_checks: limits.size("checks_in_flight", 4_096),
-                max_bytes_in_flight: limits.size("bytes_in_flight", share(128 << 20, 1)),
+                max_bytes_in_flight,
                 max_connections: limits.size("connections", share(20_000, CONNECTION_BYTES)),
                 reflection: plugin.flag("enable-reflection").unwrap_or(false),
                 connection: ConnectionSettings {

@@ -371,6 +371,14 @@ fn a_small_machine_gets_small_limits() {
 }
 
 #[test]
+fn room_for_less_than_one_message_is_warned_about() {
+    let warnings = |bytes: u64| problems(own(json!({"limits": {"bytes_in_flight": bytes}}))).warnings;
+    assert_eq!(warnings(4 << 20), []);
+    let found = warnings((4 << 20) - 1);
+    assert!(found.iter().any(|problem| problem.path == "plugins.stepgate.limits.bytes_in_flight"), "{found:?}");
+}
+
+#[test]
 fn one_header_is_not_read_with_and_without_a_scheme() {
     let mut second = issuer();
     second["issuer"] = json!("https://other");

@@ -134,7 +134,11 @@ fn a_logged_decision_is_explained_line_by_line() {
     }
     assert!(denied.contains("it was true"), "what decided then was something else: {denied}");
     let missing = explain("three");
-    assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no decision `three` in 2"));
+    assert!(
+        !missing.status.success()
+            && String::from_utf8_lossy(&missing.stderr)
+                .contains("no decision `three` in 2 event(s); 1 line(s) are no JSON")
+    );
     let input = stepgate(&folder, &["explain", "-d", "a.rego", "--log", "input.json", "--rule", "data.a.allow"]);
     assert!(text(&input).contains("data.a.allow is true"));
     let unnamed = stepgate(&folder, &["explain", "-d", "a.rego", "--log", "input.json"]);
