@@ -9,7 +9,7 @@ mod traces;
 pub use self::metrics::{Decided, Logged, Metrics, Outcome, Refused};
 pub use self::opa_metrics::BundleTold;
 pub use self::phases::{CacheCount, Insides, Phase, PhaseClock};
-pub use self::traces::{Call, Followed, Told, Trace, Tracer};
+pub use self::traces::{Call, Context, Followed, Told, Trace, Tracer};
 
 /// An error with all its causes on one line; `Display` of an error never repeats its source.
 pub fn chain(error: &dyn std::error::Error) -> String {

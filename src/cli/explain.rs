@@ -52,6 +52,8 @@ struct Case {
     /// What Envoy was told, and why that is not what the policy said.
     answered: Option<String>,
     reason: Option<String>,
+    /// Why there was no decision.
+    error: Option<String>,
     /// What functions answered at the time (`nd_builtin_cache`).
     answers: Option<Value>,
     /// When that was, in nanoseconds since the epoch.
@@ -99,9 +101,15 @@ impl Explain {
             let why = case.reason.map_or_else(String::new, |reason| format!(", reason {reason}"));
             lines.push(format!("Envoy was told to {answered}{why}"));
         }
+        if let Some(error) = case.error {
+            let has_evidence = member(&case.input, "jwt").is_some();
+            let input = if has_evidence { "" } else { "; the input is what Envoy sent, without what tokens prove" };
+            lines.push(format!("it was not decided then: {error}{input}"));
+        }
         if let Some(logged) = case.logged.filter(|logged| *logged != now) {
             let why = "these are other policies or data than those that decided, the log has masked what they read, or they asked for \
-                       the environment, chance or another server, which explain does not ask: `nd_builtin_cache` logs the answers";
+                       the time, the environment, chance or another server, whose answers are logged with `nd_builtin_cache` alone, those \
+                       of other servers and of the environment only without redaction";
             lines.push(format!("it was {logged}: {why}"));
         }
         lines.extend(prints.iter().map(|line| format!("print: {line}")));
@@ -122,13 +130,15 @@ impl Explain {
             text = std::fs::read_to_string(&self.log).with_context(|| format!("`{}`", self.log.display()))?;
         }
         // One document over many lines, or one on each line.
-        let documents: Vec<Value> = match parse_json(text.as_bytes(), INPUT) {
-            Ok(one) => vec![one],
-            Err(_) => text.lines().filter_map(|line| parse_json(line.as_bytes(), INPUT).ok()).collect(),
+        let (documents, unread) = match parse_json(text.as_bytes(), INPUT) {
+            Ok(one) => (vec![one], 0),
+            Err(_) => {
+                let lines = text.lines().filter(|line| !line.trim().is_empty());
+                let read: Vec<_> = lines.map(|line| parse_json(line.as_bytes(), INPUT)).collect();
+                let unread = read.iter().filter(|line| line.is_err()).count();
+                (read.into_iter().flatten().collect::<Vec<_>>(), unread)
+            }
         };
-        let lines = text.lines().filter(|line| !line.trim().is_empty()).count();
-        // A document over many lines is none of them.
-        let unread = if documents.len() == 1 { 0 } else { lines.saturating_sub(documents.len()) };
         let id_of = |document: &Value| member(document, "decision_id").and_then(as_text).map(str::to_owned);
         let found = documents.iter().find(|document| match &self.id {
             Some(id) => id_of(document).as_ref() == Some(id),
@@ -150,6 +160,10 @@ impl Explain {
                 logged: member(found, "result").map(json_text),
                 answered: custom("answered"),
                 reason: custom("reason"),
+                error: member(found, "error")
+                    .and_then(|error| member(error, "message"))
+                    .and_then(as_text)
+                    .map(str::to_owned),
                 answers: member(found, "nd_builtin_cache").cloned(),
                 now_ns: member(found, "timestamp").and_then(as_text).and_then(from_rfc3339),
                 id: id_of(found),
@@ -165,6 +179,7 @@ impl Explain {
                 logged: None,
                 answered: None,
                 reason: None,
+                error: None,
                 answers: None,
                 now_ns: None,
                 id: None,

@@ -7,8 +7,8 @@ const OLD_KEYS_SECONDS: f64 = 6.0 * 3_600.0;
 /// Bundles whose server was not heard of for so long are one.
 const OLD_BUNDLES_SECONDS: f64 = 900.0;
 
-/// Certificates that end sooner are a sign; those of a mesh are renewed at half of their 24 hours.
-const CERTIFICATE_SECONDS: f64 = 6.0 * 3_600.0;
+/// Certificates that end sooner are a sign: also those of an hour are renewed before.
+const CERTIFICATE_SECONDS: f64 = 900.0;
 
 /// One line of the text exposition format.
 struct Sample<'a> {
@@ -45,12 +45,18 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
             let name = label("name");
             format!("the server of the bundle {name} was not heard of for {:.0} minutes: the log says why", age / 60.0)
         }
-        "stepgate_certificate_expires_at_seconds" if -age < CERTIFICATE_SECONDS => {
-            let (listener, hours) = (label("listener"), -age / 3_600.0);
-            match hours < 0.0 {
+        "stepgate_certificate_not_after_seconds" if -age < CERTIFICATE_SECONDS => {
+            let (listener, minutes) = (label("listener"), -age / 60.0);
+            match minutes < 0.0 {
                 true => format!("the certificate of the {listener} listener has ended: renew it"),
-                false => format!("the certificate of the {listener} listener ends in {hours:.0} hours: renew it"),
+                false => format!("the certificate of the {listener} listener ends in {minutes:.0} minutes: renew it"),
             }
+        }
+        "stepgate_certificate_usable" if count <= 0.0 => {
+            let (listener, part) = (label("listener"), label("part"));
+            format!(
+                "the {part} of the {listener} listener has changed and cannot be used, and the old one stays: the log says why"
+            )
         }
         _ if count <= 0.0 => return None,
         "stepgate_faults_total" => {
@@ -80,25 +86,20 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                 "{count} check(s) whose caller gave up first: compare Envoy's timeout with stepgate_check_duration_seconds"
             )
         }
-        "stepgate_certificate_reads_total" if label("outcome") == "failure" => {
-            let listener = label("listener");
-            format!(
-                "{count} change(s) of the {listener} listener's certificate, key or roots could not be used, and the old ones stay: the log says why"
-            )
-        }
         "stepgate_refused_connections_total" => {
             let mend = match label("reason") {
                 "limit" => "raise limits.connections, or add replicas",
+                "handshakes" => "somebody begins handshakes and does not go on, or there is too little processor",
                 "handshake" => "is TLS spoken there, of a version that is wanted here? The log says more",
                 "abandoned" => "probes that only open the port, or callers that left without a word",
-                "distrusted" => "the caller does not trust our certificate (grpc.tls.cert_file): give it our root",
+                "distrusted" => "the caller does not trust our certificate: give it our root",
                 "protocol" => "HTTP/2 without TLS is spoken there; does the caller use TLS (grpc.tls), or HTTP/1?",
                 "no_certificate" => "the caller must show one: `mode: ISTIO_MUTUAL` or `MUTUAL` in its DestinationRule",
                 _ => {
                     "the caller's certificate has ended, does not come from grpc.tls.ca_cert_file, or is not in allowed_spiffe_ids; the log names it"
                 }
             };
-            format!("{count} connection(s) not served, {}: {mend}", label("reason"))
+            format!("{count} connection(s) to {} not served, {}: {mend}", label("listener"), label("reason"))
         }
         "stepgate_config_warnings" => {
             format!("{count} doubtful key(s) in the configuration: the log names them at the start")
@@ -117,7 +118,7 @@ mod tests {
         let quiet = "# TYPE stepgate_faults counter\nstepgate_checks_total{decision=\"deny\"} 7\nstepgate_faults_total{reason=\"x\"} 0\n\
             stepgate_denials_total{reason=\"policy\"} 3\nstepgate_decision_logs_total{outcome=\"uploaded\"} 5\n\
             stepgate_policy_activations_total{outcome=\"success\"} 2\nstepgate_key_refreshed_at_seconds{issuer=\"https://a\"} 99000\n\
-            stepgate_certificate_expires_at_seconds{listener=\"grpc\"} 130000\nstepgate_certificate_reads_total{listener=\"grpc\",outcome=\"success\"} 3\n\
+            stepgate_certificate_not_after_seconds{listener=\"grpc\"} 101000\nstepgate_certificate_usable{listener=\"grpc\",part=\"certificate\"} 1\n\
             stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
         assert_eq!(signs(quiet, 100_000.0), Vec::<String>::new());
         for (line, part) in [
@@ -134,14 +135,17 @@ mod tests {
             ("stepgate_denials_total{reason=\"step_up_not_satisfiable\"} 1", "docs/step-up.md"),
             ("stepgate_cancelled_checks_total 4", "4 check(s) whose caller"),
             (
-                "stepgate_refused_connections_total{reason=\"limit\"} 1",
-                "1 connection(s) not served, limit: raise limits.connections",
+                "stepgate_refused_connections_total{listener=\"grpc\",reason=\"limit\"} 1",
+                "1 connection(s) to grpc not served, limit: raise limits.connections",
             ),
             ("stepgate_refused_connections_total{reason=\"no_certificate\"} 1", "must show one"),
             ("stepgate_config_warnings 2", "2 doubtful"),
-            ("stepgate_certificate_reads_total{listener=\"grpc\",outcome=\"failure\"} 1", "could not be used"),
-            ("stepgate_certificate_expires_at_seconds{listener=\"grpc\"} 107300", "ends in 2 hours"),
-            ("stepgate_certificate_expires_at_seconds{listener=\"http\"} 99000", "has ended"),
+            (
+                "stepgate_certificate_usable{listener=\"grpc\",part=\"ca_cert\"} 0",
+                "the ca_cert of the grpc listener has changed",
+            ),
+            ("stepgate_certificate_not_after_seconds{listener=\"grpc\"} 100600", "ends in 10 minutes"),
+            ("stepgate_certificate_not_after_seconds{listener=\"http\"} 99000", "has ended"),
             (
                 "stepgate_key_refreshed_at_seconds{issuer=\"https://a,b\"} 1000",
                 "the keys of https://a,b are 28 hours old",

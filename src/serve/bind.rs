@@ -15,6 +15,7 @@ use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -201,6 +202,14 @@ impl Listener {
         }
     }
 
+    /// The next connection, but not before `begin`; until then it waits in the backlog.
+    pub async fn next_connection_at(&self, begin: Instant) -> Connection {
+        if begin > Instant::now() {
+            tokio::time::sleep_until(begin).await;
+        }
+        self.next_connection().await
+    }
+
     /// Whether only this machine can reach it.
     pub fn is_local(&self) -> bool {
         match self {
@@ -286,13 +295,16 @@ impl HttpListener {
     async fn next_connection(&mut self) -> Connection {
         let Some(handshakes) = &mut self.handshakes else { return self.listener.next_connection().await };
         loop {
+            let room = handshakes.room();
             tokio::select! {
-                connection = self.listener.next_connection() => match connection {
+                connection = self.listener.next_connection_at(room) => match connection {
                     Connection::Tcp(stream) => handshakes.begin(stream),
                     // A socket file is guarded by its permissions.
                     other => return other,
                 },
-                stream = handshakes.next() => return Connection::Tls(stream),
+                ended = handshakes.next() => if let Some(stream) = ended {
+                    return Connection::Tls(stream);
+                },
             }
         }
     }

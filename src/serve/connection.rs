@@ -146,7 +146,7 @@ where
             let idle = works.is_empty();
             works.into_iter().for_each(|work| runner.run(work));
             match ended {
-                // How it ended concerns nobody here: the peer went away, or spoke no HTTP/2.
+                // How it ended is told by what was heard: the peer went away, or spoke no HTTP/2.
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending if idle => break,
                 Poll::Pending => {}

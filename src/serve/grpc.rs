@@ -52,7 +52,7 @@ pub struct GrpcSettings {
     pub check_timeout: Duration,
     pub max_checks: usize,
     pub max_bytes_in_flight: usize,
-    /// More are closed at once.
+    /// After their handshakes; more are closed at once.
     pub max_connections: usize,
     pub reflection: bool,
     pub connection: ConnectionSettings,
@@ -90,27 +90,33 @@ impl GrpcServer {
         });
         let connections = Lifecycle::default();
         let places = Arc::new(Semaphore::new(settings.max_connections));
-        let refusals = Arc::new(Refusals::new(Arc::clone(&shared.metrics)));
-        let mut handshakes = tls.map(|tls| Handshakes::new(tls, "grpc", Arc::clone(&refusals)));
+        let refusals = Arc::new(Refusals::new(Arc::clone(&shared.metrics), "grpc"));
+        let mut handshakes = tls.map(|tls| Handshakes::new(tls, Arc::clone(&refusals)));
         let accepting = async {
             loop {
                 let connection = match &mut handshakes {
                     None => listener.next_connection().await,
-                    Some(handshakes) => tokio::select! {
-                        connection = listener.next_connection() => match connection {
+                    Some(handshakes) => {
+                        let room = handshakes.room();
+                        tokio::select! {
+                        connection = listener.next_connection_at(room) => match connection {
                             Connection::Tcp(stream) => {
                                 handshakes.begin(stream);
                                 continue;
                             }
                             other => other,
                         },
-                        stream = handshakes.next() => Connection::Tls(stream),
-                    },
+                        ended = handshakes.next() => match ended {
+                            Some(stream) => Connection::Tls(stream),
+                            None => continue,
+                        },
+                        }
+                    }
                 };
                 let peer = connection.peer();
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                     let why = format!("limits.connections ({}) are open", settings.max_connections);
-                    refusals.tell(&Refusal { reason: Refused::Limit, why }, "grpc", &peer);
+                    refusals.tell(&Refusal { reason: Refused::Limit, why }, &peer);
                     continue;
                 };
                 let (shared, others, refusals) = (Arc::clone(&shared), others.clone(), Arc::clone(&refusals));
@@ -119,7 +125,7 @@ impl GrpcServer {
                     let _place = place;
                     let answer = move |request| respond(Arc::clone(&shared), others.clone(), request);
                     if let Err(refusal) = serve_connection(connection, settings.connection, answer, tasks).await {
-                        refusals.tell(&refusal, "grpc", &peer);
+                        refusals.tell(&refusal, &peer);
                     }
                 });
             }
@@ -129,6 +135,8 @@ impl GrpcServer {
             never = accepting => never,
             never = report_health(&reporter, &health) => match never {},
         }
+        // Nobody is to believe that it is connected who would not be answered.
+        drop((handshakes, listener));
         connections.stop();
         tokio::select! {
             () = connections.ended() => Ok(()),

@@ -3,9 +3,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::bind::address_of;
@@ -13,52 +15,75 @@ use super::refusal::{Refusal, Refusals};
 use super::tls::Tls;
 use crate::telemetry::Refused;
 
-/// Handshakes at the same time; beyond, the oldest is given up.
-const MAX_HANDSHAKES: usize = 256;
+/// Handshakes at the same time.
+const MAX_HANDSHAKES: usize = 512;
+/// How long each has before it makes room for a newer one, where there are too many; newer ones wait for that.
+const FAIR_TIME: Duration = Duration::from_millis(500);
 
 /// How a handshake with a peer ended.
 type Shaken = Result<Box<TlsStream<TcpStream>>, (Refusal, String)>;
+
+/// One that is under way.
+#[derive(Debug)]
+struct Handshake {
+    task: AbortHandle,
+    peer: String,
+    began: Instant,
+}
 
 /// The handshakes of one listener.
 #[derive(Debug)]
 pub struct Handshakes {
     tls: Arc<Tls>,
-    listener: &'static str,
     refusals: Arc<Refusals>,
     tasks: JoinSet<Shaken>,
-    /// What ends each, and with whom it is, oldest first.
-    oldest: VecDeque<(AbortHandle, String)>,
+    oldest: VecDeque<Handshake>,
 }
 
 impl Handshakes {
-    pub fn new(tls: Arc<Tls>, listener: &'static str, refusals: Arc<Refusals>) -> Self {
-        Self { tls, listener, refusals, tasks: JoinSet::new(), oldest: VecDeque::new() }
+    pub fn new(tls: Arc<Tls>, refusals: Arc<Refusals>) -> Self {
+        Self { tls, refusals, tasks: JoinSet::new(), oldest: VecDeque::new() }
+    }
+
+    /// When another one may begin: now, or once the oldest has had its time.
+    pub fn room(&mut self) -> Instant {
+        self.oldest.retain(|handshake| !handshake.task.is_finished());
+        match self.oldest.front().filter(|_| self.oldest.len() >= MAX_HANDSHAKES) {
+            Some(oldest) => oldest.began + FAIR_TIME,
+            None => Instant::now(),
+        }
+    }
+
+    fn take_oldest(&mut self) -> Option<Handshake> {
+        self.oldest.retain(|handshake| !handshake.task.is_finished());
+        if self.oldest.len() >= MAX_HANDSHAKES { self.oldest.pop_front() } else { None }
     }
 
     /// Begins one; where there are too many, the oldest makes room.
     pub fn begin(&mut self, stream: TcpStream) {
-        self.oldest.retain(|(handshake, _)| !handshake.is_finished());
-        if let Some((handshake, peer)) = self.oldest.pop_front_if(|_| self.tasks.len() >= MAX_HANDSHAKES) {
-            handshake.abort();
-            let why = format!("more than {MAX_HANDSHAKES} handshakes are under way, and this was the oldest");
-            self.refusals.tell(&Refusal { reason: Refused::Limit, why }, self.listener, &peer);
+        if let Some(oldest) = self.take_oldest() {
+            oldest.task.abort();
+            let why = format!("{MAX_HANDSHAKES} handshakes are under way, and this was the oldest");
+            self.refusals.tell(&Refusal { reason: Refused::Handshakes, why }, &oldest.peer);
         }
         let (tls, peer) = (Arc::clone(&self.tls), address_of(&stream));
         let whose = peer.clone();
         let shaking = async { tls.handshake(stream).await.map_err(|refusal| (refusal, whose)) };
-        self.oldest.push_back((self.tasks.spawn(shaking), peer));
+        let handshake = Handshake { task: self.tasks.spawn(shaking), peer, began: Instant::now() };
+        self.oldest.push_back(handshake);
     }
 
-    /// The next connection that is as it must be. Waits for ever while nothing is under way.
-    pub async fn next(&mut self) -> Box<TlsStream<TcpStream>> {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Ok(Ok(stream))) => return stream,
-                Some(Ok(Err((refusal, peer)))) => self.refusals.tell(&refusal, self.listener, &peer),
-                // Given up for a newer one.
-                Some(Err(_)) => {}
-                None => std::future::pending().await,
+    /// Comes when one has ended, with the connection if it is as it must be. Waits for ever while none is under way.
+    pub async fn next(&mut self) -> Option<Box<TlsStream<TcpStream>>> {
+        match self.tasks.join_next().await {
+            Some(Ok(Ok(stream))) => Some(stream),
+            Some(Ok(Err((refusal, peer)))) => {
+                self.refusals.tell(&refusal, &peer);
+                None
             }
+            // Given up for a newer one.
+            Some(Err(_)) => None,
+            None => std::future::pending().await,
         }
     }
 }

@@ -56,8 +56,8 @@ pub enum DoorKind {
 pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationToken) {
     let is_local = listener.is_local();
     let has_watchers = matches!(door.kind, DoorKind::Admin(_));
-    let refusals = || Arc::new(Refusals::new(Arc::clone(&door.metrics)));
-    let handshakes = door.tls.clone().map(|tls| Handshakes::new(tls, "http", refusals()));
+    let refusals = || Arc::new(Refusals::new(Arc::clone(&door.metrics), "http"));
+    let handshakes = door.tls.clone().map(|tls| Handshakes::new(tls, refusals()));
     let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, handshakes));
     let mut router = Router::new()
         .route("/health", get(health))

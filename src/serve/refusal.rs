@@ -22,21 +22,23 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct Refusals {
     metrics: Arc<Metrics>,
+    /// Which one: `grpc` or `http`.
+    listener: &'static str,
     /// When a line was last written, by reason, and how many were withheld since.
     told: Mutex<[(Option<Instant>, u64); Refused::ALL.len()]>,
 }
 
 impl Refusals {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, told: Mutex::default() }
+    pub fn new(metrics: Arc<Metrics>, listener: &'static str) -> Self {
+        Self { metrics, listener, told: Mutex::default() }
     }
 
-    /// Counts `refusal` of a connection from `peer` to `listener`, and writes a line when there was none of its reason for a while:
+    /// Counts `refusal` of a connection from `peer`, and writes a line when there was none of its reason for a while:
     /// whoever can connect must not fill a disk.
-    pub fn tell(&self, refusal: &Refusal, listener: &str, peer: &str) {
-        self.metrics.connection_refused(refusal.reason);
+    pub fn tell(&self, refusal: &Refusal, peer: &str) {
+        self.metrics.connection_refused(self.listener, refusal.reason);
         let Some(withheld) = self.due(refusal.reason, Instant::now()) else { return };
-        let (reason, why) = (refusal.reason.label(), refusal.why.as_str());
+        let (listener, reason, why) = (self.listener, refusal.reason.label(), refusal.why.as_str());
         match refusal.reason {
             // Also what a probe of the port leaves.
             Refused::Abandoned => tracing::info!(reason, why, listener, peer, withheld, "a connection was not served"),
@@ -64,7 +66,7 @@ mod tests {
 
     #[test]
     fn each_reason_is_told_now_and_then() {
-        let refusals = Refusals::new(Arc::new(Metrics::new(None)));
+        let refusals = Refusals::new(Arc::new(Metrics::new(None)), "grpc");
         let begin = Instant::now();
         let due = |reason, seconds| refusals.due(reason, begin + Duration::from_secs(seconds));
         assert_eq!(due(Refused::Limit, 0), Some(0));

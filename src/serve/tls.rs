@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{AlertDescription as Alert, ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -25,6 +25,9 @@ use crate::telemetry::{Metrics, Outcome, Refused};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The two things that are read again, in the words of metrics and log: certificate with key, and roots of clients.
+const PAIR: &str = "certificate";
+const ROOTS: &str = "ca_cert";
 /// How often it is looked whether a file has changed.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -92,7 +95,8 @@ fn stamp(path: &Path) -> Stamp {
     Some((meta.dev(), meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec())))
 }
 
-/// The newest certificates and roots that were whole, each with the stamps of the files that were looked at last.
+/// The newest certificate with its key, and the newest roots, that were whole, each with the stamps of its files.
+#[derive(Clone)]
 struct Current {
     config: Arc<ServerConfig>,
     pair: Arc<CertifiedKey>,
@@ -101,10 +105,18 @@ struct Current {
     roots_stamp: Stamp,
 }
 
+/// The stamps of files that could not be used: that is told once.
+#[derive(Debug, Default)]
+struct Unusable {
+    pair: Option<[Stamp; 2]>,
+    roots: Option<Stamp>,
+}
+
 /// Makes TLS of connections.
 pub struct Tls {
     settings: TlsSettings,
     current: Mutex<Current>,
+    unusable: Mutex<Unusable>,
 }
 
 impl fmt::Debug for Tls {
@@ -213,12 +225,16 @@ impl Tls {
         let (pair_stamps, roots_stamp) = (settings.pair_stamps(), settings.roots_stamp());
         let (pair, roots) = (settings.pair()?, settings.roots()?);
         let config = settings.build(&pair, roots.as_ref())?;
-        Ok(Self { settings, current: Mutex::new(Current { config, pair, pair_stamps, roots, roots_stamp }) })
+        let current = Mutex::new(Current { config, pair, pair_stamps, roots, roots_stamp });
+        Ok(Self { settings, current, unusable: Mutex::default() })
     }
 
     /// Reads the files again whenever they change, without end.
     pub async fn keep_fresh(self: Arc<Self>, metrics: Arc<Metrics>) {
-        self.tell_end(&metrics);
+        for part in [PAIR, ROOTS] {
+            metrics.certificates_read(self.settings.listener(), part, Outcome::Success);
+        }
+        self.tell_validity(&metrics);
         loop {
             tokio::time::sleep(LOOK).await;
             let (tls, metrics) = (Arc::clone(&self), Arc::clone(&metrics));
@@ -228,54 +244,62 @@ impl Tls {
     }
 
     /// Reads what has changed. Certificate with key, and roots, are two things: what is wrong with one holds up no change of the other,
-    /// and least of all a root that is taken away.
+    /// and least of all a root that is taken away. What could not be read is tried again each time. Nobody else changes `current`, so
+    /// its lock is not held meanwhile.
     fn look(&self, metrics: &Metrics) {
+        let mut new = self.current.lock().clone();
+        let mut unusable = self.unusable.lock();
         let (pair_stamps, roots_stamp) = (self.settings.pair_stamps(), self.settings.roots_stamp());
-        let (has_pair, has_roots) = {
-            let mut current = self.current.lock();
-            let changed = (current.pair_stamps != pair_stamps, current.roots_stamp != roots_stamp);
-            (current.pair_stamps, current.roots_stamp) = (pair_stamps, roots_stamp);
-            changed
-        };
-        if has_pair && let Some(pair) = self.told("the certificate and its key", self.settings.pair(), metrics) {
-            self.current.lock().pair = pair;
-        }
-        if has_roots && let Some(roots) = self.told("the roots of clients", self.settings.roots(), metrics) {
-            self.current.lock().roots = roots;
-        }
-        if has_pair || has_roots {
-            let mut current = self.current.lock();
-            let built = self.settings.build(&current.pair, current.roots.as_ref());
-            if let Some(config) = self.told("the configuration of TLS", built, metrics) {
-                current.config = config;
+        let mut is_changed = false;
+        if new.pair_stamps != pair_stamps {
+            let is_news = unusable.pair.replace(pair_stamps) != Some(pair_stamps);
+            if let Some(pair) = self.told(PAIR, self.settings.pair(), is_news, metrics) {
+                (new.pair, new.pair_stamps, unusable.pair, is_changed) = (pair, pair_stamps, None, true);
             }
-            drop(current);
-            self.tell_end(metrics);
+        }
+        if new.roots_stamp != roots_stamp {
+            let is_news = unusable.roots.replace(roots_stamp) != Some(roots_stamp);
+            if let Some(roots) = self.told(ROOTS, self.settings.roots(), is_news, metrics) {
+                (new.roots, new.roots_stamp, unusable.roots, is_changed) = (roots, roots_stamp, None, true);
+            }
+        }
+        if !is_changed {
+            return;
+        }
+        match self.settings.build(&new.pair, new.roots.as_ref()) {
+            Ok(config) => {
+                *self.current.lock() = Current { config, ..new };
+                self.tell_validity(metrics);
+            }
+            // Both parts were whole, so that nothing is expected here.
+            Err(error) => tracing::error!(error = crate::telemetry::chain(&error), "TLS stays as it was"),
         }
     }
 
-    /// What was read; nothing, and a line, when it cannot be used.
-    fn told<T>(&self, what: &str, read: Result<T, TlsError>, metrics: &Metrics) -> Option<T> {
+    /// What was read; nothing, and a line the first time, when it cannot be used.
+    fn told<T>(&self, part: &'static str, read: Result<T, TlsError>, is_news: bool, metrics: &Metrics) -> Option<T> {
         let listener = self.settings.listener();
-        metrics.certificates_read(listener, if read.is_ok() { Outcome::Success } else { Outcome::Failure });
+        metrics.certificates_read(listener, part, if read.is_ok() { Outcome::Success } else { Outcome::Failure });
         match read {
             Ok(read) => {
-                tracing::info!(listener, "{what} changed, and were read again");
-                Some(read)
+                tracing::info!(listener, part, "files of TLS have changed and were read again");
+                return Some(read);
             }
-            Err(error) => {
+            Err(error) if is_news => {
                 let error = crate::telemetry::chain(&error);
-                tracing::error!(listener, error, "{what} changed, and cannot be used; the old ones stay");
-                None
+                tracing::error!(listener, part, error, "changed files of TLS cannot be used; the old ones stay");
             }
+            Err(_) => {}
         }
+        None
     }
 
-    fn tell_end(&self, metrics: &Metrics) {
+    fn tell_validity(&self, metrics: &Metrics) {
         let pair = Arc::clone(&self.current.lock().pair);
         let leaf = pair.cert.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
         if let Some((_, leaf)) = leaf {
-            metrics.certificate_ends(self.settings.listener(), leaf.validity().not_after.timestamp());
+            let (begin, end) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
+            metrics.certificate_valid(self.settings.listener(), begin, end);
         }
     }
 
@@ -305,7 +329,6 @@ impl Tls {
 /// What a handshake that failed means.
 fn refusal(error: &io::Error) -> Refusal {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    use rustls::AlertDescription as Alert;
     let reason = match tls {
         Some(rustls::Error::NoCertificatesPresented) => Refused::NoCertificate,
         Some(rustls::Error::AlertReceived(

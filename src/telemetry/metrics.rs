@@ -105,8 +105,10 @@ impl Logged {
 /// Why a connection was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// `limits.connections` are open, or too many handshakes go on.
+    /// `limits.connections` are open.
     Limit,
+    /// Too many handshakes are under way, and this one did not go on.
+    Handshakes,
     /// TLS was not agreed upon, or took too long.
     Handshake,
     /// The peer left before TLS was agreed upon, as a probe does that only opens the port.
@@ -122,8 +124,9 @@ pub enum Refused {
 }
 
 impl Refused {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Limit,
+        Self::Handshakes,
         Self::Handshake,
         Self::Abandoned,
         Self::Distrusted,
@@ -135,6 +138,7 @@ impl Refused {
     pub fn label(self) -> &'static str {
         match self {
             Self::Limit => "limit",
+            Self::Handshakes => "handshakes",
             Self::Handshake => "handshake",
             Self::Abandoned => "abandoned",
             Self::Distrusted => "distrusted",
@@ -172,8 +176,9 @@ pub struct Metrics {
     ambiguous_paths: Counter,
     pub in_flight: Gauge,
     refused_connections: Family<Labels, Counter>,
-    certificate_reads: Family<Labels, Counter>,
-    certificate_ends: Family<Labels, Gauge>,
+    certificate_usable: Family<Labels, Gauge>,
+    certificate_not_before: Family<Labels, Gauge>,
+    certificate_not_after: Family<Labels, Gauge>,
     key_refreshes: Family<Labels, Counter>,
     key_refreshed_at: Family<Labels, Gauge>,
     bundle_polls: Family<Labels, Counter>,
@@ -233,8 +238,9 @@ impl Metrics {
             ambiguous_paths: Counter::default(),
             in_flight: Gauge::default(),
             refused_connections: Family::default(),
-            certificate_reads: Family::default(),
-            certificate_ends: Family::default(),
+            certificate_usable: Family::default(),
+            certificate_not_before: Family::default(),
+            certificate_not_after: Family::default(),
             key_refreshes: Family::default(),
             key_refreshed_at: Family::default(),
             policy_activations: Family::default(),
@@ -252,6 +258,10 @@ impl Metrics {
     }
 
     fn register(&mut self) {
+        // An alert sees the first failure only where there was a zero before.
+        for outcome in [Outcome::Success, Outcome::Failure] {
+            self.policy_activations.get_or_create(&vec![("outcome", outcome.label())]).inc_by(0);
+        }
         let registry = &mut self.registry;
         self.status.register(registry);
         self.insides.register(registry);
@@ -263,10 +273,12 @@ impl Metrics {
         registry.register("stepgate_in_flight_checks", "Checks being answered now", self.in_flight.clone());
         let help = "Connections that were not served, by reason";
         registry.register("stepgate_refused_connections", help, self.refused_connections.clone());
-        let help = "Certificates, keys and roots that were read again, by outcome";
-        registry.register("stepgate_certificate_reads", help, self.certificate_reads.clone());
-        let help = "When the certificate of a listener ends, in seconds since the epoch";
-        registry.register("stepgate_certificate_expires_at_seconds", help, self.certificate_ends.clone());
+        let help = "Whether the files of a listener's TLS can be used as they are now; 0 while older ones are in use";
+        registry.register("stepgate_certificate_usable", help, self.certificate_usable.clone());
+        let help = "When the certificate of a listener begins to be valid, in seconds since the epoch";
+        registry.register("stepgate_certificate_not_before_seconds", help, self.certificate_not_before.clone());
+        let help = "When it ends";
+        registry.register("stepgate_certificate_not_after_seconds", help, self.certificate_not_after.clone());
         registry.register("stepgate_key_refreshes", "Key set refreshes by issuer", self.key_refreshes.clone());
         let help = "When the issuer's keys were last refreshed, in seconds since the epoch";
         registry.register("stepgate_key_refreshed_at_seconds", help, self.key_refreshed_at.clone());
@@ -319,19 +331,22 @@ impl Metrics {
         self.ambiguous_paths.inc();
     }
 
-    pub fn connection_refused(&self, reason: Refused) {
-        self.refused_connections.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
+    pub fn connection_refused(&self, listener: &'static str, reason: Refused) {
+        let labels = vec![("listener", listener.to_owned()), ("reason", reason.label().to_owned())];
+        self.refused_connections.get_or_create(&labels).inc();
     }
 
-    /// Files of a listener's TLS have changed and were read.
-    pub fn certificates_read(&self, listener: &'static str, outcome: Outcome) {
-        let labels = vec![("listener", listener.to_owned()), ("outcome", outcome.label())];
-        self.certificate_reads.get_or_create(&labels).inc();
+    /// Files of a listener's TLS were read, or could not be used.
+    pub fn certificates_read(&self, listener: &'static str, part: &'static str, outcome: Outcome) {
+        let labels = vec![("listener", listener.to_owned()), ("part", part.to_owned())];
+        self.certificate_usable.get_or_create(&labels).set(i64::from(outcome == Outcome::Success));
     }
 
-    /// The certificate of a listener ends at `end`, in seconds since the epoch.
-    pub fn certificate_ends(&self, listener: &'static str, end: i64) {
-        self.certificate_ends.get_or_create(&vec![("listener", listener.to_owned())]).set(end);
+    /// When the certificate of a listener is valid, in seconds since the epoch.
+    pub fn certificate_valid(&self, listener: &'static str, begin: i64, end: i64) {
+        let labels = vec![("listener", listener.to_owned())];
+        self.certificate_not_before.get_or_create(&labels).set(begin);
+        self.certificate_not_after.get_or_create(&labels).set(end);
     }
 
     /// One refresh of an issuer's keys ended at `now`.

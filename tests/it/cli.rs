@@ -161,6 +161,13 @@ fn an_explanation_says_what_overruled_the_policy() {
         "custom": {"answered": "deny", "reason": "demand_not_met"}});
     let (told, _) = explained("overruled", policy, &event);
     assert!(told.contains("data.own.allow is true\nEnvoy was told to deny, reason demand_not_met\n"), "{told}");
+    let given_up = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {}, "error": {"message": "the caller gave up"},
+        "custom": {"reason": "cancelled"}});
+    let (told, _) = explained("overruled", policy, &given_up);
+    assert!(
+        told.contains("it was not decided then: the caller gave up; the input is what Envoy sent, without what"),
+        "{told}"
+    );
     event.as_object_mut().expect("an object").remove("input");
     assert!(explained("overruled", policy, &event).1.contains("the mask of the log has taken it"));
     event["error"] = serde_json::json!({"message": "m"});

@@ -9,7 +9,7 @@ use super::DecisionLogSettings;
 use super::secrets::Secrets;
 use crate::clock::{nanoseconds, rfc3339};
 use crate::policy::{Record, Snapshot};
-use crate::telemetry::{Logged, Metrics};
+use crate::telemetry::{Context, Logged, Metrics};
 use crate::value::{Members, Value, as_text, items, json_text, texts, with_at, without};
 
 /// How long a mask or a drop rule may take.
@@ -315,14 +315,10 @@ struct Custom {
     members: Vec<(&'static str, Value)>,
 }
 
-/// The ids of a `traceparent` (W3C Trace Context section 3.2).
+/// The ids of a `traceparent`, read as traces read it.
 fn trace_and_span(text: &str) -> Option<(String, String)> {
-    let parts: Vec<&str> = text.split('-').collect();
-    let [version, trace, span, ..] = parts.as_slice() else { return None };
-    let is_id = |id: &str, length: usize| {
-        id.len() == length && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0')
-    };
-    (version.len() == 2 && is_id(trace, 32) && is_id(span, 16)).then(|| ((*trace).to_owned(), (*span).to_owned()))
+    let context = Context::parse(text)?;
+    Some((hex::encode(context.trace), hex::encode(context.span)))
 }
 
 /// The same for the same person: half of a SHA-256. Whoever can guess a subject can recognise it.

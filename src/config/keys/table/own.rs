@@ -247,7 +247,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.limits.connections",
         Kind::Count(1, 1_000_000),
         "20000, or a quarter of the memory limit at 16 KiB each",
-        "Of the gRPC listener; more are closed at once.",
+        "Of the gRPC listener, after their handshakes; more are closed at once.",
     ),
     key("plugins.stepgate.limits.checks_in_flight", Kind::Count(1, 1_000_000), "4096", "More are denied with 503."),
     key(
