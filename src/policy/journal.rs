@@ -67,6 +67,19 @@ impl Watchers {
         self.all.lock().iter().for_each(|unseen| unseen.put(&event));
     }
 
+    /// All of them miss an event that there was no room for.
+    fn miss(&self) {
+        if !self.are_there() {
+            return;
+        }
+        for unseen in self.all.lock().iter() {
+            let mut behind = unseen.events.lock();
+            behind.missed = behind.missed.saturating_add(1);
+            drop(behind);
+            unseen.news.notify_one();
+        }
+    }
+
     /// One more of them, who sees events from now on.
     pub fn watch(&self) -> Watcher {
         let unseen = Arc::new(Unseen::default());
@@ -245,7 +258,11 @@ impl Journal {
         match self.records.try_reserve() {
             Ok(permit) if has_room => Some(Place { permit, waiting: &self.waiting }),
             _ => {
-                self.metrics.decisions_logged(Logged::QueueFull, 1);
+                // Where nobody logs decisions, none is missing in the log.
+                if self.is_read() {
+                    self.metrics.decisions_logged(Logged::QueueFull, 1);
+                }
+                self.watchers.miss();
                 None
             }
         }
@@ -289,6 +306,15 @@ mod tests {
             taken += 1;
         }
         assert_eq!(taken, MAX_WAITING_BYTES >> 20);
+        let dropped = "stepgate_decision_logs_total{outcome=\"queue_full\"} 1";
+        assert!(journal.metrics.text().contains(dropped));
+        journal.set_read(false);
+        let mut alone = journal.watchers().watch();
+        assert!(journal.reserve().is_none());
+        assert_eq!(alone.next().await, Err(1), "who watches is told");
+        assert!(journal.metrics.text().contains(dropped), "nothing is missing in a log that nobody keeps");
+        journal.set_read(true);
+        drop(alone);
         drop(records.recv().await);
         assert!(journal.reserve().is_some(), "there is room again");
 
