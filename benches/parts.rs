@@ -15,7 +15,7 @@ use stepgate::check::{AmbiguousPath, CallerSettings, ChallengeSettings, Checker,
 use stepgate::clock::Clock;
 use stepgate::jws::{Alg, SigningKey};
 use stepgate::opa::input::{self, Attributes, Options};
-use stepgate::policy::{self, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
+use stepgate::policy::{self, Bounds, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
 use stepgate::telemetry::Metrics;
 use stepgate::token::{AssuranceTable, Issuer, IssuerSettings, KeySet, KeySource, Location, Profile, Verifier};
 use tokio::time::Instant;
@@ -127,12 +127,12 @@ fn parts(c: &mut Criterion) {
     let policy = snapshot(0);
     let budget = Duration::from_millis(50);
     c.bench_function("evaluation", |b| {
-        b.iter(|| policy.eval(black_box(&document), budget, far().into_std()).expect("a result"));
+        b.iter(|| policy.eval(black_box(&document), Bounds::within(budget)).expect("a result"));
     });
 
     let policy = snapshot(1 << 20);
     c.bench_function("evaluation, kept", |b| {
-        b.iter(|| policy.eval(black_box(&document), budget, far().into_std()).expect("a result"));
+        b.iter(|| policy.eval(black_box(&document), Bounds::within(budget)).expect("a result"));
     });
 
     let store = Arc::new(policy::Store::default());

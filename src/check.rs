@@ -418,10 +418,11 @@ impl Checker {
             return Err(Fault::Deadline);
         }
         let started = Instant::now();
+        let bounds = policy::Bounds { budget, deadline: deadline.into_std(), followed };
         let evaluation = if snapshot.waits() {
-            self.evaluate_aside(snapshot, input, budget, deadline, followed).await?
+            self.evaluate_aside(snapshot, input, bounds).await?
         } else {
-            snapshot.eval_followed(&input, budget, deadline.into_std(), followed)
+            snapshot.eval(&input, bounds)
         };
         record.evaluation = started.elapsed();
         let evaluation = evaluation.map_err(|error| match error {
@@ -451,15 +452,13 @@ impl Checker {
         &self,
         snapshot: Arc<policy::Snapshot>,
         input: Value,
-        budget: Duration,
-        deadline: Instant,
-        followed: Option<Followed>,
+        bounds: policy::Bounds,
     ) -> Result<Result<policy::Evaluation, policy::EvalError>, Fault> {
-        let permit = tokio::time::timeout_at(deadline, Arc::clone(&self.aside).acquire_owned()).await;
+        let permit = tokio::time::timeout_at(bounds.deadline.into(), Arc::clone(&self.aside).acquire_owned()).await;
         let permit = permit.map_err(|_| Fault::Deadline)?.map_err(|_| Fault::Deadline)?;
         let evaluation = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            snapshot.eval_followed(&input, budget, deadline.into_std(), followed)
+            snapshot.eval(&input, bounds)
         });
         evaluation.await.map_err(|_| Fault::Panic)
     }

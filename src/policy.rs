@@ -18,7 +18,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-pub use self::engine::{AnswerSource, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of};
+pub use self::engine::{
+    AnswerSource, Bounds, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of,
+};
 pub use self::entrypoint::{Entrypoint, EntrypointError};
 pub use self::journal::{Asked, Journal, Place, Record, Waiting, Watcher, Watchers};
 pub use self::outbound::OutboundSettings;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::json;
@@ -15,7 +15,7 @@ use super::bundle::contents::{Bundle, Contents, Delta};
 use super::bundle::patch::{PatchError, apply_all};
 use crate::opa::manifest::Manifest;
 use crate::policy::{
-    Entrypoint, EvalError, Evaluation, Module, Question, Rejection, Snapshot, SourceConflict, Sources, Store,
+    Bounds, Entrypoint, EvalError, Evaluation, Module, Question, Rejection, Snapshot, SourceConflict, Sources, Store,
     Surroundings, package_of,
 };
 use crate::telemetry::{Metrics, Outcome};
@@ -295,7 +295,7 @@ fn try_out(candidate: Snapshot, path: &str) -> Result<Snapshot, ActivationError>
         // It would ask other servers.
         return Ok(candidate);
     }
-    match candidate.eval(&smoke_input(), TRIAL, Instant::now() + TRIAL) {
+    match candidate.eval(&smoke_input(), Bounds::within(TRIAL)) {
         Err(EvalError::Budget) => return Err(ActivationError::Slow(TRIAL)),
         Err(error) => tracing::info!(path, %error, "the new policy cannot decide about a bare request"),
         Ok(Evaluation { value: None, .. }) => {
@@ -440,7 +440,7 @@ mod tests {
     fn decide(store: &Store) -> String {
         let snapshot = store.current().expect("a policy");
         let second = Duration::from_secs(1);
-        let result = snapshot.eval(&Value::empty_object(), second, Instant::now() + second).expect("an answer");
+        let result = snapshot.eval(&Value::empty_object(), Bounds::within(second)).expect("an answer");
         result.value.map_or("undefined".to_owned(), |value| json_text(&value))
     }
 

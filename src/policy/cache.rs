@@ -64,10 +64,10 @@ impl DecisionCache {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use crate::policy::{
-        AnswerSource, BuiltinSettings, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings,
+        AnswerSource, Bounds, BuiltinSettings, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings,
     };
     use crate::value::{DuplicateKeys, JsonLimits, Value, json_text, parse_json};
 
@@ -84,7 +84,7 @@ mod tests {
     fn ask(snapshot: &Snapshot, input: &str) -> (String, AnswerSource) {
         let limits = JsonLimits { depth: 10, duplicates: DuplicateKeys::Refuse };
         let input = parse_json(input.as_bytes(), limits).expect("JSON");
-        match snapshot.eval(&input, BUDGET, Instant::now() + BUDGET) {
+        match snapshot.eval(&input, Bounds::within(BUDGET)) {
             Ok(found) => (found.value.map_or("undefined".to_owned(), |value| json_text(&value)), found.source),
             Err(error) => (error.to_string(), AnswerSource::Uncached),
         }

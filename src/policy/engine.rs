@@ -70,6 +70,24 @@ pub enum AnswerSource {
     Hit,
 }
 
+/// How long an evaluation may take, and who follows it.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// For its own work, without what it waits for.
+    pub budget: Duration,
+    /// When it ends, whatever it waits for.
+    pub deadline: Instant,
+    /// Who learns what it asks of other servers.
+    pub followed: Option<Followed>,
+}
+
+impl Bounds {
+    /// Work and waiting have `length` together, and nobody follows.
+    pub fn within(length: Duration) -> Self {
+        Self { budget: length, deadline: Instant::now() + length, followed: None }
+    }
+}
+
 /// A loaded policy, ready to be asked.
 #[derive(Debug)]
 pub struct Engine {
@@ -132,21 +150,15 @@ impl Engine {
         result.map_err(|error| EvalError::Failed(error.to_string()))
     }
 
-    /// Evaluates the decision. `budget` is for the evaluation's own work, without what it waits for.
-    pub fn eval(
-        &self,
-        input: &Value,
-        budget: Duration,
-        deadline: Instant,
-        followed: Option<Followed>,
-    ) -> Result<Evaluation, EvalError> {
+    /// Evaluates the decision.
+    pub fn eval(&self, input: &Value, bounds: Bounds) -> Result<Evaluation, EvalError> {
         let Some((cache, key)) = self.cache.as_ref().and_then(|cache| Some((cache, cache.key(input)?))) else {
-            return self.evaluate(input, budget, deadline, followed).map(|(evaluation, _)| evaluation);
+            return self.evaluate(input, bounds).map(|(evaluation, _)| evaluation);
         };
         if let Some(value) = cache.get(&key) {
             return Ok(Evaluation { value, prints: Vec::new(), answers: None, source: AnswerSource::Hit });
         }
-        let (evaluation, is_closed) = self.evaluate(input, budget, deadline, followed)?;
+        let (evaluation, is_closed) = self.evaluate(input, bounds)?;
         if is_closed {
             cache.put(key, evaluation.value.clone());
         }
@@ -154,13 +166,8 @@ impl Engine {
     }
 
     /// The evaluation, and whether it asked the world for nothing.
-    fn evaluate(
-        &self,
-        input: &Value,
-        budget: Duration,
-        deadline: Instant,
-        followed: Option<Followed>,
-    ) -> Result<(Evaluation, bool), EvalError> {
+    fn evaluate(&self, input: &Value, bounds: Bounds) -> Result<(Evaluation, bool), EvalError> {
+        let Bounds { budget, deadline, followed } = bounds;
         let world = World::until(deadline, budget, &self.surroundings).followed(followed);
         let result = self.policy.eval(&self.entrypoint, Some(input), &EvalOptions::default(), &world);
         let value = result.map_err(|error| match error.kind {

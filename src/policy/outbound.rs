@@ -298,7 +298,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::policy::{BuiltinSettings, Entrypoint, EvalError, Module, RegoVersion, Snapshot, Sources, Surroundings};
+    use crate::policy::{
+        Bounds, BuiltinSettings, Entrypoint, EvalError, Module, RegoVersion, Snapshot, Sources, Surroundings,
+    };
 
     const BUDGET: Duration = Duration::from_millis(200);
 
@@ -343,8 +345,7 @@ mod tests {
     /// What `p.allow` is, asked on a thread that may block.
     async fn ask(snapshot: &Arc<Snapshot>) -> Result<Option<Value>, EvalError> {
         let snapshot = Arc::clone(snapshot);
-        let evaluation =
-            tokio::task::spawn_blocking(move || snapshot.eval(&Value::Null, BUDGET, Instant::now() + BUDGET));
+        let evaluation = tokio::task::spawn_blocking(move || snapshot.eval(&Value::Null, Bounds::within(BUDGET)));
         evaluation.await.expect("no panic").map(|evaluation| evaluation.value)
     }
 

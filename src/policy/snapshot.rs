@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::engine::{Engine, EvalError, Evaluation, Rejection};
+use super::engine::{Bounds, Engine, EvalError, Evaluation, Rejection};
 use super::entrypoint::Entrypoint;
 use super::question::{Complaint, QueryError, Question};
 use super::sources::Sources;
 use super::world::Surroundings;
-use crate::telemetry::Followed;
 use crate::value::Value;
 
 /// An immutable policy.
@@ -69,20 +68,8 @@ impl Snapshot {
         self.engine.reads_caller()
     }
 
-    /// Evaluates the decision for `input` within `budget`, which does not count time spent waiting for others, and before
-    /// `deadline`, which does.
-    pub fn eval(&self, input: &Value, budget: Duration, deadline: Instant) -> Result<Evaluation, EvalError> {
-        self.engine.eval(input, budget, deadline, None)
-    }
-
-    /// The same; whoever follows the check learns what the policy asks of other servers.
-    pub fn eval_followed(
-        &self,
-        input: &Value,
-        budget: Duration,
-        deadline: Instant,
-        followed: Option<Followed>,
-    ) -> Result<Evaluation, EvalError> {
-        self.engine.eval(input, budget, deadline, followed)
+    /// Evaluates the decision for `input`.
+    pub fn eval(&self, input: &Value, bounds: Bounds) -> Result<Evaluation, EvalError> {
+        self.engine.eval(input, bounds)
     }
 }

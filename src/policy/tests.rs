@@ -21,7 +21,7 @@ fn build(policy: &str, path: &str) -> Result<Snapshot, Vec<Rejection>> {
 fn ask(policy: &str, path: &str, input: Value) -> Result<String, EvalError> {
     let snapshot = build(policy, path).expect("the policy loads");
     snapshot
-        .eval(&input, BUDGET, Instant::now() + BUDGET)
+        .eval(&input, Bounds::within(BUDGET))
         .map(|it| it.value.map_or("undefined".to_owned(), |value| json_text(&value)))
 }
 
@@ -112,7 +112,9 @@ fn the_budget_ends_a_runaway_evaluation() {
     let snapshot = build(policy, "p/allow").expect("the policy loads");
     let started = Instant::now();
     assert_eq!(
-        snapshot.eval(&Value::empty_object(), Duration::from_millis(20), Instant::now() + BUDGET).map(|e| e.value),
+        snapshot
+            .eval(&Value::empty_object(), Bounds { budget: Duration::from_millis(20), ..Bounds::within(BUDGET) })
+            .map(|e| e.value),
         Err(EvalError::Budget)
     );
     assert!(started.elapsed() < Duration::from_secs(5));
@@ -127,7 +129,7 @@ fn another_definition_does_not_hide_an_exceeded_budget() {
         let policy = format!("package p\nf(x) := 9 if {{ {slow} }}\nf(x) := 0 if x == 1\nallow if f(1) < 5\n");
         let snapshot = build(&policy, "p/allow").expect("the policy loads");
         let outcome = snapshot
-            .eval(&Value::empty_object(), Duration::from_millis(20), Instant::now() + BUDGET)
+            .eval(&Value::empty_object(), Bounds { budget: Duration::from_millis(20), ..Bounds::within(BUDGET) })
             .map(|it| it.value);
         assert_eq!(outcome, Err(EvalError::Budget), "{slow}");
     }
@@ -163,9 +165,8 @@ fn a_panic_spoils_nothing() {
         let mut members = crate::value::Members::default();
         members.put_text("n", Value::from(n));
         let input = members.into_value();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            snapshot.eval(&input, BUDGET, Instant::now() + BUDGET)
-        }));
+        let outcome =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| snapshot.eval(&input, Bounds::within(BUDGET))));
         outcome.map(|evaluation| evaluation.map(|evaluation| evaluation.value)).ok()
     };
     assert_eq!(ask(1), Some(Ok(Some(Value::Bool(true)))));
@@ -185,7 +186,7 @@ fn the_environment_is_shown_only_when_the_configuration_says_so() {
     let sources = Sources { modules: vec![module], ..Sources::default() };
     let open = Arc::new(Surroundings::new(&BuiltinSettings { opa_runtime: true, ..BuiltinSettings::default() }));
     let snapshot = Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &open).expect("the policy loads");
-    let value = snapshot.eval(&Value::Null, BUDGET, Instant::now() + BUDGET).expect("it evaluates").value;
+    let value = snapshot.eval(&Value::Null, Bounds::within(BUDGET)).expect("it evaluates").value;
     assert_eq!(value.as_ref().and_then(Value::as_str), std::env::var("PATH").ok().as_deref());
 }
 
@@ -199,7 +200,7 @@ fn what_chance_and_the_clock_answered_is_kept() {
         let snapshot =
             Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &Arc::new(Surroundings::new(&settings)));
         let snapshot = snapshot.expect("it loads");
-        snapshot.eval(&Value::empty_object(), BUDGET, Instant::now() + BUDGET).expect("an answer")
+        snapshot.eval(&Value::empty_object(), Bounds::within(BUDGET)).expect("an answer")
     };
     let answered = asked(true);
     let (value, answers) = (answered.value.expect("a value"), answered.answers.expect("what was answered"));
@@ -238,7 +239,7 @@ hidden := data.system.x
     let question = Question { input: Some(&input), strict_builtin_errors: false, budget: BUDGET };
     let whole = snapshot.document(&[], &question).expect("an answer").expect("all of it");
     assert!(whole.member("blocked").is_some() && whole.member("system").is_none(), "{}", json_text(&whole));
-    let value = snapshot.eval(&input, BUDGET, Instant::now() + BUDGET).expect("an answer").value;
+    let value = snapshot.eval(&input, Bounds::within(BUDGET)).expect("an answer").value;
     // As the real OPA answers.
     let want = r#"{"beside":"seven","by_fraction":"half","by_variable":"one","deep":[1],"extra":{"7":"seven"},"hidden":1,"item":"b","not_blocked":false}"#;
     assert_eq!(value.map(|value| json_text(&value)).as_deref(), Some(want));

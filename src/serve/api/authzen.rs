@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{BUDGET, Call, INPUT, decoded};
 use crate::opa::decision::{Decision, StepUp};
-use crate::policy::{Asked, Complaint, Evaluation, Snapshot};
+use crate::policy::{Asked, Bounds, Complaint, Evaluation, Snapshot};
 use crate::value::{Members, Value, as_text, json_text, member, parse_json};
 
 /// Evaluations of one request.
@@ -139,8 +139,8 @@ impl Call {
         let input: Value = [("authzen", document)].into_iter().collect();
         let (policy, given) = (Arc::clone(snapshot), input.clone());
         let began = Instant::now();
-        let left = until.saturating_duration_since(began);
-        let evaluated = self.api.aside(move || policy.eval(&given, left, until)).await;
+        let bounds = Bounds::within(until.saturating_duration_since(began));
+        let evaluated = self.api.aside(move || policy.eval(&given, bounds)).await;
         let evaluated = evaluated.map_err(|failure| Refusal(failure.status, failure.message))?;
         let told = match &evaluated {
             Ok(Evaluation { value, .. }) => Ok(value.clone()),
