@@ -20,7 +20,10 @@ mod respond;
 mod routes;
 
 use std::borrow::Cow;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -275,13 +278,20 @@ impl Checker {
         let document = input::build(message, attributes, &self.settings.input, body)
             .map_err(|fault| self.shown(fault.into(), message, attributes, record))?;
         phases.ended(Phase::Input);
-        // What was asked is logged also when the caller gives up while a token is looked at.
-        record.input = record.is_wanted.then(|| document.members.clone().into_value());
         if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(preflight::is_preflight) {
+            record.input = record.is_wanted.then(|| document.members.into_value());
             record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
         }
-        let evidence = Evidence::gather(attributes, self.tokens.as_deref(), deadline).await;
+        let mut gathering = pin!(Evidence::gather(attributes, self.tokens.as_deref(), deadline));
+        let evidence = match poll_fn(|context| Poll::Ready(gathering.as_mut().poll(context))).await {
+            Poll::Ready(evidence) => evidence,
+            Poll::Pending => {
+                // The caller may give up meanwhile: what was asked is logged all the same.
+                record.input = record.is_wanted.then(|| document.members.clone().into_value());
+                gathering.await
+            }
+        };
         let by_envoy = self.settings.asserted.as_slice();
         let shown = document.members.get(&ATTRIBUTES).filter(|_| !by_envoy.is_empty());
         let evidence = evidence.or_asserted(by_envoy, shown, self.clock.now());
@@ -474,16 +484,12 @@ fn traceparent<'a>(http: &Http<'a>) -> Option<&'a str> {
     std::str::from_utf8(value).ok()
 }
 
-/// Characters of a text in a trace: many traces wait for a slow collector.
-const MAX_TOLD_CHARS: usize = 512;
-
 /// What a trace says of a request; nothing of its query, nor of who is named before a host.
 fn told_of(http: &Http<'_>) -> Told {
-    let short = |text: &str| text.chars().take(MAX_TOLD_CHARS).collect();
     let is_origin_form = http.path.starts_with('/');
     let path = http.path.split(['?', '#']).next().filter(|_| is_origin_form).unwrap_or_default();
     let host = http.host.rsplit('@').next().unwrap_or_default();
-    Told { method: short(http.method), host: short(host), path: short(path), ..Told::default() }
+    Told::of(http.method, host, path)
 }
 
 /// A new UUIDv4, as OPA gives every decision.

@@ -23,8 +23,6 @@ const CLIENT: i32 = 3;
 const ERROR: i32 = 2;
 /// How long the last traces may take once everything stops.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
-/// What of a host or method that a policy asks is told.
-const MAX_TEXT_CHARS: usize = 512;
 
 /// How traces travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +152,6 @@ impl TraceExporter {
 fn spans(trace: &Trace) -> Vec<otlp::Span> {
     let told = &trace.told;
     let at = |offset: Duration| u64::try_from(trace.began_ns).unwrap_or_default().saturating_add(nanoseconds(offset));
-    let short = |text: &str| -> String { text.chars().take(MAX_TEXT_CHARS).collect() };
     let mut attributes = vec![
         otlp::text("stepgate.decision", told.decision),
         otlp::text("stepgate.decision_id", &told.decision_id),
@@ -205,13 +202,13 @@ fn spans(trace: &Trace) -> Vec<otlp::Span> {
             trace_id: root.trace_id.clone(),
             span_id: call.span.to_vec(),
             parent_span_id: root.span_id.clone(),
-            name: format!("HTTP {}", short(&call.method)),
+            name: format!("HTTP {}", call.method),
             kind: CLIENT,
             start_time_unix_nano: at(begin),
             end_time_unix_nano: at(end),
             attributes: vec![
-                otlp::text("http.request.method", &short(&call.method)),
-                otlp::text("server.address", &short(&call.host)),
+                otlp::text("http.request.method", &call.method),
+                otlp::text("server.address", &call.host),
                 outcome,
             ],
             status: call.outcome.err().map(|word| otlp::Status { message: word.to_owned(), code: ERROR }),

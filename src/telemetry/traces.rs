@@ -9,6 +9,8 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use super::Metrics;
 use super::phases::Phase;
 
+/// Characters of a method, host or path that are told: many traces wait for a slow collector.
+const MAX_TEXT_CHARS: usize = 512;
 /// Requests of one check that have spans.
 const MAX_CALLS: usize = 64;
 
@@ -74,7 +76,7 @@ impl Followed {
     pub fn called(&self, call: Call) {
         let mut calls = self.calls.lock();
         if calls.len() < MAX_CALLS {
-            calls.push(call);
+            calls.push(Call { method: short(&call.method), host: short(&call.host), ..call });
         }
     }
 }
@@ -91,6 +93,18 @@ pub struct Told {
     pub decision: &'static str,
     /// The word for what went wrong; empty when nothing did.
     pub reason: &'static str,
+}
+
+impl Told {
+    /// Of a request.
+    pub fn of(method: &str, host: &str, path: &str) -> Self {
+        Self { method: short(method), host: short(host), path: short(path), ..Self::default() }
+    }
+}
+
+/// As much of a text as is told.
+fn short(text: &str) -> String {
+    text.chars().take(MAX_TEXT_CHARS).collect()
 }
 
 /// A check that is followed.
@@ -239,6 +253,7 @@ mod tests {
         assert_eq!(hex::encode(trace.context.trace), "0af7651916cd43dd8448eb211c80319c");
         trace.phase(Phase::Input, now, now + Duration::from_millis(1));
         all.end(trace);
+        assert_eq!(Told::of("GET", "h", &"/x".repeat(1_000)).path.len(), MAX_TEXT_CHARS, "what waits is short");
         let another = all.begin(Some("nonsense"), now, 0).expect("it begins here");
         assert_eq!(another.parent, None);
         all.end(another);
