@@ -94,9 +94,11 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                 "abandoned" => "probes that only open the port, or callers that left without a word",
                 "distrusted" => "the caller does not trust our certificate: give it our root",
                 "protocol" => "HTTP/2 without TLS is spoken there; does the caller use TLS (grpc.tls), or HTTP/1?",
-                "no_certificate" => "the caller must show one: `mode: ISTIO_MUTUAL` or `MUTUAL` in its DestinationRule",
+                "no_certificate" => {
+                    "the caller must show one; in Istio by `mode: ISTIO_MUTUAL` or `MUTUAL` in its DestinationRule"
+                }
                 _ => {
-                    "the caller's certificate has ended, does not come from grpc.tls.ca_cert_file, or is not in allowed_spiffe_ids; the log names it"
+                    "the caller's certificate has ended, is not of the roots of this listener, or is not in allowed_spiffe_ids; the log names it"
                 }
             };
             format!("{count} connection(s) to {} not served, {}: {mend}", label("listener"), label("reason"))

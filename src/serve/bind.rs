@@ -293,19 +293,9 @@ impl HttpListener {
     }
 
     async fn next_connection(&mut self) -> Connection {
-        let Some(handshakes) = &mut self.handshakes else { return self.listener.next_connection().await };
-        loop {
-            let room = handshakes.room();
-            tokio::select! {
-                connection = self.listener.next_connection_at(room) => match connection {
-                    Connection::Tcp(stream) => handshakes.begin(stream),
-                    // A socket file is guarded by its permissions.
-                    other => return other,
-                },
-                ended = handshakes.next() => if let Some(stream) = ended {
-                    return Connection::Tls(stream);
-                },
-            }
+        match &mut self.handshakes {
+            None => self.listener.next_connection().await,
+            Some(handshakes) => handshakes.next_connection(&self.listener).await,
         }
     }
 }

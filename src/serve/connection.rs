@@ -116,7 +116,7 @@ where
         async { Ok::<_, Infallible>(answered.await) }
     });
     let heard = Arc::new(Heard::default());
-    let connection = Counted { inner: connection, heard: Arc::clone(&heard) };
+    let connection = Overheard { inner: connection, heard: Arc::clone(&heard) };
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(connection), service));
     let (stopping, end) = (tasks.stopping(), settings.end());
     let mut stop = std::pin::pin!(async move {
@@ -183,12 +183,12 @@ impl Heard {
 }
 
 /// A connection whose first bytes are looked at.
-struct Counted {
+struct Overheard {
     inner: Connection,
     heard: Arc<Heard>,
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for Overheard {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
@@ -202,7 +202,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for Overheard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }

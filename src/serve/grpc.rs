@@ -25,7 +25,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tower_service::Service as _;
 
-use super::bind::{Connection, Listener};
+use super::bind::Listener;
 use super::connection::{ConnectionSettings, serve_connection};
 use super::handshakes::Handshakes;
 use super::health::Health;
@@ -96,22 +96,7 @@ impl GrpcServer {
             loop {
                 let connection = match &mut handshakes {
                     None => listener.next_connection().await,
-                    Some(handshakes) => {
-                        let room = handshakes.room();
-                        tokio::select! {
-                        connection = listener.next_connection_at(room) => match connection {
-                            Connection::Tcp(stream) => {
-                                handshakes.begin(stream);
-                                continue;
-                            }
-                            other => other,
-                        },
-                        ended = handshakes.next() => match ended {
-                            Some(stream) => Connection::Tls(stream),
-                            None => continue,
-                        },
-                        }
-                    }
+                    Some(handshakes) => handshakes.next_connection(&listener).await,
                 };
                 let peer = connection.peer();
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {

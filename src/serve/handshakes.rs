@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use super::bind::address_of;
+use super::bind::{Connection, Listener, address_of};
 use super::refusal::{Refusal, Refusals};
 use super::tls::Tls;
 use crate::telemetry::Refused;
@@ -45,23 +45,36 @@ impl Handshakes {
         Self { tls, refusals, tasks: JoinSet::new(), oldest: VecDeque::new() }
     }
 
+    /// The next connection of `listener`, over TLS and as it must be; or of a socket file, which is guarded by its permissions.
+    pub async fn next_connection(&mut self, listener: &Listener) -> Connection {
+        loop {
+            let room = self.room();
+            tokio::select! {
+                // Those that have ended first: they make room.
+                biased;
+                ended = self.next() => if let Some(stream) = ended {
+                    return Connection::Tls(stream);
+                },
+                connection = listener.next_connection_at(room) => match connection {
+                    Connection::Tcp(stream) => self.begin(stream),
+                    other => return other,
+                },
+            }
+        }
+    }
+
     /// When another one may begin: now, or once the oldest has had its time.
-    pub fn room(&mut self) -> Instant {
-        self.oldest.retain(|handshake| !handshake.task.is_finished());
+    fn room(&self) -> Instant {
         match self.oldest.front().filter(|_| self.oldest.len() >= MAX_HANDSHAKES) {
             Some(oldest) => oldest.began + FAIR_TIME,
             None => Instant::now(),
         }
     }
 
-    fn take_oldest(&mut self) -> Option<Handshake> {
-        self.oldest.retain(|handshake| !handshake.task.is_finished());
-        if self.oldest.len() >= MAX_HANDSHAKES { self.oldest.pop_front() } else { None }
-    }
-
     /// Begins one; where there are too many, the oldest makes room.
-    pub fn begin(&mut self, stream: TcpStream) {
-        if let Some(oldest) = self.take_oldest() {
+    fn begin(&mut self, stream: TcpStream) {
+        let is_full = self.oldest.len() >= MAX_HANDSHAKES;
+        if is_full && let Some(oldest) = self.oldest.pop_front() {
             oldest.task.abort();
             let why = format!("{MAX_HANDSHAKES} handshakes are under way, and this was the oldest");
             self.refusals.tell(&Refusal { reason: Refused::Handshakes, why }, &oldest.peer);
@@ -74,8 +87,10 @@ impl Handshakes {
     }
 
     /// Comes when one has ended, with the connection if it is as it must be. Waits for ever while none is under way.
-    pub async fn next(&mut self) -> Option<Box<TlsStream<TcpStream>>> {
-        match self.tasks.join_next().await {
+    async fn next(&mut self) -> Option<Box<TlsStream<TcpStream>>> {
+        let ended = self.tasks.join_next().await;
+        self.oldest.retain(|handshake| !handshake.task.is_finished());
+        match ended {
             Some(Ok(Ok(stream))) => Some(stream),
             Some(Ok(Err((refusal, peer)))) => {
                 self.refusals.tell(&refusal, &peer);

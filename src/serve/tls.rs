@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
 
 use super::refusal::Refusal;
-use crate::telemetry::{Metrics, Outcome, Refused};
+use crate::telemetry::{Metrics, Refused};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -231,8 +231,9 @@ impl Tls {
 
     /// Reads the files again whenever they change, without end.
     pub async fn keep_fresh(self: Arc<Self>, metrics: Arc<Metrics>) {
-        for part in [PAIR, ROOTS] {
-            metrics.certificates_read(self.settings.listener(), part, Outcome::Success);
+        metrics.certificate_usable(self.settings.listener(), PAIR, true);
+        if self.settings.client_roots.is_some() {
+            metrics.certificate_usable(self.settings.listener(), ROOTS, true);
         }
         self.tell_validity(&metrics);
         loop {
@@ -279,7 +280,7 @@ impl Tls {
     /// What was read; nothing, and a line the first time, when it cannot be used.
     fn told<T>(&self, part: &'static str, read: Result<T, TlsError>, is_news: bool, metrics: &Metrics) -> Option<T> {
         let listener = self.settings.listener();
-        metrics.certificates_read(listener, part, if read.is_ok() { Outcome::Success } else { Outcome::Failure });
+        metrics.certificate_usable(listener, part, read.is_ok());
         match read {
             Ok(read) => {
                 tracing::info!(listener, part, "files of TLS have changed and were read again");

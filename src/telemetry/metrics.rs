@@ -336,10 +336,10 @@ impl Metrics {
         self.refused_connections.get_or_create(&labels).inc();
     }
 
-    /// Files of a listener's TLS were read, or could not be used.
-    pub fn certificates_read(&self, listener: &'static str, part: &'static str, outcome: Outcome) {
+    /// Whether the files of this part of a listener's TLS can be used as they are now.
+    pub fn certificate_usable(&self, listener: &'static str, part: &'static str, is_usable: bool) {
         let labels = vec![("listener", listener.to_owned()), ("part", part.to_owned())];
-        self.certificate_usable.get_or_create(&labels).set(i64::from(outcome == Outcome::Success));
+        self.certificate_usable.get_or_create(&labels).set(i64::from(is_usable));
     }
 
     /// When the certificate of a listener is valid, in seconds since the epoch.
