@@ -297,11 +297,24 @@ def broken(folder, crds):
 # What the commands of docs/ need a cluster or much time for; all others are run as they stand.
 ELSEWHERE = ('kubectl apply', 'kubectl get', 'kubectl run', 'kubectl -n', 'kubectl label', 'helm upgrade', 'helm test', 'rustup', 'make image', 'make sbom',
              'k8s/image/build', 'TARGET_TRIPLE', 'export CARGO_TARGET', 'stepgate token decode "$TOKEN"',
-             'stepgate explain --log', 'stepgate tail')
+             'stepgate tail')
+
+
+# A decision as a log has it, for the commands that look at one.
+EVENT = {'decision_id': 'a-decision', 'path': 'mesh/decision', 'result': {'allowed': True},
+         'input': {'path': '/public', 'jwt': {'state': 'absent'}, 'attributes': {'request': {'http': {'method': 'GET', 'path': '/public'}}}}}
 
 
 def documented():
-    environment = {**os.environ, 'PATH': os.pathsep.join([os.path.dirname(STEPGATE), TOOLS, BIN, os.environ['PATH']])}
+    with tempfile.TemporaryDirectory() as folder:
+        decisions = os.path.join(folder, 'decisions.json')
+        with open(decisions, 'w') as file:
+            json.dump(EVENT, file)
+        path = os.pathsep.join([os.path.dirname(STEPGATE), TOOLS, BIN, os.environ['PATH']])
+        commands({**os.environ, 'PATH': path, 'DECISIONS': decisions, 'DECISION_ID': EVENT['decision_id']})
+
+
+def commands(environment):
     total = 0
     for name in ('install-istio', 'install-envoy-gateway', 'migrate-from-opa-envoy', 'troubleshooting', 'image', 'lint'):
         text = open(os.path.join(ROOT, 'docs', f'{name}.md')).read()
