@@ -182,11 +182,20 @@ def in_mesh(mesh, scenario):
         counters[expect['stat']] = partial(mesh.stat, expect['stat'])
     before = {name: read() for name, read in counters.items()}
     problems = asked_in_mesh(mesh, scenario)
-    problems += [f'{name} did not grow' for name, read in counters.items() if read() <= before[name]]
+    wanted = {f'{name} did not grow': lambda name=name, read=read: read() > before[name] for name, read in counters.items()}
     for server, text in expect.get('log', {}).items():
-        if text not in mesh.log(server):
-            problems.append(f'the log of {server} does not say {text!r}')
-    return problems
+        wanted[f'the log of {server} does not say {text!r}'] = lambda server=server, text=text: text in mesh.log(server)
+    # A connection is closed before that is counted and told.
+    return problems + [problem for problem, is_there in wanted.items() if not comes_true(is_there)]
+
+
+def comes_true(condition):
+    deadline = time.monotonic() + 2
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def asked_in_mesh(mesh, scenario):
