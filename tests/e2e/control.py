@@ -6,6 +6,7 @@ import hmac
 import http.client
 import json
 import os
+import resource
 import shutil
 import socket
 import ssl
@@ -841,24 +842,28 @@ def decisions_are_watched_as_they_are_made():
     eq((gone.returncode != 0, 'admin_socket' in gone.stderr), (True, True), gone.stderr)
 
 
+def ask_over_tls(port, root, own, path):
+    """The status of a GET by somebody who trusts `root` and shows the certificate and key of `own`; 0 when there is none."""
+    context = ssl.create_default_context(cafile=root)
+    if own:
+        context.load_cert_chain(*own)
+    connection = http.client.HTTPSConnection('localhost', port, context=context, timeout=5)
+    try:
+        connection.request('GET', path)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
 def the_api_speaks_tls_and_knows_clients_by_their_certificates():
     with tempfile.TemporaryDirectory() as folder:
         root, certificate, key = certificates(folder)
         file = policy_file(folder, 'package system.authz\nimport rego.v1\ndefault allow := false\nallow if input.identity == "CN=localhost"\n')
         flags = ['--tls-cert-file', certificate, '--tls-private-key-file', key, '--tls-ca-cert-file', root]
 
-        def ask(port, own):
-            context = ssl.create_default_context(cafile=root)
-            if own:
-                context.load_cert_chain(certificate, key)
-            connection = http.client.HTTPSConnection('localhost', port, context=context, timeout=5)
-            try:
-                connection.request('GET', '/v1/data')
-                return connection.getresponse().status
-            except OSError:
-                return 0
-            finally:
-                connection.close()
+        ask = lambda port, own: ask_over_tls(port, root, (certificate, key) if own else None, '/v1/data')
 
         with Sidecar({}, files=[file], args=[*flags, '--authentication=tls', '--authorization=basic']) as sidecar:
             eq((ask(sidecar.api, True), ask(sidecar.api, False)), (200, 0), 'only with a certificate')
@@ -906,17 +911,7 @@ def certificates_and_roots_are_read_again_each_for_itself():
         shutil.copy(root, trusted)
         flags = ['--tls-cert-file', certificate, '--tls-private-key-file', key, '--tls-ca-cert-file', trusted, '--authentication=tls']
 
-        def ask(port, own):
-            context = ssl.create_default_context(cafile=root)
-            context.load_cert_chain(*own)
-            connection = http.client.HTTPSConnection('localhost', port, context=context, timeout=5)
-            try:
-                connection.request('GET', '/health')
-                return connection.getresponse().status
-            except OSError:
-                return 0
-            finally:
-                connection.close()
+        ask = lambda port, own: ask_over_tls(port, root, own, '/health')
 
         shutil.copy(key, os.path.join(other, 'mine'))
         mine = (shutil.copy(certificate, os.path.join(other, 'mine.pem')), os.path.join(other, 'mine'))
@@ -939,6 +934,15 @@ def certificates_and_roots_are_read_again_each_for_itself():
             shutil.copy(mine[1], key)
             sidecar.settled(lambda: b'stepgate_certificate_usable{listener="http",part="certificate"} 1' in sidecar.get('/metrics', port=sidecar.diagnostic)[1],
                             'a key that fits again')
+            # A change that comes while nothing can be opened is read once it can be.
+            most = resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE, (3, most[1]))
+            shutil.copy(root, f'{trusted}.new')
+            os.rename(f'{trusted}.new', trusted)
+            time.sleep(2.5)
+            resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE, most)
+            sidecar.settled(lambda: ask(sidecar.api, mine) == 200, 'the root that could not be read')
+            eq('cannot be used; the old ones stay' in sidecar.lines(), True, 'that was told')
 
 
 def whoever_is_not_served_holds_no_place_and_is_told():
