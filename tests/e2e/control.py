@@ -20,7 +20,7 @@ import urllib.parse
 from concurrent import futures
 
 import grpc
-from harness import Server, Sidecar, bundle, certificates, policy, policy_file, stepgate, wait
+from harness import Server, Sidecar, ask_over_tls, bundle, certificates, policy, policy_file, stepgate, wait
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from stack import STEPGATE, free_port
 
@@ -840,21 +840,6 @@ def decisions_are_watched_as_they_are_made():
     server.stop()
     gone = stepgate('tail', '--socket', '/nowhere/admin.sock', check=False)
     eq((gone.returncode != 0, 'admin_socket' in gone.stderr), (True, True), gone.stderr)
-
-
-def ask_over_tls(port, root, own, path):
-    """The status of a GET by somebody who trusts `root` and shows the certificate and key of `own`; 0 when there is none."""
-    context = ssl.create_default_context(cafile=root)
-    if own:
-        context.load_cert_chain(*own)
-    connection = http.client.HTTPSConnection('localhost', port, context=context, timeout=5)
-    try:
-        connection.request('GET', path)
-        return connection.getresponse().status
-    except OSError:
-        return 0
-    finally:
-        connection.close()
 
 
 def the_api_speaks_tls_and_knows_clients_by_their_certificates():

@@ -256,6 +256,21 @@ def certificates(folder):
     return path('root.pem'), path('own.pem'), path('own.key')
 
 
+def ask_over_tls(port, root, own, path):
+    """The status of a GET by somebody who trusts `root` and shows the certificate and key of `own`; 0 when there is none."""
+    context = ssl.create_default_context(cafile=root)
+    if own:
+        context.load_cert_chain(*own)
+    connection = http.client.HTTPSConnection('localhost', port, context=context, timeout=5)
+    try:
+        connection.request('GET', path)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
 def stepgate(*args, check=True, cwd=None):
     done = subprocess.run([STEPGATE, *args], capture_output=True, text=True, cwd=cwd)
     if check and done.returncode:
