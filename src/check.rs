@@ -283,13 +283,15 @@ impl Checker {
             record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
         }
-        let mut gathering = pin!(Evidence::gather(attributes, self.tokens.as_deref(), deadline));
-        let evidence = match poll_fn(|context| Poll::Ready(gathering.as_mut().poll(context))).await {
-            Poll::Ready(evidence) => evidence,
-            Poll::Pending => {
-                // The caller may give up meanwhile: what was asked is logged all the same.
-                record.input = record.is_wanted.then(|| document.members.clone().into_value());
-                gathering.await
+        let evidence = {
+            let mut gathering = pin!(Evidence::gather(attributes, self.tokens.as_deref(), deadline));
+            match poll_fn(|context| Poll::Ready(gathering.as_mut().poll(context))).await {
+                Poll::Ready(evidence) => evidence,
+                Poll::Pending => {
+                    // The caller may give up meanwhile: what was asked is logged all the same.
+                    record.input = record.is_wanted.then(|| document.members.clone().into_value());
+                    gathering.await
+                }
             }
         };
         let by_envoy = self.settings.asserted.as_slice();

@@ -283,9 +283,10 @@ impl Verifier {
             }
             None => {
                 self.count.miss();
+                // Boxed, so that a check whose token is remembered stays small: its future is moved several times.
                 let verified = match self.introspector(token, place) {
-                    Some(introspector) => introspector.ask(token, fingerprint, deadline).await,
-                    None => self.verify_afresh(token, place, deadline).await.map(|verified| {
+                    Some(introspector) => Box::pin(introspector.ask(token, fingerprint, deadline)).await,
+                    None => Box::pin(self.verify_afresh(token, place, deadline)).await.map(|verified| {
                         let verified = Arc::new(verified);
                         self.cache.insert(fingerprint, token.len(), Arc::clone(&verified));
                         verified
