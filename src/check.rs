@@ -18,6 +18,7 @@ mod repeats;
 mod resource;
 mod respond;
 mod routes;
+mod term;
 
 use std::borrow::Cow;
 use std::future::{Future as _, poll_fn};
@@ -39,7 +40,7 @@ use crate::clock::Clock;
 use crate::opa::decision::{Decision, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse, Http};
 use crate::policy::{self, AnswerSource, Journal, Record};
-use crate::telemetry::{Decided, Followed, Metrics, Phase, PhaseClock, Told, Tracer};
+use crate::telemetry::{Decided, Followed, Metrics, Phase, PhaseClock, Throttle, Told, Tracer};
 use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
 use crate::value::Value;
 
@@ -54,6 +55,7 @@ pub use self::redirect::Redirect;
 pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
 pub use self::routes::{Demand as RouteDemand, PathPattern, Route, is_plain_host};
+pub use self::term::Term;
 
 /// Evaluations that may wait for other servers at the same time; further ones queue until their deadline.
 const MAX_ASIDE: usize = 256;
@@ -140,6 +142,8 @@ pub struct Checker {
     used: Option<Seen>,
     /// Where checks are traced, if they are.
     tracer: Option<Tracer>,
+    /// Lines about checks that there was no time for.
+    crowd: Throttle,
 }
 
 impl Checker {
@@ -164,6 +168,7 @@ impl Checker {
             repeats: Repeats::default(),
             used,
             tracer: None,
+            crowd: Throttle::default(),
         }
     }
 
@@ -177,10 +182,10 @@ impl Checker {
         Self { tracer: Some(tracer), ..self }
     }
 
-    /// Answers one check before `deadline`.
-    pub async fn check(&self, message: &[u8], deadline: Instant) -> Answer {
-        let started = Instant::now();
-        let mut phases = self.metrics.insides.clock(started.into_std());
+    /// Answers one check within its term.
+    pub async fn check(&self, message: &[u8], term: Term) -> Answer {
+        let Term { arrived, deadline } = term;
+        let mut phases = self.metrics.insides.clock(arrived.into_std());
         let parsed = Attributes::parse(message);
         if let Some(body) = parsed.as_ref().ok().and_then(|attributes| self.public_document(attributes)) {
             return respond::document(body, &decision_id());
@@ -188,7 +193,7 @@ impl Checker {
         let place = self.journal().and_then(Journal::reserve);
         let is_unlogged = self.settings.audit && place.is_none();
         let record = self.record(place.is_some());
-        let mut pending = Pending::new(record, place, &self.metrics, started);
+        let mut pending = Pending::new(record, place, &self.metrics, arrived);
         let record = &mut pending.record;
         if let Some((tracer, attributes)) = self.tracer.as_ref().zip(parsed.as_ref().ok()) {
             let http = attributes.http.as_ref();
@@ -202,14 +207,14 @@ impl Checker {
                 Ok(verdict) => {
                     self.count(&verdict);
                     let answered = respond::decision(&self.settings, verdict, &attributes, &record.decision_id);
-                    phases.ended(Phase::Answer);
+                    phases.ended(Phase::Respond);
                     answered
                 }
                 Err(fault) => (Decided::Fault, self.fault(fault, Some(&attributes), record)),
             },
         };
         record.answered = answer.word();
-        self.metrics.checked(decided, started.elapsed());
+        self.metrics.checked(decided, arrived.elapsed());
         phases.decided(decided.name(), record.reason);
         pending.done();
         answer
@@ -233,10 +238,14 @@ impl Checker {
     }
 
     /// The answer to a check that could not be made.
-    pub fn refuse(&self, fault: Fault) -> Answer {
-        self.metrics.checked(Decided::Fault, Duration::ZERO);
+    pub fn refuse(&self, fault: Fault, arrived: Instant) -> Answer {
         let place = self.journal().and_then(Journal::reserve);
         let mut record = self.record(place.is_some());
+        if matches!(fault, Fault::Cancelled) {
+            drop(Pending::new(record, place, &self.metrics, arrived));
+            return respond::fault(&self.settings, &fault, None, "");
+        }
+        self.metrics.checked(Decided::Fault, arrived.elapsed());
         let answer = self.fault(fault, None, &mut record);
         record.answered = answer.word();
         if let Some(place) = place {
@@ -246,7 +255,7 @@ impl Checker {
     }
 
     fn fault(&self, fault: Fault, attributes: Option<&Attributes<'_>>, record: &mut Record) -> Answer {
-        fault.log(&record.decision_id);
+        fault.log(&record.decision_id, &self.crowd);
         self.metrics.fault(fault.reason(), fault.opa_reason());
         record.result = None;
         record.reason = fault.reason();
@@ -317,7 +326,7 @@ impl Checker {
         record.input = record.is_wanted.then(|| input.clone());
         phases.ended(Phase::Evidence);
         let decision = self.evaluate(snapshot, input, deadline, record, phases.followed()).await?;
-        phases.ended(Phase::Evaluation);
+        phases.ended(Phase::Eval);
         let mut decision = decision;
         let unmet = unmet.filter(|_| !decision.ignores_demand()).and_then(|unmet| match &mut decision {
             Decision::True | Decision::Allow(_) => Some(unmet),

@@ -4,11 +4,13 @@ pub mod log;
 mod metrics;
 mod opa_metrics;
 mod phases;
+mod throttle;
 mod traces;
 
 pub use self::metrics::{Decided, Logged, Metrics, Outcome, Refused};
 pub use self::opa_metrics::BundleTold;
 pub use self::phases::{CacheCount, Insides, Phase, PhaseClock};
+pub use self::throttle::Throttle;
 pub use self::traces::{Call, Context, Followed, Told, Trace, Tracer};
 
 /// An error with all its causes on one line; `Display` of an error never repeats its source.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use stepgate::check::{
     AmbiguousPath, Answer, CallerSettings, ChallengeSettings, Checker, ClientAddress, Compat, DryRun, IdentityHeader,
-    IdentitySource, PathPattern, Route, RouteDemand, Settings,
+    IdentitySource, PathPattern, Route, RouteDemand, Settings, Term,
 };
 use stepgate::clock::Clock;
 use stepgate::jws::{Alg, SigningKey};
@@ -18,7 +18,6 @@ use stepgate::token::{
     AssuranceTable, CertificateSettings, Issuer, IssuerSettings, KeySet, KeySource, Location, Preset, Profile,
     ProofSettings, Verifier,
 };
-use tokio::time::Instant;
 
 /// Reads every part of the input, so that all of it is built.
 const POLICY: &str = r#"package p
@@ -111,8 +110,8 @@ pub fn must_deny(message: &[u8]) -> CheckResponse {
         static RUNTIME: tokio::runtime::Runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     }
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let answer = RUNTIME.with(|runtime| runtime.block_on(CHECKER.check(message, deadline)));
+    let term = Term::of(Duration::from_secs(5));
+    let answer = RUNTIME.with(|runtime| runtime.block_on(CHECKER.check(message, term)));
     let Answer::Respond(response) = answer else { panic!("a gRPC error, which failure_mode_allow would turn into an allow") };
     assert_ne!(response.status.as_ref().map_or(0, |status| status.code), 0, "an allow: {response:?}");
     *response

@@ -1,10 +1,12 @@
 //! What can go wrong while deciding. Each fault is an explicit denial with a reason, an HTTP status and a metric.
 
+use std::time::Instant;
+
 use super::canonical::Ambiguity;
 use super::respond::GrpcCode;
 use crate::opa::decision::{DecisionError, HttpStatus};
 use crate::opa::input::{InputError, WireError};
-use crate::telemetry::chain;
+use crate::telemetry::{Throttle, chain};
 
 /// Why a check has no decision.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,8 @@ pub enum Fault {
     Deadline,
     #[error("too many checks are being answered")]
     Overloaded,
+    #[error("the caller gave up before there was a decision")]
+    Cancelled,
     #[error("the decision finds no room in the decision log, which `audit: required` asks for")]
     Unlogged,
     #[error("answering the check panicked")]
@@ -66,6 +70,7 @@ impl Fault {
             Self::OverBudget => "over_budget",
             Self::Deadline => "deadline",
             Self::Overloaded => "overloaded",
+            Self::Cancelled => "cancelled",
             Self::Unlogged => "unlogged",
             Self::Panic => "panic",
         }
@@ -82,6 +87,7 @@ impl Fault {
             Self::Result(_) => "envoyauth_result_error",
             Self::OverBudget => "eval_cancel_error",
             Self::Deadline => "check_request_timeout",
+            Self::Cancelled => "check_request_cancelled",
         }
     }
 
@@ -91,9 +97,13 @@ impl Fault {
             Self::Malformed(_) | Self::Compressed | Self::Input(_) | Self::AmbiguousPath(_) => HttpStatus::BAD_REQUEST,
             Self::TooLarge(_) => HttpStatus::CONTENT_TOO_LARGE,
             Self::Undefined | Self::Conflict(_) | Self::Evaluation(_) | Self::Result(_) => HttpStatus::FORBIDDEN,
-            Self::NoPolicy | Self::OverBudget | Self::Deadline | Self::Overloaded | Self::Unlogged | Self::Panic => {
-                HttpStatus::SERVICE_UNAVAILABLE
-            }
+            Self::NoPolicy
+            | Self::OverBudget
+            | Self::Deadline
+            | Self::Overloaded
+            | Self::Cancelled
+            | Self::Unlogged
+            | Self::Panic => HttpStatus::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -113,17 +123,23 @@ impl Fault {
             Self::OverBudget | Self::Deadline => {
                 (GrpcCode::Unknown, "context deadline reached during query execution".to_owned())
             }
-            Self::Overloaded => (GrpcCode::Unavailable, self.to_string()),
+            Self::Overloaded | Self::Cancelled => (GrpcCode::Unavailable, self.to_string()),
             Self::Panic => (GrpcCode::Internal, self.to_string()),
             // Whoever demands a log gets no request past it, whatever Envoy makes of errors.
             Self::Input(_) | Self::AmbiguousPath(_) | Self::Unlogged => return None,
         })
     }
 
-    /// Faults of the policy or of stepgate are errors; those of a client are not the operator's to mend.
-    pub(super) fn log(&self, id: &str) {
+    /// Faults of the policy or of stepgate are errors; those of a client are not the operator's to mend. Those of a crowd are told
+    /// now and then, by `crowd`: writing a line for each would take the time that is missing.
+    pub(super) fn log(&self, id: &str, crowd: &Throttle) {
         let (reason, error) = (self.reason(), chain(self));
         match self {
+            Self::Overloaded | Self::Deadline => {
+                if let Some(withheld) = crowd.due(Instant::now()) {
+                    tracing::error!(decision_id = id, reason, error, withheld, "check failed; the request is denied");
+                }
+            }
             Self::Malformed(_) | Self::Compressed | Self::TooLarge(_) | Self::Input(_) | Self::AmbiguousPath(_) => {
                 tracing::info!(decision_id = id, reason, error, "check refused");
             }

@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::fault::Fault;
 use crate::policy::{Place, Record};
 use crate::telemetry::Metrics;
 
@@ -38,9 +39,10 @@ impl Drop for Pending<'_> {
         if self.is_done || std::thread::panicking() {
             return;
         }
-        self.metrics.insides.cancelled();
-        self.record.reason = "cancelled";
-        self.record.error = Some("the caller gave up before there was a decision".to_owned());
+        let fault = Fault::Cancelled;
+        self.metrics.cancelled(fault.opa_reason());
+        self.record.reason = fault.reason();
+        self.record.error = Some(fault.to_string());
         self.tell();
     }
 }

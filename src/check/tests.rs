@@ -131,7 +131,7 @@ fn message_of(http: HttpRequest, source: Option<Peer>) -> Vec<u8> {
 }
 
 async fn answer(checker: &Checker, message: &[u8]) -> Answer {
-    checker.check(message, Instant::now() + Duration::from_secs(1)).await
+    checker.check(message, Term::of(Duration::from_secs(1))).await
 }
 
 async fn respond(checker: &Checker, path: &str, headers: &[(&str, &str)]) -> CheckResponse {
@@ -255,7 +255,7 @@ async fn a_body_that_no_rule_reads_breaks_nothing() {
 #[tokio::test]
 async fn a_passed_deadline_and_a_missing_policy_are_denials() {
     let late = checker(settings(), false);
-    let Answer::Respond(response) = late.check(&message("/true", &[]), Instant::now()).await else {
+    let Answer::Respond(response) = late.check(&message("/true", &[]), Term::of(Duration::ZERO)).await else {
         panic!("a response")
     };
     assert_eq!(denial(&response).0, 503);
@@ -451,7 +451,7 @@ async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
     let checker = checker.with_journal(Arc::new(journal)).with_tracer(tracer);
     let token = format!("Bearer {}", crate::token::token_for_tests(&serde_json::json!({})));
     let message = message("/true", &[("authorization", &token)]);
-    let mut checking = Box::pin(checker.check(&message, Instant::now() + Duration::from_secs(5)));
+    let mut checking = Box::pin(checker.check(&message, Term::of(Duration::from_secs(5))));
     assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(checking.as_mut().poll(cx).is_pending())).await);
     drop(checking);
     let record = records.try_recv().expect("it is told").record;

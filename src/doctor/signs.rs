@@ -88,6 +88,9 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
         }
         "stepgate_refused_connections_total" => {
             let mend = match label("reason") {
+                "limit" if label("listener") == "http" => {
+                    "256 are open there, and the oldest made room: who keeps so many?"
+                }
                 "limit" => "raise limits.connections, or add replicas",
                 "handshakes" => "somebody begins handshakes and does not go on, or there is too little processor",
                 "handshake" => "is TLS spoken there, of a version that is wanted here? The log says more",
@@ -140,6 +143,7 @@ mod tests {
                 "stepgate_refused_connections_total{listener=\"grpc\",reason=\"limit\"} 1",
                 "1 connection(s) to grpc not served, limit: raise limits.connections",
             ),
+            ("stepgate_refused_connections_total{listener=\"http\",reason=\"limit\"} 1", "the oldest made room"),
             ("stepgate_refused_connections_total{reason=\"no_certificate\"} 1", "must show one"),
             ("stepgate_config_warnings 2", "2 doubtful"),
             (

@@ -20,7 +20,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::handshakes::Handshakes;
-use super::tls::client_subject;
+use super::refusal::{Refusal, Refusals};
+use super::tls::{Tls, client_subject};
+use crate::telemetry::Refused;
 
 /// Connections of one HTTP listener; beyond, the oldest is closed once it waits for a request. Silent ones take neither the
 /// place of probes nor all descriptors of the process.
@@ -274,8 +276,18 @@ pub struct Peer {
 pub struct HttpListener {
     listener: Listener,
     handshakes: Option<Handshakes>,
-    /// Connections that may still be there, oldest first, and what closes each.
-    open: VecDeque<(Weak<()>, CancellationToken)>,
+    refusals: Arc<Refusals>,
+    /// Connections that may still be there, oldest first.
+    open: VecDeque<Open>,
+}
+
+/// A connection that may still be there.
+#[derive(Debug)]
+struct Open {
+    alive: Weak<()>,
+    /// Closes it.
+    close: CancellationToken,
+    peer: String,
 }
 
 /// A connection of an HTTP listener.
@@ -288,8 +300,9 @@ pub struct HttpConnection {
 }
 
 impl HttpListener {
-    pub fn new(listener: Listener, handshakes: Option<Handshakes>) -> Self {
-        Self { listener, handshakes, open: VecDeque::new() }
+    pub fn new(listener: Listener, tls: Option<Arc<Tls>>, refusals: Arc<Refusals>) -> Self {
+        let handshakes = tls.map(|tls| Handshakes::new(tls, Arc::clone(&refusals)));
+        Self { listener, handshakes, refusals, open: VecDeque::new() }
     }
 
     async fn next_connection(&mut self) -> Connection {
@@ -301,15 +314,17 @@ impl HttpListener {
 }
 
 impl HttpListener {
-    fn bounded(&mut self, connection: Connection) -> HttpConnection {
-        self.open.retain(|(alive, _)| alive.strong_count() > 0);
+    fn bounded(&mut self, connection: Connection, peer: String) -> HttpConnection {
+        self.open.retain(|open| open.alive.strong_count() > 0);
         if self.open.len() >= MAX_CONNECTIONS
-            && let Some((_, oldest)) = self.open.pop_front()
+            && let Some(oldest) = self.open.pop_front()
         {
-            oldest.cancel();
+            oldest.close.cancel();
+            let why = format!("{MAX_CONNECTIONS} connections are open, and this was the oldest");
+            self.refusals.tell(&Refusal { reason: Refused::Limit, why }, &oldest.peer);
         }
         let (alive, close) = (Arc::new(()), CancellationToken::new());
-        self.open.push_back((Arc::downgrade(&alive), close.clone()));
+        self.open.push_back(Open { alive: Arc::downgrade(&alive), close: close.clone(), peer });
         HttpConnection { connection, closing: Box::pin(close.cancelled_owned()), _alive: alive }
     }
 }
@@ -325,7 +340,7 @@ impl axum::serve::Listener for HttpListener {
             _ => None,
         };
         let peer = Peer { address: connection.peer(), subject };
-        (self.bounded(connection), peer)
+        (self.bounded(connection, peer.address.clone()), peer)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -431,6 +446,7 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Metrics;
 
     #[test]
     fn schemes_say_whether_http_is_served_over_tls() {
@@ -471,7 +487,8 @@ mod tests {
         let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
         let listener = Listener::bind(&address, SocketAccess::mode(0o660)).await.expect("a port");
         let place = listener.local_address();
-        let mut listener = HttpListener::new(listener, None);
+        let metrics = Arc::new(Metrics::new(None));
+        let mut listener = HttpListener::new(listener, None, Arc::new(Refusals::new(Arc::clone(&metrics), "http")));
         let (mut clients, mut accepted) = (Vec::new(), Vec::new());
         for _ in 0..=MAX_CONNECTIONS {
             clients.push(TcpStream::connect(&place).await.expect("a connection"));
@@ -485,6 +502,8 @@ mod tests {
                 .is_ok_and(|read| read.is_ok_and(|read| read == 0))
         };
         assert_eq!((ended(0).await, ended(1).await, ended(MAX_CONNECTIONS).await), (true, false, false));
+        let told = "stepgate_refused_connections_total{listener=\"http\",reason=\"limit\"} 1";
+        assert!(metrics.text().contains(told), "the one that made room is counted");
         // Those that are gone count no more.
         accepted.truncate(2);
         clients.push(TcpStream::connect(&place).await.expect("a connection"));

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use prost::Message as _;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -32,7 +32,7 @@ use super::health::Health;
 use super::limits::{Limits, Share};
 use super::refusal::{Refusal, Refusals};
 use super::tls::Tls;
-use crate::check::{Answer, Checker, Fault, GrpcCode};
+use crate::check::{Answer, Checker, Fault, GrpcCode, Term};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::{Metrics, Refused};
 
@@ -42,6 +42,10 @@ const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 const FRAME_PREFIX: usize = 5;
 /// What is left to Envoy of its own deadline to receive the answer.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+
+/// After a wait of this length a check is worth a look whether anybody still waits for it: a caller that opens and resets streams
+/// would have them all decided, while others wait.
+const UNNOTICED: Duration = Duration::from_millis(5);
 
 /// How the door behaves.
 #[derive(Clone, Debug)]
@@ -83,7 +87,7 @@ impl GrpcServer {
         let GrpcServer { settings, checker, health, metrics, tls } = self;
         let shared = Arc::new(Shared {
             checker,
-            limits: Limits::new(settings.max_checks, settings.max_bytes_in_flight),
+            limits: Arc::new(Limits::new(settings.max_checks, settings.max_bytes_in_flight)),
             max_message_bytes: settings.max_message_bytes,
             check_timeout: settings.check_timeout,
             metrics,
@@ -108,7 +112,7 @@ impl GrpcServer {
                 let tasks = connections.clone();
                 connections.spawn(async move {
                     let _place = place;
-                    let answer = move |request| respond(Arc::clone(&shared), others.clone(), request);
+                    let answer = move |request| respond(&shared, &others, request);
                     if let Err(refusal) = serve_connection(connection, settings.connection, answer, tasks).await {
                         refusals.tell(&refusal, &peer);
                     }
@@ -164,65 +168,103 @@ async fn report_health(reporter: &tonic_health::server::HealthReporter, health: 
 /// What all connections share.
 struct Shared {
     checker: Arc<Checker>,
-    limits: Limits,
+    limits: Arc<Limits>,
     max_message_bytes: usize,
     check_timeout: Duration,
     metrics: Arc<Metrics>,
 }
 
-async fn respond(shared: Arc<Shared>, mut others: Routes, request: Request<Incoming>) -> Response<Body> {
-    if request.uri().path() != CHECK_PATH {
-        // Boxed, so that checks do not carry its size.
-        return match Box::pin(others.call(request)).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        };
+/// Answers a request. What it waits for its turn, behind others of its connection, is part of its time: it begins here, not when the
+/// future is polled.
+fn respond(
+    shared: &Arc<Shared>,
+    others: &Routes,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<Body>> + Send + use<> {
+    let call = if request.uri().path() == CHECK_PATH {
+        Call::Check(Arrival::of(shared, request.headers()), shared.limits.enter())
+    } else {
+        Call::Other(others.clone())
+    };
+    async move {
+        match call {
+            // The one place that catches panics: whatever went wrong below, Envoy gets a denial.
+            Call::Check(arrival, share) => {
+                let answering = std::pin::pin!(arrival.answer(request, share));
+                let answer = CatchPanic(AssertUnwindSafe(answering)).await;
+                arrival.is_told.store(true, Ordering::Relaxed);
+                encode(answer.unwrap_or_else(|()| arrival.shared.checker.refuse(Fault::Panic, arrival.term.arrived)))
+            }
+            // Boxed, so that checks do not carry its size.
+            Call::Other(mut others) => match Box::pin(others.call(request)).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+        }
     }
-    let _in_flight = InFlight::count(&shared.metrics);
-    // The one place that catches panics: whatever went wrong below, Envoy gets a denial.
-    let answering = std::pin::pin!(shared.answer(request));
-    let answer = CatchPanic(AssertUnwindSafe(answering)).await;
-    let answer = answer.unwrap_or_else(|()| shared.checker.refuse(Fault::Panic));
-    encode(answer)
 }
 
-/// Counts a check as long as it lives, however it ends: Envoy may cancel it at any point.
-struct InFlight<'a>(&'a Metrics);
-
-impl<'a> InFlight<'a> {
-    fn count(metrics: &'a Metrics) -> Self {
-        metrics.in_flight.inc();
-        Self(metrics)
-    }
+enum Call {
+    /// The share is absent where too many others are here.
+    Check(Arrival, Option<Share>),
+    /// Answered by the framework.
+    Other(Routes),
 }
 
-impl Drop for InFlight<'_> {
+/// A check from the moment at which it came; counted as long as it lives, however it ends: Envoy may cancel it at any point.
+struct Arrival {
+    shared: Arc<Shared>,
+    term: Term,
+    /// Whether there is an answer, or somebody else tells how it ends.
+    is_told: AtomicBool,
+}
+
+impl Drop for Arrival {
     fn drop(&mut self) {
-        self.0.in_flight.dec();
+        self.shared.metrics.in_flight.dec();
+        if !self.is_told.load(Ordering::Relaxed) {
+            let _nobody_listens = self.shared.checker.refuse(Fault::Cancelled, self.term.arrived);
+        }
     }
 }
 
-impl Shared {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let arrived = Instant::now();
-        let Some(mut share) = self.limits.enter() else { return self.checker.refuse(Fault::Overloaded) };
-        let deadline = arrived + self.time_for(request.headers());
-        let mut reading = std::pin::pin!(self.read(request.into_body(), &mut share));
+impl Arrival {
+    fn of(shared: &Arc<Shared>, headers: &HeaderMap) -> Self {
+        shared.metrics.in_flight.inc();
+        let is_told = AtomicBool::new(false);
+        Self { term: Term::of(shared.time_for(headers)), shared: Arc::clone(shared), is_told }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, share: Option<Share>) -> Answer {
+        let (checker, term) = (&self.shared.checker, self.term);
+        let Some(mut share) = share else { return checker.refuse(Fault::Overloaded, term.arrived) };
+        if term.arrived.elapsed() > UNNOTICED {
+            // Whose stream was reset meanwhile is dropped here.
+            step_back().await;
+        }
+        if term.is_stale() {
+            return checker.refuse(Fault::Overloaded, term.arrived);
+        }
+        let mut reading = std::pin::pin!(self.shared.read(request.into_body(), &mut share));
         // Nearly every message is here already; only one that is not needs a timer.
         let read = match std::future::poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
             Poll::Ready(read) => read,
-            Poll::Pending => match tokio::time::timeout_at(deadline, reading).await {
+            Poll::Pending => match tokio::time::timeout_at(term.deadline, reading).await {
                 Ok(read) => read,
                 Err(_) => Err(Fault::Deadline),
             },
         };
-        let message = match read {
-            Ok(message) => message,
-            Err(fault) => return self.checker.refuse(fault),
-        };
-        self.checker.check(&message, deadline).await
+        match read {
+            Ok(message) => {
+                self.is_told.store(true, Ordering::Relaxed);
+                checker.check(&message, term).await
+            }
+            Err(fault) => checker.refuse(fault, term.arrived),
+        }
     }
+}
 
+impl Shared {
     /// The time for one check: the caller's own deadline less a margin, but no more than configured.
     fn time_for(&self, headers: &HeaderMap) -> Duration {
         let asked = headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(grpc_timeout);
@@ -232,13 +274,13 @@ impl Shared {
     }
 
     /// The one message of a unary call, without its frame.
-    async fn read(&self, mut body: Incoming, share: &mut Share<'_>) -> Result<Bytes, Fault> {
+    async fn read(&self, mut body: Incoming, share: &mut Share) -> Result<Bytes, Fault> {
         let mut whole: Option<Bytes> = None;
         let mut gathered = BytesMut::new();
         let limit = self.max_message_bytes.saturating_add(FRAME_PREFIX);
         while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
             // A reset or broken connection: nobody is left to read the answer.
-            let Ok(frame) = frame else { return Err(Fault::Deadline) };
+            let Ok(frame) = frame else { return Err(Fault::Cancelled) };
             let Ok(data) = frame.into_data() else { continue };
             if gathered.len().saturating_add(whole.as_ref().map_or(0, Bytes::len)).saturating_add(data.len()) > limit {
                 return Err(Fault::TooLarge(self.max_message_bytes));
@@ -261,6 +303,19 @@ impl Shared {
         }
         unframe(whole.unwrap_or_else(|| gathered.freeze()), self.max_message_bytes)
     }
+}
+
+/// Is not ready once, so that the connection looks after the stream.
+async fn step_back() {
+    let mut has_stepped = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut has_stepped, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 fn unframe(mut frame: Bytes, limit: usize) -> Result<Bytes, Fault> {

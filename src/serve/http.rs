@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{self, Api};
 use super::bind::{HttpListener, Listener, Peer};
-use super::handshakes::Handshakes;
 use super::health::{BUNDLES, Health, Plugin};
 use super::refusal::Refusals;
 use super::tls::Tls;
@@ -56,9 +55,8 @@ pub enum DoorKind {
 pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationToken) {
     let is_local = listener.is_local();
     let has_watchers = matches!(door.kind, DoorKind::Admin(_));
-    let refusals = || Arc::new(Refusals::new(Arc::clone(&door.metrics), "http"));
-    let handshakes = door.tls.clone().map(|tls| Handshakes::new(tls, refusals()));
-    let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, handshakes));
+    let refusals = Arc::new(Refusals::new(Arc::clone(&door.metrics), "http"));
+    let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, door.tls.clone(), refusals));
     let mut router = Router::new()
         .route("/health", get(health))
         .route("/health/{*rule}", get(health_rule))

@@ -1,5 +1,6 @@
 //! How much may be in flight: checks, and the bytes of their messages.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The bounds and what is used of them.
@@ -13,8 +14,8 @@ pub struct Limits {
 
 /// A share of the limits, given back when dropped.
 #[derive(Debug)]
-pub struct Share<'a> {
-    limits: &'a Limits,
+pub struct Share {
+    limits: Arc<Limits>,
     bytes: usize,
 }
 
@@ -24,15 +25,15 @@ impl Limits {
     }
 
     /// One more check, or nothing when there are too many.
-    pub fn enter(&self) -> Option<Share<'_>> {
+    pub fn enter(self: &Arc<Self>) -> Option<Share> {
         // Dropping the share gives the place back, also when there was none.
-        let share = Share { limits: self, bytes: 0 };
+        let share = Share { limits: Arc::clone(self), bytes: 0 };
         let others = self.checks.fetch_add(1, Ordering::Relaxed);
         (others < self.max_checks).then_some(share)
     }
 }
 
-impl Share<'_> {
+impl Share {
     /// Takes `more` bytes for this check; false when there are too many in flight.
     pub fn hold(&mut self, more: usize) -> bool {
         self.bytes = self.bytes.saturating_add(more);
@@ -40,7 +41,7 @@ impl Share<'_> {
     }
 }
 
-impl Drop for Share<'_> {
+impl Drop for Share {
     fn drop(&mut self) {
         self.limits.checks.fetch_sub(1, Ordering::Relaxed);
         self.limits.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -53,7 +54,7 @@ mod tests {
 
     #[test]
     fn shares_are_bounded_and_given_back() {
-        let limits = Limits::new(2, 100);
+        let limits = Arc::new(Limits::new(2, 100));
         let mut first = limits.enter().expect("room");
         let second = limits.enter().expect("room");
         assert!(limits.enter().is_none());

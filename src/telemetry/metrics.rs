@@ -318,6 +318,14 @@ impl Metrics {
         }
     }
 
+    /// A caller gave up before there was a decision.
+    pub fn cancelled(&self, opa_reason: &'static str) {
+        self.insides.cancelled();
+        if let Some(opa) = &self.opa {
+            opa.errors.get_or_create(&vec![("reason", opa_reason.to_owned())]).inc();
+        }
+    }
+
     /// The state of one request's token; `reason` is empty unless it was rejected.
     pub fn token(&self, state: &'static str, reason: &'static str) {
         match state {

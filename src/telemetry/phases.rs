@@ -1,7 +1,7 @@
 //! Where checks spend their time, and what they find on the way: what dashboards draw beside the outcomes.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -23,6 +23,8 @@ const MAX_REVISION_CHARS: usize = 64;
 /// A part of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// From the opened stream to the whole message: it may have to wait for others, or for the rest of itself.
+    Queue,
     /// From Envoy's message to the document.
     Input,
     /// Finding and verifying the token.
@@ -30,21 +32,23 @@ pub enum Phase {
     /// What the token proves, what the route demands, and the members that tell it.
     Evidence,
     /// The policy.
-    Evaluation,
+    Eval,
     /// From the decision to the answer.
-    Answer,
+    Respond,
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Input, Self::Token, Self::Evidence, Self::Evaluation, Self::Answer];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Queue, Self::Input, Self::Token, Self::Evidence, Self::Eval, Self::Respond];
 
     pub fn label(self) -> &'static str {
         match self {
+            Self::Queue => "queue",
             Self::Input => "input",
             Self::Token => "token",
             Self::Evidence => "evidence",
-            Self::Evaluation => "evaluation",
-            Self::Answer => "answer",
+            Self::Eval => "eval",
+            Self::Respond => "respond",
         }
     }
 }
@@ -70,7 +74,9 @@ impl CacheCount {
 #[derive(Debug)]
 pub struct Insides {
     /// In the order of `Phase::ALL`.
-    phases: [Histogram; 5],
+    phases: [Histogram; Phase::ALL.len()],
+    /// All of them, of the same checks.
+    total: Histogram,
     turn: AtomicU32,
     pub tokens: CacheCount,
     pub decisions: CacheCount,
@@ -91,6 +97,7 @@ impl Default for Insides {
         Self {
             denials_by_policy,
             phases: std::array::from_fn(|_| Histogram::new(PHASE_BUCKETS)),
+            total: Histogram::new(PHASE_BUCKETS),
             turn: AtomicU32::new(0),
             tokens: CacheCount::default(),
             decisions: CacheCount::default(),
@@ -106,8 +113,9 @@ impl Default for Insides {
 
 impl Insides {
     pub fn register(&self, registry: &mut Registry) {
-        for (phase, histogram) in Phase::ALL.iter().zip(&self.phases) {
-            let labelled = registry.sub_registry_with_label(("phase".into(), phase.label().into()));
+        let phases = Phase::ALL.iter().map(|phase| phase.label()).zip(&self.phases);
+        for (phase, histogram) in phases.chain([("total", &self.total)]) {
+            let labelled = registry.sub_registry_with_label(("phase".into(), phase.into()));
             let help = "Parts of one check in sixteen";
             labelled.register("stepgate_check_phase_seconds", help, histogram.clone());
         }
@@ -126,10 +134,13 @@ impl Insides {
         registry.register("stepgate_decision_log_queue", "Decisions that wait to be events", self.log_queue.clone());
     }
 
-    /// A clock for the phases of a check; most tell nothing.
+    /// A clock for the phases of a check that came at `began`, and whose turn it is now; most tell nothing.
     pub fn clock(&self, began: Instant) -> PhaseClock<'_> {
         let is_sampled = self.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE);
-        PhaseClock { insides: is_sampled.then_some(self), began, since: began, trace: None }
+        let since = Instant::now();
+        let clock = PhaseClock { insides: is_sampled.then_some(self), began, since, trace: None };
+        clock.tell(Phase::Queue, since.duration_since(began));
+        clock
     }
 
     /// A caller gave up.
@@ -191,6 +202,7 @@ impl<'a> PhaseClock<'a> {
         let trace = tracer.begin(traceparent, self.began, now_ns.saturating_sub(took));
         self.trace = trace.map(|mut trace| {
             trace.told = told();
+            trace.phase(Phase::Queue, self.began, self.since);
             (trace, tracer)
         });
     }
@@ -202,6 +214,9 @@ impl<'a> PhaseClock<'a> {
 
     /// The check has ended so.
     pub fn decided(&mut self, decision: &'static str, reason: &'static str) {
+        if let Some(insides) = self.insides.take() {
+            insides.total.observe(self.began.elapsed().as_secs_f64());
+        }
         if let Some((mut trace, tracer)) = self.trace.take() {
             (trace.told.decision, trace.told.reason) = (decision, reason);
             tracer.end(trace);
@@ -214,14 +229,20 @@ impl<'a> PhaseClock<'a> {
             return;
         }
         let now = Instant::now();
-        let at = Phase::ALL.iter().position(|known| *known == phase);
-        if let Some(histogram) = self.insides.zip(at).and_then(|(insides, at)| insides.phases.get(at)) {
-            histogram.observe(now.duration_since(self.since).as_secs_f64());
-        }
+        self.tell(phase, now.duration_since(self.since));
         if let Some((trace, _)) = &mut self.trace {
             trace.phase(phase, self.since, now);
         }
         self.since = now;
+    }
+}
+
+impl PhaseClock<'_> {
+    fn tell(&self, phase: Phase, took: Duration) {
+        let at = Phase::ALL.iter().position(|known| *known == phase);
+        if let Some(histogram) = self.insides.zip(at).and_then(|(insides, at)| insides.phases.get(at)) {
+            histogram.observe(took.as_secs_f64());
+        }
     }
 }
 
@@ -242,7 +263,7 @@ mod tests {
         let metrics = Metrics::new(None);
         for _ in 0..32 {
             let mut clock = metrics.insides.clock(Instant::now());
-            for phase in Phase::ALL {
+            for phase in Phase::ALL.into_iter().skip(1) {
                 clock.ended(phase);
             }
             metrics.insides.denied("");
@@ -255,7 +276,9 @@ mod tests {
         }
         let text = metrics.text();
         for line in [
-            "stepgate_check_phase_seconds_count{phase=\"evaluation\"} 2",
+            "stepgate_check_phase_seconds_count{phase=\"eval\"} 2",
+            "stepgate_check_phase_seconds_count{phase=\"queue\"} 2",
+            "stepgate_check_phase_seconds_count{phase=\"total\"} 2",
             "stepgate_denials_total{reason=\"policy\"} 32",
             "stepgate_step_ups_total{level=\"1\"} 32",
             "stepgate_token_cache_hits_total 1",

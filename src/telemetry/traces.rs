@@ -177,7 +177,7 @@ impl Tracer {
                 began_ns,
                 began,
                 took: Duration::ZERO,
-                phases: Vec::with_capacity(5),
+                phases: Vec::with_capacity(Phase::ALL.len()),
                 told: Told::default(),
                 calls: Arc::default(),
             })

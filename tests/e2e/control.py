@@ -692,7 +692,7 @@ def traces_reach_a_collector():
             about = {item.key: item.value.string_value for item in resource.resource.attributes}
             eq(about, {'service.name': 'gate', 'deployment.environment': 'test'}, 'who we are')
             spans = resource.scope_spans[0].spans
-            eq([span.name for span in spans], ['envoy.service.auth.v3.Authorization/Check', 'input', 'token', 'evidence', 'evaluation', 'answer'], 'spans')
+            eq([span.name for span in spans], ['envoy.service.auth.v3.Authorization/Check', 'queue', 'input', 'token', 'evidence', 'eval', 'respond'], 'spans')
             root = spans[0]
             eq((root.trace_id.hex(), root.parent_span_id.hex()), (traceparent[3:35], traceparent[36:52]), 'its place')
             eq({span.parent_span_id for span in spans[1:]}, {root.span_id}, 'the place of its parts')
@@ -962,6 +962,11 @@ def whoever_is_not_served_holds_no_place_and_is_told():
                 one.close()
             eq(refused(sidecar.grpc, stranger), True, 'a client that does not trust us')
             sidecar.settled(lambda: counted(sidecar, 'distrusted'), 'its reason')
+            # Nor do they hold up a stop: the grace period is for checks.
+            silent = [socket.create_connection(('localhost', sidecar.grpc)) for _ in range(3)]
+            began = time.monotonic()
+            sidecar.process.terminate()
+            eq((sidecar.process.wait(10), time.monotonic() - began < 5), (0, True), 'a stop during handshakes')
         with Sidecar({}, files=[file]) as sidecar:
             eq(refused(sidecar.grpc, root), True, 'TLS to a plain listener')
             sidecar.settled(lambda: counted(sidecar, 'protocol'), 'its reason')

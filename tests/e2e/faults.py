@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import traceback
 
 import grpc
 from envoy.service.auth.v3 import external_auth_pb2 as ea
-from harness import CHECK, Server, Sidecar, bundle, policy, wait
+from harness import CHECK, Server, Sidecar, bundle, stepgate, wait
 from stack import ENVOY, STEPGATE, Stack, Upstream, envoy_config, free_port
 
 POLICY = 'package app\n\ndefault allow := false\n\nallow if input.parsed_path[0] == "one"\n'
@@ -68,10 +69,10 @@ class Load:
         wait(lambda: self.right >= goal, f'{least} right answers; wrong {self.wrong[:3]}, lost {self.lost[-3:]}')
 
 
-def policy_folder(folder):
+def policy_folder(folder, text=POLICY):
     path = os.path.join(folder, 'p.rego')
     with open(path, 'w') as out:
-        out.write(POLICY)
+        out.write(text)
     return path
 
 
@@ -87,12 +88,28 @@ def request(path, **http):
     return message
 
 
-class Alone:
-    """stepgate with the policy above, asked directly; a context."""
+class Issuer:
+    """Signs with a key of its own."""
 
-    def __init__(self, config=None, args=()):
+    def __init__(self, folder):
+        self.key = os.path.join(folder, 'issuer.pem')
+        self.jwks = json.loads(stepgate('token', 'keygen', '--kid', 'k', '--out', self.key).stdout)
+
+    def token(self, **claims):
+        claims = {'iss': 'https://issuer', 'aud': 'a', 'sub': 'alice', **claims}
+        return stepgate('token', 'sign', '--kid', 'k', '--key', self.key, json.dumps(claims)).stdout.strip()
+
+    @staticmethod
+    def settings(**source):
+        return {'plugins': {'stepgate': {'issuers': [{'issuer': 'https://issuer', 'audiences': ['a'], 'algorithms': ['ES256'], **source}]}}}
+
+
+class Alone:
+    """stepgate with the policy above, or another, asked directly; a context."""
+
+    def __init__(self, config=None, args=(), text=POLICY, env=None):
         self.temporary = tempfile.TemporaryDirectory(prefix='stepgate-faults-')
-        self.sidecar = Sidecar(config or {}, args=args, files=[policy_folder(self.temporary.name)])
+        self.sidecar = Sidecar(config or {}, args=args, files=[policy_folder(self.temporary.name, text)], env=env)
 
     def __enter__(self):
         self.sidecar.__enter__()
@@ -112,6 +129,11 @@ class Alone:
 
     def ask(self, path):
         return self.call(request(path)).status.code == 0
+
+    def metric(self, line):
+        """The value of a line of the metrics; 0 where there is none."""
+        metrics = self.sidecar.get('/metrics', port=self.sidecar.diagnostic)[1].decode().splitlines()
+        return next((float(known.rsplit(' ', 1)[1]) for known in metrics if known.rsplit(' ', 1)[0] == line), 0)
 
 
 def the_oracle_sees_a_wrong_answer():
@@ -143,13 +165,19 @@ def envoy_is_killed_and_comes_back():
                 text = file.read().replace(str(authz), str(alone.sidecar.grpc))
             with open(config, 'w') as out:
                 out.write(text)
-            for _ in range(3):
-                process.kill()
-                process.wait()
-                process = start()
-                with Load(ask) as load:
+            process.kill()
+            process.wait()
+            process = start()
+            with Load(ask) as load:
+                for _ in range(3):
                     load.settled(200)
-                eq(load.wrong, [], 'wrong answers')
+                    process.kill()
+                    process.wait()
+                    process = start()
+                load.settled(200)
+            eq(load.wrong, [], 'wrong answers')
+            # Checks whose Envoy is gone are given up, and hold nothing.
+            alone.sidecar.settled(lambda: alone.metric('stepgate_in_flight_checks') == 0, 'nothing in flight')
     finally:
         process.kill()
         process.wait()
@@ -232,7 +260,10 @@ def killed_while_it_writes():
             sidecar = Sidecar(config, args=['--log-level', 'error'])
             with sidecar:
                 sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
-                end = time.time() + random.uniform(0.05, 0.6)
+                # The next one comes within a second, and is kept, too.
+                files['.manifest'] = {'revision': f'{revision}b', 'roots': ['app']}
+                server.offer('/b.tar.gz', bundle(files), etag=f'{revision}b')
+                end = time.time() + random.uniform(0.05, 1.6)
                 while time.time() < end:
                     sidecar.check('/two')
                 sidecar.process.send_signal(signal.SIGKILL)
@@ -280,19 +311,83 @@ def a_full_disk_stops_no_check():
 
 
 def all_servers_around_are_gone():
-    server = Server()
-    server.offer('/b.tar.gz', policy('one', 'r1'))
-    config = {'services': {'s': {'url': server.url}},
+    """Those of bundles, of logs and of the issuer's keys: what is known goes on deciding, also about tokens that were never seen."""
+    server, folder = Server(), tempfile.TemporaryDirectory()
+    issuer = Issuer(folder.name)
+    server.offer('/jwks', json.dumps(issuer.jwks).encode())
+    rego = 'package app\nimport rego.v1\ndefault allow := false\nallow if {\n\tinput.parsed_path[0] == "one"\n\tinput.jwt.state == "verified"\n}\n'
+    server.offer('/b.tar.gz', bundle({'app.rego': rego, '.manifest': {'revision': 'r1', 'roots': ['app']}}))
+    config = {**issuer.settings(jwks_url=f'{server.url}/jwks'), 'services': {'s': {'url': server.url}},
               'bundles': {'b': {'service': 's', 'resource': 'b.tar.gz', 'polling': {'min_delay_seconds': 1, 'max_delay_seconds': 1}}},
               'decision_logs': {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1}}, 'status': {'service': 's'}}
-    with Sidecar(config) as sidecar:
-        sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
+    seen, new = ([issuer.token(jti=f'{kind}{n}') for n in range(20)] for kind in 'ab')
+    with folder, Sidecar(config) as sidecar:
+        def asks(tokens):
+            return lambda path: sidecar.call(request(path, headers={'authorization': f'Bearer {random.choice(tokens)}'})).status.code == 0
+
+        sidecar.settled(lambda: asks(seen)('/one'), 'the bundle and the keys')
         server.stop()
-        with Load(sidecar.check) as load:
-            load.settled(3_000)
-            time.sleep(2)
-            load.settled(1_000)
-        eq((load.wrong, load.lost), ([], []), 'wrong and lost answers')
+        eq(sidecar.check('/one'), False, 'without a token')
+        for tokens in (seen, new):
+            with Load(asks(tokens)) as load:
+                load.settled(2_000)
+                time.sleep(2)
+                load.settled(1_000)
+            eq((load.wrong, load.lost), ([], []), 'wrong and lost answers')
+
+
+def the_clock_jumps():
+    """By an hour, to and fro, while a token is valid for half an hour: it is denied and allowed as the clock says, and nothing is lost."""
+    library = '/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1'
+    if not os.path.exists(library):
+        subprocess.run('apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime >/dev/null', shell=True, check=False)
+    if not os.path.exists(library):
+        return 'SKIPPED: libfaketime could not be installed'
+    rego = 'package app\ndefault allow := false\nallow if {\n\tinput.parsed_path[0] == "one"\n\tinput.jwt.state == "verified"\n}\nallow if input.parsed_path[0] == "open"\n'
+    with tempfile.TemporaryDirectory() as folder:
+        issuer, hands = Issuer(folder), os.path.join(folder, 'hands')
+        now = int(time.time())
+        token = issuer.token(nbf=now - 60, exp=now + 1_800)
+
+        def turn(offset):
+            with open(f'{hands}.new', 'w') as out:
+                out.write(offset)
+            os.rename(f'{hands}.new', hands)
+
+        turn('+0')
+        env = {'LD_PRELOAD': library, 'FAKETIME_TIMESTAMP_FILE': hands, 'FAKETIME_NO_CACHE': '1', 'FAKETIME_DONT_FAKE_MONOTONIC': '1'}
+        with Alone({**issuer.settings(jwks=issuer.jwks), 'decision_logs': {'console': True}}, text=rego, env=env) as alone:
+            ask = lambda path: alone.call(request(path, headers={'authorization': f'Bearer {token}'})).status.code == 0
+            for offset, is_valid in (('+0', True), ('+3600', False), ('+0', True), ('-3600', False), ('+0', True)):
+                turn(offset)
+                with Load(ask, oracle={'/one': is_valid, '/two': False, '/open': True}) as load:
+                    load.settled(300)
+                eq((load.wrong, load.lost), ([], []), f'wrong and lost answers at {offset}')
+                alone.sidecar.settled(lambda: alone.metric('stepgate_decision_log_queue') == 0, 'the log')
+            hours = [json.loads(line)['timestamp'][:13] for line in alone.sidecar.lines().splitlines() if '"Decision Log"' in line]
+            eq(len(set(hours)) >= 3, True, f'hours in the log: { {hour: hours.count(hour) for hour in hours} }')
+
+
+SLOW = 'package app\ndefault allow := false\nallow if {\n\tsome a in numbers.range(1, 400)\n\tsome b in numbers.range(1, 60)\n\ta * b == 24000\n}\n'
+
+
+def more_than_can_be_answered_is_denied_at_once():
+    """What finds no place, and what has waited too long for its turn, is told so; nothing waits until its caller is gone."""
+    for limits, least in (({'checks_in_flight': 4}, 100), ({}, 1)):
+        with Alone({'plugins': {'stepgate': {'limits': {**limits, 'evaluation_timeout': '150ms'}}}}, text=SLOW) as alone:
+            call = grpc.insecure_channel(f'127.0.0.1:{alone.sidecar.grpc}').unary_unary(CHECK, ea.CheckRequest.SerializeToString, ea.CheckResponse.FromString)
+            futures = [call.future(request('/one'), timeout=60) for _ in range(400)]
+            answers = [future.result() for future in futures]
+            allowed = sum(answer.status.code == 0 for answer in answers)
+            reasons = [answer.dynamic_metadata.fields['reason'].string_value for answer in answers if answer.status.code]
+            eq(set(reasons) <= {'overloaded', 'deadline', 'over_budget'}, True, set(reasons))
+            eq({answer.denied_response.status.code for answer in answers if answer.status.code}, {503}, 'the status')
+            eq((allowed > 0, reasons.count('overloaded') >= least), (True, True), f'{allowed} allowed, the others {sorted(reasons)[:1]}…, {len(reasons)}')
+            eq(alone.metric('stepgate_faults_total{reason="overloaded"}'), reasons.count('overloaded'), 'what is counted')
+            # A line for each would take the time that is missing.
+            lines = sum('"reason":"overloaded"' in line for line in alone.sidecar.lines().splitlines())
+            eq(lines <= 3, True, f'{lines} lines')
+            eq(alone.ask('/one'), True, 'afterwards')
 
 
 def silent_and_half_closed_connections():
@@ -350,6 +445,9 @@ def messages_of_every_size():
         eq(alone.call(request('/two', headers={f'x-{n}': 'y' for n in range(20_000)})).status.code, 7, '20,000 headers')
         eq(alone.call(request('/one', body='x' * (4 << 20) )).denied_response.status.code, 413, 'a body over the limit')
         kind = {'content-type': 'application/json'}
+        whole = '[' + '0,' * ((4 << 19) - 1_000) + '0]'
+        eq((alone.call(request('/one', headers=kind, body=whole)).status.code, alone.call(request('/two', headers=kind, body=whole)).status.code), (0, 7),
+           'a body just below the limit')
         for body in ('[' * 10_000, '{"a":' * 10_000, '[' * 10_000 + ']' * 10_000):
             eq(alone.call(request('/one', headers=kind, body=body)).status.code in (0, 3, 7), True, 'a deep body')
             eq(alone.call(request('/two', headers=kind, body=body)).status.code == 0, False, 'a deep body where nothing is allowed')
@@ -359,7 +457,9 @@ def messages_of_every_size():
 
 
 def streams_that_are_reset_at_once():
-    with Alone() as alone, Load(alone.ask) as load:
+    # A check that waits behind the flood of another has time.
+    patient = {'plugins': {'stepgate': {'limits': {'check_timeout': '3s'}}}}
+    with Alone(patient) as alone, Load(alone.ask) as load:
         channel = grpc.insecure_channel(f'127.0.0.1:{alone.sidecar.grpc}')
         call = channel.unary_unary(CHECK, ea.CheckRequest.SerializeToString, ea.CheckResponse.FromString)
         for _ in range(20):
@@ -368,9 +468,21 @@ def streams_that_are_reset_at_once():
         load.settled(1_000)
         channel.close()
         eq((load.wrong, load.lost), ([], []), 'wrong and lost answers')
-        metrics = alone.sidecar.get('/metrics', port=alone.sidecar.diagnostic)[1].decode()
-        in_flight = next(line for line in metrics.splitlines() if line.startswith('stepgate_in_flight_checks '))
-        eq(int(in_flight.split()[1]) <= 4, True, f'nothing is left behind: {in_flight}')
+        eq(alone.metric('stepgate_in_flight_checks') <= 4, True, 'nothing is left behind')
+        # Opened and reset in one breath, before there is a message: given up, and no fault of anybody.
+        before, lines = alone.metric('stepgate_cancelled_checks_total'), alone.sidecar.lines().count('"level":"error"')
+        frame = lambda kind, flags, stream, data=b'': struct.pack('>I', len(data))[1:] + bytes([kind, flags]) + struct.pack('>I', stream) + data
+        text = lambda text: bytes([len(text)]) + text
+        fields = {b':method': b'POST', b':scheme': b'http', b':path': CHECK.encode(), b':authority': b'a', b'content-type': b'application/grpc'}
+        headers = b''.join(b'\0' + text(name) + text(value) for name, value in fields.items())
+        with socket.create_connection(('127.0.0.1', alone.sidecar.grpc)) as raw:
+            raw.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0))
+            for stream in range(1, 2_000, 2):
+                raw.sendall(frame(1, 4, stream, headers) + frame(3, 0, stream, struct.pack('>I', 8)))
+            alone.sidecar.settled(lambda: alone.metric('stepgate_cancelled_checks_total') - before >= 1_000, 'those that were given up')
+        load.settled(1_000)
+        eq((load.wrong, load.lost), ([], []), 'wrong and lost answers')
+        eq((alone.sidecar.lines().count('"level":"error"'), alone.metric('stepgate_faults_total{reason="deadline"}')), (lines, 0), 'no fault')
 
 
 TESTS = [value for name, value in list(globals().items()) if callable(value) and getattr(value, '__module__', '') == __name__

@@ -1,0 +1,27 @@
+//! How long a check may take.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// When a check came, and how long its answer is of use.
+#[derive(Clone, Copy, Debug)]
+pub struct Term {
+    pub arrived: Instant,
+    pub deadline: Instant,
+}
+
+impl Term {
+    /// From now on.
+    pub fn of(length: Duration) -> Self {
+        let arrived = Instant::now();
+        Self { arrived, deadline: arrived + length }
+    }
+
+    /// Whether the check has waited for its turn so long that too little is left to answer it: three quarters of its time. Whoever is
+    /// denied then still hears of it, and those behind it do not wait for an answer that would come too late as well. Less would deny
+    /// what was only throttled: a limit of 0.1 CPU stops a process for 90 of 100 ms.
+    pub fn is_stale(&self) -> bool {
+        self.arrived.elapsed() > self.deadline.saturating_duration_since(self.arrived) / 4 * 3
+    }
+}
