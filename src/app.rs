@@ -25,9 +25,6 @@ use crate::telemetry::{Metrics, chain};
 const ADMIN_MODE: SocketAccess = SocketAccess::mode(0o600);
 /// Rego's syntax trees and values nest; so does walking them.
 const THREAD_STACK_BYTES: usize = 8 << 20;
-/// After how many turns a worker looks at the network. A turn may be an evaluation of milliseconds, and who comes meanwhile waits unseen:
-/// the time of a check begins when it is seen.
-const LOOKS_FOR_EVENTS: u32 = 4;
 
 /// A resolved start.
 #[derive(Debug)]
@@ -68,7 +65,6 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
-        .event_interval(LOOKS_FOR_EVENTS)
         .thread_stack_size(THREAD_STACK_BYTES)
         .enable_all()
         .build()

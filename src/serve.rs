@@ -11,6 +11,7 @@ mod health;
 mod http;
 mod limits;
 mod refusal;
+mod runner;
 mod tls;
 
 pub use self::api::{Access, Api, ApiSettings, Authentication, BodyLimits, Control, PolicyChangeError};

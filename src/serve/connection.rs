@@ -1,8 +1,8 @@
 //! One HTTP/2 connection, with the checks on it done where they arrive.
 //!
 //! A check takes microseconds, less than it costs to hand it to another thread. So the streams that one read of the
-//! socket brought are all answered by the task that read them, and their answers leave in one write. Only a stream that
-//! has to wait, or that follows a slow one, gets a task of its own.
+//! socket brought are all answered by the task that read them, and their answers leave in one write, unless one has to wait or
+//! follows a slow one.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -11,7 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::bind::Connection;
 use super::refusal::Refusal;
-use crate::lifecycle::Lifecycle;
+use super::runner::{Runner, Work};
 use crate::telemetry::Refused;
 
 /// Envoy's own greatest limit for headers is 8 MiB; a smaller one here would answer 431, which is a gRPC error.
@@ -34,10 +34,6 @@ const MAX_STREAMS: u32 = 100_000;
 /// Envoy resets the streams of checks that time out; that must not end the connection.
 const MAX_PENDING_RESETS: usize = 4_096;
 const WINDOW_BYTES: u32 = 1 << 20;
-/// A stream that keeps its connection waiting longer than this is slow.
-const SLOW: Duration = Duration::from_micros(300);
-/// How many streams get tasks of their own after a slow one.
-const TASKS_AFTER_SLOW: u32 = 64;
 
 /// How long a peer has to say that it speaks HTTP/2. Whoever only connects would hold a place of `limits.connections` for ever: pings
 /// begin after that.
@@ -68,8 +64,6 @@ impl ConnectionSettings {
     }
 }
 
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// Takes the work of a connection's streams; whoever polls the connection does it.
 #[derive(Clone, Default)]
 struct Queue(Arc<Mutex<Vec<Work>>>);
@@ -83,7 +77,7 @@ where
     }
 }
 
-/// Serves `connection` until the peer is done; once `tasks` are to stop, or it is old, it is told to go away, and what it has asked by
+/// Serves `connection` until the peer is done; once the tasks of `runner` are to stop, or it is old, it is told to go away, and what it has asked by
 /// then is answered.
 ///
 /// # Errors
@@ -92,7 +86,7 @@ pub async fn serve_connection<F, B>(
     connection: Connection,
     settings: ConnectionSettings,
     answer: impl Fn(Request<Incoming>) -> F,
-    tasks: Lifecycle,
+    runner: Runner,
 ) -> Result<(), Refusal>
 where
     F: Future<Output = Response<B>> + Send + 'static,
@@ -118,7 +112,7 @@ where
     let heard = Arc::new(Heard::default());
     let connection = Overheard { inner: connection, heard: Arc::clone(&heard) };
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(connection), service));
-    let (stopping, end) = (tasks.stopping(), settings.end());
+    let (stopping, end) = (runner.stopping(), settings.end());
     let mut stop = std::pin::pin!(async move {
         let aged = async {
             match end {
@@ -134,7 +128,6 @@ where
     let mut silence = std::pin::pin!(tokio::time::sleep(PREFACE_TIMEOUT));
     let mut has_begun = false;
     let mut stopped = false;
-    let mut runner = Runner { tasks, tasks_left: 0 };
     std::future::poll_fn(|cx| {
         if !stopped && stop.as_mut().poll(cx).is_ready() {
             stopped = true;
@@ -225,74 +218,5 @@ impl AsyncWrite for Overheard {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-/// Decides where work is done.
-struct Runner {
-    tasks: Lifecycle,
-    /// How many streams still get tasks of their own.
-    tasks_left: u32,
-}
-
-impl Runner {
-    /// Does `work` here and now, unless it has to wait or a slow one went before it.
-    fn run(&mut self, mut work: Work) {
-        if let Some(left) = self.tasks_left.checked_sub(1) {
-            self.tasks_left = left;
-            self.tasks.spawn(work);
-            return;
-        }
-        let begin = Instant::now();
-        // What is not ready is polled again by its own task, so nobody needs to be woken here.
-        if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            self.tasks.spawn(work);
-        }
-        if begin.elapsed() > SLOW {
-            self.tasks_left = TASKS_AFTER_SLOW;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Work that is polled where `run` is called counts 1, in a task of its own 100.
-    fn counted(count: &Arc<AtomicUsize>, delay: Duration) -> Work {
-        let (count, caller) = (Arc::clone(count), tokio::task::try_id());
-        Box::pin(async move {
-            std::thread::sleep(delay);
-            count.fetch_add(if tokio::task::try_id() == caller { 1 } else { 100 }, Ordering::Relaxed);
-        })
-    }
-
-    #[tokio::test]
-    async fn quick_work_is_done_at_once_and_slow_work_is_followed_by_tasks() {
-        let count = Arc::new(AtomicUsize::new(0));
-        let mut runner = Runner { tasks: Lifecycle::default(), tasks_left: 0 };
-        runner.run(counted(&count, SLOW * 2));
-        assert_eq!(count.load(Ordering::Relaxed), 1);
-        assert_eq!(runner.tasks_left, TASKS_AFTER_SLOW);
-        for _ in 0..TASKS_AFTER_SLOW {
-            runner.run(counted(&count, Duration::ZERO));
-        }
-        assert_eq!((count.load(Ordering::Relaxed), runner.tasks_left), (1, 0), "nothing ran here");
-        runner.tasks.ended().await;
-        assert_eq!(count.load(Ordering::Relaxed), 1 + 100 * TASKS_AFTER_SLOW as usize);
-    }
-
-    #[tokio::test]
-    async fn work_that_waits_is_finished_by_a_task() {
-        let (send, receive) = tokio::sync::oneshot::channel();
-        let (done, is_done) = tokio::sync::oneshot::channel();
-        let work = async move {
-            let value: u32 = receive.await.expect("a value");
-            done.send(value).expect("somebody waits");
-        };
-        let mut runner = Runner { tasks: Lifecycle::default(), tasks_left: 0 };
-        runner.run(Box::pin(work));
-        send.send(7).expect("somebody waits");
-        assert_eq!(is_done.await.expect("a value"), 7);
     }
 }

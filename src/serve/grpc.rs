@@ -31,6 +31,7 @@ use super::handshakes::Handshakes;
 use super::health::Health;
 use super::limits::{Limits, Share};
 use super::refusal::{Refusal, Refusals};
+use super::runner::Runner;
 use super::tls::Tls;
 use crate::check::{Answer, Checker, Fault, GrpcCode, Term};
 use crate::lifecycle::Lifecycle;
@@ -93,6 +94,7 @@ impl GrpcServer {
             metrics,
         });
         let connections = Lifecycle::default();
+        let runner = Runner::new(connections.clone(), tokio::runtime::Handle::current().metrics().num_workers());
         let places = Arc::new(Semaphore::new(settings.max_connections));
         let refusals = Arc::new(Refusals::new(Arc::clone(&shared.metrics), "grpc"));
         let mut handshakes = tls.map(|tls| Handshakes::new(tls, Arc::clone(&refusals)));
@@ -109,11 +111,11 @@ impl GrpcServer {
                     continue;
                 };
                 let (shared, others, refusals) = (Arc::clone(&shared), others.clone(), Arc::clone(&refusals));
-                let tasks = connections.clone();
+                let runner = runner.clone();
                 connections.spawn(async move {
                     let _place = place;
                     let answer = move |request| respond(&shared, &others, request);
-                    if let Err(refusal) = serve_connection(connection, settings.connection, answer, tasks).await {
+                    if let Err(refusal) = serve_connection(connection, settings.connection, answer, runner).await {
                         refusals.tell(&refusal, &peer);
                     }
                 });
