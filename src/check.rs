@@ -42,7 +42,7 @@ use crate::opa::input::{self, Attributes, BodyUse, Http};
 use crate::policy::{self, AnswerSource, Journal, Record};
 use crate::telemetry::{Decided, Followed, Metrics, Phase, PhaseClock, Throttle, Told, Tracer};
 use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
-use crate::value::Value;
+use crate::value::{Members, Value};
 
 pub use self::caller::{CallerSettings, ClientAddress};
 pub use self::canonical::{Ambiguity, canonical_path};
@@ -288,7 +288,7 @@ impl Checker {
             .map_err(|fault| self.shown(fault.into(), message, attributes, record))?;
         phases.ended(Phase::Input);
         if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(preflight::is_preflight) {
-            record.input = record.is_wanted.then(|| document.members.into_value());
+            record.input = record.is_wanted.then(|| self.early(document.members, attributes, path.as_deref()));
             record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
         }
@@ -298,7 +298,8 @@ impl Checker {
                 Poll::Ready(evidence) => evidence,
                 Poll::Pending => {
                     // The caller may give up meanwhile: what was asked is logged all the same.
-                    record.input = record.is_wanted.then(|| document.members.clone().into_value());
+                    let early = || self.early(document.members.clone(), attributes, path.as_deref());
+                    record.input = record.is_wanted.then(early);
                     gathering.await
                 }
             }
@@ -314,10 +315,9 @@ impl Checker {
         let unmet = demand.as_ref().and_then(|demand| demand.unmet(evidence.verified(), now));
         let mut members = document.members;
         if self.settings.extras {
-            if record.is_wanted || snapshot.reads_caller() {
-                self.settings.caller.add_to(&mut members, attributes);
-            }
-            evidence.add_to(&mut members, attributes, path.as_deref(), now);
+            let with_caller = record.is_wanted || snapshot.reads_caller();
+            self.describe(&mut members, attributes, path.as_deref(), with_caller);
+            evidence.add_to(&mut members, now);
             if let Some(demand) = &demand {
                 members.put(&DEMAND, demand.document(unmet.is_none()));
             }
@@ -356,9 +356,31 @@ impl Checker {
     fn shown(&self, fault: Fault, message: &[u8], attributes: &Attributes<'_>, record: &mut Record) -> Fault {
         if record.is_wanted {
             let document = input::build(message, attributes, &self.settings.input, BodyUse::Log);
-            record.input = document.ok().map(|document| document.members.into_value());
+            let path = attributes.http.as_ref().and_then(|http| canonical_path(http.path).ok());
+            record.input = document.ok().map(|document| self.early(document.members, attributes, path.as_deref()));
         }
         fault
+    }
+
+    /// The input of a check that ends before its token is known: masks and drop rules go by everything else.
+    fn early(&self, mut members: Members, attributes: &Attributes<'_>, path: Option<&str>) -> Value {
+        if self.settings.extras {
+            self.describe(&mut members, attributes, path, true);
+        }
+        members.into_value()
+    }
+
+    /// Adds `method`, `path`, `peer` and `client` to the document.
+    fn describe(&self, members: &mut Members, attributes: &Attributes<'_>, path: Option<&str>, with_caller: bool) {
+        if with_caller {
+            self.settings.caller.add_to(members, attributes);
+        }
+        if let Some(http) = &attributes.http {
+            members.put(&METHOD, Value::from(http.method));
+        }
+        if let Some(path) = path {
+            members.put(&PATH, Value::from(path));
+        }
     }
 
     /// Counts what a denial was for.
@@ -487,6 +509,8 @@ impl Checker {
 
 static ATTRIBUTES: crate::value::Key = crate::key!("attributes");
 static DEMAND: crate::value::Key = crate::key!("demand");
+static METHOD: crate::value::Key = crate::key!("method");
+static PATH: crate::value::Key = crate::key!("path");
 
 /// The caller's place in its trace.
 fn traceparent<'a>(http: &Http<'a>) -> Option<&'a str> {

@@ -12,6 +12,7 @@ mod door;
 mod duration;
 mod issuers;
 mod keys;
+mod memory;
 mod overrides;
 mod problem;
 mod proofs;

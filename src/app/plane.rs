@@ -99,7 +99,7 @@ impl Plane {
         let ((log, log_target), (told, status_target)) = (watch::channel(None), watch::channel(None));
         let is_told = config.decision_log.is_anywhere() || config.discovery.is_some() || config.api.admin.is_some();
         let journal = is_told.then(|| {
-            let (journal, records) = Journal::new(Arc::clone(&metrics));
+            let (journal, records) = Journal::new(Arc::clone(&metrics), config.decision_log.waiting_bytes);
             let (metrics, status, watchers) = (Arc::clone(&metrics), Arc::clone(&status), journal.watchers());
             DecisionLog { target: log_target, metrics, status, watchers }.start(records, lifecycle);
             Arc::new(journal)

@@ -8,8 +8,6 @@ use crate::opa::input::Attributes;
 use crate::token::{AssertedSettings, Authn, TokenError, TokenState, Verified, Verifier};
 use crate::value::{Key, Members, Value};
 
-static METHOD: Key = crate::key!("method");
-static PATH: Key = crate::key!("path");
 static JWT: Key = crate::key!("jwt");
 static AUTHN: Key = crate::key!("authn");
 static WORKLOAD: Key = crate::key!("workload");
@@ -94,14 +92,8 @@ impl Evidence {
         }
     }
 
-    /// Adds `method`, `path`, `jwt`, `authn` and, for tokens of programs, `workload` to the document.
-    pub fn add_to(&self, members: &mut Members, attributes: &Attributes<'_>, path: Option<&str>, now: i64) {
-        if let Some(http) = &attributes.http {
-            members.put(&METHOD, Value::from(http.method));
-        }
-        if let Some(path) = path {
-            members.put(&PATH, Value::from(path));
-        }
+    /// Adds `jwt`, `authn` and, for tokens of programs, `workload` to the document.
+    pub fn add_to(&self, members: &mut Members, now: i64) {
         let (jwt, authn) = match &self.token {
             TokenState::Verified(verified) => (verified.document().clone(), verified.authn().document(now)),
             TokenState::Asserted(asserted) => (asserted.document.clone(), asserted.authn.document(now)),

@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn a_check_is_told_once_however_it_ends() {
         let metrics = Arc::new(Metrics::new(None));
-        let (journal, mut records) = Journal::new(Arc::clone(&metrics));
+        let (journal, mut records) = Journal::new(Arc::clone(&metrics), 16 << 20);
         let pending = || Pending::new(Record::default(), journal.reserve(), &metrics, Instant::now());
         pending().done();
         assert_eq!(records.try_recv().expect("it is told").record.reason, "");

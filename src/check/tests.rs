@@ -408,8 +408,9 @@ async fn preflight_requests_pass_only_where_that_is_wanted() {
     assert_ne!(code(&ask(&open, with_body).await), 0, "a body");
 }
 
-/// The path in the input of a record.
+/// The path in the input of a record, which has what masks go by, too.
 fn path_of(record: &crate::policy::Record) -> Option<&str> {
+    assert!(record.input.as_ref().and_then(|input| member(input, "method")).is_some(), "{:?}", record.input);
     let places = ["attributes", "request", "http", "path"].iter();
     places.fold(record.input.as_ref(), |value, name| member(value?, name)).and_then(as_text)
 }
@@ -417,7 +418,7 @@ fn path_of(record: &crate::policy::Record) -> Option<&str> {
 #[tokio::test]
 async fn a_fault_before_the_decision_says_what_was_asked() {
     let metrics = Arc::new(Metrics::new(None));
-    let (journal, mut records) = Journal::new(Arc::clone(&metrics));
+    let (journal, mut records) = Journal::new(Arc::clone(&metrics), 16 << 20);
     let settings = Settings { ambiguous_path: AmbiguousPath::Reject, ..settings() };
     let clock = crate::clock::Clock::default();
     let checker = Checker::new(settings, store_of(POLICY), None, clock, metrics).with_journal(Arc::new(journal));
@@ -434,7 +435,7 @@ async fn a_fault_before_the_decision_says_what_was_asked() {
 #[tokio::test]
 async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
     let metrics = Arc::new(Metrics::new(None));
-    let (journal, mut records) = Journal::new(Arc::clone(&metrics));
+    let (journal, mut records) = Journal::new(Arc::clone(&metrics), 16 << 20);
     // The keys of this issuer never come, so that the check waits for them.
     let (issuer, _asked) = Issuer::new(crate::token::issuer_for_tests());
     let limits = crate::token::Settings {

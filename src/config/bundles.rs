@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::memory::Memory;
 use super::resolve::{Resolver, Section};
 use super::services::named;
 use crate::feed::bundle::kept::Kept;
@@ -36,7 +37,7 @@ pub(super) struct BundleContext<'a> {
     /// `compat: {bundle_signatures: opa}`.
     pub signatures_as_in_opa: bool,
     /// Of the process, in bytes.
-    pub memory_limit: Option<u64>,
+    pub memory: Memory,
 }
 
 impl Resolver<'_> {
@@ -120,10 +121,7 @@ impl Resolver<'_> {
             source: source?,
             polling,
             // A bundle of more would not fit into memory once it is compiled, beside the one that it replaces.
-            size_limit: item.count(
-                "size_limit_bytes",
-                context.memory_limit.map_or(SIZE_LIMIT, |limit| (limit / 4).min(SIZE_LIMIT)),
-            ),
+            size_limit: item.count("size_limit_bytes", context.memory.share(SIZE_LIMIT, 4)),
             verification,
             kept,
             rollback_guard: own.flag("rollback_guard").unwrap_or(false),

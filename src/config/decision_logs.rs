@@ -21,6 +21,8 @@ const MAX_DELAY: u64 = 600;
 const UPLOAD_LIMIT: u64 = 32_768;
 /// Bytes of events that wait; OPA has no bound.
 const BUFFER_LIMIT: u64 = 64 << 20;
+/// Bytes of decisions that are no events yet.
+const WAITING_LIMIT: u64 = 16 << 20;
 /// OPA's events that wait, with `buffer_type: event`.
 const EVENT_LIMIT: u64 = 10_000;
 /// Bytes of events on disk.
@@ -61,7 +63,7 @@ impl Resolver<'_> {
         };
         let document_at = |name: &str, default: &str| parts(item.text(name).unwrap_or(default));
         let buffer = match reporting.count("buffer_size_limit_bytes", 0) {
-            0 => BUFFER_LIMIT,
+            0 => self.memory.share(BUFFER_LIMIT, 16),
             bytes => bytes,
         };
         let is_by_event = reporting.text("buffer_type") == Some("event");
@@ -98,6 +100,7 @@ impl Resolver<'_> {
                     _ => Overflow::DropOld,
                 },
             },
+            waiting_bytes: bytes(self.memory.share(WAITING_LIMIT, 16)),
             spill,
             share: own.count("cpu_share_percent", DEFAULT_SHARE),
             max_per_second: reporting.at("max_decisions_per_second").and_then(Value::as_u64),

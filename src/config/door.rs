@@ -14,16 +14,8 @@ const TLS: &str = "plugins.stepgate.grpc.tls";
 const CONNECTION_BYTES: u64 = 16 << 10;
 
 impl Resolver<'_> {
-    pub(super) fn grpc(
-        &mut self,
-        plugin: Section<'_>,
-        own: Section<'_>,
-        check_timeout: Duration,
-        memory_limit: Option<u64>,
-    ) -> Option<GrpcDoor> {
+    pub(super) fn grpc(&mut self, plugin: Section<'_>, own: Section<'_>, check_timeout: Duration) -> Option<GrpcDoor> {
         let limits = own.section("limits");
-        // No more than a quarter of the memory that there is for each.
-        let share = |most: u64, bytes: u64| memory_limit.map_or(most, |limit| (limit / 4 / bytes).clamp(1, most));
         let address = match Address::parse(plugin.text("addr").unwrap_or(":9191")) {
             Ok(address) => Some(address),
             Err(error) => {
@@ -41,7 +33,7 @@ impl Resolver<'_> {
         let tls = self.tls(grpc, address.as_ref());
         let age = grpc.duration("max_connection_age", Duration::ZERO);
         let max_message_bytes = plugin.size("grpc-max-recv-msg-size", 4 << 20);
-        let max_bytes_in_flight = limits.size("bytes_in_flight", share(128 << 20, 1));
+        let max_bytes_in_flight = limits.size("bytes_in_flight", self.memory.share(128 << 20, 8));
         if limits.at("bytes_in_flight").is_some() && max_bytes_in_flight < max_message_bytes {
             self.problems.warn(
                 "plugins.stepgate.limits.bytes_in_flight",
@@ -59,7 +51,7 @@ impl Resolver<'_> {
                 check_timeout,
                 max_checks: limits.size("checks_in_flight", 4_096),
                 max_bytes_in_flight,
-                max_connections: limits.size("connections", share(20_000, CONNECTION_BYTES)),
+                max_connections: limits.size("connections", self.memory.share(20_000, CONNECTION_BYTES * 8)),
                 reflection: plugin.flag("enable-reflection").unwrap_or(false),
                 connection: ConnectionSettings {
                     keepalive: grpc.duration("keepalive", Duration::from_secs(30)),

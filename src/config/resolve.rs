@@ -10,6 +10,7 @@ use super::bundles::BundleContext;
 use super::document::Document;
 use super::duration;
 use super::keys;
+use super::memory::Memory;
 use super::problem::Problems;
 use super::proofs::dpop_challenge;
 use super::status::ApiConfig;
@@ -79,7 +80,8 @@ pub fn resolve(document: &Document, memory_limit: Option<u64>) -> (Option<Config
     if !problems.errors.is_empty() {
         return (None, problems);
     }
-    let config = Resolver { problems: &mut problems, scale: Arc::default() }.config(&document.0, memory_limit);
+    let config =
+        Resolver { problems: &mut problems, scale: Arc::default(), memory: Memory(memory_limit) }.config(&document.0);
     let config = problems.errors.is_empty().then_some(config);
     (config, problems)
 }
@@ -88,6 +90,7 @@ pub(super) struct Resolver<'a> {
     pub(super) problems: &'a mut Problems,
     /// The levels of assurance that there are.
     pub(super) scale: Arc<Scale>,
+    pub(super) memory: Memory,
 }
 
 /// A section whose values have the types that the table says.
@@ -142,12 +145,18 @@ pub(super) fn is_header_name(name: &str) -> bool {
 }
 
 /// What policies may reach. `strict` allows what OPA allows.
-fn builtins(document: &Value, own: Section<'_>, strict: bool, decision_cache_bytes: u64) -> BuiltinSettings {
+fn builtins(
+    document: &Value,
+    own: Section<'_>,
+    strict: bool,
+    decision_cache_bytes: u64,
+    memory: Memory,
+) -> BuiltinSettings {
     let cache = Section(document.get("caching")).section("inter_query_builtin_cache");
     let outbound = OutboundSettings {
         hosts: own.at("http_send_hosts").map(|_| own.texts("http_send_hosts").into_iter().map(str::to_owned).collect()),
         cache_bytes: match cache.count("max_size_bytes", 0) {
-            0 => OutboundSettings::default().cache_bytes,
+            0 => memory.share(OutboundSettings::default().cache_bytes, 16),
             bytes => bytes,
         },
     };
@@ -175,7 +184,7 @@ fn labels(document: &Value) -> BTreeMap<String, String> {
 }
 
 impl Resolver<'_> {
-    fn config(&mut self, document: &Value, memory_limit: Option<u64>) -> Config {
+    fn config(&mut self, document: &Value) -> Config {
         let plugins = Section(document.get("plugins"));
         let plugin = plugins.section("envoy_ext_authz_grpc");
         let own = plugins.section("stepgate");
@@ -190,7 +199,7 @@ impl Resolver<'_> {
             decision_keys: compat("decision_keys"),
         };
         let cache_bytes = own.section("limits").count("decision_cache_bytes", 0);
-        let builtins = builtins(document, own.section("builtins"), strict, cache_bytes);
+        let builtins = builtins(document, own.section("builtins"), strict, cache_bytes, self.memory);
         // Whoever lets policies wait for other servers has told Envoy to wait, too; its own timeout still counts.
         let check_timeout = if builtins.http_send.is_some() { Duration::from_secs(10) } else { CHECK_TIMEOUT };
         let check_timeout = limits.duration("check_timeout", check_timeout);
@@ -239,7 +248,7 @@ impl Resolver<'_> {
             document,
             services: &services,
             keys: self.public_keys(document),
-            memory_limit,
+            memory: self.memory,
             signatures_as_in_opa: own.section("compat").text("bundle_signatures") == Some("opa"),
         };
         let bundles = self.bundles(&context);
@@ -271,7 +280,7 @@ impl Resolver<'_> {
         }
         let performance = plugin.flag("enable-performance-metrics") == Some(true);
         Config {
-            grpc: has_block.then(|| self.grpc(plugin, own, check_timeout, memory_limit)).flatten(),
+            grpc: has_block.then(|| self.grpc(plugin, own, check_timeout)).flatten(),
             entrypoint,
             builtins,
             services,
@@ -288,10 +297,7 @@ impl Resolver<'_> {
             issuers,
             tokens: token::Settings {
                 token_bytes: limits.size("token_bytes", 16 << 10),
-                cache_bytes: limits.count(
-                    "token_cache_bytes",
-                    memory_limit.map_or(TOKEN_CACHE_BYTES, |limit| (limit / 4).min(TOKEN_CACHE_BYTES)),
-                ),
+                cache_bytes: limits.count("token_cache_bytes", self.memory.share(TOKEN_CACHE_BYTES, 8)),
                 cache_ttl: limits.duration("token_cache_ttl", Duration::from_secs(600)),
                 proofs,
                 certificates: CertificateSettings {

@@ -72,6 +72,8 @@ pub struct DecisionLogSettings {
     pub upload_limit: usize,
     /// What may wait for an upload.
     pub limits: Limits,
+    /// Bytes of decisions that are no events yet, about.
+    pub waiting_bytes: usize,
     pub spill: Option<SpillSettings>,
     pub max_per_second: Option<u64>,
     /// Of all processors, in percent.
@@ -419,6 +421,7 @@ mod tests {
             max_delay: Duration::from_millis(20),
             upload_limit: 400,
             limits: Limits { bytes: 1 << 20, events: 10_000, overflow: Overflow::DropOld },
+            waiting_bytes: 16 << 20,
             spill: None,
             share: 100,
             token_headers: Vec::new(),
@@ -429,7 +432,7 @@ mod tests {
     /// Logs so many decisions and stops; gives the metrics.
     async fn log(settings: DecisionLogSettings, service: Arc<Service>, count: usize, pause: Duration) -> String {
         let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
-        let (journal, records) = Journal::new(Arc::clone(&metrics));
+        let (journal, records) = Journal::new(Arc::clone(&metrics), 16 << 20);
         let target = Target { settings, service: Some(service) };
         let (_keep, target) = watch::channel(Some(Arc::new(target)));
         DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default(), watchers: journal.watchers() }
@@ -493,7 +496,7 @@ mod tests {
     #[tokio::test]
     async fn what_waits_when_the_log_is_taken_away_is_counted() {
         let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
-        let (journal, records) = Journal::new(Arc::clone(&metrics));
+        let (journal, records) = Journal::new(Arc::clone(&metrics), 16 << 20);
         let (broken, _) = service(vec![500]).await;
         let (targets, target) = watch::channel(Some(Arc::new(Target { settings: settings(), service: Some(broken) })));
         DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default(), watchers: journal.watchers() }

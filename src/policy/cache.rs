@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use moka::sync::Cache;
 
-use crate::value::{Text, Value, json_text};
+use crate::value::{Text, Value, items, json_text};
 
 /// Longer keys cost more than most evaluations do: bodies, for example.
 const MAX_KEY_BYTES: usize = 16 << 10;
-/// What an entry takes beside its key and answer.
-const OVERHEAD: usize = 128;
-/// Bytes of one part of an answer, about.
-const BYTES_PER_WEIGHT: usize = 16;
+/// What an entry takes beside its key and answer, about.
+const OVERHEAD: usize = 400;
+/// What a text or collection takes beside its parts, and what each part takes in it, about.
+const ALLOCATION: usize = 64;
+const PART: usize = 16;
 
 /// Answers by what they depend on.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ impl DecisionCache {
     pub fn new(places: Vec<Vec<Text>>, bytes: u64) -> Option<Self> {
         let is_useful = bytes > 0 && places.iter().all(|place| !place.is_empty());
         let weight = |key: &Arc<[u8]>, answer: &Option<Value>| {
-            let answer = answer.as_ref().map_or(0, Value::weight).saturating_mul(BYTES_PER_WEIGHT);
+            let answer = answer.as_ref().map_or(0, bytes_of);
             u32::try_from(key.len().saturating_add(answer).saturating_add(OVERHEAD)).unwrap_or(u32::MAX)
         };
         is_useful.then(|| Self { places, entries: Cache::builder().weigher(weight).max_capacity(bytes).build() })
@@ -59,6 +60,19 @@ impl DecisionCache {
     pub fn put(&self, key: Arc<[u8]>, answer: Option<Value>) {
         self.entries.insert(key, answer);
     }
+}
+
+/// What a value takes in memory, about.
+fn bytes_of(value: &Value) -> usize {
+    let parts = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => return PART,
+        Value::String(text) => text.len(),
+        Value::Object(members) => {
+            members.iter().map(|(name, value)| bytes_of(name).saturating_add(bytes_of(value))).sum()
+        }
+        Value::Array(_) | Value::Set(_) => items(value).into_iter().map(bytes_of).sum(),
+    };
+    parts.saturating_add(ALLOCATION)
 }
 
 #[cfg(test)]

@@ -15,15 +15,11 @@ use crate::value::Value;
 
 /// Decisions that wait for the decision log at most.
 const MAX_WAITING: usize = 5_000;
-/// Bytes of their inputs, about; beyond that no further place is given.
-const MAX_WAITING_BYTES: usize = 16 << 20;
-/// Bytes that one part of an input takes, about.
-const BYTES_PER_WEIGHT: usize = 16;
+/// Bytes that one part of an input takes, about: less in long texts, and more in lists of small ones.
+const BYTES_PER_WEIGHT: usize = 32;
 
 /// Events that a slow watcher may be behind; beyond, it misses the oldest.
 const MAX_BEHIND: usize = 1_024;
-/// Bytes of them. All watchers together hold no more: what each has still to see are the last events that there were.
-const MAX_BEHIND_BYTES: usize = 8 << 20;
 
 /// Bytes that are held, until it is dropped.
 #[derive(Debug)]
@@ -46,8 +42,10 @@ impl Drop for Held {
 }
 
 /// Whoever watches events of the decision log as they are made.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Watchers {
+    /// Bytes of events that all of them together may be behind: each has a part of the same last ones.
+    max_behind_bytes: usize,
     all: Arc<Mutex<Vec<Arc<Unseen>>>>,
     /// How many there are. Every check asks, and must not take the lock for it.
     count: Arc<AtomicUsize>,
@@ -80,9 +78,13 @@ impl Watchers {
         }
     }
 
+    fn new(max_behind_bytes: usize) -> Self {
+        Self { max_behind_bytes, all: Arc::default(), count: Arc::default() }
+    }
+
     /// One more of them, who sees events from now on.
     pub fn watch(&self) -> Watcher {
-        let unseen = Arc::new(Unseen::default());
+        let unseen = Arc::new(Unseen { max_bytes: self.max_behind_bytes, ..Unseen::default() });
         self.all.lock().push(Arc::clone(&unseen));
         self.count.fetch_add(1, Ordering::Relaxed);
         Watcher { unseen, watchers: self.clone() }
@@ -92,6 +94,7 @@ impl Watchers {
 /// What one watcher has still to see.
 #[derive(Debug, Default)]
 struct Unseen {
+    max_bytes: usize,
     events: Mutex<Behind>,
     news: Notify,
 }
@@ -107,7 +110,7 @@ struct Behind {
 impl Unseen {
     fn put(&self, event: &Arc<str>) {
         let mut behind = self.events.lock();
-        while behind.events.len() >= MAX_BEHIND || behind.bytes.saturating_add(event.len()) > MAX_BEHIND_BYTES {
+        while behind.events.len() >= MAX_BEHIND || behind.bytes.saturating_add(event.len()) > self.max_bytes {
             // One that is too large alone is shown all the same.
             let Some(oldest) = behind.events.pop_front() else { break };
             behind.bytes = behind.bytes.saturating_sub(oldest.len());
@@ -222,16 +225,18 @@ pub struct Journal {
     records: Sender<Box<Waiting>>,
     /// Bytes of the records that wait.
     waiting: Arc<AtomicUsize>,
+    max_waiting_bytes: usize,
     metrics: Arc<Metrics>,
     is_read: AtomicBool,
     watchers: Watchers,
 }
 
 impl Journal {
-    pub fn new(metrics: Arc<Metrics>) -> (Self, Receiver<Box<Waiting>>) {
+    /// Decisions of about `max_waiting_bytes` may wait; beyond that no further place is given. Half as much may wait for watchers.
+    pub fn new(metrics: Arc<Metrics>, max_waiting_bytes: usize) -> (Self, Receiver<Box<Waiting>>) {
         let (records, waiting) = mpsc::channel(MAX_WAITING);
-        let (is_read, watchers) = (AtomicBool::new(true), Watchers::default());
-        (Self { records, waiting: Arc::default(), metrics, is_read, watchers }, waiting)
+        let (is_read, watchers) = (AtomicBool::new(true), Watchers::new(max_waiting_bytes / 2));
+        (Self { records, waiting: Arc::default(), max_waiting_bytes, metrics, is_read, watchers }, waiting)
     }
 
     pub fn watchers(&self) -> Watchers {
@@ -254,7 +259,7 @@ impl Journal {
 
     /// A place for a decision that is to come; without one it is counted as dropped, and nothing needs to be gathered for it.
     pub fn reserve(&self) -> Option<Place<'_>> {
-        let has_room = self.waiting.load(Ordering::Relaxed) < MAX_WAITING_BYTES;
+        let has_room = self.waiting.load(Ordering::Relaxed) < self.max_waiting_bytes;
         match self.records.try_reserve() {
             Ok(permit) if has_room => Some(Place { permit, waiting: &self.waiting }),
             _ => {
@@ -279,9 +284,11 @@ impl Journal {
 mod tests {
     use super::*;
 
+    const LIMIT: usize = 16 << 20;
+
     #[tokio::test]
     async fn events_are_wanted_while_somebody_watches() {
-        let (journal, _records) = Journal::new(Arc::new(Metrics::new(None)));
+        let (journal, _records) = Journal::new(Arc::new(Metrics::new(None)), LIMIT);
         journal.set_read(false);
         assert!(!journal.is_wanted());
         let (mut one, other) = (journal.watchers().watch(), journal.watchers().watch());
@@ -298,14 +305,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_is_bounded_by_bytes() {
-        let (journal, mut records) = Journal::new(Arc::new(Metrics::new(None)));
+        let (journal, mut records) = Journal::new(Arc::new(Metrics::new(None)), LIMIT);
         let record = || Record { input: Some(Value::from("x".repeat(1 << 20))), ..Record::default() };
         let mut taken = 0;
         while let Some(place) = journal.reserve() {
             place.take(record());
             taken += 1;
         }
-        assert_eq!(taken, MAX_WAITING_BYTES >> 20);
+        assert_eq!(taken, LIMIT >> 21, "long texts count twice");
         let dropped = "stepgate_decision_logs_total{outcome=\"queue_full\"} 1";
         assert!(journal.metrics.text().contains(dropped));
         journal.set_read(false);
@@ -332,7 +339,7 @@ mod tests {
         for _ in 0..8 {
             assert_eq!(watcher.next().await, Ok(event.as_str().into()));
         }
-        let large = "x".repeat(MAX_BEHIND_BYTES + 1);
+        let large = "x".repeat(LIMIT / 2 + 1);
         for event in ["small", &large] {
             journal.watchers().tell(event);
         }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::DecisionLogSettings;
-use super::secrets::Secrets;
+use super::secrets::{Secrets, is_credential};
 use crate::clock::{nanoseconds, rfc3339};
 use crate::policy::{Record, Snapshot};
 use crate::telemetry::{Context, Logged, Metrics};
@@ -48,11 +48,20 @@ impl Events<'_> {
             self.mask(snapshot, &view, &mut event);
         }
         // Of what the mask has left, and before names of persons go.
-        let custom = event.custom(record);
+        let mut custom = event.custom(record);
+        let mut error = record.error.as_deref();
         if self.settings.redact {
-            event.redact(&self.settings.token_headers);
+            let secrets = Secrets { token_headers: &self.settings.token_headers };
+            event.redact(secrets);
+            event.erased.extend(custom.redact(secrets));
+            // Errors quote what they are about.
+            let is_secret = |error: &str| is_credential(error) || error.split(['`', '"', '\'']).any(is_credential);
+            if error.is_some_and(is_secret) {
+                error = Some("it is about a credential");
+                event.erased.push("/error/message".to_owned());
+            }
         }
-        Some(event.finish(record, custom))
+        Some(event.finish(record, error, custom))
     }
 
     fn mask(&self, snapshot: &Snapshot, view: &Value, event: &mut Event) {
@@ -182,9 +191,8 @@ impl Event {
     }
 
     /// Takes out what proves who somebody is, and names of persons.
-    fn redact(&mut self, token_headers: &[String]) {
+    fn redact(&mut self, secrets: Secrets<'_>) {
         let http = ["input", "attributes", "request", "http"];
-        let secrets = Secrets { token_headers };
         // Unjoined headers say nothing that their names could be told from one by one.
         self.erase(&[&http[..], &["header_map"]].concat());
         // Claims that Envoy has verified.
@@ -242,7 +250,7 @@ impl Event {
         }
     }
 
-    fn finish(self, record: &Record, custom: Custom) -> String {
+    fn finish(self, record: &Record, error: Option<&str>, custom: Custom) -> String {
         let mut members = Members::default();
         if let Value::Object(known) = &self.members {
             for (name, value) in known.iter() {
@@ -255,8 +263,8 @@ impl Event {
         if !self.masked.is_empty() {
             members.put_text("masked", texts(self.masked.iter().map(String::as_str)));
         }
-        if let Some(error) = &record.error {
-            members.put_text("error", [("message", Value::from(error.as_str()))].into_iter().collect());
+        if let Some(error) = error {
+            members.put_text("error", [("message", Value::from(error))].into_iter().collect());
         }
         let nanoseconds = |length: Duration| Value::Number(nanoseconds(length).into());
         let metrics = [
@@ -315,6 +323,25 @@ struct Custom {
     members: Vec<(&'static str, Value)>,
 }
 
+impl Custom {
+    /// Takes out what proves who somebody is, and says where it was: what was erased from the input is not to stand here.
+    fn redact(&mut self, secrets: Secrets<'_>) -> Vec<String> {
+        let mut erased = Vec::new();
+        for (name, value) in &mut self.members {
+            let mut found = Vec::new();
+            secrets.find(value, &mut vec![(*name).to_owned()], &mut found);
+            // From the end, so that what stands before keeps its place in its list.
+            for path in found.into_iter().rev() {
+                let inner = path.get(1..).unwrap_or_default();
+                *value = if inner.is_empty() { Value::Null } else { without(value, inner).unwrap_or_default() };
+                erased.push(format!("/custom/{}", path.join("/")));
+            }
+        }
+        self.members.retain(|(_, value)| *value != Value::Null);
+        erased
+    }
+}
+
 /// The ids of a `traceparent`, read as traces read it.
 fn trace_and_span(text: &str) -> Option<(String, String)> {
     let context = Context::parse(text)?;
@@ -368,9 +395,10 @@ mod tests {
             snapshot: Some(Arc::new(snapshot)),
             input: Some(value(INPUT)),
             result: Some(value(
-                r#"{"allowed": true, "headers": {"Set-Cookie": "canary-7", "x-n": 1.50}, "allow": {"headers": [{"Authorization": "canary-15"}]}}"#,
+                r#"{"allowed": true, "headers": {"Set-Cookie": "canary-7", "x-n": 1.50}, "allow": {"headers": [{"Authorization": "canary-15"}]}, "step_up": {"description": "Bearer canary-16", "acr_values": ["a"]}}"#,
             )),
             answers: Some(value(r#"{"time.now_ns": {"[]": 7}, "http.send": {"[\"canary-8\"]": {}}}"#)),
+            error: Some("content-length `Bearer canary-17` is not a number".to_owned()),
             ..Record::default()
         };
         let settings = DecisionLogSettings {
@@ -386,6 +414,7 @@ mod tests {
             max_delay: Duration::ZERO,
             upload_limit: 1_000,
             limits: Limits { bytes: 1_000, events: 10, overflow: Overflow::DropOld },
+            waiting_bytes: 1_000,
             spill: None,
             share: 100,
             token_headers: vec!["x-user-token".to_owned()],
@@ -422,6 +451,7 @@ mod tests {
         assert_eq!(event["input"]["jwt"]["claims"], serde_json::json!({"acr": "mfa", "iss": "i"}));
         assert_eq!(event["input"]["parsed_query"], serde_json::json!({"x": ["1"]}));
         assert!(text.contains(r#""x-n":1.50"#), "numbers keep their spelling: {text}");
+        assert_eq!(event["custom"]["challenge"], serde_json::json!({"acr_values": ["a"]}));
         assert_eq!(event["nd_builtin_cache"], serde_json::json!({"time.now_ns": {"[]": 7}}));
         let erased = event["erased"].to_string();
         for path in [
@@ -429,6 +459,8 @@ mod tests {
             "/input/jwt/claims/sub",
             "/result/headers/Set-Cookie",
             "/input/parsed_query/token",
+            "/custom/challenge/description",
+            "/error/message",
         ] {
             assert!(erased.contains(path), "{path}: {erased}");
         }

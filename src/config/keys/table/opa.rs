@@ -253,7 +253,7 @@ pub const KEYS: &[Key] = &[
     key(
         "decision_logs.reporting.buffer_size_limit_bytes",
         Kind::Count(0, 1 << 40),
-        "67108864",
+        "67108864, or a sixteenth of the memory limit",
         "Bytes of events that wait for an upload; beyond, the oldest are dropped. 0 means the default.",
     ),
     key("decision_logs.reporting.max_decisions_per_second", Kind::Count(1, 1 << 32), "", "Further ones are dropped."),
@@ -365,7 +365,7 @@ pub const KEYS: &[Key] = &[
     key(
         "caching.inter_query_builtin_cache.max_size_bytes",
         Kind::Count(0, 1 << 40),
-        "67108864",
+        "67108864, or a sixteenth of the memory limit",
         "Bytes of `http.send` responses that are kept for later evaluations; 0 means the default.",
     ),
     no_op("caching.inter_query_builtin_cache.forced_eviction_threshold_percentage", "the cache evicts by itself"),

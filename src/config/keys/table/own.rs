@@ -246,14 +246,14 @@ pub const KEYS: &[Key] = &[
     key(
         "plugins.stepgate.limits.connections",
         Kind::Count(1, 1_000_000),
-        "20000, or a quarter of the memory limit at 16 KiB each",
+        "20000, or an eighth of the memory limit at 16 KiB each",
         "Of the gRPC listener, after their handshakes; more are closed at once.",
     ),
     key("plugins.stepgate.limits.checks_in_flight", Kind::Count(1, 1_000_000), "4096", "More are denied with 503."),
     key(
         "plugins.stepgate.limits.bytes_in_flight",
         Kind::Count(1 << 16, 1 << 40),
-        "134217728, or a quarter of the memory limit",
+        "134217728, or an eighth of the memory limit",
         "Bytes of all check requests in flight; more are denied with 503.",
     ),
     key(
@@ -265,7 +265,7 @@ pub const KEYS: &[Key] = &[
     key(
         "plugins.stepgate.limits.token_cache_bytes",
         Kind::Count(0, 1 << 40),
-        "a quarter of the memory limit, 64 MiB at most",
+        "an eighth of the memory limit, 64 MiB at most",
         "Room for verified tokens.",
     ),
     key(
