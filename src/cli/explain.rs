@@ -1,8 +1,8 @@
 //! `stepgate explain`: which lines of the policy decided about a request, from its event in the decision log or its input.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,7 +13,10 @@ use stepgate_rego::{EvalOptions, Policy, Version, compile_query};
 
 use super::check::{PolicyArgs, listed};
 use super::tail::plain;
+use crate::check::canonical_path;
 use crate::clock::from_rfc3339;
+use crate::feed::decision_log::{is_credential, redacted};
+use crate::opa::input::{Options, from_protojson};
 use crate::policy::{BuiltinSettings, Module, RegoVersion, Strictness, Surroundings, Trail, World, compile_sources};
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, json_text, member, parse_json};
 
@@ -24,9 +27,11 @@ const INPUT: JsonLimits = JsonLimits { depth: 1_016, duplicates: DuplicateKeys::
 
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// The id of the decision; without it, the first one there is
-    id: Option<String>,
-    /// Events of the decision log, one on each line, or the input of a request; `-` is the standard input
+    /// The id of the decision, or a file as for `--log`; without it, the first one there is
+    #[arg(value_name = "DECISION_ID | FILE")]
+    what: Option<String>,
+    /// Events of the decision log, one on each line, or one request: its input, or what Envoy sends (a `CheckRequest` in JSON); `-` is
+    /// the standard input
     #[arg(short, long, default_value = "-")]
     log: PathBuf,
     /// Policies and data: files or folders
@@ -112,9 +117,12 @@ impl Explain {
                        of other servers and of the environment only without redaction";
             lines.push(format!("it was {logged}: {why}"));
         }
-        lines.extend(prints.iter().map(|line| format!("print: {line}")));
+        let shown = |line: &String| if is_credential(line) { "(a credential)".to_owned() } else { line.clone() };
+        lines.extend(prints.iter().map(|line| format!("print: {}", shown(line))));
         let mut out = lines.iter().map(|line| plain(line) + "\n").collect::<String>();
         out.push_str(&story(&policy, &trail, &sources.modules));
+        out.push_str("\ninput, without credentials and names of persons\n");
+        out.push_str(&indented(&redacted(&case.input)));
         // Whoever has seen enough closes the pipe.
         match std::io::stdout().write_all(out.as_bytes()) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -123,12 +131,20 @@ impl Explain {
     }
 
     fn case(&self) -> anyhow::Result<Case> {
-        let mut text = String::new();
-        if self.log.as_os_str() == "-" {
-            std::io::stdin().read_to_string(&mut text)?;
-        } else {
-            text = std::fs::read_to_string(&self.log).with_context(|| format!("`{}`", self.log.display()))?;
-        }
+        let is_stdin = self.log.as_os_str() == "-";
+        let file = self.what.as_deref().map(Path::new).filter(|what| is_stdin && what.is_file());
+        let (source, id) = match (file, is_stdin) {
+            (Some(file), _) => (Some(file), None),
+            (None, true) => (None, self.what.as_ref()),
+            (None, false) => (Some(self.log.as_path()), self.what.as_ref()),
+        };
+        let text = match source {
+            Some(path) => std::fs::read_to_string(path).with_context(|| format!("`{}`", path.display()))?,
+            None if std::io::stdin().is_terminal() => {
+                bail!("give the decision log with --log, or a request in a file: servers do not keep what they decided")
+            }
+            None => std::io::read_to_string(std::io::stdin())?,
+        };
         // One document over many lines, or one on each line.
         let (documents, unread) = match parse_json(text.as_bytes(), INPUT) {
             Ok(one) => (vec![one], 0),
@@ -140,12 +156,12 @@ impl Explain {
             }
         };
         let id_of = |document: &Value| member(document, "decision_id").and_then(as_text).map(str::to_owned);
-        let found = documents.iter().find(|document| match &self.id {
+        let found = documents.iter().find(|document| match id {
             Some(id) => id_of(document).as_ref() == Some(id),
             None => true,
         });
         let Some(found) = found else {
-            match &self.id {
+            match id {
                 Some(id) => {
                     bail!("there is no decision `{id}` in {} event(s); {unread} line(s) are no JSON", documents.len())
                 }
@@ -174,7 +190,7 @@ impl Explain {
                 None => bail!("the event has no input: the mask of the log has taken it"),
             },
             None => Case {
-                input: found.clone(),
+                input: input_of(found)?,
                 path: None,
                 logged: None,
                 answered: None,
@@ -186,6 +202,38 @@ impl Explain {
             },
         })
     }
+}
+
+/// The input that a document is, or that a check of the request would have, as far as its token does not matter.
+fn input_of(document: &Value) -> anyhow::Result<Value> {
+    let is_request = member(document, "attributes").is_some() && member(document, "parsed_path").is_none();
+    if !is_request {
+        return Ok(document.clone());
+    }
+    let options = Options {
+        skip_body: false,
+        depth: INPUT.depth,
+        descriptors: None,
+        raw_headers_count: true,
+        expose_body_errors: false,
+    };
+    let built = from_protojson(&json_text(document), &options);
+    let (built, method, path) = built.map_err(|error| anyhow::anyhow!("{}", crate::telemetry::chain(&error)))?;
+    eprintln!("this is a request: its token, and what it proves, is not looked at (input.jwt, input.authn)");
+    let mut members = built.members;
+    members.put_text("method", Value::from(method));
+    if let Ok(path) = canonical_path(&path) {
+        members.put_text("path", Value::from(&*path));
+    }
+    Ok(members.into_value())
+}
+
+/// In JSON over many lines.
+fn indented(value: &Value) -> String {
+    let plain = json_text(value);
+    let parsed: Result<serde_json::Value, _> = serde_json::from_str(&plain);
+    let pretty = parsed.and_then(|parsed| serde_json::to_string_pretty(&parsed)).unwrap_or(plain);
+    pretty.lines().map(|line| format!("  {}\n", super::tail::plain(line))).collect()
 }
 
 /// Every rule that was come by, with its lines: those that were reached have a mark, and of those that were not reached the

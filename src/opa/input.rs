@@ -12,6 +12,7 @@ mod grpc_body;
 mod media;
 mod multipart;
 mod path;
+mod protojson;
 mod schema;
 mod wire;
 
@@ -20,6 +21,7 @@ pub use self::body::{BodyError, ParsedBody};
 pub use self::document::{BodyUse, Document, InputError, OF_BODY, OF_CALLER, Options, build};
 pub use self::form::{EscapeError, QueryError, hex_pair, percent_decode};
 pub use self::grpc_body::{Descriptors, DescriptorsError};
+pub use self::protojson::{ProtojsonError, from_protojson};
 pub use self::wire::WireError;
 
 #[cfg(test)]
