@@ -74,6 +74,61 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
     outcome
 }
 
+/// What a start with this launch would come to, told in lines, without serving or asking anybody: policies are compiled and tried out, and the
+/// files of TLS are read.
+///
+/// # Errors
+/// The start would fail.
+pub fn rehearse(launch: Launch) -> anyhow::Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_stack_size(THREAD_STACK_BYTES)
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    let outcome = runtime.block_on(rehearsed(launch));
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn rehearsed(launch: Launch) -> anyhow::Result<Vec<String>> {
+    let Launch { mut config, files, .. } = launch;
+    let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
+    let mut lines = vec![format!("the configuration is read, with {} warning(s)", launch.config_warnings)];
+    if files.paths.is_empty() && config.bundles.is_empty() && config.discovery.is_none() {
+        lines.push("no policy is given: every check will be denied".to_owned());
+    }
+    let plane = Plane::new(&config, launch.origin, files.version, &lifecycle, metrics);
+    let has_files = !files.paths.is_empty();
+    load(PolicyFeed { files, activation: Arc::clone(&plane.activation) }, launch.max_errors).await?;
+    if has_files {
+        lines.push("the policies of the command line compile, and were tried out".to_owned());
+    }
+    if !config.bundles.is_empty() {
+        lines.push(format!(
+            "{} bundle(s) will be downloaded: `stepgate check -b` and `inspect` look at archives",
+            config.bundles.len()
+        ));
+    }
+    let tls = |settings, of: &str| {
+        Tls::new(settings)
+            .map(|_| format!("{of}: certificates, key and roots fit"))
+            .map_err(|error| anyhow::anyhow!("{of}: {}", chain(&error)))
+    };
+    lines.extend(launch.tls.map(|settings| tls(settings, "--tls-cert-file")).transpose()?);
+    match config.grpc.take() {
+        None if config.discovery.is_none() => {
+            lines.push("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port will be opened".to_owned());
+        }
+        None => {}
+        Some(door) => {
+            lines.extend(door.tls.map(|settings| tls(settings, "plugins.stepgate.grpc.tls")).transpose()?);
+            lines.push(format!("ext_authz will be served at {}", door.address));
+        }
+    }
+    Ok(lines)
+}
+
 async fn serve(launch: Launch) -> anyhow::Result<()> {
     // As many connections as the system lets it have, which is what programs in Go take for themselves, too.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {

@@ -8,9 +8,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::run;
+use crate::app::rehearse;
 use crate::clock::Clock;
 use crate::doctor::{Manifests, ProbeError, Severity, Verdict, ask, examine, migrations, signs};
 use crate::serve::client_config;
+use crate::telemetry::log;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -48,6 +50,8 @@ enum Command {
         #[arg(short, long, value_enum, default_value = "pretty")]
         format: Format,
     },
+    /// Tell what `stepgate run` would come to with these flags, without serving: configuration, policies, files of TLS
+    Plan(Box<run::Run>),
     /// Tell what changes for an OPA-Envoy deployment whose image becomes stepgate's
     Migrate {
         /// Files, folders, or `-` for the standard input
@@ -66,6 +70,13 @@ impl Doctor {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Some(Command::K8s { paths, strict, format }) => lint(&paths, strict, format),
+            Some(Command::Plan(run)) => {
+                log::init(log::Format::Text, log::Verbosity::Warn);
+                for line in rehearse(run.launch()?)? {
+                    println!("ok: {line}");
+                }
+                Ok(ExitCode::SUCCESS)
+            }
             Some(Command::Migrate { paths }) => migrate(&paths),
             None => {
                 let own = self.tls_cert_file.as_deref().zip(self.tls_private_key_file.as_deref());

@@ -328,19 +328,20 @@ impl Run {
                 LogLevel::Error => Verbosity::Error,
             },
         );
-        if let Some((flag, why)) = self.refused.given().first() {
-            bail!("--{flag} is refused: {why}");
-        }
         if !self.server {
             bail!("there is no interactive shell; add --server");
-        }
-        for (flag, why) in self.without_effect.given() {
-            tracing::warn!("--{flag} has no effect: {why}");
         }
         app::run(self.launch()?)
     }
 
-    fn launch(self) -> anyhow::Result<Launch> {
+    /// What it would be started with. Warnings go to the log.
+    pub fn launch(self) -> anyhow::Result<Launch> {
+        if let Some((flag, why)) = self.refused.given().first() {
+            bail!("--{flag} is refused: {why}");
+        }
+        for (flag, why) in self.without_effect.given() {
+            tracing::warn!("--{flag} has no effect: {why}");
+        }
         let environment: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();

@@ -112,6 +112,35 @@ fn bundles_are_taken_as_archives_and_as_folders() {
 }
 
 #[test]
+fn a_start_can_be_rehearsed() {
+    let folder = folder("rehearsed");
+    let plan = |more: &[&str]| stepgate(&folder, &[&["doctor", "plan"], more].concat());
+    let path = ["--set", "plugins.envoy_ext_authz_grpc.path=a/allow"];
+    let good = plan(&[&path[..], &["a.rego"]].concat());
+    let told = String::from_utf8_lossy(&good.stdout);
+    assert!(good.status.success() && told.contains("compile, and were tried out"), "{good:?}");
+    std::fs::write(folder.join("broken.rego"), "package b\n\nallow if nothing\n").expect("a policy");
+    let tls = [
+        "--set",
+        "plugins.stepgate.grpc.tls.cert_file=none",
+        "--set",
+        "plugins.stepgate.grpc.tls.private_key_file=none",
+    ];
+    for (more, why) in [
+        (&["broken.rego"][..], "var nothing is unsafe"),
+        (&[&path[..], &tls, &["a.rego"]].concat(), "plugins.stepgate.grpc.tls: `none`"),
+        (&["--set", "plugins.stepgate.limits.check_timeout=fast"], "plugins.stepgate.limits.check_timeout"),
+        (&["--pprof", "a.rego"], "--pprof"),
+    ] {
+        let refused = plan(more);
+        assert!(
+            !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(why),
+            "{why}: {refused:?}"
+        );
+    }
+}
+
+#[test]
 fn a_logged_decision_is_explained_line_by_line() {
     let folder = folder("story");
     let event = |id: &str, x: u32, result: bool| {
