@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions footprint test ci bench bench-docs soak bench-reload fuzz clean
+.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions footprint test ci bench soak bench-reload fuzz clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -103,10 +103,7 @@ test: lint unit compat manifests e2e pod-test instructions footprint ## everythi
 
 ci: test ## what continuous integration runs
 
-bench: tools release ## measure against a no-op tonic server
-	tests/bench/run
-
-bench-docs: tools ## measure, and write docs/performance.md
+bench: tools release ## measure against a no-op tonic server, and write docs/performance.md (PAIRS, REQUESTS, BENCH_PEER)
 	tests/bench/run --write
 
 soak: tools release ## ten minutes of load with 10,000 tokens; fails when memory grows (SOAK_SECONDS)

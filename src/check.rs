@@ -214,7 +214,7 @@ impl Checker {
             },
         };
         record.answered = answer.word();
-        self.metrics.checked(decided, arrived.elapsed());
+        self.metrics.checked(decided, record.reason, arrived.elapsed());
         phases.decided(decided.name(), record.reason);
         pending.done();
         answer
@@ -245,7 +245,7 @@ impl Checker {
             drop(Pending::new(record, place, &self.metrics, arrived));
             return respond::fault(&self.settings, &fault, None, "");
         }
-        self.metrics.checked(Decided::Fault, arrived.elapsed());
+        self.metrics.checked(Decided::Fault, fault.reason(), arrived.elapsed());
         let answer = self.fault(fault, None, &mut record);
         record.answered = answer.word();
         if let Some(place) = place {

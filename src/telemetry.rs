@@ -1,5 +1,6 @@
 //! What operators see: log lines as OPA writes them, and Prometheus metrics.
 
+mod decisions;
 pub mod log;
 mod metrics;
 mod opa_metrics;

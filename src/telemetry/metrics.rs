@@ -296,8 +296,9 @@ impl Metrics {
         );
     }
 
-    /// One check has been answered after `took`.
-    pub fn checked(&self, decided: Decided, took: Duration) {
+    /// One check has been answered after `took`; `reason` is empty where the policy itself decided.
+    pub fn checked(&self, decided: Decided, reason: &'static str, took: Duration) {
+        self.insides.by_reason.count(decided, reason);
         match decided {
             Decided::Allow => self.allowed.inc(),
             Decided::Deny => self.denied.inc(),
@@ -421,9 +422,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_metric_is_documented_and_described_once() {
+        let text = Metrics::new(Some(vec![0.001])).text();
+        let mut names: Vec<_> =
+            text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next()).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "{text}");
+        // Those without a series yet have no line.
+        let sources = [include_str!("metrics.rs"), include_str!("phases.rs"), include_str!("decisions.rs")];
+        let quoted = sources.iter().flat_map(|source| source.split('"'));
+        let is_name = |part: &&str| {
+            part.strip_prefix("stepgate_").is_some_and(|name| {
+                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') && name.len() > 3
+            })
+        };
+        names.extend(quoted.filter(is_name));
+        assert!(names.len() > 30, "{names:?}");
+        for name in names {
+            let is_told = include_str!("../../docs/metrics.md").split('`').any(|code| {
+                let code = code.split('{').next().unwrap_or_default();
+                code == name || code.strip_suffix("_total") == Some(name)
+            });
+            assert!(is_told, "{name} is not in docs/metrics.md");
+        }
+    }
+
+    #[test]
     fn names_are_those_that_dashboards_ask_for() {
         let metrics = Metrics::new(Some(vec![0.001]));
-        metrics.checked(Decided::Allow, Duration::from_micros(50));
+        metrics.checked(Decided::Allow, "", Duration::from_micros(50));
         metrics.fault("undefined_decision", "envoyauth_eval_error");
         metrics.token("rejected", "expired");
         let text = metrics.text();

@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::decisions::Decisions;
 use super::metrics::Labels;
 use super::traces::{Followed, Told, Trace, Tracer};
 
@@ -73,7 +74,8 @@ impl CacheCount {
 /// The metrics of the inside of checks.
 #[derive(Debug)]
 pub struct Insides {
-    /// In the order of `Phase::ALL`.
+    by_phase: Family<Labels, Histogram, fn() -> Histogram>,
+    /// Resolved once, in the order of `Phase::ALL`.
     phases: [Histogram; Phase::ALL.len()],
     /// All of them, of the same checks.
     total: Histogram,
@@ -85,6 +87,7 @@ pub struct Insides {
     denials_by_policy: Counter,
     step_ups: Family<Labels, Counter>,
     policy: Family<Labels, Gauge>,
+    pub(super) by_reason: Decisions,
     pub log_queue: Gauge,
     traces: Family<Labels, Counter>,
     cancelled: Counter,
@@ -94,16 +97,21 @@ impl Default for Insides {
     fn default() -> Self {
         let denials = Family::<Labels, Counter>::default();
         let denials_by_policy = denials.get_or_create(&vec![("reason", "policy".to_owned())]).clone();
+        let by_phase =
+            Family::<Labels, _, _>::new_with_constructor((|| Histogram::new(PHASE_BUCKETS)) as fn() -> Histogram);
+        let of = |phase: &str| by_phase.get_or_create(&vec![("phase", phase.to_owned())]).clone();
         Self {
             denials_by_policy,
-            phases: std::array::from_fn(|_| Histogram::new(PHASE_BUCKETS)),
-            total: Histogram::new(PHASE_BUCKETS),
+            phases: Phase::ALL.map(|phase| of(phase.label())),
+            total: of("total"),
+            by_phase,
             turn: AtomicU32::new(0),
             tokens: CacheCount::default(),
             decisions: CacheCount::default(),
             denials,
             step_ups: Family::default(),
             policy: Family::default(),
+            by_reason: Decisions::default(),
             log_queue: Gauge::default(),
             traces: Family::default(),
             cancelled: Counter::default(),
@@ -113,18 +121,15 @@ impl Default for Insides {
 
 impl Insides {
     pub fn register(&self, registry: &mut Registry) {
-        let phases = Phase::ALL.iter().map(|phase| phase.label()).zip(&self.phases);
-        for (phase, histogram) in phases.chain([("total", &self.total)]) {
-            let labelled = registry.sub_registry_with_label(("phase".into(), phase.into()));
-            let help = "Parts of one check in sixteen";
-            labelled.register("stepgate_check_phase_seconds", help, histogram.clone());
-        }
+        let help = "Parts of one check in sixteen";
+        registry.register("stepgate_check_phase_seconds", help, self.by_phase.clone());
         registry.register("stepgate_token_cache_hits", "Tokens that were verified before", self.tokens.hits.clone());
         registry.register("stepgate_token_cache_misses", "Tokens that were not", self.tokens.misses.clone());
         let help = "Answers of the policy that were kept";
         registry.register("stepgate_decision_cache_hits", help, self.decisions.hits.clone());
         let help = "Answers that were evaluated, though they might have been kept";
         registry.register("stepgate_decision_cache_misses", help, self.decisions.misses.clone());
+        self.by_reason.register(registry);
         registry.register("stepgate_denials", "Denials by who denied", self.denials.clone());
         registry.register("stepgate_step_ups", "Demands for more by the caller's level", self.step_ups.clone());
         registry.register("stepgate_policy_info", "What is in force", self.policy.clone());
@@ -168,10 +173,23 @@ impl Insides {
     }
 
     /// What decides from now on; what decided before is told no more.
-    pub fn policy_in_force<'a>(&self, entrypoint: &str, revisions: impl Iterator<Item = (&'a String, &'a String)>) {
+    pub fn policy_in_force<'a>(
+        &self,
+        entrypoint: &str,
+        revisions: impl Iterator<Item = (&'a String, &'a String)> + Clone,
+    ) {
+        let short = |revision: &str| revision.chars().take(MAX_REVISION_CHARS).collect::<String>();
+        let named = |(bundle, revision): (&String, &String)| format!("{bundle}={}", short(revision));
+        self.by_reason.begin(
+            entrypoint,
+            match revisions.clone().count() {
+                0 | 1 => revisions.clone().map(|(_, revision)| short(revision)).collect(),
+                _ => revisions.clone().map(named).collect::<Vec<_>>().join(","),
+            },
+        );
         self.policy.clear();
         let tell = |bundle: &str, revision: &str| {
-            let revision = revision.chars().take(MAX_REVISION_CHARS).collect();
+            let revision = short(revision);
             let labels =
                 vec![("entrypoint", entrypoint.to_owned()), ("bundle", bundle.to_owned()), ("revision", revision)];
             self.policy.get_or_create(&labels).set(1);

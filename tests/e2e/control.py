@@ -20,7 +20,7 @@ import urllib.parse
 from concurrent import futures
 
 import grpc
-from harness import Server, Sidecar, ask_over_tls, bundle, certificates, policy, policy_file, stepgate, wait
+from harness import CHECK, Server, Sidecar, ask_over_tls, bundle, certificates, policy, policy_file, stepgate, wait
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from stack import STEPGATE, free_port
 
@@ -752,6 +752,40 @@ def traces_reach_a_collector():
         eq(sidecar.check('/two'), False, 'a denial')
     collector.stop(0)
     server.stop()
+
+
+def callers_make_no_series():
+    """100,000 different paths, methods, hosts, tokens and addresses leave the metrics as many as they were."""
+    rego = 'package app\nimport rego.v1\ndefault allow := false\nallow if startswith(input.attributes.request.http.path, "/a")\n'
+    with tempfile.TemporaryDirectory() as folder:
+        issuers = [{'issuer': 'https://i', 'audiences': ['a'], 'algorithms': ['ES256'], 'jwks': json.loads(stepgate('token', 'keygen', '--out', os.path.join(folder, 'own.pem')).stdout)}]
+        plugins = {'envoy_ext_authz_grpc': {'enable-performance-metrics': True}, 'stepgate': {'issuers': issuers}}
+        with Sidecar({'plugins': plugins, 'decision_logs': {'console': True}}, args=['--log-level', 'error'], files=[policy_file(folder, rego)]) as sidecar:
+            series = lambda: {line.rsplit(' ', 1)[0] for line in sidecar.get('/metrics', port=sidecar.diagnostic)[1].decode().splitlines() if line[0] != '#'}
+
+            def ask(numbers):
+                call = grpc.insecure_channel(f'127.0.0.1:{sidecar.grpc}').unary_unary(CHECK)
+                for at in range(0, len(numbers), 200):
+                    futures = []
+                    for n in numbers[at:at + 200]:
+                        request = sidecar.request(f'/{"ab"[n % 2]}{n}?q={n}')
+                        http = request.attributes.request.http
+                        http.method, http.host = f'M{n}', f'h{n}.example'
+                        http.headers['x-request-id'] = f'id-{n}'
+                        if n % 10 == 0:
+                            http.headers['authorization'] = f'Bearer a{n}.b.c'
+                        request.attributes.source.principal = f'spiffe://d/ns/n{n}/sa/s'
+                        futures.append(call.future(request.SerializeToString(), timeout=30))
+                    for future in futures:
+                        future.result()
+
+            ask(range(400))
+            sidecar.settled(lambda: any('outcome="' in name and 'decision_logs' in name for name in series()), 'the first series')
+            before = series()
+            ask(range(400, 100_000))
+            more = {name for name in series() - before if 'stepgate_decision_logs_total' not in name and 'overloaded' not in name and 'deadline' not in name}
+            eq(more, set(), 'new series')
+            eq(len(before) < 250, True, f'{len(before)} series')
 
 
 def nothing_secret_comes_out_anywhere():

@@ -1,0 +1,93 @@
+//! Decisions by what decided and why.
+
+use parking_lot::RwLock;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::metrics::{Decided, Labels};
+
+/// Counts decisions by outcome, reason, entry point and revision. Only those of the policy in force are told, so that the series are few
+/// however often it changes.
+#[derive(Debug, Default)]
+pub struct Decisions {
+    all: Family<Labels, Counter>,
+    in_force: RwLock<InForce>,
+}
+
+#[derive(Debug, Default)]
+struct InForce {
+    entrypoint: String,
+    revision: String,
+    /// The counters that were needed so far. There are as many reasons as the program has words for them.
+    known: Vec<(Decided, &'static str, Counter)>,
+}
+
+impl InForce {
+    fn find(&self, decided: Decided, reason: &str) -> Option<&Counter> {
+        self.known.iter().find(|known| known.0 == decided && known.1 == reason).map(|(_, _, counter)| counter)
+    }
+}
+
+impl Decisions {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("stepgate_decisions", "Decisions of the policy in force", self.all.clone());
+    }
+
+    /// From now on this policy decides; its revision, or `bundle=revision` for several.
+    pub(super) fn begin(&self, entrypoint: &str, revision: String) {
+        let mut in_force = self.in_force.write();
+        self.all.clear();
+        *in_force = InForce { entrypoint: entrypoint.to_owned(), revision, known: Vec::new() };
+    }
+
+    /// `reason` is empty where the policy itself decided.
+    pub(super) fn count(&self, decided: Decided, reason: &'static str) {
+        if let Some(counter) = self.in_force.read().find(decided, reason) {
+            counter.inc();
+            return;
+        }
+        let mut in_force = self.in_force.write();
+        let labels = [
+            ("outcome", decided.name()),
+            ("reason", if reason.is_empty() { "policy" } else { reason }),
+            ("entrypoint", &in_force.entrypoint),
+            ("revision", &in_force.revision),
+        ];
+        let labels = labels.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
+        let counter = self.all.get_or_create(&labels).clone();
+        counter.inc();
+        if in_force.find(decided, reason).is_none() {
+            in_force.known.push((decided, reason, counter));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_policy_in_force_is_told() {
+        let (decisions, mut registry) = (Decisions::default(), Registry::default());
+        decisions.register(&mut registry);
+        for revision in ["r1", "r2"] {
+            decisions.begin("p/allow", revision.to_owned());
+            for _ in 0..3 {
+                decisions.count(Decided::Allow, "");
+                decisions.count(Decided::Fault, "overloaded");
+            }
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        let mut told: Vec<_> = text.lines().filter(|line| line.starts_with("stepgate_decisions_total{")).collect();
+        told.sort_unstable();
+        assert_eq!(
+            told,
+            [
+                r#"stepgate_decisions_total{outcome="allow",reason="policy",entrypoint="p/allow",revision="r2"} 3"#,
+                r#"stepgate_decisions_total{outcome="fault",reason="overloaded",entrypoint="p/allow",revision="r2"} 3"#,
+            ]
+        );
+    }
+}
