@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+pub use stepgate_rego::builtins::certificate;
 pub use stepgate_rego::value::{
     DuplicateKeys, JsonError, JsonLimits, MAX_NUMBER_BYTES, Number, Text, Value, lossy, parse_json,
 };

@@ -26,6 +26,7 @@ use crate::eval::{EvalError, EvalOptions, steps_per_look};
 use crate::host::Host;
 use crate::value::{Number, Object, Set, Value};
 
+pub use self::crypto::certificate;
 pub use self::encoding::parse_yaml;
 pub use self::http::is_cacheable;
 pub use self::patterns::{Prepared, glob_prefix};

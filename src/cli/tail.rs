@@ -2,7 +2,6 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -16,9 +15,9 @@ const MAX_EVENT_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
 pub struct Tail {
-    /// The socket file of `plugins.stepgate.admin_socket`
+    /// The socket file of `plugins.stepgate.admin_socket`, with or without `unix://`
     #[arg(long, default_value = "/run/stepgate/admin.sock")]
-    socket: PathBuf,
+    socket: String,
     /// Only what was not allowed
     #[arg(long)]
     denied: bool,
@@ -28,6 +27,9 @@ pub struct Tail {
     /// Only this method
     #[arg(long)]
     method: Option<String>,
+    /// Only what was decided for this reason, such as `overloaded` (docs/status-codes.md)
+    #[arg(long)]
+    reason: Option<String>,
     /// Only what contains this text, anywhere in the event
     #[arg(long)]
     contains: Option<String>,
@@ -56,8 +58,8 @@ enum Color {
 
 impl Tail {
     pub fn execute(&self) -> anyhow::Result<ExitCode> {
-        let place = self.socket.display();
-        let stream = UnixStream::connect(&self.socket).with_context(|| {
+        let place = self.socket.strip_prefix("unix://").unwrap_or(&self.socket);
+        let stream = UnixStream::connect(place).with_context(|| {
             format!(
                 "nobody listens at `{place}`; `plugins.stepgate.admin_socket` makes the socket, its owner may use it"
             )
@@ -103,6 +105,10 @@ impl Tail {
         denied(self.denied)
             && self.path.as_ref().is_none_or(|path| request("path").starts_with(path.as_str()))
             && self.method.as_ref().is_none_or(|method| request("method").eq_ignore_ascii_case(method))
+            && self
+                .reason
+                .as_ref()
+                .is_none_or(|reason| event.pointer("/custom/reason").and_then(Value::as_str) == Some(reason))
             && self.contains.as_ref().is_none_or(|text| line.contains(text.as_str()))
     }
 }

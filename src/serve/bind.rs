@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::handshakes::Handshakes;
 use super::refusal::{Refusal, Refusals};
-use super::tls::{Tls, client_subject};
+use super::tls::{Tls, client_certificates, client_subject};
 use crate::telemetry::Refused;
 
 /// Connections of one HTTP listener; beyond, the oldest is closed once it waits for a request. Silent ones take neither the
@@ -269,6 +269,8 @@ pub struct Peer {
     pub address: String,
     /// Of the certificate that it has proven to be its own.
     pub subject: Option<String>,
+    /// That one, and those that vouch for it, in DER.
+    pub certificates: Arc<[Vec<u8>]>,
 }
 
 /// A listener for HTTP, with or without TLS.
@@ -335,16 +337,16 @@ impl axum::serve::Listener for HttpListener {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let connection = self.next_connection().await;
-        let subject = match &connection {
-            Connection::Tls(stream) => client_subject(stream),
-            _ => None,
+        let (subject, certificates) = match &connection {
+            Connection::Tls(stream) => (client_subject(stream), client_certificates(stream)),
+            _ => Default::default(),
         };
-        let peer = Peer { address: connection.peer(), subject };
+        let peer = Peer { address: connection.peer(), subject, certificates };
         (self.bounded(connection, peer.address.clone()), peer)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(Peer { address: self.listener.local_address(), subject: None })
+        Ok(Peer { address: self.listener.local_address(), subject: None, certificates: Arc::default() })
     }
 }
 

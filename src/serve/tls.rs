@@ -360,6 +360,12 @@ fn spiffe_id(stream: &TlsStream<TcpStream>) -> Option<String> {
     id.starts_with("spiffe://").then(|| id.to_owned())
 }
 
+/// The certificates that the client has shown, its own first, in DER.
+pub fn client_certificates(stream: &TlsStream<TcpStream>) -> Arc<[Vec<u8>]> {
+    let (_, connection) = stream.get_ref();
+    connection.peer_certificates().unwrap_or_default().iter().map(|certificate| certificate.to_vec()).collect()
+}
+
 /// The subject of the certificate that the client has shown and proven, as Go writes it.
 pub fn client_subject(stream: &TlsStream<TcpStream>) -> Option<String> {
     let (_, connection) = stream.get_ref();

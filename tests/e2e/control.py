@@ -811,7 +811,7 @@ def nothing_secret_comes_out_anywhere():
         with Sidecar(whole, args=['--log-level', 'debug']) as sidecar:
             sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
             tail = subprocess.Popen([STEPGATE, 'tail', '--socket', sidecar.admin, '-n', '2', '--format', 'json'], stdout=subprocess.PIPE, text=True)
-            pretty = subprocess.Popen([STEPGATE, 'tail', '--socket', sidecar.admin, '-n', '2'], stdout=subprocess.PIPE, text=True)
+            pretty = subprocess.Popen([STEPGATE, 'tail', '--socket', f'unix://{sidecar.admin}', '-n', '2'], stdout=subprocess.PIPE, text=True)
             deadline = time.time() + 10
             while (tail.poll() is None or pretty.poll() is None) and time.time() < deadline:
                 request = sidecar.request('/two?token=canary-query&code=canary-code')
@@ -879,7 +879,8 @@ def decisions_are_watched_as_they_are_made():
 def the_api_speaks_tls_and_knows_clients_by_their_certificates():
     with tempfile.TemporaryDirectory() as folder:
         root, certificate, key = certificates(folder)
-        file = policy_file(folder, 'package system.authz\nimport rego.v1\ndefault allow := false\nallow if input.identity == "CN=localhost"\n')
+        file = policy_file(folder, 'package system.authz\nimport rego.v1\ndefault allow := false\n'
+                           'allow if {\n input.identity == "CN=localhost"\n input.client_certificates[0].Subject.CommonName == "localhost"\n}\n')
         flags = ['--tls-cert-file', certificate, '--tls-private-key-file', key, '--tls-ca-cert-file', root]
 
         ask = lambda port, own: ask_over_tls(port, root, (certificate, key) if own else None, '/v1/data')

@@ -15,6 +15,11 @@ use super::encoding::hex;
 use super::{Builtin, Context, Outcome, function, text};
 use crate::value::Value;
 
+/// A certificate as `crypto.x509.parse_certificates` shows it; nothing where it is none.
+pub fn certificate(der: &[u8]) -> Option<Value> {
+    certificates::described(der, true).ok()
+}
+
 pub const TABLE: &[Builtin] = &[
     function("crypto.x509.parse_certificates", 1, |_, args| {
         let chain = certificates::certificates(text(args, 1)?)?;

@@ -15,7 +15,7 @@ use super::{Api, BUDGET, Failure, INPUT, Parameters, decoded};
 use crate::opa::rest;
 use crate::policy::Question;
 use crate::serve::bind::Peer;
-use crate::value::{Members, Value, texts};
+use crate::value::{Members, Value, certificate, texts};
 
 /// How callers say who they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,6 +149,11 @@ async fn described(api: &Api, request: Request) -> Result<(Request, Value), Fail
     };
     if let Some(identity) = identity {
         input.put_text("identity", Value::from(identity));
+    }
+    let shown = peer.into_iter().flat_map(|peer| peer.0.certificates.iter()).filter_map(|der| certificate(der));
+    let shown: Vec<_> = shown.collect();
+    if !shown.is_empty() {
+        input.put_text("client_certificates", Value::array(shown));
     }
     let too_large = |_| Failure::bad_request(rest::BodyError::TooLarge.to_string());
     let bytes = axum::body::to_bytes(body, api.limits.body).await.map_err(too_large)?;
