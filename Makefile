@@ -29,6 +29,14 @@ tools: .tools/ready ## install Envoy and the test tools into .tools
 	npm ci --prefix tests/idp --silent
 	touch $@
 
+# What moves the clock of a process.
+.tools/faults-ready:
+	@mkdir -p .tools
+	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime >/dev/null; } || \
+		echo "libfaketime could not be installed"
+	touch $@
+
 # helm and kubectl, and what checks scripts.
 .tools/kube-ready: tests/k8s/tools .tools/ready
 	tests/k8s/tools
@@ -62,7 +70,7 @@ lint: ## check formatting and lints
 unit: ## run the tests of units, policies, floors and descriptors
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
 
-e2e: tools .tools/idp-ready build ## run the end-to-end tests through the real Envoy
+e2e: tools .tools/idp-ready .tools/faults-ready build ## run the end-to-end tests through the real Envoy
 	$(PYTHON) tests/e2e/e2e.py
 	$(PYTHON) tests/e2e/identity.py
 	$(PYTHON) tests/e2e/control.py

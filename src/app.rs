@@ -96,7 +96,7 @@ async fn rehearsed(launch: Launch) -> anyhow::Result<Vec<String>> {
     let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
     let mut lines = vec![format!("the configuration is read, with {} warning(s)", launch.config_warnings)];
     if files.paths.is_empty() && config.bundles.is_empty() && config.discovery.is_none() {
-        lines.push("no policy is given: every check will be denied".to_owned());
+        tracing::warn!("no policy is given: every check will be denied");
     }
     let plane = Plane::new(&config, launch.origin, files.version, &lifecycle, metrics);
     let has_files = !files.paths.is_empty();
@@ -115,10 +115,14 @@ async fn rehearsed(launch: Launch) -> anyhow::Result<Vec<String>> {
             .map(|_| format!("{of}: certificates, key and roots fit"))
             .map_err(|error| anyhow::anyhow!("{of}: {}", chain(&error)))
     };
+    let needs_tls = |address: &&HttpAddress| address.security == Security::Tls && launch.tls.is_none();
+    if let Some(HttpAddress { address, .. }) = launch.api.iter().chain(&launch.diagnostic).find(needs_tls) {
+        anyhow::bail!("https://{address} needs --tls-cert-file and --tls-private-key-file");
+    }
     lines.extend(launch.tls.map(|settings| tls(settings, "--tls-cert-file")).transpose()?);
     match config.grpc.take() {
         None if config.discovery.is_none() => {
-            lines.push("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port will be opened".to_owned());
+            tracing::warn!("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port will be opened");
         }
         None => {}
         Some(door) => {

@@ -142,8 +142,8 @@ pub struct Checker {
     used: Option<Seen>,
     /// Where checks are traced, if they are.
     tracer: Option<Tracer>,
-    /// Lines about checks that there was no time for.
-    crowd: Throttle,
+    /// Lines about checks that there was no room for, and about those that there was no time for.
+    crowd: [Throttle; 2],
 }
 
 impl Checker {
@@ -168,7 +168,7 @@ impl Checker {
             repeats: Repeats::default(),
             used,
             tracer: None,
-            crowd: Throttle::default(),
+            crowd: Default::default(),
         }
     }
 

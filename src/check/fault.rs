@@ -132,10 +132,11 @@ impl Fault {
 
     /// Faults of the policy or of stepgate are errors; those of a client are not the operator's to mend. Those of a crowd are told
     /// now and then, by `crowd`: writing a line for each would take the time that is missing.
-    pub(super) fn log(&self, id: &str, crowd: &Throttle) {
+    pub(super) fn log(&self, id: &str, [overloaded, late]: &[Throttle; 2]) {
         let (reason, error) = (self.reason(), chain(self));
         match self {
             Self::Overloaded | Self::Deadline => {
+                let crowd = if matches!(self, Self::Overloaded) { overloaded } else { late };
                 if let Some(withheld) = crowd.due(Instant::now()) {
                     tracing::error!(decision_id = id, reason, error, withheld, "check failed; the request is denied");
                 }

@@ -71,7 +71,7 @@ impl Doctor {
         match self.command {
             Some(Command::K8s { paths, strict, format }) => lint(&paths, strict, format),
             Some(Command::Plan(run)) => {
-                log::init(log::Format::Text, log::Verbosity::Warn);
+                log::init(log::Format::Text, log::Verbosity::Info);
                 for line in rehearse(run.launch()?)? {
                     println!("ok: {line}");
                 }

@@ -15,10 +15,10 @@ use super::check::{PolicyArgs, listed};
 use super::tail::plain;
 use crate::check::canonical_path;
 use crate::clock::from_rfc3339;
-use crate::feed::decision_log::{is_credential, redacted};
+use crate::feed::decision_log::redacted;
 use crate::opa::input::{Options, from_protojson};
 use crate::policy::{BuiltinSettings, Module, RegoVersion, Strictness, Surroundings, Trail, World, compile_sources};
-use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, json_text, member, parse_json};
+use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, items, json_text, member, parse_json};
 
 /// The longest that the policy may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,9 +94,11 @@ impl Explain {
         let world = World::lasting(TIMEOUT, &alone).following(Trail::default()).recalling(case.answers, case.now_ns);
         let result = policy.query(&query, Some(&case.input), &EvalOptions::default(), &world);
         let (prints, trail) = world.into_records();
+        let secrets = Hidden::of(&case.input);
         let now = match result {
             Ok(rows) => {
-                rows.first().and_then(|row| row.values.first()).map_or_else(|| "undefined".to_owned(), json_text)
+                let value = rows.first().and_then(|row| row.values.first());
+                value.map_or_else(|| "undefined".to_owned(), |value| json_text(&redacted("result", value)))
             }
             Err(error) => format!("an error: {error}"),
         };
@@ -117,12 +119,11 @@ impl Explain {
                        of other servers and of the environment only without redaction";
             lines.push(format!("it was {logged}: {why}"));
         }
-        let shown = |line: &String| if is_credential(line) { "(a credential)".to_owned() } else { line.clone() };
-        lines.extend(prints.iter().map(|line| format!("print: {}", shown(line))));
-        let mut out = lines.iter().map(|line| plain(line) + "\n").collect::<String>();
+        lines.extend(prints.iter().map(|line| format!("print: {line}")));
+        let mut out = lines.iter().map(|line| plain(&secrets.erased_from(line)) + "\n").collect::<String>();
         out.push_str(&story(&policy, &trail, &sources.modules));
         out.push_str("\ninput, without credentials and names of persons\n");
-        out.push_str(&indented(&redacted(&case.input)));
+        out.push_str(&indented(&redacted("input", &case.input)));
         // Whoever has seen enough closes the pipe.
         match std::io::stdout().write_all(out.as_bytes()) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -204,6 +205,44 @@ impl Explain {
     }
 }
 
+/// Texts of an input that are not shown: what proves who somebody is, and names of persons.
+struct Hidden(Vec<String>);
+
+impl Hidden {
+    fn of(input: &Value) -> Self {
+        let (mut whole, mut left) = (Vec::new(), Vec::new());
+        texts_of(input, &mut whole);
+        let shown = redacted("input", input);
+        texts_of(&shown, &mut left);
+        let left: BTreeSet<&str> = left.into_iter().flat_map(pieces).collect();
+        let mut hidden: Vec<_> =
+            whole.into_iter().flat_map(pieces).filter(|piece| !left.contains(piece)).map(str::to_owned).collect();
+        // The longest first: one may be part of another.
+        hidden.sort_unstable_by_key(|text| std::cmp::Reverse(text.len()));
+        hidden.dedup();
+        Self(hidden)
+    }
+
+    fn erased_from(&self, line: &str) -> String {
+        self.0.iter().fold(line.to_owned(), |line, hidden| line.replace(hidden.as_str(), "(erased)"))
+    }
+}
+
+/// A text and its words, as far as they are long enough to tell something.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| c.is_whitespace() || "?&=;,\"".contains(c)).filter(|word| word.len() > 5);
+    std::iter::once(text).filter(|text| text.len() > 3).chain(words)
+}
+
+fn texts_of<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => found.push(text),
+        Value::Object(members) => members.iter().for_each(|(_, value)| texts_of(value, found)),
+        Value::Array(_) | Value::Set(_) => items(value).into_iter().for_each(|item| texts_of(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// The input that a document is, or that a check of the request would have, as far as its token does not matter.
 fn input_of(document: &Value) -> anyhow::Result<Value> {
     let is_request = member(document, "attributes").is_some() && member(document, "parsed_path").is_none();
@@ -219,7 +258,9 @@ fn input_of(document: &Value) -> anyhow::Result<Value> {
     };
     let built = from_protojson(&json_text(document), &options);
     let (built, method, path) = built.map_err(|error| anyhow::anyhow!("{}", crate::telemetry::chain(&error)))?;
-    eprintln!("this is a request: its token, and what it proves, is not looked at (input.jwt, input.authn)");
+    eprintln!(
+        "this is a request: what a configuration adds to it is missing (input.jwt, authn, peer, client, workload, demand)"
+    );
     let mut members = built.members;
     members.put_text("method", Value::from(method));
     if let Ok(path) = canonical_path(&path) {

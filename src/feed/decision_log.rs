@@ -23,7 +23,6 @@ use self::buffer::{Buffer, Limits, Overflow};
 use self::event::Events;
 pub use self::event::redacted;
 use self::pace::Pace;
-pub use self::secrets::is_credential;
 use self::spill::{Spill, SpillSettings};
 use self::upload::Uploader;
 use super::status::Status;

@@ -33,6 +33,9 @@ const MAX_HEADER_LIST_BYTES: u32 = 9 << 20;
 const MAX_STREAMS: u32 = 100_000;
 /// Envoy resets the streams of checks that time out; that must not end the connection.
 const MAX_PENDING_RESETS: usize = 4_096;
+/// Frames of a connection's life that come for streams which are closed already, as the rest of what was refused: h2 counts each as a reset
+/// of its own and ends the connection beyond, with all checks on it.
+const MAX_LATE_FRAMES: usize = 1 << 20;
 const WINDOW_BYTES: u32 = 1 << 20;
 
 /// How long a peer has to say that it speaks HTTP/2. Whoever only connects would hold a place of `limits.connections` for ever: pings
@@ -66,15 +69,31 @@ impl ConnectionSettings {
 
 /// Takes the work of a connection's streams; whoever polls the connection does it.
 #[derive(Clone, Default)]
-struct Queue(Arc<Mutex<Vec<Work>>>);
+struct Queue(Arc<Mutex<Queued>>);
+
+#[derive(Default)]
+struct Queued {
+    works: Vec<(Work, bool)>,
+    /// Whether the work that comes next is only a refusal: hyper hands it over as soon as it has the future of its answer.
+    is_refusal: bool,
+}
 
 impl<F> hyper::rt::Executor<F> for Queue
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, work: F) {
-        self.0.lock().push(Box::pin(work));
+        let mut queued = self.0.lock();
+        let is_refusal = std::mem::take(&mut queued.is_refusal);
+        queued.works.push((Box::pin(work), is_refusal));
     }
+}
+
+/// What becomes of a request.
+pub struct Answering<F> {
+    pub answer: F,
+    /// Whether it is refused whatever it says.
+    pub is_refusal: bool,
 }
 
 /// Serves `connection` until the peer is done; once the tasks of `runner` are to stop, or it is old, it is told to go away, and what it has asked by
@@ -85,7 +104,7 @@ where
 pub async fn serve_connection<F, B>(
     connection: Connection,
     settings: ConnectionSettings,
-    answer: impl Fn(Request<Incoming>) -> F,
+    answer: impl Fn(Request<Incoming>) -> Answering<F>,
     runner: Runner,
 ) -> Result<(), Refusal>
 where
@@ -103,11 +122,13 @@ where
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_LATE_FRAMES)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES.saturating_mul(4));
     let service = hyper::service::service_fn(|request| {
-        let answered = answer(request);
-        async { Ok::<_, Infallible>(answered.await) }
+        let Answering { answer, is_refusal } = answer(request);
+        queue.0.lock().is_refusal = is_refusal;
+        async { Ok::<_, Infallible>(answer.await) }
     });
     let heard = Arc::new(Heard::default());
     let connection = Overheard { inner: connection, heard: Arc::clone(&heard) };
@@ -135,9 +156,9 @@ where
         }
         loop {
             let ended = serving.as_mut().poll(cx);
-            let works = std::mem::take(&mut *queue.0.lock());
+            let works = std::mem::take(&mut queue.0.lock().works);
             let idle = works.is_empty();
-            works.into_iter().for_each(|work| runner.run(work));
+            works.into_iter().for_each(|(work, is_refusal)| runner.run(work, is_refusal));
             match ended {
                 // How it ended is told by what was heard: the peer went away, or spoke no HTTP/2.
                 Poll::Ready(_) => return Poll::Ready(()),

@@ -26,7 +26,7 @@ use tonic_health::ServingStatus;
 use tower_service::Service as _;
 
 use super::bind::Listener;
-use super::connection::{ConnectionSettings, serve_connection};
+use super::connection::{Answering, ConnectionSettings, serve_connection};
 use super::handshakes::Handshakes;
 use super::health::Health;
 use super::limits::{Limits, Share};
@@ -182,13 +182,14 @@ fn respond(
     shared: &Arc<Shared>,
     others: &Routes,
     request: Request<Incoming>,
-) -> impl Future<Output = Response<Body>> + Send + use<> {
+) -> Answering<impl Future<Output = Response<Body>> + Send + use<>> {
     let call = if request.uri().path() == CHECK_PATH {
         Call::Check(Arrival::of(shared, request.headers()), shared.limits.enter())
     } else {
         Call::Other(others.clone())
     };
-    async move {
+    let is_refusal = matches!(call, Call::Check(_, None));
+    let answer = async move {
         match call {
             // The one place that catches panics: whatever went wrong below, Envoy gets a denial.
             Call::Check(arrival, share) => {
@@ -203,7 +204,8 @@ fn respond(
                 Err(never) => match never {},
             },
         }
-    }
+    };
+    Answering { answer, is_refusal }
 }
 
 enum Call {
@@ -239,7 +241,16 @@ impl Arrival {
 
     async fn answer(&self, request: Request<Incoming>, share: Option<Share>) -> Answer {
         let (checker, term) = (&self.shared.checker, self.term);
-        let Some(mut share) = share else { return checker.refuse(Fault::Overloaded, term.arrived) };
+        let mut body = request.into_body();
+        let Some(mut share) = share else {
+            // What is here already is taken, so that it does not come for a stream that is closed.
+            std::future::poll_fn(|cx| {
+                while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut body).poll_frame(cx) {}
+                Poll::Ready(())
+            })
+            .await;
+            return checker.refuse(Fault::Overloaded, term.arrived);
+        };
         if term.arrived.elapsed() > UNNOTICED {
             // Whose stream was reset meanwhile is dropped here.
             step_back().await;
@@ -247,7 +258,7 @@ impl Arrival {
         if term.is_stale() {
             return checker.refuse(Fault::Overloaded, term.arrived);
         }
-        let mut reading = std::pin::pin!(self.shared.read(request.into_body(), &mut share));
+        let mut reading = std::pin::pin!(self.shared.read(body, &mut share));
         // Nearly every message is here already; only one that is not needs a timer.
         let read = match std::future::poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
             Poll::Ready(read) => read,

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ pub struct Runner {
     tasks: Lifecycle,
     /// For how many streams work is still done aside.
     left_aside: Arc<AtomicU32>,
+    /// How many works wait aside. What comes after them waits as well.
+    waiting: Arc<AtomicUsize>,
     aside: Arc<Mutex<Aside>>,
     /// As many as there are threads.
     max_takers: usize,
@@ -42,7 +44,7 @@ struct Aside {
 
 impl Runner {
     pub fn new(tasks: Lifecycle, max_takers: usize) -> Self {
-        Self { tasks, left_aside: Arc::default(), aside: Arc::default(), max_takers }
+        Self { tasks, left_aside: Arc::default(), waiting: Arc::default(), aside: Arc::default(), max_takers }
     }
 
     /// Comes when everything is to stop.
@@ -50,20 +52,26 @@ impl Runner {
         self.tasks.stopping()
     }
 
-    /// Does `work` here and now, unless it has to wait or slow work went before it.
-    pub fn run(&self, work: Work) {
-        let left = &self.left_aside;
-        let is_aside = left.load(Ordering::Relaxed) > 0
-            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
-        if !is_aside {
+    /// Does `work` here and now, unless it has to wait or slow work went before it. What is only a refusal never stands behind others:
+    /// their number is bounded by that, too.
+    pub fn run(&self, work: Work, is_refusal: bool) {
+        if is_refusal || !self.is_aside() {
             return self.run_here(work);
         }
         let mut aside = self.aside.lock();
         aside.works.push_back(work);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         if aside.takers < self.max_takers {
             aside.takers = aside.takers.saturating_add(1);
             self.tasks.spawn(self.clone().take_all());
         }
+    }
+
+    /// Whether the next work is done aside.
+    fn is_aside(&self) -> bool {
+        let left = &self.left_aside;
+        let takes_one = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        (left.load(Ordering::Relaxed) > 0 && takes_one()) || self.waiting.load(Ordering::Relaxed) > 0
     }
 
     fn run_here(&self, mut work: Work) {
@@ -71,9 +79,12 @@ impl Runner {
         // What is not ready is polled again by its own task, so nobody needs to be woken here.
         let mut nobody = Context::from_waker(Waker::noop());
         // Twice: a check that has waited steps back once, so that it ends here if its stream was reset, and else goes on.
-        let is_done = work.as_mut().poll(&mut nobody).is_ready() || work.as_mut().poll(&mut nobody).is_ready();
-        if !is_done {
-            self.tasks.spawn(work);
+        let mut is_done = || work.as_mut().poll(&mut nobody).is_ready();
+        // Checks catch their panics themselves; whatever else does not must end neither its connection nor what is done aside.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| is_done() || is_done())) {
+            Ok(true) => {}
+            Ok(false) => self.tasks.spawn(work),
+            Err(_) => tracing::error!("the work of a stream panicked"),
         }
         if begin.elapsed() > SLOW {
             self.left_aside.store(ASIDE_AFTER_SLOW, Ordering::Relaxed);
@@ -84,10 +95,7 @@ impl Runner {
     async fn take_all(self) {
         let mut begin = Instant::now();
         while let Some(work) = self.next_aside() {
-            // Checks catch their panics themselves; whatever else does not must not end this.
-            if std::panic::catch_unwind(AssertUnwindSafe(|| self.run_here(work))).is_err() {
-                tracing::error!("the work of a stream panicked");
-            }
+            self.run_here(work);
             if begin.elapsed() > SLOW {
                 tokio::task::yield_now().await;
                 begin = Instant::now();
@@ -99,8 +107,9 @@ impl Runner {
     fn next_aside(&self) -> Option<Work> {
         let mut aside = self.aside.lock();
         let work = aside.works.pop_front();
-        if work.is_none() {
-            aside.takers = aside.takers.saturating_sub(1);
+        match &work {
+            Some(_) => _ = self.waiting.fetch_sub(1, Ordering::Relaxed),
+            None => aside.takers = aside.takers.saturating_sub(1),
         }
         work
     }
@@ -108,8 +117,6 @@ impl Runner {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
 
     /// Work that is polled where `run` is called counts 1, in a task of its own 100.
@@ -126,14 +133,16 @@ mod tests {
         let count = Arc::new(AtomicUsize::new(0));
         let runner = Runner::new(Lifecycle::default(), 1);
         let left = || runner.left_aside.load(Ordering::Relaxed);
-        runner.run(counted(&count, SLOW * 2));
+        runner.run(counted(&count, SLOW * 2), false);
         assert_eq!((count.load(Ordering::Relaxed), left()), (1, ASIDE_AFTER_SLOW));
-        for _ in 0..ASIDE_AFTER_SLOW {
-            runner.run(counted(&count, Duration::ZERO));
+        for _ in 0..=ASIDE_AFTER_SLOW {
+            runner.run(counted(&count, Duration::ZERO), false);
         }
-        assert_eq!((count.load(Ordering::Relaxed), left()), (1, 0), "nothing ran here");
+        assert_eq!((count.load(Ordering::Relaxed), left()), (1, 0), "nothing ran here, as long as others wait");
+        runner.run(counted(&count, Duration::ZERO), true);
+        assert_eq!(count.load(Ordering::Relaxed), 2, "a refusal does");
         runner.tasks.ended().await;
-        assert_eq!(count.load(Ordering::Relaxed), 1 + 100 * ASIDE_AFTER_SLOW as usize);
+        assert_eq!(count.load(Ordering::Relaxed), 2 + 100 * (ASIDE_AFTER_SLOW as usize + 1));
     }
 
     #[tokio::test]
@@ -142,10 +151,13 @@ mod tests {
         runner.left_aside.store(4, Ordering::Relaxed);
         for n in 0..4 {
             let order = Arc::clone(&order);
-            runner.run(Box::pin(async move {
-                assert_ne!(n, 1, "a defect");
-                order.lock().push(n);
-            }));
+            runner.run(
+                Box::pin(async move {
+                    assert_ne!(n, 1, "a defect");
+                    order.lock().push(n);
+                }),
+                false,
+            );
         }
         assert_eq!((order.lock().len(), runner.aside.lock().takers), (0, 1));
         while runner.aside.lock().takers > 0 {
@@ -163,11 +175,11 @@ mod tests {
             done.send(value).expect("somebody waits");
         };
         let runner = Runner::new(Lifecycle::default(), 1);
-        runner.run(Box::pin(work));
+        runner.run(Box::pin(work), false);
         // Another one has its turn meanwhile.
         let count = Arc::new(AtomicUsize::new(0));
         runner.left_aside.store(1, Ordering::Relaxed);
-        runner.run(counted(&count, Duration::ZERO));
+        runner.run(counted(&count, Duration::ZERO), false);
         while count.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }

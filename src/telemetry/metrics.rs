@@ -266,7 +266,11 @@ impl Metrics {
         self.status.register(registry);
         self.insides.register(registry);
         registry.register("stepgate_faults", "Denials because something went wrong, by reason", self.faults.clone());
-        registry.register("stepgate_check_duration_seconds", "Time from message to answer", self.duration.clone());
+        registry.register(
+            "stepgate_check_duration_seconds",
+            "Time from the opened stream to the answer",
+            self.duration.clone(),
+        );
         registry.register("stepgate_tokens", "Tokens by state and reason", self.tokens.clone());
         let help = "Requests whose path has no canonical form";
         registry.register("stepgate_ambiguous_paths", help, self.ambiguous_paths.clone());

@@ -54,12 +54,17 @@ class Full(bench.Bench):
             for at in range(0, len(messages), 100):
                 for future in [call.future(message) for message in messages[at:at + 100]]:
                     future.result()
+        if server.allowed() != TOKENS or f'stepgate_token_cache_misses_total {TOKENS}' not in server.metrics():
+            raise SystemExit('not every token was verified: not the work that was to be measured')
         # Slow enough that the log keeps up, then as fast as it goes.
         for load in (('-n', '16000', '--rps', '500'), ('-n', '30000'), ('-n', '30000')):
             bench.h2load(server.port, self.folder, *load, clients=(8, 1))
             with open(f'/proc/{server.process.pid}/status', encoding='ascii') as file:
                 readings.append(int(re.search(r'RssAnon:\s+(\d+)', file.read()).group(1)) / 1024)
-        return max(readings), server.logged()
+        logged = server.logged()
+        if not logged.get('buffer_full'):
+            raise SystemExit(f'the log did not fill up: {logged}')
+        return max(readings), logged
 
 
 def main():

@@ -1,4 +1,5 @@
 """What goes wrong around stepgate, while every answer is compared with what it must be. Closes with a line 'N passed, N failed'."""
+import glob
 import json
 import os
 import random
@@ -338,11 +339,9 @@ def all_servers_around_are_gone():
 
 def the_clock_jumps():
     """By an hour, to and fro, while a token is valid for half an hour: it is denied and allowed as the clock says, and nothing is lost."""
-    library = '/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1'
+    library = next(iter(glob.glob('/usr/lib/*/faketime/libfaketimeMT.so.1')), '')
     if not os.path.exists(library):
-        subprocess.run('apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime >/dev/null', shell=True, check=False)
-    if not os.path.exists(library):
-        return 'SKIPPED: libfaketime could not be installed'
+        return 'SKIPPED: there is no libfaketime (the Debian package of that name)'
     rego = 'package app\ndefault allow := false\nallow if {\n\tinput.parsed_path[0] == "one"\n\tinput.jwt.state == "verified"\n}\nallow if input.parsed_path[0] == "open"\n'
     with tempfile.TemporaryDirectory() as folder:
         issuer, hands = Issuer(folder), os.path.join(folder, 'hands')
@@ -376,7 +375,7 @@ def more_than_can_be_answered_is_denied_at_once():
     for limits, least in (({'checks_in_flight': 4}, 100), ({}, 1)):
         with Alone({'plugins': {'stepgate': {'limits': {**limits, 'evaluation_timeout': '150ms'}}}}, text=SLOW) as alone:
             call = grpc.insecure_channel(f'127.0.0.1:{alone.sidecar.grpc}').unary_unary(CHECK, ea.CheckRequest.SerializeToString, ea.CheckResponse.FromString)
-            futures = [call.future(request('/one'), timeout=60) for _ in range(400)]
+            futures = [call.future(request('/one'), timeout=60) for _ in range(300 * os.cpu_count())]
             answers = [future.result() for future in futures]
             allowed = sum(answer.status.code == 0 for answer in answers)
             reasons = [answer.dynamic_metadata.fields['reason'].string_value for answer in answers if answer.status.code]
@@ -386,7 +385,7 @@ def more_than_can_be_answered_is_denied_at_once():
             eq(alone.metric('stepgate_faults_total{reason="overloaded"}'), reasons.count('overloaded'), 'what is counted')
             # A line for each would take the time that is missing.
             lines = sum('"reason":"overloaded"' in line for line in alone.sidecar.lines().splitlines())
-            eq(lines <= 3, True, f'{lines} lines')
+            eq(1 <= lines <= 3, True, f'{lines} lines')
             eq(alone.ask('/one'), True, 'afterwards')
 
 
@@ -456,6 +455,51 @@ def messages_of_every_size():
         eq((load.wrong, load.lost), ([], []), 'wrong and lost answers')
 
 
+def messages_that_come_after_their_refusal():
+    """Whoever finds no place is refused before his message is here; what comes late ends no connection, also after thousands."""
+    limits = {'plugins': {'stepgate': {'limits': {'checks_in_flight': 1}}}}
+    with Alone(limits) as alone, socket.create_connection(('127.0.0.1', alone.sidecar.grpc)) as raw:
+        raw.settimeout(5)
+        frame, headers = frames()
+        message = request('/one').SerializeToString()
+        raw.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0))
+        ended = []
+
+        def read():
+            try:
+                data = b''
+                while True:
+                    while len(data) >= 9 and len(data) >= 9 + int.from_bytes(data[:3], 'big'):
+                        if data[3] == 7:
+                            ended.append(data[9:])
+                        data = data[9 + int.from_bytes(data[:3], 'big'):]
+                    more = raw.recv(1 << 16)
+                    if not more:
+                        return
+                    data += more
+            except OSError:
+                return
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        for first in range(1, 8_000, 200):
+            streams = range(first, first + 200, 2)
+            raw.sendall(b''.join(frame(1, 4, stream, headers) for stream in streams))
+            time.sleep(0.01)
+            raw.sendall(b''.join(frame(0, 1, stream, b'\0' + struct.pack('>I', len(message)) + message) for stream in streams))
+        alone.sidecar.settled(lambda: alone.metric('stepgate_in_flight_checks') == 0, 'answers')
+        eq((ended, reader.is_alive()), ([], True), 'the connection')
+        eq(alone.metric('stepgate_faults_total{reason="overloaded"}') > 2_000, True, 'refusals')
+
+
+def frames():
+    """What makes a frame of HTTP/2, and the headers of a check."""
+    text = lambda text: bytes([len(text)]) + text
+    fields = {b':method': b'POST', b':scheme': b'http', b':path': CHECK.encode(), b':authority': b'a', b'content-type': b'application/grpc'}
+    headers = b''.join(b'\0' + text(name) + text(value) for name, value in fields.items())
+    return lambda kind, flags, stream, data=b'': struct.pack('>I', len(data))[1:] + bytes([kind, flags]) + struct.pack('>I', stream) + data, headers
+
+
 def streams_that_are_reset_at_once():
     # A check that waits behind the flood of another has time.
     patient = {'plugins': {'stepgate': {'limits': {'check_timeout': '3s'}}}}
@@ -470,23 +514,22 @@ def streams_that_are_reset_at_once():
         eq((load.wrong, load.lost), ([], []), 'wrong and lost answers')
         eq(alone.metric('stepgate_in_flight_checks') <= 4, True, 'nothing is left behind')
         # Opened and reset in one breath, before there is a message: given up, and no fault of anybody.
+        alone.sidecar.settled(lambda: alone.metric('stepgate_in_flight_checks') <= 4, 'those before')
         before, lines = alone.metric('stepgate_cancelled_checks_total'), alone.sidecar.lines().count('"level":"error"')
-        frame = lambda kind, flags, stream, data=b'': struct.pack('>I', len(data))[1:] + bytes([kind, flags]) + struct.pack('>I', stream) + data
-        text = lambda text: bytes([len(text)]) + text
-        fields = {b':method': b'POST', b':scheme': b'http', b':path': CHECK.encode(), b':authority': b'a', b'content-type': b'application/grpc'}
-        headers = b''.join(b'\0' + text(name) + text(value) for name, value in fields.items())
+        frame, headers = frames()
         with socket.create_connection(('127.0.0.1', alone.sidecar.grpc)) as raw:
             raw.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0))
             for stream in range(1, 2_000, 2):
                 raw.sendall(frame(1, 4, stream, headers) + frame(3, 0, stream, struct.pack('>I', 8)))
             alone.sidecar.settled(lambda: alone.metric('stepgate_cancelled_checks_total') - before >= 1_000, 'those that were given up')
         load.settled(1_000)
+        eq(alone.metric('stepgate_cancelled_checks_total') - before, 1_000, 'each counts once')
         eq((load.wrong, load.lost), ([], []), 'wrong and lost answers')
         eq((alone.sidecar.lines().count('"level":"error"'), alone.metric('stepgate_faults_total{reason="deadline"}')), (lines, 0), 'no fault')
 
 
 TESTS = [value for name, value in list(globals().items()) if callable(value) and getattr(value, '__module__', '') == __name__
-         and name[0].islower() and name not in ('eq', 'policy_folder', 'request', 'main')]
+         and name[0].islower() and name not in ('eq', 'policy_folder', 'request', 'frames', 'main')]
 
 
 def main():

@@ -174,14 +174,14 @@ fn a_logged_decision_is_explained_line_by_line() {
     let file = stepgate(&folder, &["explain", "input.json", "-d", "a.rego", "--rule", "data.a.allow"]);
     assert!(text(&file).contains("data.a.allow is true"));
     let policy = "package r\n\nallow if {\n\tinput.parsed_path == [\"a\", \"b\"]\n\tinput.method == \"PUT\"\n\tinput.path == \"/a/b\"\n\tinput.parsed_body.n == 1\n\
-                  \tprint(input.attributes.request.http.headers.authorization)\n}\n";
+                  \tprint(\"token:\", input.attributes.request.http.headers.authorization)\n}\n";
     std::fs::write(folder.join("r.rego"), policy).expect("a policy");
     let request = serde_json::json!({"attributes": {"request": {"http": {"method": "PUT", "path": "/a/b?token=canary", "body": "{\"n\": 1}",
         "headers": {"content-type": "application/json", "authorization": "Bearer canary"}}}}});
     std::fs::write(folder.join("request.json"), request.to_string()).expect("a request");
     let told = text(&stepgate(&folder, &["explain", "request.json", "-d", "r.rego", "--rule", "data.r.allow"]));
     assert!(
-        told.contains("data.r.allow is true") && told.contains("\"n\": 1") && told.contains("print: (a credential)"),
+        told.contains("data.r.allow is true") && told.contains("\"n\": 1") && told.contains("print: token: (erased)"),
         "{told}"
     );
     assert!(!told.contains("canary"), "{told}");

@@ -95,12 +95,13 @@ impl Events<'_> {
     }
 }
 
-/// An input as the log would show it without any mask: without what proves who somebody is, and names of persons.
-pub fn redacted(input: &Value) -> Value {
-    let members = [("input", input.clone())].into_iter().collect();
+/// An input or a result, by its name in events, as the log would show it without any mask: without what proves who somebody is, and names
+/// of persons.
+pub fn redacted(name: &'static str, value: &Value) -> Value {
+    let members = [(name, value.clone())].into_iter().collect();
     let mut event = Event { members, erased: Vec::new(), masked: Vec::new() };
     event.redact(Secrets { token_headers: &[] });
-    event.at(&["input"]).cloned().unwrap_or_default()
+    event.at(&[name]).cloned().unwrap_or_default()
 }
 
 impl Rule {
@@ -202,7 +203,7 @@ impl Event {
     fn redact(&mut self, secrets: Secrets<'_>) {
         let http = ["input", "attributes", "request", "http"];
         // Unjoined headers say nothing that their names could be told from one by one.
-        self.erase(&[&http[..], &["header_map"]].concat());
+        self.erase(&[&http[..], &["headerMap"]].concat());
         // Claims that Envoy has verified.
         self.erase(&["input", "attributes", "metadataContext", "filterMetadata", "envoy.filters.http.jwt_authn"]);
         let claims = self.at(&["input", "jwt", "claims"]).and_then(Value::as_object);
@@ -213,6 +214,13 @@ impl Event {
         // Requests with their headers, and all environment variables.
         for name in ["http.send", "opa.runtime"] {
             self.erase(&["nd_builtin_cache", name]);
+        }
+        // The arguments of the others are texts of JSON, and the names of their answers.
+        let answers = self.at(&["nd_builtin_cache"]).and_then(Value::as_object);
+        let holds = |answers: &Value| json_text(answers).split(['"', '\\']).any(is_credential);
+        let telling = answers.into_iter().flat_map(|answers| answers.iter()).filter(|(_, answers)| holds(answers));
+        for name in telling.filter_map(|(name, _)| as_text(name).map(str::to_owned)).collect::<Vec<_>>() {
+            self.erase(&["nd_builtin_cache", &name]);
         }
         // By what each says itself: a mask may have taken `parsed_query` away.
         let headers = ADDRESS_HEADERS.iter().map(|name| [&http[..], &["headers", name]].concat());
@@ -246,7 +254,7 @@ impl Event {
         if in_body || is_opaque {
             // The same stands in the bytes.
             self.erase(&[&http[..], &["body"]].concat());
-            self.erase(&[&http[..], &["raw_body"]].concat());
+            self.erase(&[&http[..], &["rawBody"]].concat());
         }
     }
 
@@ -375,8 +383,8 @@ mod tests {
         "attributes": {"request": {"http": {
             "headers": {"authorization": "Bearer canary-1", "cookie": "s=canary-2", ":path": "/a?token=canary-3&x=1", "accept": "*/*",
                 "x-user-token": "canary-8", "referer": "https://a/?Token=canary-10", "x-request-id": "r-1", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
-            "path": "/a?token=canary-3&x=1", "header_map": {"headers": [{"raw_value": "canary-4"}]},
-            "body": "client_secret=canary-11", "raw_body": "canary-11"
+            "path": "/a?token=canary-3&x=1", "headerMap": {"headers": [{"key": "authorization", "rawValue": "canary-4"}]},
+            "body": "client_secret=canary-11", "rawBody": "canary-11"
         }}, "metadataContext": {"filterMetadata": {"envoy.filters.http.jwt_authn": {"payload": {"email": "canary-9"}}}}},
         "authn": {"factors": ["knowledge"]},
         "jwt": {"state": "verified", "issuer": "i", "claims": {"iss": "i", "acr": "mfa", "sub": "canary-5", "email": "canary-6"}},
@@ -405,7 +413,9 @@ mod tests {
             result: Some(value(
                 r#"{"allowed": true, "headers": {"Set-Cookie": "canary-7", "x-n": 1.50}, "allow": {"headers": [{"Authorization": "canary-15"}]}, "step_up": {"description": "Bearer canary-16", "acr_values": ["a"]}}"#,
             )),
-            answers: Some(value(r#"{"time.now_ns": {"[]": 7}, "http.send": {"[\"canary-8\"]": {}}}"#)),
+            answers: Some(value(
+                r#"{"time.now_ns": {"[]": 7}, "http.send": {"[\"canary-8\"]": {}}, "rand.intn": {"[\"Bearer canary-18\",9]": 3}}"#,
+            )),
             error: Some("content-length `Bearer canary-17` is not a number".to_owned()),
             ..Record::default()
         };

@@ -21,7 +21,7 @@ pub struct ParsedBody {
 /// Why a body cannot be handed to a policy.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    #[error("content-length `{0}` is not a number")]
+    #[error("content-length is not a number")]
     ContentLength(String),
     #[error("the header `{0}` stands more than once or is no text")]
     Description(&'static str),
