@@ -462,7 +462,8 @@ def messages_that_come_after_their_refusal():
         raw.settimeout(5)
         frame, headers = frames()
         message = request('/one').SerializeToString()
-        raw.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0))
+        # With a window for all answers: a stream is closed once its answer has left.
+        raw.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0) + frame(8, 0, 0, struct.pack('>I', 1 << 30)))
         ended = []
 
         def read():
