@@ -62,6 +62,11 @@ pub struct Origin {
 
 /// Runs until a signal stops it.
 pub fn run(launch: Launch) -> anyhow::Result<()> {
+    to_its_end(serve(launch))
+}
+
+/// Runs it on a runtime of its own.
+fn to_its_end<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -69,7 +74,7 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    let outcome = runtime.block_on(serve(launch));
+    let outcome = runtime.block_on(work);
     runtime.shutdown_background();
     outcome
 }
@@ -80,15 +85,7 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 /// # Errors
 /// The start would fail.
 pub fn rehearse(launch: Launch) -> anyhow::Result<Vec<String>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_stack_size(THREAD_STACK_BYTES)
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")?;
-    let outcome = runtime.block_on(rehearsed(launch));
-    runtime.shutdown_background();
-    outcome
+    to_its_end(rehearsed(launch))
 }
 
 async fn rehearsed(launch: Launch) -> anyhow::Result<Vec<String>> {
@@ -116,8 +113,8 @@ async fn rehearsed(launch: Launch) -> anyhow::Result<Vec<String>> {
             .map_err(|error| anyhow::anyhow!("{of}: {}", chain(&error)))
     };
     let needs_tls = |address: &&HttpAddress| address.security == Security::Tls && launch.tls.is_none();
-    if let Some(HttpAddress { address, .. }) = launch.api.iter().chain(&launch.diagnostic).find(needs_tls) {
-        anyhow::bail!("https://{address} needs --tls-cert-file and --tls-private-key-file");
+    if let Some(address) = launch.api.iter().chain(&launch.diagnostic).find(needs_tls) {
+        return Err(without_certificate(address));
     }
     lines.extend(launch.tls.map(|settings| tls(settings, "--tls-cert-file")).transpose()?);
     match config.grpc.take() {
@@ -173,10 +170,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let tls_for = |address: &HttpAddress| match (address.security, &tls) {
         (Security::Plain, _) | (Security::AsPossible, None) => Ok(None),
         (_, Some(tls)) => Ok(Some(Arc::clone(tls))),
-        (Security::Tls, None) => {
-            let address = &address.address;
-            Err(anyhow::anyhow!("https://{address} needs --tls-cert-file and --tls-private-key-file"))
-        }
+        (Security::Tls, None) => Err(without_certificate(address)),
     };
     for address in &launch.api {
         let listener = Listener::bind(&address.address, launch.http_socket_access).await.map_err(readable)?;
@@ -255,6 +249,10 @@ async fn wait_ready(health: &Readiness, timeout: Duration, stop: &mut Signals) -
         }
     }
     Ok(())
+}
+
+fn without_certificate(address: &HttpAddress) -> anyhow::Error {
+    anyhow::anyhow!("https://{} needs --tls-cert-file and --tls-private-key-file", address.address)
 }
 
 fn readable(error: crate::serve::BindError) -> anyhow::Error {

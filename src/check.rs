@@ -237,7 +237,7 @@ impl Checker {
         self.journal.as_deref().filter(|journal| journal.is_wanted())
     }
 
-    /// The answer to a check that could not be made.
+    /// The answer to a check that came at `arrived` and could not be made.
     pub fn refuse(&self, fault: Fault, arrived: Instant) -> Answer {
         let place = self.journal().and_then(Journal::reserve);
         let mut record = self.record(place.is_some());
