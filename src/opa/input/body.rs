@@ -22,7 +22,7 @@ pub struct ParsedBody {
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("content-length is not a number")]
-    ContentLength(String),
+    ContentLength,
     #[error("the header `{0}` stands more than once or is no text")]
     Description(&'static str),
     #[error("the body is not acceptable JSON: {0}")]
@@ -109,6 +109,6 @@ fn whole(
 /// Whether fewer bytes arrived than `content-length` declares. A length of -1 declares nothing.
 fn is_cut(length: Option<&str>, arrived: usize) -> Result<bool, BodyError> {
     let Some(declared) = length else { return Ok(false) };
-    let declared: i64 = declared.parse().map_err(|_| BodyError::ContentLength(declared.to_owned()))?;
+    let declared: i64 = declared.parse().map_err(|_| BodyError::ContentLength)?;
     Ok(declared != -1 && i128::from(declared) > i128::try_from(arrived).unwrap_or(i128::MAX))
 }
