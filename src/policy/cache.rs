@@ -95,6 +95,17 @@ mod tests {
         Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &surroundings).expect("it loads")
     }
 
+    #[test]
+    fn small_values_count_what_they_really_take() {
+        let limits = JsonLimits { depth: 10, duplicates: DuplicateKeys::Refuse };
+        let of = |text: &str| super::bytes_of(&parse_json(text.as_bytes(), limits).expect("JSON"));
+        // Measured: 270 bytes for an object with a list of one number, 42 for a short text.
+        let many = |item: &str| of(&format!("[{}]", vec![item; 100].join(","))) / 100;
+        assert!((200..400).contains(&many(r#"{"a": [1]}"#)), "{}", many(r#"{"a": [1]}"#));
+        assert!((42..100).contains(&many(r#""abc""#)), "{}", many(r#""abc""#));
+        assert!((10_000..10_100).contains(&many(&format!("\"{}\"", "x".repeat(10_000)))), "long texts are their bytes");
+    }
+
     fn ask(snapshot: &Snapshot, input: &str) -> (String, AnswerSource) {
         let limits = JsonLimits { depth: 10, duplicates: DuplicateKeys::Refuse };
         let input = parse_json(input.as_bytes(), limits).expect("JSON");

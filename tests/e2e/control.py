@@ -840,9 +840,10 @@ def nothing_secret_comes_out_anywhere():
 def decisions_are_watched_as_they_are_made():
     server = Server()
     server.offer('/b.tar.gz', policy('one', 'r1'))
-    with Sidecar(config(server)) as sidecar:
+    with Sidecar(config(server, plugins={'stepgate': {'input': {'ambiguous_path': 'reject'}}})) as sidecar:
         sidecar.settled(lambda: sidecar.check('/one'), 'the bundle')
         tail = [STEPGATE, 'tail', '--socket', sidecar.admin]
+        odd = subprocess.Popen([*tail, '-n', '1', '--format', 'json', '--reason', 'ambiguous_path'], stdout=subprocess.PIPE, text=True)
         watching = subprocess.Popen([*tail, '-n', '2', '--format', 'json', '--path', '/two'], stdout=subprocess.PIPE, text=True)
         pretty = subprocess.Popen([*tail, '-n', '1', '--denied', '--color', 'always'], stdout=subprocess.PIPE, text=True)
         forever = subprocess.Popen([*tail, '--contains', 'nothing has this'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -855,6 +856,9 @@ def decisions_are_watched_as_they_are_made():
         eq([event['input']['parsed_path'] for event in events], [['two']] * 2, 'what was asked for')
         eq([event['result'] for event in events], [False] * 2, 'what came of it')
         eq('secret' in json.dumps(events), False, 'nothing secret')
+        eq(odd.poll(), None, 'nothing had that reason yet')
+        sidecar.check('/a/%2e%2e/b')
+        eq(json.loads(odd.communicate(timeout=5)[0])['input']['attributes']['request']['http']['path'], '/a/%2e%2e/b', 'for that reason')
         line = pretty.communicate(timeout=5)[0]
         eq(('DENY' in line, '/two' in line, 'secret' in line), (True, True, False), line)
         # One who asks and never reads, as a terminal that is stopped.

@@ -501,6 +501,21 @@ def frames():
     return lambda kind, flags, stream, data=b'': struct.pack('>I', len(data))[1:] + bytes([kind, flags]) + struct.pack('>I', stream) + data, headers
 
 
+def what_was_reset_while_it_waited_is_not_decided():
+    """Whole messages, and the end of their streams in the same breath: behind slow ones they are looked at once more, and dropped."""
+    with Alone({'plugins': {'stepgate': {'limits': {'check_timeout': '5s', 'evaluation_timeout': '1s'}}}}, text=SLOW) as alone:
+        frame, headers = frames()
+        message = request('/one').SerializeToString()
+        whole = b'\0' + struct.pack('>I', len(message)) + message
+        with socket.create_connection(('127.0.0.1', alone.sidecar.grpc)) as raw:
+            streams = b''.join(frame(1, 4, stream, headers) + frame(0, 1, stream, whole) + frame(3, 0, stream, struct.pack('>I', 8)) for stream in range(1, 400, 2))
+            raw.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0) + streams)
+            ends = lambda: (alone.metric('stepgate_cancelled_checks_total'), alone.metric('stepgate_checks_total{decision="allow"}'))
+            alone.sidecar.settled(lambda: sum(ends()) == 200, 'the ends of all')
+        cancelled, decided = ends()
+        eq(cancelled > decided, True, f'{cancelled} given up, {decided} decided')
+
+
 def streams_that_are_reset_at_once():
     # A check that waits behind the flood of another has time.
     patient = {'plugins': {'stepgate': {'limits': {'check_timeout': '3s'}}}}
