@@ -22,9 +22,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::LazyLock;
 
-use crate::eval::{EvalError, EvalOptions, steps_per_look};
+use crate::eval::{EvalError, EvalOptions};
 use crate::host::Host;
-use crate::value::{Number, Object, Set, Value};
+use crate::meter::{EvalMeter, HEADER_BYTES, ITEM_BYTES, MEMBER_BYTES, Meter};
+use crate::value::{Number, Object, Set, Value, chunks, json_bytes, metered, write_value};
 
 pub use self::crypto::certificate;
 pub use self::encoding::parse_yaml;
@@ -84,11 +85,10 @@ pub type Outcome = Result<Value, BuiltinError>;
 pub struct Context<'a> {
     pub host: &'a dyn Host,
     pub strict: bool,
-    steps: u64,
-    until_look: u64,
+    meter: EvalMeter<'a>,
     now: Option<i64>,
     /// Results that must stay the same within an evaluation.
-    pub(crate) remembered: HashMap<(&'static str, Value), Value>,
+    remembered: HashMap<(&'static str, Value), Value>,
 }
 
 impl fmt::Debug for Context<'_> {
@@ -97,13 +97,31 @@ impl fmt::Debug for Context<'_> {
     }
 }
 
+impl Meter for Context<'_> {
+    type Error = EvalError;
+
+    #[inline]
+    fn work(&mut self, steps: usize) -> Result<(), EvalError> {
+        self.meter.work(steps)
+    }
+
+    #[inline]
+    fn allocate(&mut self, bytes: usize) -> Result<(), EvalError> {
+        self.meter.allocate(bytes)
+    }
+
+    #[inline]
+    fn release(&mut self, bytes: usize) {
+        self.meter.release(bytes);
+    }
+}
+
 impl<'a> Context<'a> {
     pub(crate) fn new(host: &'a dyn Host, options: &EvalOptions) -> Self {
         Self {
             host,
             strict: options.strict_builtin_errors,
-            steps: options.limits.steps,
-            until_look: steps_per_look(),
+            meter: EvalMeter::new(host, options.limits),
             now: None,
             remembered: HashMap::new(),
         }
@@ -112,37 +130,193 @@ impl<'a> Context<'a> {
     /// Counts one step.
     #[inline]
     pub(crate) fn step(&mut self) -> Result<(), EvalError> {
-        self.until_look = self.until_look.wrapping_sub(1);
-        if self.until_look == 0 { self.look() } else { Ok(()) }
+        self.meter.step()
     }
 
-    #[cold]
-    fn look(&mut self) -> Result<(), EvalError> {
-        self.until_look = steps_per_look();
-        match self.steps.checked_sub(steps_per_look()) {
-            Some(left) => self.steps = left,
-            None => return Err(EvalError::budget("steps")),
-        }
-        if self.host.is_expired() { Err(EvalError::budget("time")) } else { Ok(()) }
-    }
-
-    /// Counts `amount` steps of work that a function is about to do.
-    pub(crate) fn work(&mut self, amount: usize) -> Result<(), EvalError> {
-        let amount = amount as u64;
-        if amount < self.until_look {
-            self.until_look = self.until_look.wrapping_sub(amount);
-            return Ok(());
-        }
-        match self.steps.checked_sub(amount) {
-            Some(left) => self.steps = left,
-            None => return Err(EvalError::budget("steps")),
-        }
-        self.look()
+    /// Bytes that the evaluation holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.meter.held_bytes()
     }
 
     /// The time of this evaluation, in nanoseconds since the epoch.
     pub(crate) fn now_ns(&mut self) -> i64 {
         *self.now.get_or_insert_with(|| self.host.now_ns())
+    }
+
+    /// What a function gave for these arguments earlier in this evaluation.
+    pub(crate) fn remembered(&self, key: &(&'static str, Value)) -> Option<Value> {
+        self.remembered.get(key).cloned()
+    }
+
+    /// Keeps what a function gives for these arguments until the evaluation ends.
+    pub(crate) fn remember(&mut self, key: (&'static str, Value), value: Value) -> Result<(), EvalError> {
+        self.allocate(2 * MEMBER_BYTES)?;
+        self.remembered.insert(key, value);
+        Ok(())
+    }
+
+    // Making values: each is charged before it is made.
+
+    /// A copy of `text`.
+    pub(crate) fn text(&mut self, text: &str) -> Outcome {
+        self.work(text.len() / 256 + 1)?;
+        self.allocate(text.len().saturating_add(HEADER_BYTES))?;
+        Ok(Value::from(text))
+    }
+
+    /// The string of at most `bytes` bytes that `make` gives. `make` works through them once.
+    pub(crate) fn made_text(&mut self, bytes: usize, make: impl FnOnce() -> String) -> Outcome {
+        let passing = bytes.saturating_mul(3);
+        self.work(bytes / 64)?;
+        self.allocate(passing.saturating_add(HEADER_BYTES))?;
+        let made = Value::from(make());
+        self.release(passing.saturating_sub(made.as_str().map_or(0, str::len)));
+        Ok(made)
+    }
+
+    /// The string that `append` makes of `parts`, piece by piece; `append` adds at most `factor` bytes for each that it is given.
+    pub(crate) fn mapped_text<'t>(
+        &mut self,
+        parts: impl Iterator<Item = &'t str>,
+        factor: usize,
+        mut append: impl FnMut(&mut String, &'t str),
+    ) -> Outcome {
+        let mut out = TextBuilder::new(self)?;
+        for part in parts {
+            for chunk in chunks(part, CHUNK_BYTES) {
+                out.reserve(self, chunk.len().saturating_mul(factor))?;
+                append(out.text(), chunk);
+            }
+        }
+        out.finish(self)
+    }
+
+    /// Adds an item to a list.
+    pub(crate) fn push(&mut self, items: &mut Vec<Value>, item: Value) -> Result<(), EvalError> {
+        self.step()?;
+        self.allocate(ITEM_BYTES)?;
+        items.push(item);
+        Ok(())
+    }
+
+    /// Adds a member to a list of members.
+    pub(crate) fn push_member(
+        &mut self,
+        members: &mut Vec<(Value, Value)>,
+        member: (Value, Value),
+    ) -> Result<(), EvalError> {
+        self.step()?;
+        self.allocate(MEMBER_BYTES)?;
+        members.push(member);
+        Ok(())
+    }
+
+    /// The items as a list of their own.
+    pub(crate) fn copied<'v>(&mut self, items: impl Iterator<Item = &'v Value>) -> Result<Vec<Value>, EvalError> {
+        let mut list = Vec::new();
+        for item in items {
+            self.push(&mut list, item.clone())?;
+        }
+        Ok(list)
+    }
+
+    pub(crate) fn array(&mut self, items: Vec<Value>) -> Outcome {
+        self.work(items.len() / 32)?;
+        self.allocate(HEADER_BYTES)?;
+        Ok(Value::array(items))
+    }
+
+    pub(crate) fn set(&mut self, items: Vec<Value>) -> Outcome {
+        self.allocate(HEADER_BYTES)?;
+        Ok(metered::set(self, items)?)
+    }
+
+    pub(crate) fn object(&mut self, members: Vec<(Value, Value)>) -> Outcome {
+        self.allocate(HEADER_BYTES)?;
+        Ok(metered::object(self, members)?)
+    }
+
+    /// The JSON text of a value, which is let go again soon: nothing stays charged for it.
+    pub(crate) fn passing_json(&mut self, value: &Value) -> Result<String, EvalError> {
+        let bytes = json_bytes(value, self)?;
+        let passing = bytes.saturating_mul(2);
+        self.allocate(passing)?;
+        let mut out = String::with_capacity(bytes);
+        write_value(value, &mut out, self)?;
+        self.release(passing);
+        Ok(out)
+    }
+}
+
+/// Bytes of a text that are worked through between two polls of the deadline.
+pub(crate) const CHUNK_BYTES: usize = 16 << 10;
+
+/// A string that grows, charged before it does.
+pub(crate) struct TextBuilder {
+    text: String,
+    charged: usize,
+}
+
+impl TextBuilder {
+    pub(crate) fn new(context: &mut Context<'_>) -> Result<Self, EvalError> {
+        context.allocate(HEADER_BYTES)?;
+        Ok(Self { text: String::new(), charged: 0 })
+    }
+
+    /// Makes room for `bytes` more, and counts the work of adding them.
+    pub(crate) fn reserve(&mut self, context: &mut Context<'_>, bytes: usize) -> Result<(), EvalError> {
+        // It grows by doubling, and is copied once it is complete.
+        let wanted = self.text.len().saturating_add(bytes).saturating_mul(3);
+        context.work(bytes / 64 + 1)?;
+        if let Some(more) = wanted.checked_sub(self.charged) {
+            context.allocate(more)?;
+            self.charged = wanted;
+        }
+        Ok(())
+    }
+
+    /// Adds `text`.
+    pub(crate) fn push(&mut self, context: &mut Context<'_>, text: &str) -> Result<(), EvalError> {
+        self.reserve(context, text.len())?;
+        self.text.push_str(text);
+        Ok(())
+    }
+
+    /// Adds `text` many times.
+    pub(crate) fn push_repeated(
+        &mut self,
+        context: &mut Context<'_>,
+        text: &str,
+        times: usize,
+    ) -> Result<(), EvalError> {
+        self.reserve(context, text.len().saturating_mul(times))?;
+        (0..times).for_each(|_| self.text.push_str(text));
+        Ok(())
+    }
+
+    /// Adds a value as OPA prints it.
+    pub(crate) fn push_value(&mut self, context: &mut Context<'_>, value: &Value) -> Result<(), EvalError> {
+        match value {
+            Value::String(text) => self.push(context, text),
+            other => {
+                // Printing escapes more characters than JSON does, and puts spaces after commas.
+                let bytes = json_bytes(other, context)?.saturating_mul(3);
+                self.reserve(context, bytes)?;
+                self.text.push_str(&other.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// The text, to add what room was made for.
+    pub(crate) fn text(&mut self) -> &mut String {
+        &mut self.text
+    }
+
+    pub(crate) fn finish(self, context: &mut Context<'_>) -> Outcome {
+        let value = Value::from(self.text);
+        context.release(self.charged.saturating_sub(value.as_str().map_or(0, str::len)));
+        Ok(value)
     }
 }
 
@@ -238,6 +412,14 @@ fn failed(message: impl Into<String>) -> BuiltinError {
     BuiltinError::Failed(message.into())
 }
 
+/// The beginning of a text that an error shows: errors are not charged.
+fn excerpt(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_SHOWN_BYTES)).unwrap_or(text)
+}
+
+/// Bytes of a text that an error shows.
+const MAX_SHOWN_BYTES: usize = 256;
+
 fn operand<'v>(args: &[&'v Value], position: usize) -> Result<&'v Value, BuiltinError> {
     args.get(position.wrapping_sub(1)).copied().ok_or(BuiltinError::Undefined)
 }
@@ -289,8 +471,13 @@ fn items<'v>(value: &'v Value) -> Option<Box<dyn Iterator<Item = &'v Value> + 'v
 }
 
 /// The strings of an array or set.
-fn texts<'v>(args: &[&'v Value], position: usize) -> Result<Vec<&'v str>, BuiltinError> {
+fn texts<'v>(context: &mut Context<'_>, args: &[&'v Value], position: usize) -> Result<Vec<&'v str>, BuiltinError> {
     let value = operand(args, position)?;
-    let items = items(value).ok_or_else(|| wrong_type(position, value, &["array", "set"]))?;
-    items.map(|item| item.as_str().ok_or_else(|| wrong_item(position, value, item, &["string"]))).collect()
+    let mut texts = Vec::new();
+    for item in items(value).ok_or_else(|| wrong_type(position, value, &["array", "set"]))? {
+        context.step()?;
+        context.allocate(ITEM_BYTES)?;
+        texts.push(item.as_str().ok_or_else(|| wrong_item(position, value, item, &["string"]))?);
+    }
+    Ok(texts)
 }

@@ -16,12 +16,11 @@ use typed_arena::Arena;
 use crate::builtins::Context;
 use crate::compile::CompiledQuery;
 use crate::host::Host;
+use crate::meter::{HEADER_BYTES, ITEM_BYTES, MEMBER_BYTES, Meter as _};
 use crate::policy::{GroupId, Mock, NodeId, Policy, Src};
 use crate::syntax::Location;
 use crate::value::{Measure, Text, Value};
 
-/// Steps between two looks at the clock.
-const STEPS_PER_LOOK: u64 = 256;
 /// The deepest nesting of rules, functions and loops. It takes less than 8 MiB of stack, even in a build for development.
 const MAX_DEPTH: u32 = 1_000;
 
@@ -32,14 +31,19 @@ const MAX_WEIGHT: usize = 1 << 25;
 const MAX_VALUE_DEPTH: u32 = 2_000;
 
 /// What one step may go through.
-const WEIGHT_PER_STEP: usize = 512;
+const WEIGHT_PER_STEP: usize = 256;
+
+/// Registers that every evaluation has room for.
+const INITIAL_REGS: usize = 64;
+/// A register while the vector of them grows.
+const REG_BYTES: usize = 3 * size_of::<Option<&Value>>();
 
 /// The bounds of one evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Operations, and items that loops and built-in functions touch.
     pub steps: u64,
-    /// Bytes of the values that are made on the way, roughly.
+    /// Bytes that it may hold: values that are made on the way, what is remembered, and what functions need while they run.
     pub bytes: usize,
 }
 
@@ -73,8 +77,10 @@ pub enum ErrorKind {
     Type,
     Builtin,
     WithMerge,
-    /// Over a bound: time, steps, memory or depth.
+    /// Over a bound: time, steps or depth.
     Budget,
+    /// Over a bound of memory: its own, or that of all evaluations.
+    Memory,
     Internal,
 }
 
@@ -85,7 +91,7 @@ impl ErrorKind {
             Self::Type => "eval_type_error",
             Self::Builtin => "eval_builtin_error",
             Self::WithMerge => "eval_with_merge_error",
-            Self::Budget => "eval_cancel_error",
+            Self::Budget | Self::Memory => "eval_cancel_error",
             Self::Internal => "eval_internal_error",
         }
     }
@@ -98,6 +104,16 @@ impl EvalError {
 
     pub fn budget(what: &str) -> Self {
         Self::new(ErrorKind::Budget, format!("over budget: {what}"))
+    }
+
+    /// The evaluation needs more memory than it may hold.
+    pub fn memory(limit_bytes: usize) -> Self {
+        Self::new(ErrorKind::Memory, format!("over budget: memory, the evaluation needs more than {limit_bytes} bytes"))
+    }
+
+    /// The host grants no more memory.
+    pub fn shared_memory() -> Self {
+        Self::new(ErrorKind::Memory, "over budget: memory, all evaluations together need too much")
     }
 }
 
@@ -152,6 +168,11 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
+    /// Bytes of a scope for a policy of so many rules.
+    fn bytes(policy: &Policy) -> usize {
+        policy.groups.len().saturating_mul(size_of::<Memo<'_>>()).saturating_add(4 * HEADER_BYTES)
+    }
+
     fn new(policy: &Policy, input: Option<&'a Value>, data: &'a Value) -> Self {
         Self {
             input,
@@ -178,7 +199,8 @@ struct Evaluator<'a> {
     /// The file of the rule that runs.
     file: Option<&'a std::sync::Arc<str>>,
     depth: u32,
-    bytes: usize,
+    /// Registers that are charged.
+    charged_regs: usize,
 }
 
 /// One row of a query's answer.
@@ -234,6 +256,8 @@ impl Policy {
         evaluator.regs.resize(query.frame as usize, None);
         let mut rows = Vec::new();
         evaluator.exec(&query.ops, &mut |evaluator| {
+            let columns = query.shown.len().saturating_add(query.values.len());
+            evaluator.context.allocate(columns.saturating_mul(MEMBER_BYTES).saturating_add(2 * HEADER_BYTES))?;
             let bindings = query
                 .shown
                 .iter()
@@ -258,13 +282,13 @@ impl<'a> Evaluator<'a> {
         Self {
             policy,
             arena,
-            regs: Vec::with_capacity(64),
+            regs: Vec::with_capacity(INITIAL_REGS),
             base: 0,
             world: World::new(policy, input, &policy.data),
             context: Context::new(host, options),
             file: None,
             depth: 0,
-            bytes: options.limits.bytes,
+            charged_regs: INITIAL_REGS,
         }
     }
 
@@ -286,22 +310,28 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// Keeps a value that was made on the way.
+    /// Keeps a value whose items were not charged yet.
     fn keep(&mut self, value: Value) -> Result<&'a Value, EvalError> {
+        let bytes = match &value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.len().saturating_mul(size_of::<Value>()),
+            Value::Object(object) => object.len().saturating_mul(3 * size_of::<Value>()),
+            Value::Set(set) => set.len().saturating_mul(2 * size_of::<Value>()),
+            _ => 0,
+        };
+        self.context.allocate(bytes.saturating_add(HEADER_BYTES))?;
+        self.keep_charged(value)
+    }
+
+    /// Keeps a value that was charged when it was made.
+    fn keep_charged(&mut self, value: Value) -> Result<&'a Value, EvalError> {
         match &value {
             Value::Bool(true) => return Ok(&crate::value::TRUE),
             Value::Bool(false) => return Ok(&crate::value::FALSE),
             Value::Null => return Ok(&crate::value::NULL),
             _ => {}
         }
-        let size = match &value {
-            Value::String(text) => text.len(),
-            Value::Array(items) => items.len().saturating_mul(16),
-            Value::Object(object) => object.len().saturating_mul(32),
-            Value::Set(set) => set.len().saturating_mul(16),
-            _ => 0,
-        };
-        self.spend(size.saturating_add(32))?;
+        self.context.allocate(ITEM_BYTES)?;
         let Measure { weight, depth } = value.measure();
         if weight > MAX_WEIGHT || depth > MAX_VALUE_DEPTH {
             return Err(EvalError::budget("a value grew too large"));
@@ -326,11 +356,6 @@ impl<'a> Evaluator<'a> {
             0 => Ok(()),
             steps => self.context.work(steps),
         }
-    }
-
-    fn spend(&mut self, bytes: usize) -> Result<(), EvalError> {
-        self.bytes = self.bytes.checked_sub(bytes).ok_or_else(|| EvalError::budget("memory"))?;
-        Ok(())
     }
 
     /// Counts one level of nesting; an error ends the evaluation, so that nobody has to climb back from it.
@@ -359,17 +384,17 @@ impl<'a> Evaluator<'a> {
         let outer = self.base;
         let start = self.regs.len();
         self.base = start;
+        let end = start.saturating_add((size as usize).max(args.len()));
+        if let Some(more) = end.checked_sub(self.charged_regs) {
+            self.context.allocate(more.saturating_mul(REG_BYTES))?;
+            self.charged_regs = end;
+        }
         self.regs.extend(args.iter().map(|arg| Some(*arg)));
-        self.regs.resize(start.saturating_add((size as usize).max(args.len())), None);
+        self.regs.resize(end, None);
         let result = run(self);
         self.regs.truncate(start);
         self.base = outer;
         self.ascend();
         result
     }
-}
-
-/// Names for [`STEPS_PER_LOOK`] outside.
-pub(crate) const fn steps_per_look() -> u64 {
-    STEPS_PER_LOOK
 }

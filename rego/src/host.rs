@@ -16,6 +16,15 @@ pub trait Host {
         false
     }
 
+    /// Whether the evaluation may hold `bytes` more; they are its own until it ends. Asked for what goes beyond
+    /// [`FREE_BYTES`](crate::meter::FREE_BYTES), some hundred kilobytes at once.
+    fn grant_memory(&self, _bytes: usize) -> bool {
+        true
+    }
+
+    /// The evaluation ends, and held about `bytes`.
+    fn memory_held(&self, _bytes: usize) {}
+
     /// A line that `print` wrote, with its place.
     fn print(&self, _line: &str) {}
 

@@ -4,6 +4,7 @@ pub mod builtins;
 pub mod compile;
 pub mod eval;
 mod host;
+pub mod meter;
 pub mod policy;
 pub mod signing;
 pub mod syntax;

@@ -7,6 +7,7 @@
 mod collections;
 mod float;
 mod json;
+pub mod metered;
 mod number;
 mod text;
 
@@ -18,9 +19,13 @@ pub use arcstr::ArcStr as Text;
 
 pub use self::collections::{Array, Measure, Object, Set};
 pub use self::float::{Float, spell_general, spell_plain, spell_scientific};
-pub use self::json::{DuplicateKeys, JsonError, JsonLimits, MAX_NUMBER_BYTES, parse_json, write_json};
+pub(crate) use self::json::write_value;
+pub use self::json::{
+    DuplicateKeys, JsonError, JsonLimits, JsonReadError, MAX_NUMBER_BYTES, json_bytes, parse_json, parse_json_metered,
+    write_json,
+};
 pub use self::number::Number;
-pub use self::text::{lossy, quoted};
+pub use self::text::{chunks, lossy, quoted};
 
 /// One value.
 #[derive(Clone, Default)]

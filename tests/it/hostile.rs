@@ -59,7 +59,8 @@ fn ask(policy: &Policy) -> Result<Option<Value>, EvalError> {
 fn is_bounded(rules: &str) {
     let answer = load(rules).map(|policy| ask(&policy));
     let kind = answer.as_ref().ok().and_then(|answer| answer.as_ref().err()).map(|error| error.kind);
-    assert_eq!(kind, Some(ErrorKind::Budget), "{rules:.80}: {answer:.200?}");
+    let is_over = matches!(kind, Some(ErrorKind::Budget | ErrorKind::Memory));
+    assert!(is_over, "{rules:.80}: {answer:.200?}");
 }
 
 /// The policy is refused with these words.
@@ -80,8 +81,6 @@ fn work_without_end_goes_over_the_budget() {
         "allow := count([1 | walk(numbers.range(1, 900000), _); walk(numbers.range(1, 900000), _)])",
         "allow if regex.match(`^(a|aa)+$`, concat(\"\", [\"a\" | some _ in numbers.range(1, 90000000)]))",
         "allow := x if { x := concat(\"\", [s | s := \"aaaaaaaaaa\"; some _ in numbers.range(1, 90000000)]) }",
-        "o := {format_int(i, 10): i | some i in numbers.range(1, 30000)}\nallow := json.filter(o, [[k] | some k, _ in o])",
-        "o := [{format_int(i, 10): i} | some i in numbers.range(1, 30000)]\nallow := object.union_n(o)",
         "f(0) := 0\nf(n) := n if n > 0\nallow := sum([f(n) | some n in numbers.range(1, 90000000)])",
     ] {
         is_bounded(rules);

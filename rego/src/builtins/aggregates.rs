@@ -2,19 +2,23 @@
 //!
 //! Mirrors: OPA `v1/topdown/{aggregates,casts,type,type_name}.go`, v1.19.0.
 
-use super::arithmetic::calculate;
+use std::cmp::Ordering;
+
+use super::arithmetic::{ADD, MULTIPLY, Operation, Total};
 use super::{Builtin, BuiltinError, Context, Outcome, function, items, operand, wrong_item, wrong_type};
-use crate::value::{Float, Number, Value};
+use crate::eval::EvalError;
+use crate::meter::{HEADER_BYTES, Meter as _};
+use crate::value::{Number, Value, metered};
 
 pub const TABLE: &[Builtin] = &[
     function("count", 1, count),
-    function("sum", 1, |context, args| fold(context, args, 0, i64::checked_add, |a, b| a + b, Float::add)),
-    function("product", 1, |context, args| fold(context, args, 1, i64::checked_mul, |a, b| a * b, Float::mul)),
-    function("max", 1, |_, args| extreme(args, |it| it.max())),
-    function("min", 1, |_, args| extreme(args, |it| it.min())),
+    function("sum", 1, |context, args| fold(context, args, 0, &ADD)),
+    function("product", 1, |context, args| fold(context, args, 1, &MULTIPLY)),
+    function("max", 1, |context, args| extreme(context, args, Ordering::Greater)),
+    function("min", 1, |context, args| extreme(context, args, Ordering::Less)),
     function("sort", 1, sort),
-    function("all", 1, |_, args| truths(args, |mut it| it.all(Value::is_true))),
-    function("any", 1, |_, args| truths(args, |mut it| it.any(Value::is_true))),
+    function("all", 1, |context, args| Ok(Value::Bool(!has(context, args, |item| !item.is_true())?))),
+    function("any", 1, |context, args| Ok(Value::Bool(has(context, args, Value::is_true)?))),
     function("internal.member_2", 2, member),
     function("internal.member_3", 3, member_with_key),
     function("type_name", 1, |_, args| Ok(Value::from(operand(args, 1)?.kind()))),
@@ -26,13 +30,19 @@ pub const TABLE: &[Builtin] = &[
     function("is_object", 1, |_, args| is(args, "object")),
     function("is_set", 1, |_, args| is(args, "set")),
     function("to_number", 1, to_number),
-    function("cast_array", 1, |_, args| match operand(args, 1)? {
-        Value::Set(set) => Ok(Value::array(set.to_vec())),
+    function("cast_array", 1, |context, args| match operand(args, 1)? {
+        Value::Set(set) => {
+            let items = context.copied(set.iter())?;
+            context.array(items)
+        }
         array @ Value::Array(_) => Ok(array.clone()),
         other => Err(wrong_type(1, other, &["array", "set"])),
     }),
-    function("cast_set", 1, |_, args| match operand(args, 1)? {
-        Value::Array(items) => Ok(Value::set(items.to_vec())),
+    function("cast_set", 1, |context, args| match operand(args, 1)? {
+        Value::Array(items) => {
+            let items = context.copied(items.iter())?;
+            context.set(items)
+        }
         set @ Value::Set(_) => Ok(set.clone()),
         other => Err(wrong_type(1, other, &["array", "set"])),
     }),
@@ -42,76 +52,104 @@ pub const TABLE: &[Builtin] = &[
     function("cast_object", 1, |_, args| same(args, "object")),
 ];
 
-fn count(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn count(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let value = operand(args, 1)?;
     Ok(Value::from(match value {
         Value::Array(items) => items.len(),
         Value::Object(object) => object.len(),
         Value::Set(set) => set.len(),
-        Value::String(text) => text.chars().count(),
+        Value::String(text) => {
+            context.work(text.len() / 64)?;
+            text.chars().count()
+        }
         other => return Err(wrong_type(1, other, &["array", "object", "set", "string"])),
     }))
 }
 
-fn fold(
-    context: &mut Context<'_>,
-    args: &[&Value],
-    start: i64,
-    small: fn(i64, i64) -> Option<i64>,
-    big: fn(num_bigint::BigInt, num_bigint::BigInt) -> num_bigint::BigInt,
-    float: fn(&Float, &Float) -> Float,
-) -> Outcome {
+fn fold(context: &mut Context<'_>, args: &[&Value], start: i64, operation: &Operation) -> Outcome {
     let value = operand(args, 1)?;
     let items = items(value).ok_or_else(|| wrong_type(1, value, &["set", "array"]))?;
-    let mut total = Number::from(start);
+    let mut total = Total::from(start);
     for item in items {
+        context.step()?;
         let number = item.as_number().ok_or_else(|| wrong_item(1, value, item, &["number"]))?;
-        total = calculate(context, &total, number, small, big, float)?;
+        total = total.with(context, number, operation)?;
     }
-    Ok(Value::Number(total))
+    total.finish(context)
 }
 
-type Items<'v> = Box<dyn Iterator<Item = &'v Value> + 'v>;
-
-fn extreme(args: &[&Value], pick: for<'v> fn(Items<'v>) -> Option<&'v Value>) -> Outcome {
+fn extreme(context: &mut Context<'_>, args: &[&Value], wanted: Ordering) -> Outcome {
     let value = operand(args, 1)?;
-    let items = items(value).ok_or_else(|| wrong_type(1, value, &["set", "array"]))?;
-    pick(items).cloned().ok_or(BuiltinError::Undefined)
+    let mut items = items(value).ok_or_else(|| wrong_type(1, value, &["set", "array"]))?;
+    let mut best = items.next().ok_or(BuiltinError::Undefined)?;
+    for item in items {
+        context.step()?;
+        let order = metered::compare(context, item, best)?;
+        // Of equal ones the last is the greatest, and the first the least: `1.0` and `1` are spelled differently.
+        if order == wanted || (order.is_eq() && wanted.is_gt()) {
+            best = item;
+        }
+    }
+    Ok(best.clone())
 }
 
-fn sort(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn sort(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     match operand(args, 1)? {
         Value::Array(items) => {
-            let mut items = items.to_vec();
-            items.sort();
-            Ok(Value::array(items))
+            let items = context.copied(items.iter())?;
+            let sorted = metered::sort_by_key(context, items, |it| it)?;
+            context.array(sorted)
         }
-        Value::Set(set) => Ok(Value::array(set.to_vec())),
+        Value::Set(set) => {
+            let items = context.copied(set.iter())?;
+            context.array(items)
+        }
         other => Err(wrong_type(1, other, &["set", "array"])),
     }
 }
 
-fn truths(args: &[&Value], hold: for<'v> fn(Items<'v>) -> bool) -> Outcome {
+/// Whether an item is as wanted.
+fn has(context: &mut Context<'_>, args: &[&Value], is_wanted: fn(&Value) -> bool) -> Result<bool, BuiltinError> {
     let value = operand(args, 1)?;
-    let items = items(value).ok_or_else(|| wrong_type(1, value, &["array", "set"]))?;
-    Ok(Value::Bool(hold(items)))
+    for item in items(value).ok_or_else(|| wrong_type(1, value, &["array", "set"]))? {
+        context.step()?;
+        if is_wanted(item) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-fn member(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn member(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let (item, collection) = (operand(args, 1)?, operand(args, 2)?);
     Ok(Value::Bool(match collection {
-        Value::Set(set) => set.contains(item),
-        Value::Array(items) => items.contains(item),
-        Value::Object(object) => object.values().any(|value| value == item),
+        Value::Set(set) => {
+            metered::hashing(context, item)?;
+            set.contains(item)
+        }
+        Value::Array(items) => metered::contains(context, items, item)?,
+        Value::Object(object) => {
+            for value in object.values() {
+                context.step()?;
+                if metered::equal(context, value, item)? {
+                    return Ok(Value::Bool(true));
+                }
+            }
+            false
+        }
         _ => false,
     }))
 }
 
-fn member_with_key(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn member_with_key(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let (key, item, collection) = (operand(args, 1)?, operand(args, 2)?, operand(args, 3)?);
+    metered::hashing(context, key)?;
     Ok(Value::Bool(match collection {
-        Value::Set(set) => key == item && set.contains(item),
-        Value::Array(_) | Value::Object(_) => collection.get(key) == Some(item),
+        Value::Set(set) => metered::equal(context, key, item)? && set.contains(item),
+        Value::Array(_) | Value::Object(_) => match collection.get(key) {
+            Some(found) => metered::equal(context, found, item)?,
+            None => false,
+        },
         _ => false,
     }))
 }
@@ -125,17 +163,31 @@ fn same(args: &[&Value], kind: &'static str) -> Outcome {
     if value.kind() == kind { Ok(value.clone()) } else { Err(wrong_type(1, value, &[kind])) }
 }
 
-fn to_number(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+/// The longest text of a number.
+const MAX_NUMBER_TEXT: usize = 64 << 10;
+
+fn to_number(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     match operand(args, 1)? {
+        Value::String(text) if text.len() > MAX_NUMBER_TEXT => {
+            Err(EvalError::budget("the text of a number is too long").into())
+        }
+        Value::String(text) => {
+            context.work(text.len() / 4)?;
+            context.allocate(text.len().saturating_mul(6).saturating_add(HEADER_BYTES))?;
+            number_of(text)
+        }
         Value::Null => Ok(Value::from(0)),
         Value::Bool(it) => Ok(Value::from(i32::from(*it))),
         number @ Value::Number(_) => Ok(number.clone()),
-        Value::String(text) if is_not_finite(text) => {
-            Err(BuiltinError::Operand("operand 1 must be valid number string but got string".to_owned()))
-        }
-        Value::String(text) => parse_number(text).map(Value::Number).ok_or_else(|| super::failed("invalid syntax")),
         other => Err(wrong_type(1, other, &["null", "boolean", "number", "string"])),
     }
+}
+
+fn number_of(text: &str) -> Outcome {
+    if is_not_finite(text) {
+        return Err(BuiltinError::Operand("operand 1 must be valid number string but got string".to_owned()));
+    }
+    parse_number(text).map(Value::Number).ok_or_else(|| super::failed("invalid syntax"))
 }
 
 fn is_not_finite(text: &str) -> bool {

@@ -10,60 +10,103 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::{Builtin, BuiltinError, Context, Outcome, boolean, failed, function, object, operand, text, wrong_type};
-use crate::value::{DuplicateKeys, JsonLimits, Value, lossy, parse_json, write_json};
+use super::{
+    Builtin, BuiltinError, Context, Outcome, TextBuilder, boolean, excerpt, failed, function, object, operand, text,
+    wrong_type,
+};
+use crate::meter::Meter as _;
+use crate::value::{
+    DuplicateKeys, JsonLimits, JsonReadError, Value, json_bytes, lossy, parse_json_metered, write_value,
+};
 
 /// The first document of some YAML.
 pub fn parse_yaml(text: &str) -> Result<Value, String> {
-    yaml::parse(text).map_err(|error| error.to_string())
+    yaml::parse(text)
 }
+
+pub(super) use self::yaml::unmarshal as unmarshal_yaml;
 
 pub const TABLE: &[Builtin] = &[
     function("json.marshal", 1, |context, args| {
         let value = operand(args, 1)?;
-        context.work(value.weight())?;
-        Ok(Value::from(value.to_json()))
+        let mut out = TextBuilder::new(context)?;
+        let bytes = json_bytes(value, context)?;
+        out.reserve(context, bytes)?;
+        write_value(value, out.text(), context)?;
+        out.finish(context)
     }),
     function("json.marshal_with_options", 2, marshal_with_options),
     function("json.unmarshal", 1, |context, args| unmarshal(context, text(args, 1)?)),
-    function("json.is_valid", 1, |context, args| match operand(args, 1)?.as_str() {
-        Some(text) => Ok(Value::Bool(unmarshal(context, text).is_ok())),
-        None => Ok(Value::Bool(false)),
-    }),
-    function("yaml.marshal", 1, |_, args| Ok(Value::from(yaml::marshal(operand(args, 1)?)))),
+    function("json.is_valid", 1, |context, args| is_valid(context, args, unmarshal)),
+    function("yaml.marshal", 1, |context, args| yaml::marshal(context, operand(args, 1)?)),
     function("yaml.unmarshal", 1, |context, args| yaml::unmarshal(context, text(args, 1)?)),
-    function("yaml.is_valid", 1, |context, args| match operand(args, 1)?.as_str() {
-        Some(text) => Ok(Value::Bool(yaml::unmarshal(context, text).is_ok())),
-        None => Ok(Value::Bool(false)),
+    function("yaml.is_valid", 1, |context, args| is_valid(context, args, yaml::unmarshal)),
+    function("base64.encode", 1, |context, args| encoded(context, &STANDARD, text(args, 1)?)),
+    function("base64.decode", 1, |context, args| decoded(context, &STANDARD, text(args, 1)?)),
+    function("base64.is_valid", 1, |context, args| {
+        is_valid(context, args, |context, text| decoded(context, &STANDARD, text))
     }),
-    function("base64.encode", 1, |_, args| Ok(Value::from(STANDARD.encode(text(args, 1)?)))),
-    function("base64.decode", 1, |_, args| decoded(&STANDARD, text(args, 1)?)),
-    function("base64.is_valid", 1, |_, args| match operand(args, 1)?.as_str() {
-        Some(text) => Ok(Value::Bool(decoded(&STANDARD, text).is_ok())),
-        None => Ok(Value::Bool(false)),
-    }),
-    function("base64url.encode", 1, |_, args| Ok(Value::from(URL.encode(text(args, 1)?)))),
-    function("base64url.encode_no_pad", 1, |_, args| Ok(Value::from(URL_NO_PAD.encode(text(args, 1)?)))),
+    function("base64url.encode", 1, |context, args| encoded(context, &URL, text(args, 1)?)),
+    function("base64url.encode_no_pad", 1, |context, args| encoded(context, &URL_NO_PAD, text(args, 1)?)),
     function("base64url.decode", 1, base64url_decode),
-    function("hex.encode", 1, |_, args| Ok(Value::from(hex(text(args, 1)?.as_bytes())))),
-    function("hex.decode", 1, |_, args| {
+    function("hex.encode", 1, |context, args| {
+        context.mapped_text(std::iter::once(text(args, 1)?), 2, |out, part| push_hex(out, part.as_bytes()))
+    }),
+    function("hex.decode", 1, |context, args| {
         let given = text(args, 1)?;
+        passing(context, given.len().saturating_mul(2), given.len() / 16)?;
         let bytes = unhex(given).ok_or_else(|| match given.chars().find(|char| !char.is_ascii_hexdigit()) {
             Some(char) => failed(format!("encoding/hex: invalid byte: U+{:04X} '{char}'", u32::from(char))),
             None => failed("encoding/hex: odd length hex string"),
         })?;
-        Ok(Value::from(lossy(&bytes)))
+        lossy_text(context, &bytes)
     }),
-    function("urlquery.encode", 1, |_, args| Ok(Value::from(query::escape(text(args, 1)?)))),
-    function("urlquery.decode", 1, |_, args| Ok(Value::from(query::unescape(text(args, 1)?)?))),
+    function("urlquery.encode", 1, |context, args| {
+        context.mapped_text(std::iter::once(text(args, 1)?), 3, |out, part| out.push_str(&query::escape(part)))
+    }),
+    function("urlquery.decode", 1, |context, args| {
+        let decoded = query::unescape(context, text(args, 1)?)?;
+        context.text(&decoded)
+    }),
     function("urlquery.encode_object", 1, query::encode_object),
     function("urlquery.decode_object", 1, query::decode_object),
-    function("uri.parse", 1, |_, args| uri::parse(text(args, 1)?)),
-    function("uri.is_valid", 1, |_, args| match operand(args, 1)?.as_str() {
-        Some(text) => Ok(Value::Bool(!text.is_empty() && uri::parse(text).is_ok())),
-        None => Ok(Value::Bool(false)),
+    function("uri.parse", 1, |context, args| uri::parse(context, text(args, 1)?)),
+    function("uri.is_valid", 1, |context, args| {
+        is_valid(context, args, |context, text| match text {
+            "" => Err(failed("the text is empty")),
+            text => uri::parse(context, text),
+        })
     }),
 ];
+
+/// Whether a text can be read. That there is no room to read it is no answer.
+fn is_valid(context: &mut Context<'_>, args: &[&Value], read: fn(&mut Context<'_>, &str) -> Outcome) -> Outcome {
+    let Some(text) = operand(args, 1)?.as_str() else { return Ok(Value::Bool(false)) };
+    let before = context.held_bytes();
+    let read = read(context, text);
+    let made = context.held_bytes().saturating_sub(before);
+    context.release(made);
+    match read {
+        Err(BuiltinError::Halt(error)) => Err(error.into()),
+        read => Ok(Value::Bool(read.is_ok())),
+    }
+}
+
+/// Checks that there is room for `bytes` that are free again soon, and counts `steps`.
+pub(super) fn passing(context: &mut Context<'_>, bytes: usize, steps: usize) -> Result<(), BuiltinError> {
+    context.work(steps)?;
+    context.allocate(bytes)?;
+    context.release(bytes);
+    Ok(())
+}
+
+/// Bytes as text; what is no UTF-8 becomes three bytes for each.
+pub(super) fn lossy_text(context: &mut Context<'_>, bytes: &[u8]) -> Outcome {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => context.text(text),
+        Err(_) => context.made_text(bytes.len().saturating_mul(3), || lossy(bytes)),
+    }
+}
 
 /// Go does not mind bits that are left over.
 const CONFIG: GeneralPurposeConfig = GeneralPurposeConfig::new()
@@ -76,28 +119,39 @@ const URL_NO_PAD: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, CONF
 const MAX_DEPTH: usize = 1_000;
 
 pub(super) fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
-    context.work(text.len() / 16)?;
     let limits = JsonLimits { depth: MAX_DEPTH, duplicates: DuplicateKeys::LastWins };
-    parse_json(text.as_bytes(), limits).map_err(|error| failed(error.to_string()))
+    parse_json_metered(text.as_bytes(), limits, context).map_err(|error| match error {
+        JsonReadError::Json(error) => failed(error.to_string()),
+        JsonReadError::Limit(error) => error.into(),
+    })
 }
 
-fn decoded(engine: &GeneralPurpose, text: &str) -> Outcome {
-    bytes_of(engine, text).map(|bytes| Value::from(lossy(&bytes)))
+fn encoded(context: &mut Context<'_>, engine: &GeneralPurpose, text: &str) -> Outcome {
+    let bytes = text.len().div_ceil(3).saturating_mul(4);
+    context.made_text(bytes, || engine.encode(text))
+}
+
+fn decoded(context: &mut Context<'_>, engine: &GeneralPurpose, text: &str) -> Outcome {
+    let bytes = bytes_of(context, engine, text)?;
+    lossy_text(context, &bytes)
 }
 
 /// Go's decoder passes over line ends.
-fn bytes_of(engine: &GeneralPurpose, text: &str) -> Result<Vec<u8>, BuiltinError> {
+fn bytes_of(context: &mut Context<'_>, engine: &GeneralPurpose, text: &str) -> Result<Vec<u8>, BuiltinError> {
+    passing(context, text.len().saturating_mul(3), text.len() / 16)?;
     let plain: String = text.chars().filter(|char| !matches!(char, '\r' | '\n')).collect();
     engine.decode(plain).map_err(|error| failed(base64_error(&error)))
 }
 
-pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, BuiltinError> {
-    bytes_of(&STANDARD, text)
+pub(super) fn decode_base64(context: &mut Context<'_>, text: &str) -> Result<Vec<u8>, BuiltinError> {
+    bytes_of(context, &STANDARD, text)
 }
 
-fn base64url_decode(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn base64url_decode(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let given = text(args, 1)?;
-    decode_base64url(given).map(|bytes| Value::from(lossy(&bytes)))
+    passing(context, given.len().saturating_mul(3), given.len() / 64)?;
+    let bytes = decode_base64url(given)?;
+    lossy_text(context, &bytes)
 }
 
 /// With or without padding (RFC 7515 appendix C).
@@ -106,14 +160,21 @@ pub(super) fn decode_base64url(given: &str) -> Result<Vec<u8>, BuiltinError> {
         (true, _) | (_, 0) => "",
         (_, 2) => "==",
         (_, 3) => "=",
-        _ => return Err(failed(format!("illegal base64url string: {given}"))),
+        _ => return Err(failed(format!("illegal base64url string: {}", excerpt(given)))),
     };
     URL.decode(format!("{given}{padding}")).map_err(|error| failed(base64_error(&error)))
 }
 
 /// Two small digits for each byte.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut out = String::with_capacity(bytes.len().saturating_mul(2));
+    push_hex(&mut out, bytes);
+    out
+}
+
+fn push_hex(out: &mut String, bytes: &[u8]) {
+    let digits = |byte: u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+    out.extend(bytes.iter().copied().flat_map(digits));
 }
 
 pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -125,7 +186,7 @@ pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     Some(digits?.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }
 
-fn marshal_with_options(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn marshal_with_options(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let value = operand(args, 1)?;
     let (mut prefix, mut indent) = (String::new(), "\t".to_owned());
     let (mut implied, mut wanted) = (false, None);
@@ -159,46 +220,67 @@ fn marshal_with_options(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
             None => return Err(wrong_type(2, key, &["string"])),
         }
     }
-    let mut out = String::new();
+    let mut out = TextBuilder::new(context)?;
     if wanted.unwrap_or(implied) {
-        out.push_str(&prefix);
-        pretty(value, &prefix, &indent, 0, &mut out);
+        out.push(context, &prefix)?;
+        pretty(context, value, &prefix, &indent, 0, &mut out)?;
     } else {
-        write_json(value, &mut out);
+        push_json(context, value, &mut out)?;
     }
-    Ok(Value::from(out))
+    out.finish(context)
 }
 
-fn pretty(value: &Value, prefix: &str, indent: &str, depth: usize, out: &mut String) {
-    let line = |depth: usize| format!("\n{prefix}{}", indent.repeat(depth));
+fn push_json(context: &mut Context<'_>, value: &Value, out: &mut TextBuilder) -> Result<(), BuiltinError> {
+    let bytes = json_bytes(value, context)?;
+    out.reserve(context, bytes)?;
+    Ok(write_value(value, out.text(), context)?)
+}
+
+fn pretty(
+    context: &mut Context<'_>,
+    value: &Value,
+    prefix: &str,
+    indent: &str,
+    depth: usize,
+    out: &mut TextBuilder,
+) -> Result<(), BuiltinError> {
     let inner = depth.saturating_add(1);
-    let items: Vec<&Value> = match value {
-        Value::Array(items) if !items.is_empty() => items.iter().collect(),
-        Value::Set(set) if !set.is_empty() => set.iter().collect(),
-        Value::Object(object) if !object.is_empty() => {
-            out.push('{');
-            for (at, (key, value)) in object.iter().enumerate() {
-                out.push_str(if at > 0 { "," } else { "" });
-                out.push_str(&line(inner));
-                let key = if key.as_str().is_some() { key.clone() } else { Value::from(key.to_json()) };
-                write_json(&key, out);
-                out.push_str(": ");
-                pretty(value, prefix, indent, inner, out);
-            }
-            out.push_str(&line(depth));
-            out.push('}');
-            return;
-        }
-        scalar => return write_json(scalar, out),
+    let line = |context: &mut Context<'_>, out: &mut TextBuilder, depth: usize| {
+        out.push(context, "\n")?;
+        out.push(context, prefix)?;
+        out.push_repeated(context, indent, depth)
     };
-    out.push('[');
-    for (at, item) in items.into_iter().enumerate() {
-        out.push_str(if at > 0 { "," } else { "" });
-        out.push_str(&line(inner));
-        pretty(item, prefix, indent, inner, out);
+    let items: Box<dyn Iterator<Item = &Value>> = match value {
+        Value::Array(items) if !items.is_empty() => Box::new(items.iter()),
+        Value::Set(set) if !set.is_empty() => Box::new(set.iter()),
+        Value::Object(object) if !object.is_empty() => {
+            out.push(context, "{")?;
+            for (at, (key, value)) in object.iter().enumerate() {
+                out.push(context, if at > 0 { "," } else { "" })?;
+                line(context, out, inner)?;
+                match key {
+                    Value::String(_) => push_json(context, key, out)?,
+                    key => {
+                        let key = Value::from(context.passing_json(key)?);
+                        push_json(context, &key, out)?;
+                    }
+                }
+                out.push(context, ": ")?;
+                pretty(context, value, prefix, indent, inner, out)?;
+            }
+            line(context, out, depth)?;
+            return Ok(out.push(context, "}")?);
+        }
+        scalar => return push_json(context, scalar, out),
+    };
+    out.push(context, "[")?;
+    for (at, item) in items.enumerate() {
+        out.push(context, if at > 0 { "," } else { "" })?;
+        line(context, out, inner)?;
+        pretty(context, item, prefix, indent, inner, out)?;
     }
-    out.push_str(&line(depth));
-    out.push(']');
+    line(context, out, depth)?;
+    Ok(out.push(context, "]")?)
 }
 
 /// Go's words for text that is no base64.

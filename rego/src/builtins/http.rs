@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use super::encoding::{parse_yaml, unmarshal};
+use super::encoding::{unmarshal, unmarshal_yaml};
 use super::time::duration;
-use super::{Builtin, BuiltinError, Context, Outcome, failed, object, operand};
+use super::{Builtin, BuiltinError, Context, Outcome, excerpt, failed, object, operand};
 use crate::eval::EvalError;
 use crate::host::{Caching, HttpError, HttpRequest, HttpResponse, Pem, TlsOptions};
-use crate::value::{Object, Value, lossy};
+use crate::meter::{HEADER_BYTES, MEMBER_BYTES, Meter as _};
+use crate::value::{Object, Value, lossy, metered};
 
 pub const TABLE: &[Builtin] = &[super::waiting("http.send", 1, send)];
 
@@ -50,7 +51,8 @@ const MEMBERS: &[&str] = &[
 ];
 
 /// Only known members, and those that are required.
-pub(super) fn check_members(request: &Object) -> Result<(), BuiltinError> {
+pub(super) fn check_members(context: &mut Context<'_>, request: &Object) -> Result<(), BuiltinError> {
+    context.work(request.len())?;
     let refused = |what: &str, names: Vec<Value>| {
         Err(BuiltinError::Operand(format!("operand 1 {what} request parameters(s): {}", Value::set(names))))
     };
@@ -91,15 +93,16 @@ fn no_response(code: &str, message: &str) -> Value {
 
 /// The response, or what stands for its absence; the same every time within an evaluation.
 fn answer(context: &mut Context<'_>, given: &Object, whole: &Value) -> Outcome {
-    check_members(given)?;
-    let key = cache_key(given, whole)?;
+    check_members(context, given)?;
+    let key = cache_key(context, given, whole)?;
+    context.work(key.weight() / 16)?;
     let memory = ("http.send", key.clone());
-    if let Some(known) = context.remembered.get(&memory) {
-        return Ok(known.clone());
+    if let Some(known) = context.remembered(&memory) {
+        return Ok(known);
     }
     let json = flag(given, "force_json_decode")?;
     let yaml = flag(given, "force_yaml_decode")?;
-    let request = request(given, key)?;
+    let request = request(context, given, key)?;
     let caching = request.caching;
     let (value, keep) = match context.host.http_send(&request) {
         Ok(response) => {
@@ -111,7 +114,7 @@ fn answer(context: &mut Context<'_>, given: &Object, whole: &Value) -> Outcome {
         Err(HttpError::OutOfTime) => return Err(EvalError::budget("time, while waiting for http.send").into()),
     };
     if keep {
-        context.remembered.insert(memory, value.clone());
+        context.remember(memory, value.clone())?;
     }
     Ok(value)
 }
@@ -122,15 +125,21 @@ pub fn is_cacheable(status: u16) -> bool {
 }
 
 /// The request without the headers that `cache_ignored_headers` names.
-fn cache_key(given: &Object, whole: &Value) -> Outcome {
+fn cache_key(context: &mut Context<'_>, given: &Object, whole: &Value) -> Outcome {
     let (Some(ignored), Some(headers)) = (given.get_str("cache_ignored_headers"), given.get_str("headers")) else {
         return Ok(whole.clone());
     };
     let refused = || failed("cache_ignored_headers must be an array of strings");
     let ignored = ignored.as_array().filter(|it| it.iter().all(|name| name.as_str().is_some())).ok_or_else(refused)?;
     let headers = headers.as_object().ok_or_else(|| failed("invalid type for headers key"))?;
-    let kept = headers.iter().filter(|(name, _)| !ignored.contains(name));
-    let kept = Value::object(kept.map(|(name, value)| (name.clone(), value.clone())).collect());
+    let mut kept = Vec::new();
+    for (name, value) in headers.iter() {
+        if !metered::contains(context, ignored, name)? {
+            context.push_member(&mut kept, (name.clone(), value.clone()))?;
+        }
+    }
+    let kept = context.object(kept)?;
+    context.allocate(given.len().saturating_add(2).saturating_mul(2 * MEMBER_BYTES))?;
     let key = given.with(Value::from("headers"), kept).with(Value::from("cache_ignored_headers"), Value::Null);
     Ok(Value::Object(key.into()))
 }
@@ -154,17 +163,28 @@ fn string(given: &Object, name: &str) -> Result<Option<String>, BuiltinError> {
 fn whole(given: &Object, name: &str) -> Result<Option<u32>, BuiltinError> {
     let Some(value) = given.get_str(name) else { return Ok(None) };
     let number = value.as_i64().and_then(|it| u32::try_from(it).ok());
-    number.map(Some).ok_or_else(|| failed(format!("invalid value {value} for field {name:?}")))
+    number
+        .map(Some)
+        .ok_or_else(|| failed(format!("invalid value for field {name:?}, a {} that is no small number", value.kind())))
 }
 
-fn request(given: &Object, key: Value) -> Result<HttpRequest, BuiltinError> {
+fn request(context: &mut Context<'_>, given: &Object, key: Value) -> Result<HttpRequest, BuiltinError> {
     let mut headers = Vec::new();
+    // Texts are copied, and certificates once more.
+    for value in given.values() {
+        let bytes = value.as_str().map_or(0, str::len).saturating_mul(3);
+        context.work(bytes / 64)?;
+        context.allocate(bytes)?;
+    }
     match given.get_str("headers") {
         None => {}
         Some(Value::Object(members)) => {
             for (name, value) in members.iter() {
                 let name = name.as_str().ok_or_else(|| failed("invalid type for headers key"))?;
-                let refused = || failed(format!("invalid type for headers value {value}"));
+                let bytes = name.len().saturating_add(value.as_str().map_or(0, str::len));
+                context.work(bytes / 64 + 1)?;
+                context.allocate(bytes.saturating_add(2 * HEADER_BYTES))?;
+                let refused = || failed(format!("invalid type for headers value: {}", value.kind()));
                 headers.push((name.to_owned(), value.as_str().ok_or_else(refused)?.to_owned()));
             }
         }
@@ -172,12 +192,18 @@ fn request(given: &Object, key: Value) -> Result<HttpRequest, BuiltinError> {
     }
     let body = match (string(given, "raw_body")?, given.get_str("body")) {
         (Some(raw), _) => raw,
-        (None, Some(body)) => body.to_json(),
+        (None, Some(body)) => {
+            let body = context.passing_json(body)?;
+            context.allocate(body.len())?;
+            body
+        }
         (None, None) => String::new(),
     };
     match string(given, "caching_mode")?.as_deref() {
         None | Some("serialized" | "deserialized") => {}
-        Some(other) => return Err(failed(format!("invalid value specified for caching_mode field: {other}"))),
+        Some(other) => {
+            return Err(failed(format!("invalid value specified for caching_mode field: {}", excerpt(other))));
+        }
     }
     let by_headers = flag(given, "cache")?;
     let caching = if flag(given, "force_cache")? {
@@ -227,7 +253,9 @@ fn timeout(given: &Object) -> Result<Duration, BuiltinError> {
         None => return Ok(DEFAULT_TIMEOUT),
         Some(Value::String(text)) => match text.parse::<i64>() {
             Ok(nanoseconds) => nanoseconds,
-            Err(_) => duration(text).map_err(|error| failed(format!("invalid timeout value {text}: {error}")))?,
+            Err(_) => {
+                duration(text).map_err(|error| failed(format!("invalid timeout value {}: {error}", excerpt(text))))?
+            }
         },
         Some(number @ Value::Number(_)) => {
             let refused = || failed(format!("invalid timeout number value {number}, must be int64"));
@@ -241,19 +269,22 @@ fn timeout(given: &Object) -> Result<Duration, BuiltinError> {
 }
 
 fn formatted(context: &mut Context<'_>, response: &HttpResponse, json: bool, yaml: bool) -> Outcome {
+    // The body as it came, and as text.
     context.work(response.body.len() / 16)?;
+    context.allocate(response.body.len().saturating_mul(3).saturating_add(16 * MEMBER_BYTES))?;
     let content_type = response.header("content-type").unwrap_or_default();
     let text = lossy(&response.body);
-    // What cannot be decoded is null.
     let body = if json || is_json(content_type) {
-        unmarshal(context, &text).unwrap_or(Value::Null)
+        or_null(unmarshal(context, &text))?
     } else if yaml || content_type.contains("application/yaml") || content_type.contains("application/x-yaml") {
-        parse_yaml(&text).unwrap_or(Value::Null)
+        or_null(unmarshal_yaml(context, &text))?
     } else {
         Value::Null
     };
     let mut headers: Vec<(Value, Value)> = Vec::new();
     for (name, value) in &response.headers {
+        context.work(4)?;
+        context.allocate(name.len().saturating_add(value.len()).saturating_add(2 * MEMBER_BYTES))?;
         let (name, value) = (Value::from(name), Value::from(value));
         match headers.iter_mut().find(|(it, _)| *it == name) {
             Some((_, values)) => {
@@ -272,6 +303,14 @@ fn formatted(context: &mut Context<'_>, response: &HttpResponse, json: bool, yam
     ]
     .into_iter()
     .collect())
+}
+
+/// What cannot be decoded is null.
+fn or_null(decoded: Outcome) -> Outcome {
+    match decoded {
+        Err(BuiltinError::Halt(error)) => Err(error.into()),
+        decoded => Ok(decoded.unwrap_or(Value::Null)),
+    }
 }
 
 fn is_json(content_type: &str) -> bool {

@@ -4,7 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Builtin, BuiltinError, Context, Outcome, failed, function, items, operand, text};
+use super::{Builtin, BuiltinError, Context, Outcome, excerpt, failed, function, items, operand, text};
+use crate::eval::EvalError;
+use crate::meter::{HEADER_BYTES, ITEM_BYTES, Meter as _};
 use crate::value::Value;
 
 pub const TABLE: &[Builtin] = &[
@@ -60,7 +62,7 @@ struct Network {
 
 impl Network {
     fn parse(text: &str) -> Result<Self, BuiltinError> {
-        let invalid = || failed(format!("invalid CIDR address: {text}"));
+        let invalid = || failed(format!("invalid CIDR address: {}", excerpt(text)));
         let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
         let written_width = if address.contains(':') { 128 } else { 32 };
         let plain = !prefix.is_empty() && prefix.len() <= 3 && prefix.bytes().all(|byte| byte.is_ascii_digit());
@@ -103,13 +105,18 @@ fn holds(network: Network, other: &str) -> Result<bool, BuiltinError> {
     if let Some(address) = Address::parse(other) {
         return Ok(network.holds(address));
     }
-    let other = Network::parse(other)
-        .map_err(|_| failed(format!("not a valid textual representation of an IP address or CIDR: {other}")))?;
+    let other = Network::parse(other).map_err(|_| {
+        failed(format!("not a valid textual representation of an IP address or CIDR: {}", excerpt(other)))
+    })?;
     Ok(network.holds(other.first()) && network.holds(other.last()))
 }
 
 /// The networks of an operand, each with what names it in the result.
-fn named<'v>(args: &[&'v Value], position: usize) -> Result<Vec<(&'v str, Value)>, BuiltinError> {
+fn named<'v>(
+    context: &mut Context<'_>,
+    args: &[&'v Value],
+    position: usize,
+) -> Result<Vec<(&'v str, Value)>, BuiltinError> {
     let wrong = || failed(format!("operand {position}: element must be string or non-empty array"));
     let cidr = |value: &'v Value| -> Result<&'v str, BuiltinError> {
         match value {
@@ -121,50 +128,59 @@ fn named<'v>(args: &[&'v Value], position: usize) -> Result<Vec<(&'v str, Value)
             _ => Err(wrong()),
         }
     };
-    match operand(args, position)? {
-        Value::String(text) => Ok(vec![(&**text, Value::String(text.clone()))]),
-        Value::Array(list) => list.iter().enumerate().map(|(at, item)| Ok((cidr(item)?, Value::from(at)))).collect(),
-        Value::Set(set) => set.iter().map(|item| Ok((cidr(item)?, item.clone()))).collect(),
-        Value::Object(object) => object.iter().map(|(key, item)| Ok((cidr(item)?, key.clone()))).collect(),
-        _ => Ok(Vec::new()),
+    let given: Box<dyn Iterator<Item = (&'v Value, Value)>> = match operand(args, position)? {
+        text @ Value::String(_) => Box::new(std::iter::once((text, text.clone()))),
+        Value::Array(list) => Box::new(list.iter().enumerate().map(|(at, item)| (item, Value::from(at)))),
+        Value::Set(set) => Box::new(set.iter().map(|item| (item, item.clone()))),
+        Value::Object(object) => Box::new(object.iter().map(|(key, item)| (item, key.clone()))),
+        _ => Box::new(std::iter::empty()),
+    };
+    let mut list = Vec::new();
+    for (item, name) in given {
+        context.step()?;
+        context.allocate(3 * size_of::<(&str, Value)>())?;
+        list.push((cidr(item)?, name));
     }
+    Ok(list)
 }
 
 fn contains_matches(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
-    let (networks, others) = (named(args, 1)?, named(args, 2)?);
-    context.work(networks.len().saturating_mul(others.len()))?;
+    let (networks, others) = (named(context, args, 1)?, named(context, args, 2)?);
     let mut found = Vec::new();
     for (cidr, first) in &networks {
-        context.work(others.len().saturating_mul(4))?;
+        context.work(4)?;
+        let network = Network::parse(cidr);
         for (other, second) in &others {
-            if holds(Network::parse(cidr)?, other)? {
-                found.push(Value::array(vec![first.clone(), second.clone()]));
+            context.work(4)?;
+            if holds(network.clone()?, other)? {
+                context.allocate(HEADER_BYTES + 2 * ITEM_BYTES)?;
+                context.push(&mut found, Value::array(vec![first.clone(), second.clone()]))?;
             }
         }
     }
-    Ok(Value::set(found))
+    context.set(found)
 }
 
 fn expand(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let network = Network::parse(text(args, 1)?)?;
     let count = 1usize.checked_shl(network.host_bits()).unwrap_or(usize::MAX);
-    context.work(count.saturating_mul(8))?;
     let first = network.first();
     let mut addresses = Vec::new();
     for offset in 0..count {
-        if offset % 1_024 == 1_023 {
-            context.work(1_024)?;
-        }
+        context.work(8)?;
         let address = Address { bits: first.bits.saturating_add(offset as u128), ..first };
-        addresses.push(Value::from(address.to_string()));
+        let address = context.text(&address.to_string())?;
+        context.push(&mut addresses, address)?;
     }
-    Ok(Value::set(addresses))
+    context.set(addresses)
 }
 
 fn merge(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let list = items(operand(args, 1)?).ok_or_else(|| failed("operand must be an array"))?;
     let mut ranges = Vec::new();
     for item in list {
+        context.work(8)?;
+        context.allocate(6 * size_of::<(Address, Address, Option<Network>)>())?;
         let given = item.as_str().ok_or_else(|| failed("element must be string"))?;
         let network = match Address::parse(given) {
             None => Network::parse(given)?,
@@ -173,11 +189,17 @@ fn merge(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
         };
         ranges.push((network.first(), network.last(), Some(network)));
     }
-    context.work(ranges.len())?;
+    // Sorting cannot be interrupted: a few instructions for each comparison.
+    let rounds = ranges.len().max(1).ilog2().saturating_add(1) as usize;
+    if ranges.len() > MAX_MERGED {
+        return Err(EvalError::budget("too many networks to merge").into());
+    }
+    context.work(ranges.len().saturating_mul(rounds) / 4)?;
     ranges.sort_by_key(|(first, last, _)| (*last, *first));
     // From the end: what touches or overlaps the one before is joined to it.
     let mut merged: Vec<(Address, Address, Option<Network>)> = Vec::new();
     for (first, last, network) in ranges {
+        context.step()?;
         let mut joined = (first, last, network);
         while let Some(&(before, end, _)) = merged.last() {
             let touches = before.width == joined.0.width && joined.0.bits.saturating_sub(1) <= end.bits;
@@ -192,12 +214,18 @@ fn merge(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let mut found = Vec::new();
     for (first, last, network) in merged {
         match network {
-            Some(network) => found.push(Value::from(format!("{}/{}", network.first(), network.prefix))),
-            None => cover(first, last, &mut found),
+            Some(network) => {
+                let text = context.text(&format!("{}/{}", network.first(), network.prefix))?;
+                context.push(&mut found, text)?;
+            }
+            None => cover(context, first, last, &mut found)?,
         }
     }
-    Ok(Value::set(found))
+    context.set(found)
 }
+
+/// Networks that are merged at once.
+const MAX_MERGED: usize = 200_000;
 
 /// Go's `DefaultMask`.
 fn class_of(address: Address) -> u32 {
@@ -209,7 +237,7 @@ fn class_of(address: Address) -> u32 {
 }
 
 /// The fewest networks that make up a range.
-fn cover(first: Address, last: Address, found: &mut Vec<Value>) {
+fn cover(context: &mut Context<'_>, first: Address, last: Address, found: &mut Vec<Value>) -> Result<(), BuiltinError> {
     let mut from = first.bits;
     loop {
         let aligned = from.trailing_zeros().min(first.width);
@@ -220,10 +248,12 @@ fn cover(first: Address, last: Address, found: &mut Vec<Value>) {
         };
         let bits = aligned.min(fitting);
         let address = Address { bits: from, ..first };
-        found.push(Value::from(format!("{address}/{}", first.width.saturating_sub(bits))));
-        let Some(next) = 1u128.checked_shl(bits).and_then(|step| from.checked_add(step)) else { return };
+        context.work(8)?;
+        let text = context.text(&format!("{address}/{}", first.width.saturating_sub(bits)))?;
+        context.push(found, text)?;
+        let Some(next) = 1u128.checked_shl(bits).and_then(|step| from.checked_add(step)) else { return Ok(()) };
         if next > last.bits {
-            return;
+            return Ok(());
         }
         from = next;
     }

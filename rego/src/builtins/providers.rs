@@ -10,10 +10,14 @@ use chrono::{DateTime, Utc};
 use super::encoding::{hex, uri};
 use super::http::check_members;
 use super::{Builtin, BuiltinError, Context, Outcome, function, number, object, wrong_type};
+use crate::eval::EvalError;
+use crate::meter::{MEMBER_BYTES, Meter as _};
 use crate::value::{Object, Value};
 
 pub const TABLE: &[Builtin] = &[function("providers.aws.sign_req", 3, sign_request)];
 
+/// What is signed at most, in bytes that it takes on the way.
+const MAX_SIGNED_BYTES: usize = 8 << 20;
 const REQUIRED_SETTINGS: &[&str] = &["aws_service", "aws_access_key", "aws_secret_access_key", "aws_region"];
 /// Headers that proxies change on the way.
 const NOT_SIGNED: &[&str] = &["authorization", "user-agent", "x-amzn-trace-id"];
@@ -24,7 +28,7 @@ fn sign_request(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let time = number(args, 3)?.as_i64();
     let time = time.ok_or_else(|| refused(3, "could not convert time_ns value into a unix timestamp"))?;
 
-    check_members(request)?;
+    check_members(context, request)?;
     let invalid: Vec<Value> = ["method", "url"]
         .into_iter()
         .filter(|name| request.get_str(name).is_none_or(|it| it.as_str().is_none()))
@@ -41,12 +45,29 @@ fn sign_request(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
         Some(Value::Object(headers)) => headers,
         Some(other) => return Err(wrong_type(0, other, &["object"])),
     };
+    let mut bytes = request.get_str("raw_body").and_then(Value::as_str).map_or(0, str::len).saturating_mul(2);
+    for (name, value) in headers.iter().chain(request.iter()).chain(settings.iter()) {
+        context.step()?;
+        // Names and values are put in small letters, sorted, joined and kept.
+        let text = |value: &Value| value.as_str().map_or(0, str::len);
+        bytes = bytes.saturating_add(text(name).saturating_add(text(value)).saturating_mul(8));
+        bytes = bytes.saturating_add(4 * MEMBER_BYTES);
+    }
+    if bytes > MAX_SIGNED_BYTES {
+        return Err(EvalError::budget("a request is too long to be signed").into());
+    }
+    context.work(bytes / 32)?;
+    context.allocate(bytes)?;
     let body = match (request.get_str("raw_body"), request.get_str("body")) {
         (Some(raw), _) => raw.as_str().unwrap_or_default().to_owned(),
-        (None, Some(body)) => body.to_json(),
+        (None, Some(body)) => context.passing_json(body)?,
         (None, None) => String::new(),
     };
+    if body.len() > MAX_SIGNED_BYTES {
+        return Err(EvalError::budget("a request is too long to be signed").into());
+    }
     context.work(body.len() / 16)?;
+    context.allocate(body.len())?;
     let payload = match settings.get_str("disable_payload_signing") {
         Some(Value::Bool(true)) => "UNSIGNED-PAYLOAD".to_owned(),
         None | Some(Value::Bool(false)) => sha256(body.as_bytes()),
@@ -55,7 +76,7 @@ fn sign_request(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
 
     let signing = Signing {
         method: string(request, "method"),
-        url: Url::parse(string(request, "url"))?,
+        url: Url::parse(context, string(request, "url"))?,
         service: string(settings, "aws_service"),
         access_key: string(settings, "aws_access_key"),
         secret_key: string(settings, "aws_secret_access_key"),
@@ -126,8 +147,8 @@ struct Url {
 }
 
 impl Url {
-    fn parse(given: &str) -> Result<Self, BuiltinError> {
-        let parts = uri::parse(given)?;
+    fn parse(context: &mut Context<'_>, given: &str) -> Result<Self, BuiltinError> {
+        let parts = uri::parse(context, given)?;
         let part = |name: &str| parts.member(name).and_then(Value::as_str).unwrap_or_default();
         let name = match part("hostname") {
             v6 if v6.contains(':') => format!("[{v6}]"),
@@ -137,7 +158,7 @@ impl Url {
             "" => name,
             port => format!("{name}:{port}"),
         };
-        Ok(Self { host, path: uri::escaped_path(part("raw_path"))?, query: part("raw_query").to_owned() })
+        Ok(Self { host, path: uri::escaped_path(context, part("raw_path"))?, query: part("raw_query").to_owned() })
     }
 }
 

@@ -7,26 +7,38 @@ mod layout;
 use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 
-use super::{Builtin, BuiltinError, Context, Outcome, changing, failed, function, integer, operand, text, wrong_type};
+use super::{
+    Builtin, BuiltinError, Context, Outcome, changing, excerpt, failed, function, integer, operand, text, wrong_type,
+};
+use crate::eval::EvalError;
+use crate::meter::Meter as _;
 use crate::value::{Value, quoted};
 
 pub const TABLE: &[Builtin] = &[
     changing("time.now_ns", 0, |context, _| Ok(Value::from(context.now_ns()))),
-    function("time.parse_ns", 2, |_, args| {
+    function("time.parse_ns", 2, |context, args| {
         let (layout, value) = (text(args, 1)?, text(args, 2)?);
+        linear(context, layout.len().saturating_add(value.len()))?;
         layout::parse(layout::named(layout), value).map(Value::from).map_err(failed)
     }),
-    function("time.parse_rfc3339_ns", 1, |_, args| {
+    function("time.parse_rfc3339_ns", 1, |context, args| {
+        linear(context, text(args, 1)?.len())?;
         layout::parse(layout::RFC3339, text(args, 1)?).map(Value::from).map_err(failed)
     }),
-    function("time.parse_duration_ns", 1, |_, args| duration(text(args, 1)?).map(Value::from)),
-    function("time.format", 1, |_, args| {
+    function("time.parse_duration_ns", 1, |context, args| {
+        let given = text(args, 1)?;
+        linear(context, given.len())?;
+        duration(given).map(Value::from)
+    }),
+    function("time.format", 1, |context, args| {
         let (time, layout) = zoned(args, 1)?;
+        linear(context, layout.len())?;
         let layout = match layout.as_str() {
             "" => layout::RFC3339_NANO,
             given => layout::named(given),
         };
-        Ok(Value::from(layout::format(layout, &time)))
+        // The longest names are `September` and `Wednesday`, of a few letters each.
+        context.made_text(layout.len().saturating_mul(16).saturating_add(64), || layout::format(layout, &time))
     }),
     function("time.date", 1, |_, args| {
         let (time, _) = zoned(args, 1)?;
@@ -44,6 +56,20 @@ pub const TABLE: &[Builtin] = &[
     function("time.diff", 2, diff),
 ];
 
+/// The longest text of a time, a duration or a layout.
+const MAX_TIME_BYTES: usize = 64 << 10;
+
+/// Counts work that is linear in the length of a text, which cannot be interrupted.
+fn linear(context: &mut Context<'_>, bytes: usize) -> Result<(), BuiltinError> {
+    if bytes > MAX_TIME_BYTES {
+        return Err(EvalError::budget("the text of a time is too long").into());
+    }
+    context.work(bytes)?;
+    context.allocate(bytes.saturating_mul(8))?;
+    context.release(bytes.saturating_mul(8));
+    Ok(())
+}
+
 fn numbers(parts: &[i64]) -> Value {
     Value::array(parts.iter().map(|part| Value::from(*part)).collect())
 }
@@ -59,7 +85,11 @@ fn zoned(args: &[&Value], position: usize) -> Result<(DateTime<Tz>, String), Bui
                 None => Ok(""),
                 Some(part) => part.as_str().ok_or_else(|| wrong_type(1, part, &["string"])),
             };
-            (parts.first().ok_or_else(wrong)?, text(1)?, text(2)?.to_owned())
+            let layout = text(2)?;
+            if layout.len() > MAX_TIME_BYTES {
+                return Err(EvalError::budget("the text of a time is too long").into());
+            }
+            (parts.first().ok_or_else(wrong)?, text(1)?, layout.to_owned())
         }
         _ => return Err(wrong()),
     };
@@ -67,7 +97,7 @@ fn zoned(args: &[&Value], position: usize) -> Result<(DateTime<Tz>, String), Bui
     let ns = number.as_whole().ok_or_else(|| failed("timestamp too big"))?;
     let zone: Tz = match zone {
         "" | "UTC" | "Local" => Tz::UTC,
-        name => name.parse().map_err(|_| failed(format!("unknown time zone {name}")))?,
+        name => name.parse().map_err(|_| failed(format!("unknown time zone {}", excerpt(name))))?,
     };
     Ok((DateTime::<Utc>::from_timestamp_nanos(ns).with_timezone(&zone), layout))
 }
@@ -145,7 +175,7 @@ fn days_in_month(year: i32, month: u32) -> u32 {
 
 /// Go's durations, and days, weeks and years of 365 days.
 pub(super) fn duration(given: &str) -> Result<i64, BuiltinError> {
-    let invalid = || failed(format!("time: invalid duration {}", quoted(given)));
+    let invalid = || failed(format!("time: invalid duration {}", quoted(excerpt(given))));
     let (negative, mut rest) = match given.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, given.strip_prefix('+').unwrap_or(given)),
@@ -177,9 +207,10 @@ pub(super) fn duration(given: &str) -> Result<i64, BuiltinError> {
             "d" => hour * 24,
             "w" => hour * 24 * 7,
             "y" => hour * 24 * 365,
-            "" => return Err(failed(format!("time: missing unit in duration {}", quoted(given)))),
+            "" => return Err(failed(format!("time: missing unit in duration {}", quoted(excerpt(given))))),
             other => {
-                let message = format!("time: unknown unit {} in duration {}", quoted(other), quoted(given));
+                let message =
+                    format!("time: unknown unit {} in duration {}", quoted(excerpt(other)), quoted(excerpt(given)));
                 return Err(failed(message));
             }
         };

@@ -9,7 +9,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::crypto::keys::{Algorithm, Bits, NamedKey, VerifyingKey, jwks, sign, verifying_keys};
 use super::encoding::{decode_base64url, hex, unmarshal};
-use super::{Builtin, BuiltinError, Context, Outcome, failed, function, object, operand, text};
+use super::{Builtin, BuiltinError, Context, Outcome, excerpt, failed, function, object, operand, text};
+use crate::eval::EvalError;
+use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::{Number, Value, lossy};
 
 pub const TABLE: &[Builtin] = &[
@@ -29,8 +31,13 @@ pub const TABLE: &[Builtin] = &[
     function("io.jwt.verify_hs512", 2, |context, args| verify_secret(context, args, Bits::B512)),
     function("io.jwt.decode_verify", 2, decode_verify),
     super::changing("io.jwt.encode_sign", 3, |context, args| {
-        let part = |position: usize| operand(args, position).map(Value::to_json);
-        encode_sign(context, &part(1)?, &part(2)?, &part(3)?)
+        let mut part = |position: usize| -> Result<String, BuiltinError> {
+            let text = context.passing_json(operand(args, position)?)?;
+            context.allocate(text.len())?;
+            Ok(text)
+        };
+        let (header, payload, key) = (part(1)?, part(2)?, part(3)?);
+        encode_sign(context, &header, &payload, &key)
     }),
     super::changing("io.jwt.encode_sign_raw", 3, |context, args| {
         encode_sign(context, text(args, 1)?, text(args, 2)?, text(args, 3)?)
@@ -52,10 +59,10 @@ impl<'t> Token<'t> {
         if !text.contains('.') {
             return Err(failed("encoded JWT had no period separators"));
         }
-        let parts: Vec<&str> = text.split('.').collect();
-        match parts.as_slice() {
-            [header, payload, signature] => Ok(Self { header, payload, signature }),
-            other => Err(failed(format!("encoded JWT must have 3 sections, found {}", other.len()))),
+        let mut parts = text.split('.');
+        match (parts.next(), parts.next(), parts.next(), parts.count()) {
+            (Some(header), Some(payload), Some(signature), 0) => Ok(Self { header, payload, signature }),
+            _ => Err(failed(format!("encoded JWT must have 3 sections, found {}", text.split('.').count()))),
         }
     }
 
@@ -93,7 +100,39 @@ fn json_object(context: &mut Context<'_>, text: &str) -> Outcome {
     }
 }
 
+/// The longest token: verifying it and taking it apart cannot be interrupted.
+const MAX_TOKEN_BYTES: usize = 4 << 20;
+
+/// Charges the copies of a token's parts, and the work on them.
+fn charge_token(context: &mut Context<'_>, token: &str) -> Result<(), EvalError> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(EvalError::budget("a token is too long"));
+    }
+    context.work(token.len() / 8)?;
+    context.allocate(token.len().saturating_mul(8).saturating_add(8 * HEADER_BYTES))
+}
+
+/// Charges the keys that are read from a text.
+fn read_keys(context: &mut Context<'_>, text: &str) -> Result<Vec<NamedKey>, BuiltinError> {
+    if text.len() > MAX_KEYS_BYTES {
+        return Err(EvalError::budget("a set of keys is too long").into());
+    }
+    context.work(text.len() / 4)?;
+    context.allocate(text.len().saturating_mul(KEY_BYTES_FACTOR))?;
+    let keys = verifying_keys(text).map_err(failed);
+    context.release(text.len().saturating_mul(KEY_BYTES_FACTOR / 2));
+    keys
+}
+
+/// The longest set of keys: reading it cannot be interrupted.
+const MAX_KEYS_BYTES: usize = 256 << 10;
+/// Bytes for each byte of a set of keys: its document, and the keys.
+const KEY_BYTES_FACTOR: usize = 32;
+/// Steps of one verification with an asymmetric key, beside those for the message.
+const VERIFICATION_STEPS: usize = 10_000;
+
 fn decode(context: &mut Context<'_>, given: &str) -> Outcome {
+    charge_token(context, given)?;
     let mut given = given.to_owned();
     for _ in 0..MAX_NESTING {
         let token = Token::parse(&given)?;
@@ -136,9 +175,11 @@ impl Header {
             if list.is_empty() {
                 return Err(failed("crit: must be a nonempty list"));
             }
-            for name in list.iter().filter_map(Value::as_str) {
-                let known = ["alg", "kid", "typ", "cty", "crit"].contains(&name);
-                understood &= known || header.member(name).is_none();
+            for name in list {
+                // Members that are no names are not understood (RFC 7515 section 4.1.11).
+                understood &= name.as_str().is_some_and(|name| {
+                    ["alg", "kid", "typ", "cty", "crit"].contains(&name) || header.member(name).is_none()
+                });
             }
         }
         Ok(Self { alg: text("alg")?, kid: text("kid")?, cty: text("cty")?, understood })
@@ -156,38 +197,55 @@ fn memory_key(token: &str, key: &str, algorithm: &str) -> [u8; 32] {
 }
 
 /// Whether one of `keys` made the signature: the one that is named, or any whose algorithm fits.
-fn signed_by(keys: &[NamedKey], header: &Header, algorithm: Algorithm, signed: &[u8], signature: &[u8]) -> bool {
-    if !header.kid.is_empty()
-        && let Some(named) = keys.iter().find(|key| key.kid.as_deref() == Some(&header.kid))
-    {
-        return named.key.verifies(algorithm, signed, signature);
+fn signed_by(
+    context: &mut Context<'_>,
+    keys: &[NamedKey],
+    header: &Header,
+    algorithm: Algorithm,
+    token: &Token<'_>,
+    signature: &[u8],
+) -> Result<bool, BuiltinError> {
+    let signed = token.signed();
+    if !header.kid.is_empty() {
+        context.work(keys.len())?;
+        if let Some(named) = keys.iter().find(|key| key.kid.as_deref() == Some(&header.kid)) {
+            context.work(VERIFICATION_STEPS)?;
+            return Ok(named.key.verifies(algorithm, &signed, signature));
+        }
     }
-    keys.iter()
-        .filter(|key| key.alg.as_deref().is_none_or(|alg| alg == header.alg))
-        .any(|key| key.key.verifies(algorithm, signed, signature))
+    for key in keys.iter().filter(|key| key.alg.as_deref().is_none_or(|alg| alg == header.alg)) {
+        context.work(VERIFICATION_STEPS.saturating_add(signed.len() / 16))?;
+        if key.key.verifies(algorithm, &signed, signature) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn verify(context: &mut Context<'_>, args: &[&Value], algorithm: Algorithm) -> Outcome {
     let (token_text, key_text) = (text(args, 1)?, text(args, 2)?);
+    charge_token(context, token_text)?;
+    context.work(key_text.len() / 16)?;
     let memory = memory_key(token_text, key_text, &format!("{algorithm:?}"));
     if let Some(valid) = context.host.known_signature(&memory) {
         return Ok(Value::Bool(valid));
     }
     let token = Token::parse(token_text)?;
-    let keys = verifying_keys(key_text).map_err(failed)?;
+    let keys = read_keys(context, key_text)?;
     let signature = token.signature()?;
     let header = Header::parse(&token.header(context)?)?;
-    context.work(1_000)?;
-    let valid = signed_by(&keys, &header, algorithm, &token.signed(), &signature);
+    let valid = signed_by(context, &keys, &header, algorithm, &token, &signature)?;
     context.host.remember_signature(memory, valid);
     Ok(Value::Bool(valid))
 }
 
 fn verify_secret(context: &mut Context<'_>, args: &[&Value], bits: Bits) -> Outcome {
     let (token_text, secret) = (text(args, 1)?, text(args, 2)?);
+    charge_token(context, token_text)?;
+    context.work(secret.len() / 16)?;
+    context.allocate(secret.len())?;
     let token = Token::parse(token_text)?;
     let signature = token.signature()?;
-    context.work(token_text.len() / 64)?;
     let key = VerifyingKey::Secret(secret.as_bytes().to_vec());
     Ok(Value::Bool(key.verifies(Algorithm::Hs(bits), &token.signed(), &signature)))
 }
@@ -210,13 +268,18 @@ impl Constraints {
         let mut time = None;
         for (name, value) in object(args, 2)?.iter() {
             let name = name.as_str().unwrap_or_default();
+            context.step()?;
+            context.allocate(value.as_str().map_or(0, str::len))?;
             let text = || {
-                value.as_str().map(str::to_owned).ok_or_else(|| failed(format!("{name} constraint: must be a string")))
+                value
+                    .as_str()
+                    .map(str::to_owned)
+                    .ok_or_else(|| failed(format!("{} constraint: must be a string", excerpt(name))))
             };
             match name {
                 "cert" => {
                     let text = text()?;
-                    constraints.keys = Some((verifying_keys(&text).map_err(failed)?, text));
+                    constraints.keys = Some((read_keys(context, &text)?, text));
                 }
                 "secret" => constraints.secret = text()?,
                 "alg" => constraints.alg = text()?,
@@ -229,7 +292,7 @@ impl Constraints {
                     }
                     time = Some(at);
                 }
-                other => return Err(failed(format!("unknown token validation constraint: {other}"))),
+                other => return Err(failed(format!("unknown token validation constraint: {}", excerpt(other)))),
             }
         }
         constraints.time = match time {
@@ -252,18 +315,18 @@ impl Constraints {
     ) -> Result<bool, BuiltinError> {
         let signature = token.signature()?;
         let Some(algorithm) = Algorithm::named(&header.alg) else { return Ok(false) };
-        context.work(1_000)?;
         match &self.keys {
             Some((keys, key_text)) => {
                 let memory = memory_key(token_text, key_text, &format!("{algorithm:?}"));
                 if let Some(valid) = context.host.known_signature(&memory) {
                     return Ok(valid);
                 }
-                let valid = signed_by(keys, header, algorithm, &token.signed(), &signature);
+                let valid = signed_by(context, keys, header, algorithm, token, &signature)?;
                 context.host.remember_signature(memory, valid);
                 Ok(valid)
             }
             None => {
+                context.work(self.secret.len() / 16)?;
                 let key = VerifyingKey::Secret(self.secret.as_bytes().to_vec());
                 Ok(key.verifies(algorithm, &token.signed(), &signature))
             }
@@ -298,6 +361,7 @@ impl Constraints {
 }
 
 fn decode_verify(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+    charge_token(context, text(args, 1)?)?;
     let mut given = text(args, 1)?.to_owned();
     let constraints = Constraints::parse(context, args)?;
     let unverified = || Value::array(vec![Value::Bool(false), Value::empty_object(), Value::empty_object()]);
@@ -327,6 +391,11 @@ fn decode_verify(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
 }
 
 fn encode_sign(context: &mut Context<'_>, header: &str, payload: &str, key: &str) -> Outcome {
+    charge_token(context, header)?;
+    charge_token(context, payload)?;
+    if key.len() > MAX_KEYS_BYTES {
+        return Err(EvalError::budget("a set of keys is too long").into());
+    }
     let document = unmarshal(context, key)?;
     let keys = jwks(&document);
     let key = keys.first().copied().ok_or_else(|| failed("no keys found in JWK set"))?;
@@ -342,12 +411,13 @@ fn encode_sign(context: &mut Context<'_>, header: &str, payload: &str, key: &str
     };
     let alg =
         parsed.member("alg").and_then(Value::as_str).ok_or_else(|| bad_header("jwsbb: header \"alg\" not found"))?;
-    let algorithm = Algorithm::named(alg).ok_or_else(|| failed(format!("unknown JWS algorithm: {alg}")))?;
+    let algorithm = Algorithm::named(alg).ok_or_else(|| failed(format!("unknown JWS algorithm: {}", excerpt(alg))))?;
     let typ = parsed.member("typ").and_then(Value::as_str);
     if matches!(typ, None | Some("JWT")) && unmarshal(context, payload).is_err() {
         return Err(failed("type is JWT but payload is not JSON"));
     }
-    context.work(10_000)?;
+    // A private operation takes some hundred times as long as a public one.
+    context.work(10 * VERIFICATION_STEPS)?;
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
     let signature = sign(key, algorithm, signed.as_bytes()).map_err(failed)?;
     Ok(Value::from(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))))

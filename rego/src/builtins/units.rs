@@ -8,17 +8,26 @@ use num_bigint::BigInt;
 use num_integer::Integer;
 use num_traits::{Signed, Zero, pow};
 
-use super::{Builtin, BuiltinError, Context, Outcome, changing, failed, function, operand, text};
+use super::arithmetic::conversion;
+use super::{Builtin, BuiltinError, Context, Outcome, changing, excerpt, failed, function, operand, text};
+use crate::eval::EvalError;
+use crate::meter::{HEADER_BYTES, ITEM_BYTES, Meter as _};
 use crate::value::{Float, Number, Value};
 
 pub const TABLE: &[Builtin] = &[
     function("units.parse", 1, parse_units),
     function("units.parse_bytes", 1, parse_bytes),
-    function("semver.compare", 2, |_, args| {
+    function("semver.compare", 2, |context, args| {
+        for position in [1, 2] {
+            version_work(context, text(args, position)?)?;
+        }
         let version = |position: usize| {
             let given = text(args, position)?;
             Version::parse(given).ok_or_else(|| {
-                failed(format!("operand {position}: string {} is not a valid SemVer", crate::value::quoted(given)))
+                failed(format!(
+                    "operand {position}: string {} is not a valid SemVer",
+                    crate::value::quoted(excerpt(given))
+                ))
             })
         };
         Ok(Value::from(match version(1)?.compare(&version(2)?) {
@@ -27,8 +36,10 @@ pub const TABLE: &[Builtin] = &[
             Ordering::Greater => 1,
         }))
     }),
-    function("semver.is_valid", 1, |_, args| {
-        Ok(Value::Bool(operand(args, 1)?.as_str().is_some_and(|given| Version::parse(given).is_some())))
+    function("semver.is_valid", 1, |context, args| {
+        let Some(given) = operand(args, 1)?.as_str() else { return Ok(Value::Bool(false)) };
+        version_work(context, given)?;
+        Ok(Value::Bool(Version::parse(given).is_some()))
     }),
     changing("uuid.rfc4122", 1, random_uuid),
     function("uuid.parse", 1, parse_uuid),
@@ -39,14 +50,19 @@ pub const TABLE: &[Builtin] = &[
     }),
     super::waiting("net.lookup_ip_addr", 1, |context, args| {
         let addresses = context.host.lookup_ip_addr(text(args, 1)?).map_err(failed)?;
-        Ok(Value::set(addresses.into_iter().map(Value::from).collect()))
+        let mut items = Vec::new();
+        for address in addresses {
+            let address = context.text(&address)?;
+            context.push(&mut items, address)?;
+        }
+        context.set(items)
     }),
 ];
 
 /// Digits of an exponent.
 const MAX_EXPONENT_DIGITS: usize = 6;
 /// Powers of ten that are computed.
-const MAX_POWER: i64 = 100_000;
+const MAX_POWER: i64 = 30_000;
 
 /// The number at the start of the text, and the unit after it.
 fn amount(text: &str) -> Result<(&str, &str), BuiltinError> {
@@ -85,9 +101,32 @@ fn decimal(text: &str) -> Option<(BigInt, i64)> {
     Some((BigInt::parse_bytes(digits.as_bytes(), 10)?, scale)).filter(|_| scale.abs() <= MAX_POWER)
 }
 
+/// The longest amount with its unit.
+const MAX_AMOUNT_BYTES: usize = 20_000;
+
+/// The text of an amount, charged for what becomes of it.
+fn amount_text<'v>(context: &mut Context<'_>, args: &[&'v Value]) -> Result<&'v str, BuiltinError> {
+    let given = text(args, 1)?;
+    if given.len() > MAX_AMOUNT_BYTES {
+        return Err(EvalError::budget("the text of an amount is too long").into());
+    }
+    context.work(given.len() / 16)?;
+    context.allocate(given.len().saturating_mul(8).saturating_add(HEADER_BYTES))?;
+    Ok(given)
+}
+
+/// A decimal, charged for computing with it.
+fn scaled(context: &mut Context<'_>, number: &str) -> Result<Option<(BigInt, i64)>, BuiltinError> {
+    let Some((mantissa, scale)) = decimal(number) else { return Ok(None) };
+    let digits = number.len().saturating_add(usize::try_from(scale.unsigned_abs()).unwrap_or(usize::MAX));
+    conversion(context, digits)?;
+    context.allocate(digits.saturating_mul(8))?;
+    Ok(Some((mantissa, scale)))
+}
+
 fn parse_units(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let wrong = |what: &str| failed(format!("units.parse: {what}"));
-    let given = text(args, 1)?.replace('"', "");
+    let given = amount_text(context, args)?.replace('"', "");
     if given.contains(' ') {
         return Err(wrong("spaces not allowed in resource strings"));
     }
@@ -115,9 +154,8 @@ fn parse_units(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
         "ei" | "Ei" => step(1_024, 6),
         _ => return Err(wrong(&format!("unit {unit} not recognized"))),
     };
-    let (mantissa, scale) = decimal(number).ok_or_else(|| wrong("could not parse amount to a number"))?;
+    let (mantissa, scale) = scaled(context, number)?.ok_or_else(|| wrong("could not parse amount to a number"))?;
     let scale = if unit == "m" { scale.saturating_sub(3) } else { scale };
-    context.work(usize::try_from(scale.unsigned_abs()).unwrap_or(usize::MAX))?;
     let value = mantissa * factor;
     let power = pow(BigInt::from(10), usize::try_from(scale.unsigned_abs()).unwrap_or(0));
     if scale >= 0 {
@@ -145,7 +183,7 @@ fn number_of(text: &str) -> Outcome {
 
 fn parse_bytes(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let wrong = |what: &str| failed(format!("units.parse_bytes: {what}"));
-    let given = text(args, 1)?.to_lowercase().replace('"', "");
+    let given = amount_text(context, args)?.to_lowercase().replace('"', "");
     if given.contains(' ') {
         return Err(wrong("spaces not allowed in resource strings"));
     }
@@ -169,8 +207,7 @@ fn parse_bytes(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
         "eib" | "ei" => (1_024, 6),
         _ => return Err(wrong(&format!("byte unit {unit} not recognized"))),
     };
-    let (mantissa, scale) = decimal(number).ok_or_else(|| wrong("could not parse byte amount to a number"))?;
-    context.work(usize::try_from(scale.unsigned_abs()).unwrap_or(usize::MAX))?;
+    let (mantissa, scale) = scaled(context, number)?.ok_or_else(|| wrong("could not parse byte amount to a number"))?;
     let ten = pow(BigInt::from(10), usize::try_from(scale.unsigned_abs()).unwrap_or(0));
     let float = if scale >= 0 { Float::from_bigint(&(mantissa * ten)) } else { Float::from_ratio(&mantissa, &ten) };
     let factor = Float::from_bigint(&pow(BigInt::from(base), power));
@@ -212,6 +249,15 @@ impl Version {
     }
 }
 
+/// Charges the parts of a version.
+fn version_work(context: &mut Context<'_>, text: &str) -> Result<(), EvalError> {
+    context.work(text.len() / 8)?;
+    let bytes = text.len().saturating_mul(ITEM_BYTES);
+    context.allocate(bytes)?;
+    context.release(bytes);
+    Ok(())
+}
+
 fn pre_releases(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a.split('.'), b.split('.'));
     loop {
@@ -236,8 +282,8 @@ fn pre_releases(a: &str, b: &str) -> Ordering {
 
 fn random_uuid(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let key = ("uuid.rfc4122", operand(args, 1)?.clone());
-    if let Some(known) = context.remembered.get(&key) {
-        return Ok(known.clone());
+    if let Some(known) = context.remembered(&key) {
+        return Ok(known);
     }
     let mut bytes = [0u8; 16];
     context.host.random(&mut bytes);
@@ -253,7 +299,7 @@ fn random_uuid(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
         rest = after;
     }
     let value = Value::from(parts.join("-"));
-    context.remembered.insert(key, value.clone());
+    context.remember(key, value.clone())?;
     Ok(value)
 }
 
@@ -272,7 +318,8 @@ fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
     super::encoding::unhex(&text.replace('-', ""))?.try_into().ok()
 }
 
-fn parse_uuid(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+fn parse_uuid(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+    context.allocate(16 * HEADER_BYTES)?;
     let bytes = uuid_bytes(text(args, 1)?).ok_or(BuiltinError::Undefined)?;
     let [a, b, c, d, e, f, g, h, variant, clock, node @ ..] = bytes;
     let version = g >> 4;

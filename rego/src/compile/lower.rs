@@ -273,7 +273,7 @@ impl<'a> Lowerer<'a> {
             Function::Builtin(builtin) if builtin.relation => self.relation(args, out),
             Function::Builtin(builtin) if builtin.name == "print" => {
                 let args = args.iter().map(|arg| self.eval(arg)).collect();
-                self.ops.push(Op::Print { args, at });
+                self.ops.push(Op::Print { args });
             }
             Function::Builtin(builtin) => self.builtin(builtin, args, out, at),
             Function::Rule(path) => {

@@ -2,6 +2,7 @@
 
 use super::exec::base_member;
 use super::{EvalError, Evaluator, Flow, Sink};
+use crate::meter::{HEADER_BYTES, MEMBER_BYTES, Meter as _};
 use crate::policy::{Node, NodeId, Operand};
 use crate::value::Value;
 
@@ -13,6 +14,7 @@ impl<'a> Evaluator<'a> {
         }
         let Some(node) = self.policy.nodes.get(id as usize) else { return Ok(None) };
         let value = self.gathered(node)?;
+        self.context.allocate(HEADER_BYTES)?;
         self.world.documents.insert(id, value);
         Ok(value)
     }
@@ -25,6 +27,9 @@ impl<'a> Evaluator<'a> {
             return self.rule(group);
         }
         let base = self.base_at(node);
+        let size = base.and_then(Value::as_object).map_or(0, crate::value::Object::len);
+        self.context.work(size)?;
+        self.context.allocate(size.saturating_add(node.children.len()).saturating_mul(MEMBER_BYTES))?;
         let mut members: Vec<(Value, Value)> = match base {
             Some(Value::Object(object)) => object.to_vec(),
             _ => Vec::new(),
@@ -32,7 +37,6 @@ impl<'a> Evaluator<'a> {
         // OPA's own corner, and that of its authorization policy, is reached by name alone.
         let is_hidden = |key: &Value| node.path.is_empty() && key.as_str() == Some("system");
         members.retain(|(key, _)| !is_hidden(key));
-        self.spend(members.len().saturating_mul(32))?;
         if node.dynamic.is_some() {
             if let Value::Object(object) = self.extent(node)? {
                 merge(&mut members, object.to_vec());

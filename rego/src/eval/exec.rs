@@ -4,9 +4,13 @@ use super::{EvalError, Evaluator, Flow, Mocked, Sink, World};
 use crate::builtins::{Builtin, BuiltinError};
 use crate::compile::hir::Collection;
 use crate::eval::ErrorKind;
+use crate::meter::{HEADER_BYTES, ITEM_BYTES, MEMBER_BYTES, Meter as _};
 use crate::policy::{Call, Comparison, MockValue, Op, Override, Replacement, Src};
 use crate::syntax::Location;
-use crate::value::{FALSE, TRUE, Value};
+use crate::value::{FALSE, TRUE, Value, json_bytes, metered};
+
+/// Lines of one `print`.
+const MAX_PRINTED_LINES: usize = 1_000;
 
 impl<'a> Evaluator<'a> {
     /// Runs `ops`, calling `sink` with every solution.
@@ -27,6 +31,7 @@ impl<'a> Evaluator<'a> {
                 Op::Fail => return Ok(Flow::Continue),
                 Op::Get { from, key, to, base } => {
                     let (Some(from), Some(key)) = (self.get(from), self.get(key)) else { return Ok(Flow::Continue) };
+                    self.charge(key.weight())?;
                     let found = if *base { base_member(from, key) } else { from.get(key) };
                     let Some(value) = found else { return Ok(Flow::Continue) };
                     self.set(*to, value);
@@ -46,8 +51,7 @@ impl<'a> Evaluator<'a> {
                     let (Some(left), Some(right)) = (self.get(left), self.get(right)) else {
                         return Ok(Flow::Continue);
                     };
-                    self.charge(left.weight().min(right.weight()))?;
-                    if !compare(*comparison, left, right) {
+                    if !self.compare(*comparison, left, right)? {
                         return Ok(Flow::Continue);
                     }
                 }
@@ -66,7 +70,7 @@ impl<'a> Evaluator<'a> {
                 }
                 Op::Collect { kind, ops, key, value, to } => {
                     let made = self.collect(*kind, ops, key.as_ref(), value)?;
-                    let made = self.keep(made)?;
+                    let made = self.keep_charged(made)?;
                     self.set(*to, made);
                 }
                 Op::Not(ops) => {
@@ -93,7 +97,7 @@ impl<'a> Evaluator<'a> {
                     self.set(*to, value);
                 }
                 Op::Visit(place) => self.context.host.visit(place),
-                Op::Print { args, at } => self.print(args, *at),
+                Op::Print { args } => self.print(args)?,
                 Op::Rule { group, to } => {
                     let Some(value) = self.rule(*group)? else { return Ok(Flow::Continue) };
                     self.set(*to, value);
@@ -140,30 +144,32 @@ impl<'a> Evaluator<'a> {
     fn construct(&mut self, op: &'a Op) -> Result<bool, EvalError> {
         let (value, to) = match op {
             Op::Array(items, to) => {
-                let Some(items) = self.values(items) else { return Ok(false) };
-                (Value::array(items), *to)
+                let Some(items) = self.values(items)? else { return Ok(false) };
+                (self.context.array(items).map_err(halted)?, *to)
             }
             Op::Set(items, to) => {
-                let Some(items) = self.values(items) else { return Ok(false) };
-                (Value::set(items), *to)
+                let Some(items) = self.values(items)? else { return Ok(false) };
+                (self.context.set(items).map_err(halted)?, *to)
             }
             Op::Object(members, to) => {
+                self.context.allocate(members.len().saturating_mul(MEMBER_BYTES))?;
                 let mut pairs: Vec<(Value, Value)> = Vec::with_capacity(members.len());
                 for (key, value) in members {
                     let (Some(key), Some(value)) = (self.get(key), self.get(value)) else { return Ok(false) };
                     pairs.push((key.clone(), value.clone()));
                 }
-                (Value::object(pairs), *to)
+                (self.context.object(pairs).map_err(halted)?, *to)
             }
             _ => return Ok(true),
         };
-        let value = self.keep(value)?;
+        let value = self.keep_charged(value)?;
         self.set(to, value);
         Ok(true)
     }
 
-    fn values(&self, items: &'a [Src]) -> Option<Vec<Value>> {
-        items.iter().map(|src| self.get(src).cloned()).collect()
+    fn values(&mut self, items: &'a [Src]) -> Result<Option<Vec<Value>>, EvalError> {
+        self.context.allocate(items.len().saturating_mul(ITEM_BYTES))?;
+        Ok(items.iter().map(|src| self.get(src).cloned()).collect())
     }
 
     fn collect(
@@ -178,22 +184,48 @@ impl<'a> Evaluator<'a> {
             self.exec(ops, &mut |evaluator| {
                 let key = key.and_then(|key| evaluator.get(key));
                 if let (Some(key), Some(value)) = (key, evaluator.get(value)) {
-                    evaluator.spend(32)?;
+                    evaluator.context.allocate(MEMBER_BYTES)?;
                     members.push((key.clone(), value.clone()));
                 }
                 Ok(Flow::Continue)
             })?;
-            return unique(members);
+            return self.unique(members);
         }
         let mut items: Vec<Value> = Vec::new();
         self.exec(ops, &mut |evaluator| {
             if let Some(value) = evaluator.get(value) {
-                evaluator.spend(16)?;
+                evaluator.context.allocate(ITEM_BYTES)?;
                 items.push(value.clone());
             }
             Ok(Flow::Continue)
         })?;
-        Ok(if kind == Collection::Set { Value::set(items) } else { Value::array(items) })
+        let made = if kind == Collection::Set { self.context.set(items) } else { self.context.array(items) };
+        made.map_err(halted)
+    }
+
+    /// An object of members whose keys must not have different values.
+    fn unique(&mut self, members: Vec<(Value, Value)>) -> Result<Value, EvalError> {
+        let members = metered::sort_by_key(&mut self.context, members, |(key, _)| key)?;
+        for pair in members.windows(2) {
+            let [(a, x), (b, y)] = pair else { continue };
+            self.context.step()?;
+            if metered::equal(&mut self.context, a, b)? && !metered::equal(&mut self.context, x, y)? {
+                return Err(EvalError::new(ErrorKind::Conflict, "object keys must be unique"));
+            }
+        }
+        self.context.object(members).map_err(halted)
+    }
+
+    fn compare(&mut self, comparison: Comparison, left: &Value, right: &Value) -> Result<bool, EvalError> {
+        let context = &mut self.context;
+        Ok(match comparison {
+            Comparison::Equal => metered::equal(context, left, right)?,
+            Comparison::NotEqual => !metered::equal(context, left, right)?,
+            Comparison::Less => metered::compare(context, left, right)?.is_lt(),
+            Comparison::LessOrEqual => metered::compare(context, left, right)?.is_le(),
+            Comparison::Greater => metered::compare(context, left, right)?.is_gt(),
+            Comparison::GreaterOrEqual => metered::compare(context, left, right)?.is_ge(),
+        })
     }
 
     fn every(&mut self, over: &'a Src, key: u32, value: u32, ops: &'a [Op]) -> Result<bool, EvalError> {
@@ -289,36 +321,42 @@ impl<'a> Evaluator<'a> {
         rest: &'a [Op],
         sink: Sink<'_, 'a>,
     ) -> Result<Flow, EvalError> {
-        // A stack of what is still to be visited, last first, so that the order is that of the document.
-        let mut open: Vec<(Vec<Value>, &'a Value)> = vec![(Vec::new(), over)];
-        while let Some((here, found)) = open.pop() {
+        // The path to where the walk is, and for each of its levels what is still to be visited there.
+        let mut here: Vec<Value> = Vec::new();
+        let mut levels: Vec<Children<'a>> = Vec::new();
+        let mut found = over;
+        loop {
             self.context.step()?;
             if let Some(reg) = path {
-                let made = self.keep(Value::array(here.clone()))?;
+                self.context.allocate(here.len().saturating_mul(size_of::<Value>()).saturating_add(HEADER_BYTES))?;
+                self.context.work(here.len() / 16)?;
+                let made = self.keep_charged(Value::array(here.clone()))?;
                 self.set(reg, made);
             }
             self.set(value, found);
             if self.exec(rest, sink)? == Flow::Stop {
                 return Ok(Flow::Stop);
             }
-            let mut inner: Vec<(Vec<Value>, &'a Value)> = Vec::new();
-            let mut add = |key: Value, item: &'a Value| {
-                let mut below = if path.is_some() { here.clone() } else { Vec::new() };
-                if path.is_some() {
-                    below.push(key);
+            self.context.allocate(3 * (size_of::<Children<'_>>() + size_of::<Value>()))?;
+            levels.push(Children::of(found));
+            here.push(Value::Null);
+            let next = loop {
+                let Some(level) = levels.last_mut() else { break None };
+                match level.next() {
+                    Some(next) => break Some(next),
+                    None => {
+                        levels.pop();
+                        here.pop();
+                        self.context.release(3 * (size_of::<Children<'_>>() + size_of::<Value>()));
+                    }
                 }
-                inner.push((below, item));
             };
-            match found {
-                Value::Array(items) => items.iter().enumerate().for_each(|(at, item)| add(Value::from(at), item)),
-                Value::Object(object) => object.iter().for_each(|(key, item)| add(key.clone(), item)),
-                Value::Set(set) => set.iter().for_each(|item| add(item.clone(), item)),
-                _ => {}
+            let Some((key, item)) = next else { return Ok(Flow::Continue) };
+            if let Some(last) = here.last_mut() {
+                *last = key;
             }
-            self.spend(inner.len().saturating_mul(if path.is_some() { 32 } else { 0 }))?;
-            open.extend(inner.into_iter().rev());
+            found = item;
         }
-        Ok(Flow::Continue)
     }
 
     fn builtin(&mut self, call: &'a Call) -> Result<Option<&'a Value>, EvalError> {
@@ -358,7 +396,6 @@ impl<'a> Evaluator<'a> {
         args: &[&'a Value],
         at: Location,
     ) -> Result<Option<&'a Value>, EvalError> {
-        self.charge(args.iter().fold(0, |sum: usize, arg| sum.saturating_add(arg.weight())))?;
         let place = |error: EvalError| EvalError {
             at: error.at.clone().or_else(|| self.file.map(|file| (std::sync::Arc::clone(file), at))),
             ..error
@@ -376,7 +413,7 @@ impl<'a> Evaluator<'a> {
         match result {
             Ok(Value::Bool(true)) => Ok(Some(&TRUE)),
             Ok(Value::Bool(false)) => Ok(Some(&FALSE)),
-            Ok(value) => self.keep(value).map(Some),
+            Ok(value) => self.keep_charged(value).map(Some),
             Err(BuiltinError::Undefined) => Ok(None),
             Err(BuiltinError::Halt(error)) => Err(place(error)),
             Err(_) if !self.context.strict => Ok(None),
@@ -408,35 +445,50 @@ impl<'a> Evaluator<'a> {
             Replacement::Rule(group) => *group,
         };
         // Inside the replacement every function is itself again.
+        let bytes = World::bytes(self.policy);
+        self.context.allocate(bytes)?;
         let replaced = self.world.replaced.clone();
         let inner = World { replaced, ..World::new(self.policy, self.world.input, self.world.data) };
         let outer = std::mem::replace(&mut self.world, inner);
         let result = self.call(group, args, at);
         self.world = outer;
+        self.context.release(bytes);
         result.map(Some)
     }
 
-    fn print(&mut self, args: &'a [Src], at: Location) {
+    /// Prints one line for each combination of what the arguments may be.
+    fn print(&mut self, args: &'a [Src]) -> Result<(), EvalError> {
         let mut lines = vec![String::new()];
         for (position, src) in args.iter().enumerate() {
             let Some(Value::Set(values)) = self.get(src) else { continue };
+            // Lines are longer than the JSON text of what they show, but not three times; and they are made twice.
+            let mut bytes = 16usize;
+            for value in values.iter().take(MAX_PRINTED_LINES) {
+                bytes = bytes.saturating_add(json_bytes(value, &mut self.context)?.saturating_mul(6));
+            }
+            let before = lines.iter().fold(0usize, |sum, line| sum.saturating_add(line.len()));
+            let many = values.len().clamp(1, MAX_PRINTED_LINES);
+            let bytes = bytes.saturating_mul(lines.len()).saturating_add(before.saturating_mul(many));
+            self.context.work(bytes / 64)?;
+            self.context.allocate(bytes)?;
             let shown: Vec<String> = match values.len() {
                 0 => vec!["<undefined>".to_owned()],
                 _ => {
-                    values.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect()
+                    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    values.iter().take(MAX_PRINTED_LINES).map(text).collect()
                 }
             };
             let space = if position > 0 { " " } else { "" };
             lines = lines
                 .iter()
                 .flat_map(|line| shown.iter().map(move |text| format!("{line}{space}{text}")))
-                .take(1_000)
+                .take(MAX_PRINTED_LINES)
                 .collect();
         }
-        let _ = at;
         for line in lines {
             self.context.host.print(&line);
         }
+        Ok(())
     }
 
     fn with(
@@ -474,17 +526,20 @@ impl<'a> Evaluator<'a> {
                 }
             }
         }
+        let bytes = World::bytes(self.policy);
+        self.context.allocate(bytes)?;
         let inner = World { replaced, mocks, ..World::new(self.policy, input, data) };
         let outer = std::mem::replace(&mut self.world, inner);
         let mut rows: Vec<Vec<Option<&'a Value>>> = Vec::new();
         let result = self.exec(ops, &mut |evaluator| {
-            evaluator.spend(outs.len().saturating_mul(8).saturating_add(24))?;
+            evaluator.context.allocate(outs.len().saturating_mul(16).saturating_add(HEADER_BYTES))?;
             let at = |reg: &u32| evaluator.regs.get(evaluator.base.wrapping_add(*reg as usize)).copied().flatten();
             rows.push(outs.iter().map(at).collect());
             Ok(if outs.is_empty() { Flow::Stop } else { Flow::Continue })
         });
         self.world = outer;
         result?;
+        self.context.release(bytes);
         for row in rows {
             for (reg, value) in outs.iter().zip(row) {
                 if let Some(value) = value {
@@ -510,6 +565,9 @@ impl<'a> Evaluator<'a> {
             return Err(EvalError::new(ErrorKind::Conflict, "bad document path"));
         }
         let inner = self.changed(document.and_then(|document| document.get(key)), below, value)?;
+        let members = document.and_then(Value::as_object).map_or(0, crate::value::Object::len).saturating_add(1);
+        self.context.work(members)?;
+        self.context.allocate(members.saturating_mul(MEMBER_BYTES))?;
         let made = match document {
             Some(Value::Object(object)) => Value::Object(object.with(key.clone(), inner.clone()).into()),
             _ => Value::object(vec![(key.clone(), inner.clone())]),
@@ -538,27 +596,38 @@ pub(super) fn base_member<'v>(at: &'v Value, key: &Value) -> Option<&'v Value> {
     })
 }
 
-fn compare(comparison: Comparison, left: &Value, right: &Value) -> bool {
-    match comparison {
-        Comparison::Equal => left == right,
-        Comparison::NotEqual => left != right,
-        Comparison::Less => left < right,
-        Comparison::LessOrEqual => left <= right,
-        Comparison::Greater => left > right,
-        Comparison::GreaterOrEqual => left >= right,
+/// Functions that only build values fail by ending the evaluation.
+fn halted(error: BuiltinError) -> EvalError {
+    match error {
+        BuiltinError::Halt(error) => error,
+        other => EvalError::new(ErrorKind::Internal, other.to_string()),
     }
 }
 
-/// An object of members whose keys must not have different values.
-pub(super) fn unique(mut members: Vec<(Value, Value)>) -> Result<Value, EvalError> {
-    members.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let conflict = members.windows(2).any(|pair| match pair {
-        [(a, x), (b, y)] => a == b && x != y,
-        _ => false,
-    });
-    if conflict {
-        return Err(EvalError::new(ErrorKind::Conflict, "object keys must be unique"));
+/// What a walk has still to visit of one value, with the keys.
+enum Children<'a> {
+    Array(std::iter::Enumerate<std::slice::Iter<'a, Value>>),
+    Object(std::slice::Iter<'a, (Value, Value)>),
+    Set(std::slice::Iter<'a, Value>),
+    Nothing,
+}
+
+impl<'a> Children<'a> {
+    fn of(value: &'a Value) -> Self {
+        match value {
+            Value::Array(items) => Self::Array(items.iter().enumerate()),
+            Value::Object(object) => Self::Object(object.as_slice().iter()),
+            Value::Set(set) => Self::Set(set.iter()),
+            _ => Self::Nothing,
+        }
     }
-    members.dedup_by(|(a, _), (b, _)| a == b);
-    Ok(Value::object(members))
+
+    fn next(&mut self) -> Option<(Value, &'a Value)> {
+        match self {
+            Self::Array(items) => items.next().map(|(at, item)| (Value::from(at), item)),
+            Self::Object(members) => members.next().map(|(key, item)| (key.clone(), item)),
+            Self::Set(items) => items.next().map(|item| (item.clone(), item)),
+            Self::Nothing => None,
+        }
+    }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::exec::Mocking;
 use super::{ErrorKind, EvalError, Evaluator, Flow, Memo};
+use crate::meter::{HEADER_BYTES, ITEM_BYTES, MEMBER_BYTES, Meter as _};
 use crate::policy::{Code, Facts, Group, GroupId, GroupKind, KeyPath, Node, NodeId, RuleCode};
 use crate::syntax::Location;
-use crate::value::Value;
+use crate::value::{Value, metered};
 
 /// What an index sees.
 struct Seen<'e, 'a> {
@@ -65,7 +66,9 @@ impl<'a> Evaluator<'a> {
                 GroupKind::Complete => self.complete(group, &[])?,
                 GroupKind::Set => {
                     let items = self.members(group)?;
-                    Some(self.keep(Value::set(items))?)
+                    self.context.allocate(HEADER_BYTES)?;
+                    let set = metered::set(&mut self.context, items)?;
+                    Some(self.keep_charged(set)?)
                 }
                 GroupKind::Object => match self.policy.node_at(&group.path) {
                     Some(node) => self.document(node)?,
@@ -120,7 +123,7 @@ impl<'a> Evaluator<'a> {
         }
         let value = self.complete(group, args)?;
         if self.world.results.len() < MAX_RESULTS {
-            self.spend(128)?;
+            self.context.allocate(args.len().saturating_mul(16).saturating_add(2 * HEADER_BYTES))?;
             self.world.results.insert(key, value);
         }
         Ok(value)
@@ -207,7 +210,7 @@ impl<'a> Evaluator<'a> {
             self.within(rule, code, &[], |evaluator| {
                 evaluator.exec(&code.ops, &mut |evaluator| {
                     if let Some(value) = code.value.as_ref().and_then(|src| evaluator.get(src)) {
-                        evaluator.spend(16)?;
+                        evaluator.context.allocate(ITEM_BYTES)?;
                         items.push(value.clone());
                     }
                     Ok(Flow::Continue)
@@ -277,7 +280,7 @@ impl<'a> Evaluator<'a> {
         group: &'a Group,
     ) -> Result<(), EvalError> {
         let Some(value) = code.value.as_ref().and_then(|src| self.get(src)) else { return Ok(()) };
-        self.spend(64)?;
+        self.context.allocate(2 * MEMBER_BYTES)?;
         let tail = code.tail.get(skip..).unwrap_or_default().iter().map(|src| self.get(src));
         let Some(keys) = prefix.iter().copied().map(Some).chain(tail).collect::<Option<Vec<_>>>() else {
             return Ok(());
@@ -302,7 +305,7 @@ impl<'a> Evaluator<'a> {
             GroupKind::Set => self.has(group, key)?.then_some(key),
             _ => self.member(group, key)?,
         };
-        self.spend(32)?;
+        self.context.allocate(HEADER_BYTES)?;
         self.world.keyed.insert((id, key), value);
         Ok(value)
     }

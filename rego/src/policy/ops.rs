@@ -158,7 +158,6 @@ pub enum Op {
     },
     Print {
         args: Box<[Src]>,
-        at: Location,
     },
     Rule {
         group: GroupId,

@@ -11,6 +11,7 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 
 use super::Value;
+use crate::meter::Meter;
 
 /// From this many members on, a hash table is kept.
 const INDEXED_FROM: usize = 16;
@@ -56,6 +57,32 @@ fn places<'a>(keys: impl ExactSizeIterator<Item = &'a Value>) -> Option<Box<Hash
         table.insert_unique(hash, place, |&at| hashes.get(at as usize).copied().unwrap_or_default());
     }
     Some(Box::new(table))
+}
+
+/// The same, with a meter.
+fn metered_places<'a, M: Meter>(
+    keys: impl ExactSizeIterator<Item = &'a Value>,
+    meter: &mut M,
+) -> Result<Option<Box<HashTable<u32>>>, M::Error> {
+    if keys.len() < INDEXED_FROM || u32::try_from(keys.len()).is_err() {
+        return Ok(None);
+    }
+    // The hashes, and a table of places that is at most seven eighths full.
+    let (passing, kept) = (keys.len().saturating_mul(8), keys.len().saturating_mul(12).saturating_add(64));
+    meter.allocate(passing.saturating_add(kept))?;
+    let mut hashes = Vec::with_capacity(keys.len());
+    for key in keys {
+        meter.work(1)?;
+        super::metered::hashing(meter, key)?;
+        hashes.push(hash_of(key));
+    }
+    let mut table = HashTable::with_capacity(hashes.len());
+    for (place, &hash) in (0u32..).zip(&hashes) {
+        meter.work(1)?;
+        table.insert_unique(hash, place, |&at| hashes.get(at as usize).copied().unwrap_or_default());
+    }
+    meter.release(passing);
+    Ok(Some(Box::new(table)))
 }
 
 /// How much there is below a value.
@@ -152,6 +179,19 @@ impl Object {
 
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// An object of members that are sorted by key, each key once.
+    pub(super) fn sorted<M: Meter>(members: Vec<(Value, Value)>, meter: &mut M) -> Result<Self, M::Error> {
+        let members = members.into_boxed_slice();
+        let places = metered_places(members.iter().map(|(key, _)| key), meter)?;
+        let measure = Measure::of(members.iter().flat_map(|(key, value)| [key, value]));
+        Ok(Self { members, measure, places })
+    }
+
+    /// The members in the order of their keys.
+    pub fn as_slice(&self) -> &[(Value, Value)] {
+        &self.members
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Value, &Value)> + ExactSizeIterator {
@@ -263,6 +303,14 @@ impl Set {
 
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// A set of items that are sorted, each once.
+    pub(super) fn sorted<M: Meter>(items: Vec<Value>, meter: &mut M) -> Result<Self, M::Error> {
+        let items = items.into_boxed_slice();
+        let places = metered_places(items.iter(), meter)?;
+        let measure = Measure::of(items.iter());
+        Ok(Self { items, measure, places })
     }
 
     pub fn iter(&self) -> std::slice::Iter<'_, Value> {

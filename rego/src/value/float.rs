@@ -105,6 +105,17 @@ impl Float {
         self.exponent >= 0 || self.mantissa.is_zero()
     }
 
+    /// Bits of the mantissa, and those that the exponent stands for.
+    pub fn bits(&self) -> u64 {
+        self.mantissa.bits().saturating_add(self.exponent.unsigned_abs())
+    }
+
+    /// Roughly the digits before or behind the point.
+    pub fn decimal_digits(&self) -> u64 {
+        // A binary digit is 0.301 decimal ones.
+        self.bits().saturating_mul(302) / 1_000
+    }
+
     /// The integer part, towards zero.
     pub fn truncated(&self) -> BigInt {
         let shift = self.exponent.unsigned_abs();
@@ -202,7 +213,11 @@ impl Float {
             (mantissa, exponent, BigUint::from(1u32), BigUint::from(1u32))
         };
         let inclusive = stretch > 0 || self.mantissa.is_even();
+        let scale = DecimalScale::of(&mantissa, exponent);
         let decimal = |int: BigUint| -> (Vec<u8>, i64) {
+            if let Some(scale) = &scale {
+                return scale.digits(int, exponent);
+            }
             let (int, shift) = if exponent >= 0 {
                 (int << exponent.unsigned_abs(), 0)
             } else {
@@ -217,6 +232,49 @@ impl Float {
         let (lower, lower_point) = decimal(&mantissa - &below);
         let (upper, upper_point) = decimal(&mantissa + &above);
         round_shortest(&exact, point, (&lower, lower_point), (&upper, upper_point), inclusive)
+    }
+}
+
+/// Binary exponents up to this are turned into all their digits.
+const MAX_PLAIN_EXPONENT: u64 = 2_000;
+/// Digits of a number with a larger exponent, which are more than any shortest spelling has.
+const SCALED_DIGITS: i64 = 40;
+
+/// The power of ten that leaves [`SCALED_DIGITS`] digits of a number with a large exponent: writing all of them takes the square of their number.
+struct DecimalScale {
+    /// The decimal exponent of the last digit that is left.
+    exponent: i64,
+    power: BigUint,
+}
+
+impl DecimalScale {
+    /// For numbers near `mantissa × 2^exponent`; nothing where all their digits are few enough.
+    fn of(mantissa: &BigUint, exponent: i64) -> Option<Self> {
+        if exponent.unsigned_abs() <= MAX_PLAIN_EXPONENT {
+            return None;
+        }
+        let bits = i64::try_from(mantissa.bits()).unwrap_or(i64::MAX).saturating_add(exponent);
+        let exponent = (bits.saturating_mul(30_103) / 100_000).saturating_sub(SCALED_DIGITS);
+        let power = num_traits::pow(BigUint::from(10u32), usize::try_from(exponent.unsigned_abs()).unwrap_or(0));
+        Some(Self { exponent, power })
+    }
+
+    /// The first digits of `int × 2^exponent`, with a 1 behind them that stands for all further ones.
+    fn digits(&self, int: BigUint, exponent: i64) -> (Vec<u8>, i64) {
+        let shift = exponent.unsigned_abs();
+        let (numerator, denominator) = match (exponent >= 0, self.exponent >= 0) {
+            (true, true) => (int << shift, self.power.clone()),
+            (true, false) => ((int << shift) * &self.power, BigUint::one()),
+            (false, true) => (int, &self.power << shift),
+            (false, false) => (int * &self.power, BigUint::one() << shift),
+        };
+        let (quotient, rest) = numerator.div_rem(&denominator);
+        let mut digits = quotient.to_string().into_bytes();
+        let point = i64::try_from(digits.len()).unwrap_or(0).saturating_add(self.exponent);
+        if !rest.is_zero() {
+            digits.push(b'1');
+        }
+        (digits, point)
     }
 }
 
@@ -313,4 +371,25 @@ pub fn spell_scientific(digits: &str, point: i64) -> String {
 pub fn spell_general(digits: &str, point: i64) -> String {
     let exponent = point.saturating_sub(1);
     if (-4..6).contains(&exponent) { spell_plain(digits, point) } else { spell_scientific(digits, point) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_with_large_exponents_are_spelled_as_all_their_digits_say() {
+        for (text, want) in [("1e2999", "1e+2999"), ("123456789e-2999", "1.23456789e-2991"), ("-1e-700", "-1e-700")] {
+            let number = Number::parse(text).expect("a number");
+            let float = number.to_float();
+            let (digits, point) = float.shortest();
+            let sign = if float.is_negative() { "-" } else { "" };
+            assert_eq!(format!("{sign}{}", spell_general(&digits, point)), want);
+        }
+        let exact = Float::from_bigint(&num_traits::pow(BigInt::from(2), 3_000));
+        let all = num_traits::pow(BigInt::from(2), 3_000).to_string();
+        let (digits, point) = exact.shortest();
+        assert_eq!(usize::try_from(point), Ok(all.len()));
+        assert!(all.starts_with(digits.get(..18).expect("digits")), "{digits} {all}");
+    }
 }

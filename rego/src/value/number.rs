@@ -60,7 +60,28 @@ impl Number {
     pub fn weight(&self) -> usize {
         match &self.0 {
             Repr::Int(_) => 1,
-            Repr::Text(text) => 1 + text.len() / super::BYTES_PER_WEIGHT,
+            // Comparing takes these apart digit by digit.
+            Repr::Text(text) => text.len().saturating_add(16),
+        }
+    }
+
+    /// At least as many bytes as the spelling has.
+    pub fn text_bytes(&self) -> usize {
+        match &self.0 {
+            Repr::Int(_) => 20,
+            Repr::Text(text) => text.len(),
+        }
+    }
+
+    /// Roughly the digits that computing with this number takes: those that are written, and those that its exponent stands for.
+    pub fn digits(&self) -> usize {
+        match &self.0 {
+            Repr::Int(_) => 19,
+            Repr::Text(text) => {
+                let exponent = text.rsplit_once(['e', 'E']).and_then(|(_, exponent)| exponent.parse::<i64>().ok());
+                let exponent = usize::try_from(exponent.unwrap_or(0).unsigned_abs()).unwrap_or(usize::MAX);
+                text.len().saturating_add(exponent)
+            }
         }
     }
 

@@ -17,6 +17,19 @@ pub fn lossy(bytes: &[u8]) -> String {
     text
 }
 
+/// The text in pieces of about `bytes` bytes, so that work on a long one can be counted and ended.
+pub fn chunks(text: &str, bytes: usize) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (chunk, after) = rest.split_at(rest.ceil_char_boundary(bytes.max(1)));
+        rest = after;
+        Some(chunk)
+    })
+}
+
 /// As OPA prints terms: JSON with spaces after commas and colons, sets in braces.
 ///
 /// Mirrors: the `String` methods of OPA `v1/ast/term.go`, v1.19.0.

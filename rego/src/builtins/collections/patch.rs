@@ -1,22 +1,33 @@
 //! `json.filter`, `json.remove` and `json.patch` (RFC 6902).
 //!
-//! Mirrors: OPA `v1/topdown/json.go` and `internal/edittree`, v1.19.0.
+//! Mirrors: OPA `v1/topdown/json.go` and `internal/edittree`, v1.19.0. Documents are edited in place, so that many operations on a large one
+//! don't copy it for each.
 
-use super::super::{BuiltinError, Context, Outcome, array, failed, items, object, operand, wrong_type};
+use std::collections::HashMap;
+
+use super::super::{BuiltinError, Context, Outcome, array, excerpt, failed, items, object, operand, wrong_type};
 use super::no_such_path;
-use crate::value::{Object, Value};
+use crate::eval::EvalError;
+use crate::meter::Meter as _;
+use crate::value::{Object, Value, metered};
 
 type Path = Vec<Value>;
 
 /// A path: a JSON pointer without regard to its first slashes, or an array of keys.
-fn parse_path(value: &Value) -> Result<Path, BuiltinError> {
+fn parse_path(context: &mut Context<'_>, value: &Value) -> Result<Path, BuiltinError> {
     match value {
         Value::String(text) if text.is_empty() => Ok(Vec::new()),
         Value::String(text) => {
-            let unescape = |part: &str| Value::from(part.replace("~1", "/").replace("~0", "~"));
-            Ok(text.trim_start_matches('/').split('/').map(unescape).collect())
+            let mut path = Vec::new();
+            for part in text.trim_start_matches('/').split('/') {
+                context.allocate(part.len().saturating_mul(3))?;
+                context.work(part.len() / 64)?;
+                let part = context.text(&part.replace("~1", "/").replace("~0", "~"))?;
+                context.push(&mut path, part)?;
+            }
+            Ok(path)
         }
-        Value::Array(keys) => Ok(keys.to_vec()),
+        Value::Array(keys) => Ok(context.copied(keys.iter())?),
         other => Err(BuiltinError::Operand(format!(
             "operand 2 must be one of {{set, array}} containing string paths or array of path segments but got {}",
             other.kind()
@@ -24,88 +35,278 @@ fn parse_path(value: &Value) -> Result<Path, BuiltinError> {
     }
 }
 
-/// The paths as one tree; `null` ends a path.
-fn paths(context: &mut Context<'_>, args: &[&Value]) -> Result<Value, BuiltinError> {
-    let listed = operand(args, 2)?;
-    let items = items(listed).ok_or_else(|| wrong_type(2, listed, &["set", "array"]))?;
-    let mut tree = Value::empty_object();
-    for item in items {
-        let path = parse_path(item)?;
-        if !path.is_empty() {
-            context.work(tree.weight())?;
-            tree = planted(&tree, &path);
-        }
-    }
-    Ok(tree)
+/// Paths as a tree; one that ends somewhere covers all that go on from there.
+enum Tree {
+    End,
+    Inner(HashMap<Value, Tree, ahash::RandomState>),
 }
 
-fn planted(tree: &Value, path: &[Value]) -> Value {
-    let Value::Object(object) = tree else { return tree.clone() };
-    match path.split_first() {
-        None => tree.clone(),
-        Some((key, [])) => Value::Object(object.with(key.clone(), Value::Null).into()),
-        Some((key, rest)) => {
-            let inner = object.get(key).cloned().unwrap_or_else(Value::empty_object);
-            Value::Object(object.with(key.clone(), planted(&inner, rest)).into())
+/// What an entry of a tree takes while its table grows.
+const TREE_BYTES: usize = 4 * size_of::<(Value, Tree)>();
+
+fn paths(context: &mut Context<'_>, args: &[&Value]) -> Result<Tree, BuiltinError> {
+    let listed = operand(args, 2)?;
+    let items = items(listed).ok_or_else(|| wrong_type(2, listed, &["set", "array"]))?;
+    let mut tree = HashMap::default();
+    for item in items {
+        context.step()?;
+        let path = parse_path(context, item)?;
+        let mut here = &mut tree;
+        let mut keys = path.into_iter().peekable();
+        while let Some(key) = keys.next() {
+            context.step()?;
+            metered::hashing(context, &key)?;
+            context.allocate(TREE_BYTES)?;
+            let is_last = keys.peek().is_none();
+            let next = here.entry(key).or_insert_with(|| Tree::Inner(HashMap::default()));
+            if is_last {
+                *next = Tree::End;
+            }
+            match next {
+                Tree::End => break,
+                Tree::Inner(inner) => here = inner,
+            }
         }
     }
+    Ok(Tree::Inner(tree))
+}
+
+/// The key of an item of an array in a tree of paths.
+fn index_key(context: &mut Context<'_>, at: usize) -> Result<Value, BuiltinError> {
+    context.work(2)?;
+    Ok(Value::from(at.to_string()))
 }
 
 pub fn filter(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     object(args, 1)?;
     let tree = paths(context, args)?;
-    Ok(filtered(operand(args, 1)?, &tree).unwrap_or_else(Value::empty_object))
+    Ok(filtered(context, operand(args, 1)?, &tree)?.unwrap_or_else(Value::empty_object))
 }
 
-fn filtered(value: &Value, tree: &Value) -> Option<Value> {
-    let Value::Object(wanted) = tree else { return Some(value.clone()) };
-    match value {
-        Value::Object(object) => Some(Value::object(
-            wanted.iter().filter_map(|(key, below)| Some((key.clone(), filtered(object.get(key)?, below)?))).collect(),
-        )),
-        Value::Array(list) => Some(Value::array(
-            list.iter().enumerate().filter_map(|(at, item)| filtered(item, wanted.get_str(&at.to_string())?)).collect(),
-        )),
-        Value::Set(set) => Some(Value::set(set.iter().filter_map(|item| filtered(item, wanted.get(item)?)).collect())),
-        scalar => Some(scalar.clone()),
-    }
+fn filtered(context: &mut Context<'_>, value: &Value, tree: &Tree) -> Result<Option<Value>, BuiltinError> {
+    context.step()?;
+    let Tree::Inner(wanted) = tree else { return Ok(Some(value.clone())) };
+    Ok(Some(match value {
+        Value::Object(object) => {
+            let mut members = Vec::new();
+            for (key, below) in wanted {
+                context.step()?;
+                metered::hashing(context, key)?;
+                let Some(value) = object.get(key) else { continue };
+                if let Some(value) = filtered(context, value, below)? {
+                    context.push_member(&mut members, (key.clone(), value))?;
+                }
+            }
+            context.object(members)?
+        }
+        Value::Array(list) => {
+            let mut kept = Vec::new();
+            for (at, item) in list.iter().enumerate() {
+                let Some(below) = wanted.get(&index_key(context, at)?) else { continue };
+                if let Some(item) = filtered(context, item, below)? {
+                    context.push(&mut kept, item)?;
+                }
+            }
+            context.array(kept)?
+        }
+        Value::Set(set) => {
+            let mut kept = Vec::new();
+            for item in set.iter() {
+                context.step()?;
+                metered::hashing(context, item)?;
+                let Some(below) = wanted.get(item) else { continue };
+                if let Some(item) = filtered(context, item, below)? {
+                    context.push(&mut kept, item)?;
+                }
+            }
+            context.set(kept)?
+        }
+        scalar => scalar.clone(),
+    }))
 }
 
 pub fn remove(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     object(args, 1)?;
     let tree = paths(context, args)?;
-    Ok(without(operand(args, 1)?, Some(&tree)).unwrap_or_else(Value::empty_object))
+    Ok(without(context, operand(args, 1)?, Some(&tree))?.unwrap_or_else(Value::empty_object))
 }
 
 /// Nothing when the value itself is removed.
-fn without(value: &Value, tree: Option<&Value>) -> Option<Value> {
-    let Some(tree) = tree else { return Some(value.clone()) };
-    let Value::Object(unwanted) = tree else { return None };
-    Some(match value {
-        Value::Object(object) => Value::object(
-            object.iter().filter_map(|(key, inner)| Some((key.clone(), without(inner, unwanted.get(key))?))).collect(),
-        ),
-        Value::Array(list) => Value::array(
-            list.iter().enumerate().filter_map(|(at, item)| without(item, unwanted.get_str(&at.to_string()))).collect(),
-        ),
-        Value::Set(set) => Value::set(set.iter().filter_map(|item| without(item, unwanted.get(item))).collect()),
+fn without(context: &mut Context<'_>, value: &Value, tree: Option<&Tree>) -> Result<Option<Value>, BuiltinError> {
+    context.step()?;
+    let Some(tree) = tree else { return Ok(Some(value.clone())) };
+    let Tree::Inner(unwanted) = tree else { return Ok(None) };
+    Ok(Some(match value {
+        Value::Object(object) => {
+            let mut members = Vec::new();
+            for (key, inner) in object.iter() {
+                metered::hashing(context, key)?;
+                if let Some(inner) = without(context, inner, unwanted.get(key))? {
+                    context.push_member(&mut members, (key.clone(), inner))?;
+                }
+            }
+            context.object(members)?
+        }
+        Value::Array(list) => {
+            let mut kept = Vec::new();
+            for (at, item) in list.iter().enumerate() {
+                let below = unwanted.get(&index_key(context, at)?);
+                if let Some(item) = without(context, item, below)? {
+                    context.push(&mut kept, item)?;
+                }
+            }
+            context.array(kept)?
+        }
+        Value::Set(set) => {
+            let mut kept = Vec::new();
+            for item in set.iter() {
+                metered::hashing(context, item)?;
+                if let Some(item) = without(context, item, unwanted.get(item))? {
+                    context.push(&mut kept, item)?;
+                }
+            }
+            context.set(kept)?
+        }
         scalar => scalar.clone(),
-    })
+    }))
 }
 
 pub fn patch(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
-    let mut document = operand(args, 1)?.clone();
+    let mut document = Node::Value(operand(args, 1)?.clone());
     for operation in array(args, 2)? {
-        context.work(document.weight())?;
+        context.step()?;
         let Value::Object(operation) = operation else {
             return Err(failed("must be an array of JSON-Patch objects, but at least one element is not an object"));
         };
-        document = apply(&document, operation)?;
+        apply(context, &mut document, operation)?;
     }
-    Ok(document)
+    document.finish(context)
 }
 
-fn apply(document: &Value, operation: &Object) -> Outcome {
+/// A part of a document that is edited: opened where operations reach into it, and a plain value elsewhere.
+#[derive(Debug)]
+enum Node {
+    Value(Value),
+    Object(HashMap<Value, Node, ahash::RandomState>),
+    Array(Vec<Node>),
+    Set(HashMap<Value, Node, ahash::RandomState>),
+}
+
+/// What a member of an opened object or set takes, and an item of an opened array.
+const NODE_BYTES: usize = 4 * size_of::<(Value, Node)>();
+
+impl Node {
+    /// Opens a collection, so that its parts can be edited.
+    fn open(&mut self, context: &mut Context<'_>) -> Result<(), EvalError> {
+        let Self::Value(value) = self else { return Ok(()) };
+        let opened = match &*value {
+            Value::Object(object) => {
+                let mut members = HashMap::default();
+                for (key, value) in object.iter() {
+                    context.step()?;
+                    metered::hashing(context, key)?;
+                    context.allocate(NODE_BYTES)?;
+                    members.insert(key.clone(), Self::Value(value.clone()));
+                }
+                Self::Object(members)
+            }
+            Value::Array(list) => {
+                let mut items = Vec::new();
+                for item in list.iter() {
+                    context.step()?;
+                    context.allocate(NODE_BYTES)?;
+                    items.push(Self::Value(item.clone()));
+                }
+                Self::Array(items)
+            }
+            Value::Set(set) => {
+                let mut items = HashMap::default();
+                for item in set.iter() {
+                    context.step()?;
+                    metered::hashing(context, item)?;
+                    context.allocate(NODE_BYTES)?;
+                    items.insert(item.clone(), Self::Value(item.clone()));
+                }
+                Self::Set(items)
+            }
+            _ => return Ok(()),
+        };
+        *self = opened;
+        Ok(())
+    }
+
+    /// The part under `key`, with its collection opened.
+    fn child(&mut self, context: &mut Context<'_>, key: &Value) -> Result<&mut Self, BuiltinError> {
+        self.open(context)?;
+        metered::hashing(context, key)?;
+        match self {
+            Self::Object(members) | Self::Set(members) => members.get_mut(key),
+            Self::Array(items) => {
+                let at = index(key, items.len())?;
+                items.get_mut(at)
+            }
+            Self::Value(_) => None,
+        }
+        .ok_or_else(no_such_path)
+    }
+
+    fn at(&mut self, context: &mut Context<'_>, path: &[Value]) -> Result<&mut Self, BuiltinError> {
+        let mut here = self;
+        for key in path {
+            context.step()?;
+            here = here.child(context, key)?;
+        }
+        Ok(here)
+    }
+
+    /// The value that this part has become. It stays open.
+    fn value(&self, context: &mut Context<'_>) -> Outcome {
+        context.step()?;
+        match self {
+            Self::Value(value) => Ok(value.clone()),
+            Self::Object(members) => {
+                let mut list = Vec::new();
+                for (key, node) in members {
+                    let value = node.value(context)?;
+                    context.push_member(&mut list, (key.clone(), value))?;
+                }
+                context.object(list)
+            }
+            Self::Array(items) => {
+                let mut list = Vec::new();
+                for node in items {
+                    let value = node.value(context)?;
+                    context.push(&mut list, value)?;
+                }
+                context.array(list)
+            }
+            Self::Set(items) => {
+                let mut list = Vec::new();
+                for node in items.values() {
+                    let value = node.value(context)?;
+                    context.push(&mut list, value)?;
+                }
+                context.set(list)
+            }
+        }
+    }
+
+    /// The value, so that nothing stays open below.
+    fn close(&mut self, context: &mut Context<'_>) -> Outcome {
+        if let Self::Value(value) = self {
+            return Ok(value.clone());
+        }
+        let value = self.value(context)?;
+        *self = Self::Value(value.clone());
+        Ok(value)
+    }
+
+    fn finish(self, context: &mut Context<'_>) -> Outcome {
+        self.value(context)
+    }
+}
+
+fn apply(context: &mut Context<'_>, document: &mut Node, operation: &Object) -> Result<(), BuiltinError> {
     let required =
         |name: &str| operation.get_str(name).ok_or_else(|| failed(format!("missing required attribute '{name}'")));
     let path = required("path")?;
@@ -113,34 +314,39 @@ fn apply(document: &Value, operation: &Object) -> Outcome {
     let Some(op) = op.as_str() else {
         return Err(failed(format!("attribute 'op' must be a string but found: {}", op.kind())));
     };
-    let path = parse_path(path)?;
+    let path = parse_path(context, path)?;
     match op {
-        "add" => insert(document, &path, required("value")?),
-        "remove" => delete(document, &path),
+        "add" => insert(context, document, &path, required("value")?),
+        "remove" => delete(context, document, &path),
         "replace" => {
-            let deleted = delete(document, &path)?;
-            insert(&deleted, &path, required("value")?)
+            delete(context, document, &path)?;
+            insert(context, document, &path, required("value")?)
         }
         "move" => {
-            let from = parse_path(required("from")?)?;
-            let moved = at(document, &from)?.clone();
-            let deleted = delete(document, &from)?;
-            insert(&deleted, &path, &moved)
+            let from = parse_path(context, required("from")?)?;
+            let moved = document.at(context, &from)?.close(context)?;
+            delete(context, document, &from)?;
+            insert(context, document, &path, &moved)
         }
         "copy" => {
-            let from = parse_path(required("from")?)?;
-            let copied = at(document, &from)?.clone();
-            insert(document, &path, &copied)
+            let from = parse_path(context, required("from")?)?;
+            let copied = document.at(context, &from)?.close(context)?;
+            insert(context, document, &path, &copied)
         }
         "test" => {
             let value = required("value")?;
-            let found = at(document, &path)?;
-            if found == value {
-                return Ok(document.clone());
+            let found = document.at(context, &path)?.close(context)?;
+            if metered::equal(context, &found, value)? {
+                return Ok(());
             }
-            Err(failed(format!("value from EditTree != patch value.\n\nExpected: {value}\n\nFound: {found}")))
+            let shown = |context: &mut Context<'_>, value: &Value| -> Result<String, EvalError> {
+                let text = context.passing_json(value)?;
+                Ok(excerpt(&text).to_owned())
+            };
+            let (expected, found) = (shown(context, value)?, shown(context, &found)?);
+            Err(failed(format!("value from EditTree != patch value.\n\nExpected: {expected}\n\nFound: {found}")))
         }
-        other => Err(failed(format!("unrecognized op: '{other}'"))),
+        other => Err(failed(format!("unrecognized op: '{}'", excerpt(other)))),
     }
 }
 
@@ -155,94 +361,57 @@ fn index(key: &Value, len: usize) -> Result<usize, BuiltinError> {
     index.ok_or_else(|| failed("invalid index for array"))
 }
 
-fn at<'v>(document: &'v Value, path: &[Value]) -> Result<&'v Value, BuiltinError> {
-    let mut here = document;
-    for key in path {
-        here = match here {
-            Value::Array(list) => list.get(index(key, list.len())?),
-            other => other.get(key),
-        }
-        .ok_or_else(no_such_path)?;
-    }
-    Ok(here)
-}
-
-/// The document with the value below `path` changed by `change`.
-fn changed(document: &Value, path: &[Value], change: &mut dyn FnMut(&Value, &Value) -> Outcome) -> Outcome {
-    match path {
-        [] => Ok(document.clone()),
-        [last] => change(document, last),
-        [key, rest @ ..] => {
-            let inner = changed(at(document, std::slice::from_ref(key))?, rest, change)?;
-            match document {
-                Value::Object(object) => Ok(Value::Object(object.with(key.clone(), inner).into())),
-                Value::Array(list) => {
-                    let mut list = list.to_vec();
-                    let place = index(key, list.len())?;
-                    *list.get_mut(place).ok_or_else(no_such_path)? = inner;
-                    Ok(Value::array(list))
-                }
-                Value::Set(set) => {
-                    let mut items: Vec<Value> = set.iter().filter(|item| *item != key).cloned().collect();
-                    items.push(inner);
-                    Ok(Value::set(items))
-                }
-                _ => Err(no_such_path()),
-            }
-        }
-    }
-}
-
-fn insert(document: &Value, path: &[Value], value: &Value) -> Outcome {
-    if path.is_empty() {
-        return Ok(value.clone());
-    }
-    changed(document, path, &mut |parent, key| match parent {
-        Value::Object(object) => Ok(Value::Object(object.with(key.clone(), value.clone()).into())),
-        Value::Array(list) => {
-            let mut list = list.to_vec();
-            let place = index(key, list.len())?;
-            if place > list.len() {
+fn insert(context: &mut Context<'_>, document: &mut Node, path: &[Value], value: &Value) -> Result<(), BuiltinError> {
+    let Some((key, parents)) = path.split_last() else {
+        *document = Node::Value(value.clone());
+        return Ok(());
+    };
+    let parent = document.at(context, parents)?;
+    parent.open(context)?;
+    metered::hashing(context, key)?;
+    context.allocate(NODE_BYTES)?;
+    match parent {
+        Node::Object(members) => _ = members.insert(key.clone(), Node::Value(value.clone())),
+        Node::Array(items) => {
+            let at = index(key, items.len())?;
+            if at > items.len() {
                 return Err(failed("index for array insertion out of bounds"));
             }
-            list.insert(place, value.clone());
-            Ok(Value::array(list))
+            // What is behind it is moved.
+            context.work(items.len().saturating_sub(at) / 64)?;
+            items.insert(at, Node::Value(value.clone()));
         }
-        Value::Set(set) => {
-            if key != value {
+        Node::Set(items) => {
+            if !metered::equal(context, key, value)? {
                 return Err(failed("set key does not equal value to be inserted"));
             }
-            let mut items = set.to_vec();
-            items.push(value.clone());
-            Ok(Value::set(items))
+            items.insert(key.clone(), Node::Value(value.clone()));
         }
-        _ => Err(no_such_path()),
-    })
+        Node::Value(_) => return Err(no_such_path()),
+    }
+    Ok(())
 }
 
-fn delete(document: &Value, path: &[Value]) -> Outcome {
-    if path.is_empty() {
-        return Ok(Value::Null);
-    }
-    at(document, path)?;
-    changed(document, path, &mut |parent, key| match parent {
-        Value::Object(object) => Ok(Value::object(
-            object
-                .iter()
-                .filter(|(known, _)| *known != key)
-                .map(|(known, value)| (known.clone(), value.clone()))
-                .collect(),
-        )),
-        Value::Array(list) => {
-            let mut list = list.to_vec();
-            let place = index(key, list.len())?;
-            if place >= list.len() {
-                return Err(no_such_path());
+fn delete(context: &mut Context<'_>, document: &mut Node, path: &[Value]) -> Result<(), BuiltinError> {
+    let Some((key, parents)) = path.split_last() else {
+        *document = Node::Value(Value::Null);
+        return Ok(());
+    };
+    let parent = document.at(context, parents)?;
+    parent.open(context)?;
+    metered::hashing(context, key)?;
+    let found = match parent {
+        Node::Object(members) | Node::Set(members) => members.remove(key).is_some(),
+        Node::Array(items) => {
+            let at = index(key, items.len())?;
+            context.work(items.len().saturating_sub(at) / 64)?;
+            let found = at < items.len();
+            if found {
+                items.remove(at);
             }
-            list.remove(place);
-            Ok(Value::array(list))
+            found
         }
-        Value::Set(set) => Ok(Value::set(set.iter().filter(|item| *item != key).cloned().collect())),
-        _ => Err(no_such_path()),
-    })
+        Node::Value(_) => false,
+    };
+    if found { Ok(()) } else { Err(no_such_path()) }
 }

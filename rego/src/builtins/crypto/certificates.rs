@@ -11,8 +11,10 @@ use x509_parser::prelude::{
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::super::encoding::decode_base64;
-use super::super::{BuiltinError, Outcome, failed};
+use super::super::{BuiltinError, Context, Outcome, failed};
 use super::keys::{Curve, VerifyingKey, pem_block};
+use crate::eval::EvalError;
+use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::{Number, Value};
 
 /// Bytes as Go's `json.Marshal` spells them.
@@ -26,41 +28,100 @@ pub fn integer(bytes: &[u8]) -> Value {
 }
 
 /// The bytes of certificates one after another, from PEM or base64.
-pub fn certificates(given: &str) -> Result<Vec<Vec<u8>>, BuiltinError> {
+pub fn certificates(context: &mut Context<'_>, given: &str) -> Result<Vec<Vec<u8>>, BuiltinError> {
+    // The text decoded, its blocks, and each certificate by itself.
+    context.allocate(given.len().saturating_mul(4))?;
     let mut der = Vec::new();
     let decoded;
     let pem = if given.starts_with("-----BEGIN") {
         given
     } else {
-        let bytes = decode_base64(given)?;
+        let bytes = decode_base64(context, given)?;
         match String::from_utf8(bytes) {
             Ok(text) if text.starts_with("-----BEGIN") => {
                 decoded = text;
                 &decoded
             }
-            Ok(text) => return split(text.as_bytes()),
-            Err(other) => return split(other.as_bytes()),
+            Ok(text) => return split(context, text.as_bytes()),
+            Err(other) => return split(context, other.as_bytes()),
         }
     };
     let mut rest = pem;
-    while let Some((label, block, after)) = pem_block(rest) {
+    while let Some((label, block, after)) = next_block(context, rest)? {
         if label != "CERTIFICATE" {
             return Err(failed(format!("PEM block type is '{label}', expected CERTIFICATE")));
         }
         der.extend(block);
         rest = after;
     }
-    split(&der)
+    split(context, &der)
 }
 
-fn split(mut der: &[u8]) -> Result<Vec<Vec<u8>>, BuiltinError> {
+type Block<'t> = (&'t str, Vec<u8>, &'t str);
+
+/// The next PEM block. Looking for its end goes through the text once, however many blocks follow.
+pub fn next_block<'t>(context: &mut Context<'_>, text: &'t str) -> Result<Option<Block<'t>>, BuiltinError> {
+    context.work(4)?;
+    let Some(block) = pem_block(text) else {
+        context.work(text.len() / 32)?;
+        return Ok(None);
+    };
+    context.work(text.len().saturating_sub(block.2.len()) / 8)?;
+    Ok(Some(block))
+}
+
+/// The longest certificate: reading one cannot be interrupted.
+const MAX_CERTIFICATE_BYTES: usize = 64 << 10;
+/// The longest integer in one: writing its digits takes the square of their number.
+const MAX_INTEGER_BYTES: usize = 2_048;
+/// Bytes of values for each byte of a certificate, and for what every certificate has.
+const VALUE_BYTES: usize = 24;
+const DESCRIBED_BYTES: usize = 32 << 10;
+
+fn split(context: &mut Context<'_>, mut der: &[u8]) -> Result<Vec<Vec<u8>>, BuiltinError> {
     let mut found = Vec::new();
     while !der.is_empty() {
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| failed("x509: malformed certificate"))?;
-        found.push(certificate.as_raw().to_vec());
-        der = rest;
+        // Whatever its length says, no more is read than a certificate may have.
+        let (head, is_cut) = match der.get(..MAX_CERTIFICATE_BYTES) {
+            Some(head) => (head, true),
+            None => (der, false),
+        };
+        context.work(head.len().min(4_096) / 4)?;
+        let (rest, certificate) = X509Certificate::from_der(head).map_err(|_| match is_cut {
+            true => EvalError::budget("a certificate is too long").into(),
+            false => failed("x509: malformed certificate"),
+        })?;
+        let raw = certificate.as_raw();
+        if certificate.raw_serial().len() > MAX_INTEGER_BYTES || has_long_key(certificate.public_key()) {
+            return Err(EvalError::budget("an integer in a certificate is too long").into());
+        }
+        context.work(raw.len() / 4)?;
+        context.allocate(HEADER_BYTES)?;
+        found.push(raw.to_vec());
+        der = der.get(head.len().saturating_sub(rest.len())..).unwrap_or_default();
     }
     Ok(found)
+}
+
+fn has_long_key(key: &SubjectPublicKeyInfo<'_>) -> bool {
+    matches!(VerifyingKey::from_spki(key), Some(VerifyingKey::Rsa { n, e }) if n.len().max(e.len()) > MAX_INTEGER_BYTES)
+}
+
+/// Certificates one after another.
+pub fn list(context: &mut Context<'_>, chain: &[Vec<u8>], uri_strings: bool) -> Outcome {
+    let mut items = Vec::new();
+    for der in chain {
+        charge_described(context, der)?;
+        let item = described(der, uri_strings)?;
+        context.push(&mut items, item)?;
+    }
+    context.array(items)
+}
+
+/// Charges what one certificate, request or key is described with.
+pub fn charge_described(context: &mut Context<'_>, der: &[u8]) -> Result<(), BuiltinError> {
+    context.work(der.len().saturating_add(1_000))?;
+    Ok(context.allocate(der.len().saturating_mul(VALUE_BYTES).saturating_add(DESCRIBED_BYTES))?)
 }
 
 /// One certificate. OPA adds the URIs as strings in all functions but one.
@@ -90,9 +151,13 @@ pub fn described(der: &[u8], uri_strings: bool) -> Outcome {
 }
 
 /// A request for a certificate (PKCS #10), from PEM or base64.
-pub fn request(given: &str) -> Outcome {
+pub fn request(context: &mut Context<'_>, given: &str) -> Outcome {
+    if given.len() > 4 * MAX_CERTIFICATE_BYTES {
+        return Err(EvalError::budget("a certificate request is too long").into());
+    }
+    charge_described(context, given.as_bytes())?;
     let pem = "-----BEGIN CERTIFICATE REQUEST-----";
-    let text = if given.starts_with(pem) { given.as_bytes().to_vec() } else { decode_base64(given)? };
+    let text = if given.starts_with(pem) { given.as_bytes().to_vec() } else { decode_base64(context, given)? };
     let der = match std::str::from_utf8(&text).ok().and_then(pem_block) {
         Some(("CERTIFICATE REQUEST", der, _)) => der,
         Some(_) => return Err(failed("invalid PEM-encoded certificate signing request")),
@@ -104,6 +169,9 @@ pub fn request(given: &str) -> Outcome {
         return Err(failed("asn1: syntax error: trailing data"));
     }
     let info = &request.certification_request_info;
+    if der.len() > MAX_CERTIFICATE_BYTES || has_long_key(&info.subject_pki) {
+        return Err(EvalError::budget("a certificate request is too long").into());
+    }
     let mut out = Members::default();
     out.set("Raw", bytes(request.as_raw()));
     out.set("RawTBSCertificateRequest", bytes(info.raw));

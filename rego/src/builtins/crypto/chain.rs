@@ -5,35 +5,42 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::super::{BuiltinError, Context, Outcome, failed, object, text};
-use super::certificates::{EXTENDED_USAGES, certificates, described};
+use super::certificates::{EXTENDED_USAGES, certificates, list};
+use crate::meter::Meter as _;
 use crate::value::{Object, Value};
 
 /// Certificates of one chain; more are refused before any signature is looked at.
-const MAX_CHAIN: usize = 32;
+const MAX_CHAIN: usize = 12;
 const ANY: &str = "2.5.29.37.0";
 const SERVER: &str = "1.3.6.1.5.5.7.3.1";
 const NANOSECONDS: i64 = 1_000_000_000;
 
 pub fn verify(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
-    let chain = certificates(text(args, 1)?).unwrap_or_default();
+    let chain = chain(context, text(args, 1)?)?;
     answer(context, &chain, &Wanted::default(), true)
 }
 
 pub fn verify_with_options(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let (given, options) = (text(args, 1)?, object(args, 2)?);
-    let chain = certificates(given).unwrap_or_default();
+    let chain = chain(context, given)?;
     let wanted = Wanted::read(options)?;
     answer(context, &chain, &wanted, false)
 }
 
+/// What cannot be read is no chain.
+fn chain(context: &mut Context<'_>, given: &str) -> Result<Vec<Vec<u8>>, BuiltinError> {
+    match certificates(context, given) {
+        Err(BuiltinError::Halt(error)) => Err(error.into()),
+        chain => Ok(chain.unwrap_or_default()),
+    }
+}
+
 fn answer(context: &mut Context<'_>, chain: &[Vec<u8>], wanted: &Wanted, uri_strings: bool) -> Outcome {
-    context.work(chain.len().saturating_mul(1000))?;
+    // One signature for each certificate, and more where several have one name.
+    context.work(chain.len().min(MAX_CHAIN).saturating_mul(10_000))?;
     let seconds = wanted.time.unwrap_or_else(|| context.now_ns()).div_euclid(NANOSECONDS);
     match verified(chain, wanted, seconds) {
-        Some(chain) => {
-            let chain: Result<_, _> = chain.iter().map(|der| described(der, uri_strings)).collect();
-            Ok(Value::array(vec![Value::Bool(true), Value::array(chain?)]))
-        }
+        Some(chain) => Ok(Value::array(vec![Value::Bool(true), list(context, &chain, uri_strings)?])),
         None => Ok(Value::array(vec![Value::Bool(false), Value::array(Vec::new())])),
     }
 }

@@ -9,8 +9,10 @@ use x509_parser::prelude::X509Certificate;
 
 use super::super::encoding::decode_base64;
 use super::super::{BuiltinError, Context, Outcome, failed, text};
-use super::certificates::{bytes, coordinates, described, integer, public_key};
+use super::certificates::{bytes, charge_described, coordinates, described, integer, next_block, public_key};
 use super::keys::{Curve, VerifyingKey, pem_block, unsigned};
+use crate::eval::EvalError;
+use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::Value;
 
 /// A key that can sign.
@@ -28,15 +30,20 @@ enum PrivateKey {
     },
 }
 
-pub fn parse_private_keys(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub fn parse_private_keys(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let given = text(args, 1)?;
     if given.is_empty() {
         return Ok(Value::Null);
     }
-    Ok(Value::array(from_pem(given)?.iter().map(PrivateKey::described).collect()))
+    let mut keys = Vec::new();
+    for key in metered_keys(context, given)? {
+        charge_described(context, &[])?;
+        context.push(&mut keys, key.described())?;
+    }
+    context.array(keys)
 }
 
-pub fn parse_rsa_private_key(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub fn parse_rsa_private_key(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let given = text(args, 1)?;
     if given.is_empty() {
         return Err(failed("input PEM data was empty"));
@@ -45,23 +52,28 @@ pub fn parse_rsa_private_key(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let pem = if given.starts_with("-----BEGIN") {
         given
     } else {
-        decoded = String::from_utf8(decode_base64(given)?).unwrap_or_default();
+        context.allocate(given.len())?;
+        decoded = String::from_utf8(decode_base64(context, given)?).unwrap_or_default();
         &decoded
     };
-    Ok(from_pem(pem)?.first().map_or(Value::Null, PrivateKey::web_key))
+    charge_described(context, &[])?;
+    Ok(metered_keys(context, pem)?.first().map_or(Value::Null, PrivateKey::web_key))
 }
 
-pub fn parse_keypair(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub fn parse_keypair(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let begin = "-----BEGIN ";
-    let plain =
-        |given: &str| if given.starts_with(begin) { Ok(given.as_bytes().to_vec()) } else { decode_base64(given) };
-    let (certificates, key) = (plain(text(args, 1)?)?, plain(text(args, 2)?)?);
+    let plain = |context: &mut Context<'_>, given: &str| {
+        context.allocate(given.len().saturating_mul(3))?;
+        if given.starts_with(begin) { Ok(given.as_bytes().to_vec()) } else { decode_base64(context, given) }
+    };
+    let (certificates, key) = (plain(context, text(args, 1)?)?, plain(context, text(args, 2)?)?);
     let mut chain = Vec::new();
     match std::str::from_utf8(&certificates) {
         Ok(pem) if pem.starts_with(begin) => {
             let mut rest = pem;
-            while let Some((label, der, after)) = pem_block(rest) {
+            while let Some((label, der, after)) = next_block(context, rest)? {
                 if label == "CERTIFICATE" {
+                    context.allocate(der.len().saturating_mul(2).saturating_add(HEADER_BYTES))?;
                     chain.push(der);
                 }
                 rest = after;
@@ -73,9 +85,14 @@ pub fn parse_keypair(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
         return Err(failed("tls: failed to find any PEM data in certificate input"));
     };
     let key = match std::str::from_utf8(&key) {
-        Ok(pem) if pem.starts_with(begin) => from_pem(pem)?.into_iter().next(),
+        Ok(pem) if pem.starts_with(begin) => metered_keys(context, pem)?.into_iter().next(),
         _ => pkcs8(&key),
     };
+    if leaf.len() > MAX_KEY_BYTES * 4 {
+        return Err(EvalError::budget("a certificate is too long").into());
+    }
+    charge_described(context, leaf)?;
+    charge_described(context, &[])?;
     let key = key.ok_or_else(|| failed("tls: failed to parse private key"))?;
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| failed("x509: malformed certificate"))?;
     if VerifyingKey::from_spki(certificate.public_key()) != Some(key.public()) {
@@ -93,22 +110,49 @@ pub fn parse_keypair(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
     .collect())
 }
 
-/// The keys of all blocks; other blocks are passed over. Text without any has no keys.
-fn from_pem(given: &str) -> Result<Vec<PrivateKey>, BuiltinError> {
-    let decoded = decode_base64(given).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+/// The longest private key: reading one cannot be interrupted.
+const MAX_KEY_BYTES: usize = 16 << 10;
+
+/// The same as [`from_pem`], within the bounds of an evaluation.
+fn metered_keys(context: &mut Context<'_>, given: &str) -> Result<Vec<PrivateKey>, BuiltinError> {
+    // The text decoded, its blocks, and the numbers in them.
+    context.allocate(given.len().saturating_mul(4))?;
+    let decoded = match decode_base64(context, given) {
+        Err(BuiltinError::Halt(error)) => return Err(error.into()),
+        decoded => decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok()),
+    };
     let mut rest = decoded.as_deref().unwrap_or(given);
     let mut keys = Vec::new();
+    while let Some((label, der, after)) = next_block(context, rest)? {
+        if der.len() > MAX_KEY_BYTES {
+            return Err(EvalError::budget("a private key is too long").into());
+        }
+        // The public half of a key on a curve is computed.
+        context.work(10_000)?;
+        context.allocate(HEADER_BYTES)?;
+        keys.extend(key_of(label, &der)?);
+        rest = after;
+    }
+    Ok(keys)
+}
+
+/// The key of one block; nothing where it is of another kind.
+fn key_of(label: &str, der: &[u8]) -> Result<Option<PrivateKey>, BuiltinError> {
+    let key = match label {
+        "RSA PRIVATE KEY" => pkcs1(der),
+        "PRIVATE KEY" => pkcs8(der),
+        "EC PRIVATE KEY" => sec1(der, None),
+        _ => return Ok(None),
+    };
+    key.map(Some).ok_or_else(|| failed(format!("x509: failed to parse private key of block {label:?}")))
+}
+
+/// The keys of all blocks; other blocks are passed over. Text without any has no keys.
+fn from_pem(given: &str) -> Result<Vec<PrivateKey>, BuiltinError> {
+    let mut rest = given;
+    let mut keys = Vec::new();
     while let Some((label, der, after)) = pem_block(rest) {
-        let key = match label {
-            "RSA PRIVATE KEY" => pkcs1(&der),
-            "PRIVATE KEY" => pkcs8(&der),
-            "EC PRIVATE KEY" => sec1(&der, None),
-            _ => {
-                rest = after;
-                continue;
-            }
-        };
-        keys.push(key.ok_or_else(|| failed(format!("x509: failed to parse private key of block {label:?}")))?);
+        keys.extend(key_of(label, &der)?);
         rest = after;
     }
     Ok(keys)

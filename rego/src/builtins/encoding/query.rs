@@ -1,9 +1,12 @@
 //! Query strings as Go's `net/url` reads and writes them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::super::{BuiltinError, Context, Outcome, failed, items, object, text};
-use crate::value::{Value, lossy, quoted};
+use super::super::{BuiltinError, CHUNK_BYTES, Context, Outcome, TextBuilder, failed, items, object, text};
+use super::passing;
+use crate::meter::{HEADER_BYTES, Meter as _};
+use crate::value::{Value, chunks, lossy, quoted};
 
 pub fn escape(text: &str) -> String {
     let mut out = String::new();
@@ -17,60 +20,95 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-pub fn unescape(text: &str) -> Result<String, BuiltinError> {
-    percent_decode(text, true)
+pub fn unescape(context: &mut Context<'_>, text: &str) -> Result<String, BuiltinError> {
+    percent_decode(context, text, true)
 }
 
-pub fn percent_decode(text: &str, plus_is_space: bool) -> Result<String, BuiltinError> {
+/// The first escape that is none, or that stands for a byte which is not as wanted.
+pub fn invalid_escape(text: &str, is_good: impl Fn(u8) -> bool) -> Option<String> {
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
+        let escape = rest.get(at..at.saturating_add(3)).unwrap_or_else(|| rest.get(at..).unwrap_or_default());
+        if !escape_code(escape).is_some_and(&is_good) {
+            return Some(lossy(escape));
+        }
+        rest = rest.get(at.saturating_add(3)..).unwrap_or_default();
+    }
+    None
+}
+
+/// The byte that an escape such as `%2f` stands for.
+fn escape_code(escape: &[u8]) -> Option<u8> {
+    let [b'%', high, low] = escape else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()
+}
+
+/// The decoded text, which is let go again soon: nothing stays charged for it.
+pub fn percent_decode(context: &mut Context<'_>, text: &str, plus_is_space: bool) -> Result<String, BuiltinError> {
+    passing(context, text.len().saturating_mul(4), text.len() / 16)?;
+    if let Some(escape) = invalid_escape(text, |_| true) {
+        return Err(failed(format!("invalid URL escape {}", quoted(&escape))));
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match byte {
-            b'%' => {
-                let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-                let code = digits
-                    .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
-                    .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-                let Some(code) = code else {
-                    let shown: String = std::iter::once('%').chain(lossy(after).chars().take(2)).collect();
-                    return Err(failed(format!("invalid URL escape {}", quoted(&shown))));
-                };
-                bytes.push(code);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            b'+' if plus_is_space => bytes.push(b' '),
-            byte => bytes.push(byte),
-        }
+        let code = rest.get(..3).and_then(escape_code);
+        rest = if code.is_some() { after.get(2..).unwrap_or_default() } else { after };
+        bytes.push(match byte {
+            b'+' if plus_is_space => b' ',
+            byte => code.unwrap_or(byte),
+        });
     }
     Ok(lossy(&bytes))
 }
 
-pub fn encode_object(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub fn encode_object(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let refused = || BuiltinError::Operand("operand 1 values must be string, array[string], or set[string]".to_owned());
-    let mut parts = Vec::new();
+    let mut out = TextBuilder::new(context)?;
+    let mut is_first = true;
     for (key, value) in object(args, 1)?.iter() {
-        let key = key.as_str().map_or_else(|| key.to_json(), str::to_owned);
-        let values: Vec<&Value> = match value {
-            Value::String(_) => vec![value],
-            other => items(other).ok_or_else(refused)?.collect(),
+        let key = match key {
+            Value::String(text) => Cow::Borrowed(&**text),
+            other => Cow::Owned(context.passing_json(other)?),
+        };
+        let values: Box<dyn Iterator<Item = &Value>> = match value {
+            Value::String(_) => Box::new(std::iter::once(value)),
+            other => items(other).ok_or_else(refused)?,
         };
         for value in values {
             let value = value.as_str().ok_or_else(refused)?;
-            parts.push(format!("{}={}", escape(&key), escape(value)));
+            out.push(context, if is_first { "" } else { "&" })?;
+            is_first = false;
+            for (part, after) in [(&*key, "="), (value, "")] {
+                for chunk in chunks(part, CHUNK_BYTES) {
+                    out.reserve(context, chunk.len().saturating_mul(3))?;
+                    out.text().push_str(&escape(chunk));
+                }
+                out.push(context, after)?;
+            }
         }
     }
-    Ok(Value::from(parts.join("&")))
+    out.finish(context)
 }
 
-pub fn decode_object(_: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub fn decode_object(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let mut found: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for pair in text(args, 1)?.split('&').filter(|pair| !pair.is_empty()) {
         if pair.contains(';') {
             return Err(failed("invalid semicolon separator in query"));
         }
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        found.entry(unescape(key)?).or_default().push(Value::from(unescape(value)?));
+        let key = unescape(context, key)?;
+        let value = unescape(context, value)?;
+        let value = context.text(&value)?;
+        context.allocate(key.len().saturating_add(2 * HEADER_BYTES))?;
+        context.push(found.entry(key).or_default(), value)?;
     }
-    Ok(Value::object(found.into_iter().map(|(key, values)| (Value::from(key), Value::array(values))).collect()))
+    let mut members = Vec::new();
+    for (key, values) in found {
+        let member = (context.text(&key)?, context.array(values)?);
+        context.push_member(&mut members, member)?;
+    }
+    context.object(members)
 }

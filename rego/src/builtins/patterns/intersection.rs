@@ -4,7 +4,9 @@
 
 use std::collections::HashSet;
 
-use super::super::{BuiltinError, Context, failed};
+use super::super::{BuiltinError, Context, excerpt, failed};
+use crate::eval::EvalError;
+use crate::meter::Meter as _;
 
 #[derive(Clone, Debug)]
 struct Token {
@@ -20,20 +22,27 @@ enum Repeat {
     Plus,
 }
 
+/// Bytes of a token beside its set, and of one range in that.
+const TOKEN_BYTES: usize = 3 * size_of::<Token>();
+const RANGE_BYTES: usize = 3 * size_of::<(char, char)>();
+/// A place that was visited, in a table that is half empty, and one that is to be visited.
+const PLACE_BYTES: usize = 6 * size_of::<(usize, usize)>();
+
 pub fn meet(context: &mut Context<'_>, left: &str, right: &str) -> Result<bool, BuiltinError> {
-    let (left, right) = (tokens(left)?, tokens(right)?);
-    context.work(left.len().saturating_mul(right.len()))?;
+    let (left, right) = (tokens(context, left)?, tokens(context, right)?);
     // A walk over pairs of places; at each both tokens must take the same character.
     let mut open = vec![(0usize, 0usize)];
-    let mut seen: HashSet<(usize, usize)> = HashSet::new();
+    let mut seen: HashSet<(usize, usize), ahash::RandomState> = HashSet::default();
     while let Some((a, b)) = open.pop() {
+        context.step()?;
         if !seen.insert((a, b)) {
             continue;
         }
-        context.step()?;
+        context.allocate(PLACE_BYTES)?;
         let (Some(first), Some(second)) = (left.get(a), right.get(b)) else {
-            let rest = left.get(a..).unwrap_or_default().iter().chain(right.get(b..).unwrap_or_default());
-            if rest.clone().all(|token| token.repeat == Repeat::Star) {
+            let mut rest = left.get(a..).unwrap_or_default().iter().chain(right.get(b..).unwrap_or_default());
+            context.step()?;
+            if rest.all(|token| token.repeat == Repeat::Star) {
                 return Ok(true);
             }
             continue;
@@ -44,7 +53,7 @@ pub fn meet(context: &mut Context<'_>, left: &str, right: &str) -> Result<bool, 
         if second.repeat == Repeat::Star {
             open.push((a, b.saturating_add(1)));
         }
-        if !share(first, second) {
+        if !share(context, first, second)? {
             continue;
         }
         let stays = |repeat: Repeat| repeat != Repeat::Once;
@@ -60,19 +69,48 @@ pub fn meet(context: &mut Context<'_>, left: &str, right: &str) -> Result<bool, 
     Ok(false)
 }
 
-fn share(a: &Token, b: &Token) -> bool {
-    match (&a.chars, &b.chars) {
-        (None, _) | (_, None) => true,
-        (Some(a), Some(b)) => a.iter().any(|(low, high)| b.iter().any(|(from, to)| low <= to && from <= high)),
+/// Whether there is a character that both take. The ranges are in order and apart.
+fn share(context: &mut Context<'_>, a: &Token, b: &Token) -> Result<bool, BuiltinError> {
+    let (Some(a), Some(b)) = (&a.chars, &b.chars) else { return Ok(true) };
+    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
+    while let (Some((low, high)), Some((from, to))) = (a.peek(), b.peek()) {
+        context.step()?;
+        if low <= to && from <= high {
+            return Ok(true);
+        }
+        _ = if high < from { a.next() } else { b.next() };
     }
+    Ok(false)
 }
 
-fn tokens(pattern: &str) -> Result<Vec<Token>, BuiltinError> {
+/// Ranges in order, with those that overlap joined.
+fn joined(mut ranges: Vec<(char, char)>) -> Vec<(char, char)> {
+    ranges.sort_unstable();
+    let mut joined: Vec<(char, char)> = Vec::new();
+    for (low, high) in ranges {
+        match joined.last_mut() {
+            Some(last) if low <= last.1 => last.1 = last.1.max(high),
+            _ => joined.push((low, high)),
+        }
+    }
+    joined
+}
+
+/// The longest glob: taking it apart cannot be interrupted.
+const MAX_GLOB_BYTES: usize = 256 << 10;
+
+fn tokens(context: &mut Context<'_>, pattern: &str) -> Result<Vec<Token>, BuiltinError> {
+    if pattern.len() > MAX_GLOB_BYTES {
+        return Err(EvalError::budget("a glob is too long").into());
+    }
+    context.work(pattern.len() / 2)?;
+    context.allocate(pattern.len().saturating_mul(RANGE_BYTES))?;
     let bad = |why: &str| failed(format!("{why}: the input provided is invalid"));
     let mut tokens: Vec<Token> = Vec::new();
     let mut chars = pattern.chars();
-    while let Some(char) = chars.next() {
-        let at = pattern.chars().count().saturating_sub(chars.clone().count());
+    loop {
+        let rest = chars.as_str();
+        let Some(char) = chars.next() else { return Ok(tokens) };
         let set = match char {
             '*' | '+' => {
                 let last = tokens.last_mut().filter(|last| last.repeat == Repeat::Once);
@@ -112,14 +150,16 @@ fn tokens(pattern: &str) -> Result<Vec<Token>, BuiltinError> {
                 if ranges.is_empty() {
                     return Err(bad("set is empty"));
                 }
-                Some(ranges)
+                Some(joined(ranges))
             }
             ']' => {
-                return Err(bad(&format!("input:{pattern}, pos:{at}, set-close ']' with no preceding '['")));
+                let before = pattern.get(..pattern.len().saturating_sub(rest.len())).unwrap_or_default();
+                let at = before.chars().count().saturating_add(1);
+                return Err(bad(&format!("input:{}, pos:{at}, set-close ']' with no preceding '['", excerpt(pattern))));
             }
             char => Some(vec![(char, char)]),
         };
+        context.allocate(TOKEN_BYTES)?;
         tokens.push(Token { chars: set, repeat: Repeat::Once });
     }
-    Ok(tokens)
 }

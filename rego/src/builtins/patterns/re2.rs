@@ -7,6 +7,8 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 const MAX_REPEAT: u32 = 1_000;
+/// Characters between braces that can be the bounds of a repetition.
+const MAX_COUNT_CHARS: usize = 16;
 
 /// Says why where Go would refuse the pattern too.
 pub fn translate(pattern: &str) -> Result<String, String> {
@@ -111,7 +113,7 @@ impl Translator<'_> {
 
     /// `{2,5}`; any other brace is a brace.
     fn counted(&mut self) -> Result<(), String> {
-        let ahead: String = self.rest.clone().take_while(|char| *char != '}').collect();
+        let ahead: String = self.rest.clone().take(MAX_COUNT_CHARS).take_while(|char| *char != '}').collect();
         let closed = self.rest.clone().nth(ahead.chars().count()) == Some('}');
         let number = |text: &str| {
             (!text.is_empty() && text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit()))

@@ -5,10 +5,10 @@
 use num_bigint::BigInt;
 use num_traits::Signed;
 
-use super::super::{BuiltinError, Context, Outcome, array, text};
-use super::MAX_TEXT_BYTES;
-use crate::eval::EvalError;
-use crate::value::{Float, Value, quoted, spell_plain, spell_scientific};
+use super::super::arithmetic::conversion;
+use super::super::{BuiltinError, Context, Outcome, TextBuilder, array, text};
+use crate::meter::{HEADER_BYTES, Meter as _};
+use crate::value::{Float, Value, json_bytes, quoted, spell_plain, spell_scientific};
 
 /// The greatest width and precision that Go reads.
 const MAX_WIDTH: usize = 1_000_000;
@@ -21,24 +21,49 @@ enum Arg {
 }
 
 impl Arg {
-    fn of(value: &Value) -> Self {
-        match value {
-            Value::String(text) => Self::Text(text.to_string()),
+    fn of(context: &mut Context<'_>, value: &Value) -> Result<Self, BuiltinError> {
+        context.step()?;
+        context.allocate(HEADER_BYTES)?;
+        Ok(match value {
+            Value::String(text) => {
+                context.allocate(text.len())?;
+                Self::Text(text.to_string())
+            }
             Value::Number(number) => {
-                let spelled = number.to_string();
                 if let Some(int) = number.as_i64() {
-                    return Self::Int(BigInt::from(int), "int64");
+                    return Ok(Self::Int(BigInt::from(int), "int64"));
                 }
+                let bytes = number.text_bytes();
+                conversion(context, bytes)?;
+                context.allocate(bytes.saturating_mul(2))?;
+                let spelled = number.to_string();
                 if spelled.contains('.') {
                     let float = number.as_f64();
-                    return if float.is_finite() { Self::Float(float) } else { Self::Text(spelled) };
+                    return Ok(if float.is_finite() { Self::Float(float) } else { Self::Text(spelled) });
                 }
                 match BigInt::parse_bytes(spelled.as_bytes(), 10) {
                     Some(int) => Self::Int(int, "*big.Int"),
                     None => Self::Text(spelled),
                 }
             }
-            other => Self::Text(other.to_string()),
+            other => {
+                // Printing escapes more characters than JSON does.
+                let bytes = json_bytes(other, context)?.saturating_mul(3);
+                context.allocate(bytes)?;
+                Self::Text(other.to_string())
+            }
+        })
+    }
+
+    /// At least as many bytes as the argument takes in any form without width and precision.
+    fn max_bytes(&self) -> usize {
+        match self {
+            // In binary.
+            Self::Int(int, _) => usize::try_from(int.bits()).unwrap_or(usize::MAX).saturating_add(16),
+            // All digits of the largest one, and of the fraction of the smallest one.
+            Self::Float(_) => 1_500,
+            // Quoted, every byte escaped.
+            Self::Text(text) => text.len().saturating_mul(6).saturating_add(16),
         }
     }
 
@@ -65,11 +90,17 @@ struct Flags {
 
 pub fn sprintf(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let format = text(args, 1)?;
-    let values: Vec<Arg> = array(args, 2)?.iter().map(Arg::of).collect();
+    let mut values: Vec<Arg> = Vec::new();
+    for value in array(args, 2)? {
+        values.push(Arg::of(context, value)?);
+    }
+    context.work(format.len() / 16)?;
+    context.allocate(format.len().saturating_mul(size_of::<char>()))?;
+    let mut chars = Vec::with_capacity(format.len());
+    chars.extend(format.chars());
     let mut printer =
-        Printer { format: format.chars().collect(), at: 0, values: &values, next: 0, reordered: false, good: true };
-    let out = printer.run(context)?;
-    Ok(Value::from(out))
+        Printer { format: chars, at: 0, values: &values, next: 0, reordered: false, good: true, passing: 0 };
+    printer.run(context)
 }
 
 struct Printer<'a> {
@@ -79,6 +110,8 @@ struct Printer<'a> {
     next: usize,
     reordered: bool,
     good: bool,
+    /// Bytes that are charged for the piece which is printed.
+    passing: usize,
 }
 
 impl Printer<'_> {
@@ -90,31 +123,35 @@ impl Printer<'_> {
         self.at = self.at.saturating_add(1);
     }
 
-    fn run(&mut self, context: &mut Context<'_>) -> Result<String, BuiltinError> {
-        let mut out = String::new();
+    fn run(&mut self, context: &mut Context<'_>) -> Outcome {
+        let mut out = TextBuilder::new(context)?;
         while let Some(char) = self.peek() {
             self.step();
             if char != '%' {
-                out.push(char);
+                out.reserve(context, char.len_utf8())?;
+                out.text().push(char);
                 continue;
             }
-            let piece = self.verb();
-            context.work(piece.len() / 64)?;
-            out.push_str(&piece);
-            if out.len() > MAX_TEXT_BYTES {
-                return Err(EvalError::budget("a string grew too long").into());
-            }
+            let piece = self.verb(context)?;
+            out.push(context, &piece)?;
+            context.release(std::mem::take(&mut self.passing));
         }
         if !self.reordered && self.next < self.values.len() {
-            let rest = self.values.get(self.next..).unwrap_or_default();
-            let shown: Vec<String> =
-                rest.iter().map(|arg| format!("{}={}", arg.type_name(), plain(arg, &Flags::default()))).collect();
-            out.push_str(&format!("%!(EXTRA {})", shown.join(", ")));
+            out.push(context, "%!(EXTRA ")?;
+            for (at, arg) in self.values.get(self.next..).unwrap_or_default().iter().enumerate() {
+                out.push(context, if at > 0 { ", " } else { "" })?;
+                out.push(context, arg.type_name())?;
+                let (shown, passing) = printed(context, 'v', arg, &Flags::default())?;
+                out.push(context, "=")?;
+                out.push(context, &shown)?;
+                context.release(passing);
+            }
+            out.push(context, ")")?;
         }
-        Ok(out)
+        out.finish(context)
     }
 
-    fn verb(&mut self) -> String {
+    fn verb(&mut self, context: &mut Context<'_>) -> Result<String, BuiltinError> {
         let mut flags = Flags::default();
         self.good = true;
         loop {
@@ -138,7 +175,7 @@ impl Printer<'_> {
                     flags.width = usize::try_from(width.unsigned_abs()).ok();
                 }
                 Some(width) => flags.width = usize::try_from(width).ok(),
-                None => return "%!(BADWIDTH)".to_owned() + &self.after_bad(flags),
+                None => return Ok("%!(BADWIDTH)".to_owned() + &self.after_bad(context, flags)?),
             }
             indexed = false;
         } else {
@@ -157,7 +194,7 @@ impl Printer<'_> {
                 self.step();
                 match self.count() {
                     Some(precision) if precision >= 0 => flags.precision = usize::try_from(precision).ok(),
-                    _ => return "%!(BADPREC)".to_owned() + &self.after_bad(flags),
+                    _ => return Ok("%!(BADPREC)".to_owned() + &self.after_bad(context, flags)?),
                 }
                 indexed = false;
             } else {
@@ -167,26 +204,28 @@ impl Printer<'_> {
         if !indexed {
             self.index();
         }
-        self.finish(flags)
+        self.finish(context, flags)
     }
 
-    fn after_bad(&mut self, flags: Flags) -> String {
+    fn after_bad(&mut self, context: &mut Context<'_>, flags: Flags) -> Result<String, BuiltinError> {
         self.index();
-        self.finish(flags)
+        self.finish(context, flags)
     }
 
-    fn finish(&mut self, flags: Flags) -> String {
-        let Some(verb) = self.peek() else { return "%!(NOVERB)".to_owned() };
+    fn finish(&mut self, context: &mut Context<'_>, flags: Flags) -> Result<String, BuiltinError> {
+        let Some(verb) = self.peek() else { return Ok("%!(NOVERB)".to_owned()) };
         self.step();
         if verb == '%' {
-            return "%".to_owned();
+            return Ok("%".to_owned());
         }
         if !self.good {
-            return format!("%!{verb}(BADINDEX)");
+            return Ok(format!("%!{verb}(BADINDEX)"));
         }
-        let Some(arg) = self.values.get(self.next) else { return format!("%!{verb}(MISSING)") };
+        let Some(arg) = self.values.get(self.next) else { return Ok(format!("%!{verb}(MISSING)")) };
         self.next = self.next.saturating_add(1);
-        print(verb, arg, &flags)
+        let (piece, passing) = printed(context, verb, arg, &flags)?;
+        self.passing = self.passing.saturating_add(passing);
+        Ok(piece)
     }
 
     /// `[n]`: which value comes next.
@@ -245,6 +284,18 @@ impl Printer<'_> {
         }
         found
     }
+}
+
+/// One argument, and the bytes that were charged before it was printed.
+fn printed(context: &mut Context<'_>, verb: char, arg: &Arg, flags: &Flags) -> Result<(String, usize), BuiltinError> {
+    if let Arg::Int(int, _) = arg {
+        conversion(context, usize::try_from(int.bits() / 3).unwrap_or(usize::MAX))?;
+    }
+    let padding = flags.width.unwrap_or(0).saturating_add(flags.precision.unwrap_or(0));
+    let bytes = arg.max_bytes().saturating_add(padding.saturating_mul(2)).saturating_mul(3);
+    context.work(bytes / 64 + 1)?;
+    context.allocate(bytes)?;
+    Ok((print(verb, arg, flags), bytes))
 }
 
 /// `%v`.

@@ -34,7 +34,7 @@ fn snapshot_of(contents: Contents) -> Bundle {
 fn a_bundle_is_read_as_opa_builds_it() {
     let files = [
         ("/data.json", r#"{"a": {"x": 1}}"#),
-        ("/a/data.yaml", "y: 2"),
+        ("/a/data.yaml", "y: n"),
         ("/a/list/data.json", "[1]"),
         ("/a/other.json", "not looked at"),
         ("./app/p.rego", "package a.app\nallow := true"),
@@ -44,7 +44,7 @@ fn a_bundle_is_read_as_opa_builds_it() {
     let packed = pack(&self::files(&files)).expect("it packs");
     let bundle = snapshot_of(reading().archive(&packed).expect("a bundle"));
     assert_eq!(bundle.manifest.revision, "r1");
-    assert_eq!(json_text(&bundle.sources.data), r#"{"a":{"list":[1],"x":1,"y":2}}"#);
+    assert_eq!(json_text(&bundle.sources.data), r#"{"a":{"list":[1],"true":false,"x":1}}"#);
     let modules: Vec<_> = bundle.sources.modules.iter().map(|it| (it.path.as_str(), it.version)).collect();
     assert_eq!(modules, [("app/p.rego", RegoVersion::V1), ("old/q.rego", RegoVersion::V0)]);
 }

@@ -13,9 +13,9 @@ use super::TooManySteps;
 use super::parse::Part;
 
 /// Bytes of the subject that one match looks at, counted each time.
-pub const MAX_STEPS: usize = 20_000_000;
+pub const MAX_STEPS: usize = 4_000_000;
 /// Parts side by side of a pattern that is matched in this way: making it takes the cube of their number.
-pub const MAX_BREADTH: usize = 120;
+pub const MAX_BREADTH: usize = 80;
 
 /// A compiled pattern.
 #[derive(Debug)]
@@ -71,10 +71,12 @@ impl Gobwas {
         Self { root: pattern(parts, delimiters) }
     }
 
-    pub fn is_match(&self, subject: &str) -> Result<bool, TooManySteps> {
+    /// Whether the subject matches, and how many steps that took.
+    pub fn is_match(&self, subject: &str) -> (Result<bool, TooManySteps>, usize) {
         let search = Search { left: Cell::new(MAX_STEPS) };
         let fits = search.fits(&self.root, subject.as_bytes());
-        if search.left.get() == 0 { Err(TooManySteps) } else { Ok(fits) }
+        let left = search.left.get();
+        (if left == 0 { Err(TooManySteps) } else { Ok(fits) }, MAX_STEPS.saturating_sub(left))
     }
 }
 
