@@ -99,7 +99,7 @@ fn parts(c: &mut Criterion) {
     c.bench_function("input build", |b| {
         b.iter(|| {
             let attributes = Attributes::parse(black_box(&message)).expect("it parses");
-            input::build(&message, &attributes, &OPTIONS, input::BodyUse::Decision)
+            input::build(&message, &attributes, &OPTIONS, input::BodyUse::Decision, &mut input::BodyMemory::unbounded())
                 .expect("a document")
                 .members
                 .into_value()
@@ -120,10 +120,11 @@ fn parts(c: &mut Criterion) {
     runtime.block_on(warm.verify(&attributes, far()));
     c.bench_function("token cached", |b| b.iter(|| runtime.block_on(warm.verify(black_box(&attributes), far()))));
 
-    let document = input::build(&message, &attributes, &OPTIONS, input::BodyUse::Decision)
-        .expect("a document")
-        .members
-        .into_value();
+    let document =
+        input::build(&message, &attributes, &OPTIONS, input::BodyUse::Decision, &mut input::BodyMemory::unbounded())
+            .expect("a document")
+            .members
+            .into_value();
     let policy = snapshot(0);
     let budget = Duration::from_millis(50);
     c.bench_function("evaluation", |b| {
@@ -152,6 +153,8 @@ fn parts(c: &mut Criterion) {
         redirect: None,
         resource: None,
         routes: Vec::new(),
+        response_limits: stepgate::check::ResponseLimits::default(),
+        max_used_tokens: 1_000,
         identity_headers: Vec::new(),
         minter: None,
     };

@@ -17,6 +17,7 @@ mod redirect;
 mod repeats;
 mod resource;
 mod respond;
+mod response_limits;
 mod routes;
 mod term;
 
@@ -37,9 +38,9 @@ use self::repeats::Repeats;
 use self::respond::Verdict;
 use self::routes::{Demand, Unmet};
 use crate::clock::Clock;
-use crate::opa::decision::{Decision, Deny, Dialect};
+use crate::opa::decision::{Decision, DecisionError, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse, Http};
-use crate::policy::{self, AnswerSource, Journal, Record};
+use crate::policy::{self, AnswerSource, Effort, Journal, Record};
 use crate::telemetry::{Decided, Followed, Metrics, Phase, PhaseClock, Throttle, Told, Tracer};
 use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
 use crate::value::{Members, Value};
@@ -54,15 +55,16 @@ pub use self::mint::{MAX_LIFETIME as MAX_IDENTITY_TOKEN_LIFETIME, Minter};
 pub use self::redirect::Redirect;
 pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
+pub use self::response_limits::{MAX_METADATA_DEPTH, ResponseLimits};
 pub use self::routes::{Demand as RouteDemand, PathPattern, Route, is_plain_host};
 pub use self::term::Term;
 
 /// Evaluations that may wait for other servers at the same time; further ones queue until their deadline.
-const MAX_ASIDE: usize = 256;
+const MAX_WAITING_EVALUATIONS: usize = 256;
+/// Evaluations beyond a brief attempt that compute at the same time, for each processor.
+const LONG_EVALUATIONS_PER_PROCESSOR: usize = 1;
 /// How long a used token is remembered, and the longest that one for one use may still live: an hour, and the longest leeway.
 const USED_SPAN: Duration = Duration::from_secs(4_200);
-/// Used tokens that are remembered; beyond, further ones are refused. About 50 bytes each.
-const MAX_USED: usize = 500_000;
 
 /// What `dry-run` turns into an allow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +122,9 @@ pub struct Settings {
     /// What is demanded beside the policy.
     pub routes: Vec<Route>,
     pub identity_headers: Vec<IdentityHeader>,
+    pub response_limits: ResponseLimits,
+    /// Tokens for one use that are remembered; beyond, further ones are refused.
+    pub max_used_tokens: usize,
     /// Signs what the upstream is told.
     pub minter: Option<Arc<Minter>>,
 }
@@ -135,8 +140,10 @@ pub struct Checker {
     metrics: Arc<Metrics>,
     /// Where decisions are logged, if they are.
     journal: Option<Arc<Journal>>,
-    /// Places for evaluations that may wait for other servers.
-    aside: Arc<Semaphore>,
+    /// Permits for evaluations that wait for other servers.
+    waiting_evaluations: Arc<Semaphore>,
+    /// Permits for evaluations that compute for longer than a brief attempt.
+    long_evaluations: Arc<Semaphore>,
     repeats: Repeats,
     /// Tokens that were good for one request, where any route demands such.
     used: Option<Seen>,
@@ -154,9 +161,9 @@ impl Checker {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let aside = Arc::new(Semaphore::new(MAX_ASIDE));
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let has_one_use = settings.routes.iter().any(|route| route.demand.one_use);
-        let used = has_one_use.then(|| Seen::new(USED_SPAN, MAX_USED));
+        let used = has_one_use.then(|| Seen::new(USED_SPAN, settings.max_used_tokens));
         Self {
             settings,
             policy,
@@ -164,7 +171,8 @@ impl Checker {
             clock,
             metrics,
             journal: None,
-            aside,
+            waiting_evaluations: Arc::new(Semaphore::new(MAX_WAITING_EVALUATIONS)),
+            long_evaluations: Arc::new(Semaphore::new(processors.saturating_mul(LONG_EVALUATIONS_PER_PROCESSOR))),
             repeats: Repeats::default(),
             used,
             tracer: None,
@@ -184,7 +192,7 @@ impl Checker {
 
     /// Answers one check within its term.
     pub async fn check(&self, message: &[u8], term: Term) -> Answer {
-        let Term { arrived, deadline } = term;
+        let arrived = term.arrived;
         let mut phases = self.metrics.insides.clock(arrived.into_std());
         let parsed = Attributes::parse(message);
         if let Some(body) = parsed.as_ref().ok().and_then(|attributes| self.public_document(attributes)) {
@@ -203,12 +211,16 @@ impl Checker {
         let (decided, answer) = match parsed {
             Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, record)),
             Ok(attributes) if is_unlogged => (Decided::Fault, self.fault(Fault::Unlogged, Some(&attributes), record)),
-            Ok(attributes) => match self.decide(message, &attributes, deadline, record, &mut phases).await {
+            Ok(attributes) => match self.decide(message, &attributes, term, record, &mut phases).await {
                 Ok(verdict) => {
                     self.count(&verdict);
-                    let answered = respond::decision(&self.settings, verdict, &attributes, &record.decision_id);
+                    let (decided, answer) =
+                        respond::decision(&self.settings, verdict, &attributes, &record.decision_id);
                     phases.ended(Phase::Respond);
-                    answered
+                    match self.usable(&answer) {
+                        Ok(()) => (decided, answer),
+                        Err(error) => (Decided::Fault, self.fault(Fault::Result(error), Some(&attributes), record)),
+                    }
                 }
                 Err(fault) => (Decided::Fault, self.fault(fault, Some(&attributes), record)),
             },
@@ -218,6 +230,14 @@ impl Checker {
         phases.decided(decided.name(), record.reason);
         pending.done();
         answer
+    }
+
+    /// Whether Envoy can use an answer.
+    fn usable(&self, answer: &Answer) -> Result<(), DecisionError> {
+        match answer {
+            Answer::Respond(response) => self.settings.response_limits.check(response),
+            Answer::Fail { .. } => Ok(()),
+        }
     }
 
     /// The metadata of the protected resource, where the request asks for them. It is no decision: nothing is logged.
@@ -270,7 +290,7 @@ impl Checker {
         &self,
         message: &[u8],
         attributes: &Attributes<'_>,
-        deadline: Instant,
+        term: Term,
         record: &mut Record,
         phases: &mut PhaseClock<'_>,
     ) -> Result<Verdict, Fault> {
@@ -284,8 +304,11 @@ impl Checker {
             (false, true) => BodyUse::Log,
             (false, false) => BodyUse::Nothing,
         };
-        let document = input::build(message, attributes, &self.settings.input, body)
-            .map_err(|fault| self.shown(fault.into(), message, attributes, record))?;
+        let memory = snapshot.memory();
+        let grant = |bytes| memory.take(bytes);
+        let document =
+            input::build(message, attributes, &self.settings.input, body, &mut input::BodyMemory::new(&grant))
+                .map_err(|fault| self.shown(fault.into(), message, attributes, record))?;
         phases.ended(Phase::Input);
         if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(preflight::is_preflight) {
             record.input = record.is_wanted.then(|| self.early(document.members, attributes, path.as_deref()));
@@ -293,7 +316,7 @@ impl Checker {
             return Ok(Verdict::allow(self.clock.now()));
         }
         let evidence = {
-            let mut gathering = pin!(Evidence::gather(attributes, self.tokens.as_deref(), deadline));
+            let mut gathering = pin!(Evidence::gather(attributes, self.tokens.as_deref(), term.deadline));
             match poll_fn(|context| Poll::Ready(gathering.as_mut().poll(context))).await {
                 Poll::Ready(evidence) => evidence,
                 Poll::Pending => {
@@ -325,7 +348,7 @@ impl Checker {
         let input = members.into_value();
         record.input = record.is_wanted.then(|| input.clone());
         phases.ended(Phase::Evidence);
-        let decision = self.evaluate(snapshot, input, deadline, record, phases.followed()).await?;
+        let decision = self.evaluate(snapshot, input, memory, term, record, phases.followed()).await?;
         phases.ended(Phase::Eval);
         let mut decision = decision;
         let unmet = unmet.filter(|_| !decision.ignores_demand()).and_then(|unmet| match &mut decision {
@@ -355,7 +378,10 @@ impl Checker {
     /// A fault before there is anything to decide about; the log shows what was asked all the same.
     fn shown(&self, fault: Fault, message: &[u8], attributes: &Attributes<'_>, record: &mut Record) -> Fault {
         if record.is_wanted {
-            let document = input::build(message, attributes, &self.settings.input, BodyUse::Log);
+            // The body is left out: it may be what is wrong.
+            let refuse = |_| false;
+            let mut memory = input::BodyMemory::new(&refuse);
+            let document = input::build(message, attributes, &self.settings.input, BodyUse::Nothing, &mut memory);
             let path = attributes.http.as_ref().and_then(|http| canonical_path(http.path).ok());
             record.input = document.ok().map(|document| self.early(document.members, attributes, path.as_deref()));
         }
@@ -451,28 +477,44 @@ impl Checker {
         &self,
         snapshot: Arc<policy::Snapshot>,
         input: Value,
-        deadline: Instant,
+        memory: policy::MemoryGrant,
+        term: Term,
         record: &mut Record,
         followed: Option<Followed>,
     ) -> Result<Decision, Fault> {
+        let deadline = term.deadline;
         let left = deadline.saturating_duration_since(Instant::now());
         let budget = self.settings.evaluation_timeout.min(left);
         if budget.is_zero() {
-            return Err(Fault::Deadline);
+            return Err(term.exceeded());
         }
         let started = Instant::now();
-        let bounds = policy::Bounds { budget, deadline: deadline.into_std(), followed };
-        let evaluation = if snapshot.waits() {
-            self.evaluate_aside(snapshot, input, bounds).await?
-        } else {
-            snapshot.eval(&input, bounds)
+        let bounds = |effort, memory| policy::Bounds {
+            budget,
+            deadline: deadline.into_std(),
+            followed: followed.clone(),
+            effort,
+            memory: Some(memory),
+        };
+        // Nearly every evaluation is done within a brief attempt, where its connection is read. One that is not must keep nobody else
+        // waiting: it is made again on a thread aside.
+        let brief = snapshot.eval(&input, bounds(Effort::Brief, memory));
+        let evaluation = match brief {
+            Err(policy::EvalError::Unfinished) => {
+                let bounds = bounds(Effort::Full, snapshot.memory());
+                self.evaluate_aside(snapshot, input, bounds).await.map_err(|fault| fault.unwrap_or(term.exceeded()))?
+            }
+            done => done,
         };
         record.evaluation = started.elapsed();
         let evaluation = evaluation.map_err(|error| match error {
-            policy::EvalError::Budget if budget < self.settings.evaluation_timeout || Instant::now() >= deadline => {
-                Fault::Deadline
+            policy::EvalError::Budget | policy::EvalError::Unfinished
+                if budget < self.settings.evaluation_timeout || Instant::now() >= deadline =>
+            {
+                term.exceeded()
             }
-            policy::EvalError::Budget => Fault::OverBudget,
+            policy::EvalError::Budget | policy::EvalError::Unfinished => Fault::OverBudget,
+            policy::EvalError::Memory(message) => Fault::EvaluationMemory(message),
             policy::EvalError::Conflict(message) => Fault::Conflict(message),
             policy::EvalError::Failed(message) => Fault::Evaluation(message),
         })?;
@@ -490,20 +532,22 @@ impl Checker {
         Decision::parse(&value, self.settings.compat.dialect()).map_err(Fault::Result)
     }
 
-    /// Evaluates on a thread that may block: the policy may wait for another server.
+    /// Evaluates on a thread that may block: the policy computes for long, or waits for another server. Without a fault the deadline has
+    /// passed.
     async fn evaluate_aside(
         &self,
         snapshot: Arc<policy::Snapshot>,
         input: Value,
         bounds: policy::Bounds,
-    ) -> Result<Result<policy::Evaluation, policy::EvalError>, Fault> {
-        let permit = tokio::time::timeout_at(bounds.deadline.into(), Arc::clone(&self.aside).acquire_owned()).await;
-        let permit = permit.map_err(|_| Fault::Deadline)?.map_err(|_| Fault::Deadline)?;
+    ) -> Result<Result<policy::Evaluation, policy::EvalError>, Option<Fault>> {
+        let permits = if snapshot.waits() { &self.waiting_evaluations } else { &self.long_evaluations };
+        let permit = tokio::time::timeout_at(bounds.deadline.into(), Arc::clone(permits).acquire_owned()).await;
+        let permit = permit.map_err(|_| None)?.map_err(|_| None)?;
         let evaluation = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             snapshot.eval(&input, bounds)
         });
-        evaluation.await.map_err(|_| Fault::Panic)
+        evaluation.await.map_err(|_| Some(Fault::Panic))
     }
 }
 

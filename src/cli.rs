@@ -6,6 +6,7 @@ mod coverage;
 mod doctor;
 mod eval;
 mod explain;
+mod memory_limit;
 mod run;
 mod tail;
 mod test;

@@ -7,6 +7,7 @@ mod cache;
 mod engine;
 mod entrypoint;
 mod journal;
+mod memory;
 mod outbound;
 mod question;
 mod snapshot;
@@ -19,10 +20,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 pub use self::engine::{
-    AnswerSource, Bounds, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of,
+    AnswerSource, Bounds, Effort, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of,
 };
 pub use self::entrypoint::{Entrypoint, EntrypointError};
 pub use self::journal::{Asked, Journal, Place, Record, Waiting, Watcher, Watchers};
+pub use self::memory::{EvaluationMemory, MemoryGrant, MemorySettings};
 pub use self::outbound::OutboundSettings;
 pub use self::question::{Complaint, QueryError, Question};
 pub use self::snapshot::Snapshot;

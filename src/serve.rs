@@ -5,6 +5,7 @@
 mod api;
 mod bind;
 mod connection;
+mod connection_guard;
 mod grpc;
 mod handshakes;
 mod health;

@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 
 pub use stepgate_rego::builtins::certificate;
+pub use stepgate_rego::meter::Meter;
 pub use stepgate_rego::value::{
-    DuplicateKeys, JsonError, JsonLimits, MAX_NUMBER_BYTES, Number, Text, Value, lossy, parse_json,
+    DuplicateKeys, JsonError, JsonLimits, JsonReadError, MAX_NUMBER_BYTES, Number, Text, Value, lossy, parse_json,
+    parse_json_metered,
 };
 
 /// A fixed object key: text in the program itself, which no thread counts.

@@ -13,6 +13,10 @@ use stepgate_rego::Limits;
 
 use self::calls::{ROWS, TestHost, calls, policy, run_call};
 
+/// The allocator of the service.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let expire_at = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(1);
@@ -23,7 +27,7 @@ fn main() {
             wanted.is_empty() || ROWS.get(*row).is_some_and(|(name, _)| wanted.iter().any(|it| it == name))
         });
         for row in rows {
-            for call in calls(row) {
+            for call in calls(row, &[4_000_000]) {
                 let host = TestHost::new(expire_at);
                 let result = run_call(&policy, &call, Limits { bytes: 1 << 30, ..Limits::default() }, &host);
                 drop(result);

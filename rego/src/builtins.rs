@@ -412,6 +412,11 @@ fn failed(message: impl Into<String>) -> BuiltinError {
     BuiltinError::Failed(message.into())
 }
 
+/// The first place of `part` in `text`.
+fn find(context: &mut Context<'_>, text: &str, part: &str) -> Result<Option<usize>, EvalError> {
+    strings::Needle::new(context, part)?.find(context, text, 0)
+}
+
 /// The beginning of a text that an error shows: errors are not charged.
 fn excerpt(text: &str) -> &str {
     text.get(..text.floor_char_boundary(MAX_SHOWN_BYTES)).unwrap_or(text)

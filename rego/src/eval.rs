@@ -77,8 +77,12 @@ pub enum ErrorKind {
     Type,
     Builtin,
     WithMerge,
-    /// Over a bound: time, steps or depth.
+    /// Over a bound: time or depth.
     Budget,
+    /// Over the bound of steps: with more of them there might be a result.
+    Steps,
+    /// It would have to wait for something outside of the process, and must not.
+    Waiting,
     /// Over a bound of memory: its own, or that of all evaluations.
     Memory,
     Internal,
@@ -91,7 +95,7 @@ impl ErrorKind {
             Self::Type => "eval_type_error",
             Self::Builtin => "eval_builtin_error",
             Self::WithMerge => "eval_with_merge_error",
-            Self::Budget | Self::Memory => "eval_cancel_error",
+            Self::Budget | Self::Steps | Self::Waiting | Self::Memory => "eval_cancel_error",
             Self::Internal => "eval_internal_error",
         }
     }
@@ -104,6 +108,11 @@ impl EvalError {
 
     pub fn budget(what: &str) -> Self {
         Self::new(ErrorKind::Budget, format!("over budget: {what}"))
+    }
+
+    /// The evaluation took all its steps.
+    pub fn steps() -> Self {
+        Self::new(ErrorKind::Steps, "over budget: steps")
     }
 
     /// The evaluation needs more memory than it may hold.

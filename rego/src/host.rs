@@ -154,4 +154,6 @@ pub enum HttpError {
     Internal(String),
     /// The evaluation's time is over.
     OutOfTime,
+    /// The evaluation must not wait: the caller makes it again where it may.
+    WouldWait,
 }

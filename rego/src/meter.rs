@@ -99,7 +99,7 @@ impl<'a> EvalMeter<'a> {
     #[cold]
     fn poll(&mut self, done: u64) -> Result<(), EvalError> {
         self.until_poll = STEPS_PER_POLL;
-        self.steps = self.steps.checked_sub(done).ok_or_else(|| EvalError::budget("steps"))?;
+        self.steps = self.steps.checked_sub(done).ok_or_else(EvalError::steps)?;
         if self.host.is_expired() { Err(EvalError::budget("time")) } else { Ok(()) }
     }
 

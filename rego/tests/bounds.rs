@@ -43,7 +43,7 @@ fn broken_calls() -> Vec<String> {
     let policy = policy();
     let mut broken = Vec::new();
     for row in 0..ROWS.len() {
-        for call in calls(row) {
+        for call in calls(row, &[1_000_000, 4_000_000]) {
             for limit in [1usize << 20, 1 << 30] {
                 let host = TestHost::new(MAX_POLLS);
                 let limits = Limits { bytes: limit, ..Limits::default() };

@@ -25,7 +25,7 @@ use crate::feed::status::Status;
 use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
 use crate::feed::traces::{TraceExporter, TraceSettings};
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Journal, RegoVersion, Store, Surroundings};
+use crate::policy::{EvaluationMemory, Journal, RegoVersion, Store, Surroundings};
 use crate::remote::Remote;
 use crate::remote::service::{Service, ServiceSettings};
 use crate::serve::{
@@ -63,10 +63,11 @@ pub struct Plane {
 }
 
 /// What is asked of policies.
-fn how(config: &Config) -> How {
+fn how(config: &Config, metrics: &Metrics) -> How {
+    let memory = EvaluationMemory::new(config.builtins.memory, Some(metrics.evaluation_memory.clone()));
     How {
         entrypoint: config.entrypoint.clone(),
-        surroundings: Arc::new(Surroundings::new(&config.builtins)),
+        surroundings: Arc::new(Surroundings::sharing(&config.builtins, memory)),
         load_checks: config.load_checks.clone(),
     }
 }
@@ -80,7 +81,7 @@ impl Plane {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (store, clock, status) = (Arc::new(Store::default()), Clock::System, Status::default());
-        let activation = Activation::new(how(config), Arc::clone(&store), Arc::clone(&metrics));
+        let activation = Activation::new(how(config, &metrics), Arc::clone(&store), Arc::clone(&metrics));
         let activation = Arc::new(activation);
         let bundles = Arc::new(Bundles::new(
             Arc::clone(&activation),
@@ -355,7 +356,7 @@ impl Plane {
                 }
             }
         } else {
-            let configured = self.activation.configure(how(&config));
+            let configured = self.activation.configure(how(&config, &self.metrics));
             configured.map_err(|error| error.to_string())?;
             self.start_checks(&mut config).await.map_err(|error| format!("{error:#}"))?;
         }

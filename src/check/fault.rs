@@ -33,8 +33,12 @@ pub enum Fault {
     Result(#[source] DecisionError),
     #[error("the evaluation went over its budget")]
     OverBudget,
+    #[error("the evaluation needs too much memory: {0}")]
+    EvaluationMemory(String),
     #[error("the check went over its deadline")]
     Deadline,
+    #[error("the check went over the deadline of its caller")]
+    CallerDeadline,
     #[error("too many checks are being answered")]
     Overloaded,
     #[error("the caller gave up before there was a decision")]
@@ -49,6 +53,7 @@ impl From<InputError> for Fault {
     fn from(error: InputError) -> Self {
         match error {
             InputError::Wire(error) => Self::Malformed(error),
+            InputError::Memory => Self::EvaluationMemory("parsing the request body".to_owned()),
             other => Self::Input(other),
         }
     }
@@ -68,7 +73,8 @@ impl Fault {
             Self::Conflict(_) | Self::Evaluation(_) => "evaluation_error",
             Self::Result(_) => "bad_decision",
             Self::OverBudget => "over_budget",
-            Self::Deadline => "deadline",
+            Self::EvaluationMemory(_) => "evaluation_memory",
+            Self::Deadline | Self::CallerDeadline => "deadline",
             Self::Overloaded => "overloaded",
             Self::Cancelled => "cancelled",
             Self::Unlogged => "unlogged",
@@ -85,8 +91,8 @@ impl Fault {
             Self::NoPolicy | Self::Undefined | Self::Evaluation(_) | Self::Panic => "envoyauth_eval_error",
             Self::Conflict(_) => "eval_conflict_error",
             Self::Result(_) => "envoyauth_result_error",
-            Self::OverBudget => "eval_cancel_error",
-            Self::Deadline => "check_request_timeout",
+            Self::OverBudget | Self::EvaluationMemory(_) => "eval_cancel_error",
+            Self::Deadline | Self::CallerDeadline => "check_request_timeout",
             Self::Cancelled => "check_request_cancelled",
         }
     }
@@ -99,7 +105,9 @@ impl Fault {
             Self::Undefined | Self::Conflict(_) | Self::Evaluation(_) | Self::Result(_) => HttpStatus::FORBIDDEN,
             Self::NoPolicy
             | Self::OverBudget
+            | Self::EvaluationMemory(_)
             | Self::Deadline
+            | Self::CallerDeadline
             | Self::Overloaded
             | Self::Cancelled
             | Self::Unlogged
@@ -119,14 +127,22 @@ impl Fault {
             Self::Undefined | Self::NoPolicy => (GrpcCode::Unknown, "undefined decision".to_owned()),
             Self::Conflict(text) => (GrpcCode::Unknown, format!("eval_conflict_error: {text}")),
             Self::Evaluation(text) => (GrpcCode::Unknown, text.clone()),
-            Self::Result(error) => (GrpcCode::Unknown, format!("failed to get response status: {error}")),
-            Self::OverBudget | Self::Deadline => {
-                (GrpcCode::Unknown, "context deadline reached during query execution".to_owned())
+            Self::Result(error) if !error.is_unusable() => {
+                (GrpcCode::Unknown, format!("failed to get response status: {error}"))
             }
-            Self::Overloaded | Self::Cancelled => (GrpcCode::Unavailable, self.to_string()),
-            Self::Panic => (GrpcCode::Internal, self.to_string()),
-            // Whoever demands a log gets no request past it, whatever Envoy makes of errors.
-            Self::Input(_) | Self::AmbiguousPath(_) | Self::Unlogged => return None,
+            Self::CallerDeadline => (GrpcCode::Unknown, "context deadline reached during query execution".to_owned()),
+            Self::Cancelled => (GrpcCode::Unavailable, self.to_string()),
+            // What a client can bring about by the size or the content of its request is never an error that Envoy may turn into an allow,
+            // nor is a lack of room in the decision log.
+            Self::Result(_)
+            | Self::OverBudget
+            | Self::EvaluationMemory(_)
+            | Self::Deadline
+            | Self::Overloaded
+            | Self::Panic
+            | Self::Input(_)
+            | Self::AmbiguousPath(_)
+            | Self::Unlogged => return None,
         })
     }
 
@@ -135,7 +151,7 @@ impl Fault {
     pub(super) fn log(&self, id: &str, [overloaded, late]: &[Throttle; 2]) {
         let (reason, error) = (self.reason(), chain(self));
         match self {
-            Self::Overloaded | Self::Deadline => {
+            Self::Overloaded | Self::Deadline | Self::CallerDeadline | Self::EvaluationMemory(_) => {
                 let crowd = if matches!(self, Self::Overloaded) { overloaded } else { late };
                 if let Some(withheld) = crowd.due(Instant::now()) {
                     tracing::error!(decision_id = id, reason, error, withheld, "check failed; the request is denied");

@@ -1,7 +1,7 @@
 //! The headers that tell the upstream who the caller is, and the removal of a caller's own copies of them.
 //!
-//! A received header counts as a copy when its name is the same after lower-casing and reading `_` as `-`: many servers
-//! hand both spellings to the application as one (CVE-2025-64484).
+//! A received header counts as a copy when its name is the same after lower-casing and reading everything but letters and digits as `-`:
+//! CGI and its kin hand `X_Auth`, `X-Auth` and `X.Auth` to the application as one (CVE-2025-64484).
 
 use crate::opa::input::Attributes;
 use crate::value::{Value, as_text, member};
@@ -125,7 +125,7 @@ impl Mutation {
 }
 
 fn is_same(owned: &str, received: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
     owned.bytes().map(plain).eq(received.bytes().map(plain))
 }
 

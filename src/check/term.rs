@@ -4,18 +4,32 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::fault::Fault;
+
 /// When a check came, and how long its answer is of use.
 #[derive(Clone, Copy, Debug)]
 pub struct Term {
     pub arrived: Instant,
     pub deadline: Instant,
+    /// Whether the caller's own deadline comes before `limits.check_timeout`.
+    pub is_callers: bool,
 }
 
 impl Term {
     /// From now on.
     pub fn of(length: Duration) -> Self {
         let arrived = Instant::now();
-        Self { arrived, deadline: arrived + length }
+        Self { arrived, deadline: arrived + length, is_callers: false }
+    }
+
+    /// The same, with a deadline that the caller has set.
+    pub fn of_caller(length: Duration) -> Self {
+        Self { is_callers: true, ..Self::of(length) }
+    }
+
+    /// What a check is that went over its deadline.
+    pub fn exceeded(&self) -> Fault {
+        if self.is_callers { Fault::CallerDeadline } else { Fault::Deadline }
     }
 
     /// Whether the check has waited for its turn so long that too little is left to answer it: three quarters of its time. Whoever is

@@ -55,6 +55,8 @@ fn settings() -> Settings {
         redirect: None,
         resource: None,
         routes: Vec::new(),
+        response_limits: ResponseLimits::default(),
+        max_used_tokens: 1_000,
         identity_headers: Vec::new(),
         minter: None,
     }

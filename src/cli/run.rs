@@ -355,7 +355,7 @@ impl Run {
             AuthenticationFlag::Token => Authentication::Token,
             AuthenticationFlag::Tls => Authentication::Tls,
         };
-        let origin = Origin { document, environment, memory_limit: memory_limit() };
+        let origin = Origin { document, environment, memory_limit: super::memory_limit::memory_limit() };
         let (config, problems) = resolve(&origin.document, origin.memory_limit);
         for warning in &problems.warnings {
             tracing::warn!("configuration: {warning}");
@@ -397,12 +397,6 @@ impl Run {
             config,
         })
     }
-}
-
-/// The memory limit of the control group, if there is one.
-fn memory_limit() -> Option<u64> {
-    let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max");
-    text.or_else(|_| std::fs::read_to_string("/sys/fs/cgroup/memory/memory.limit_in_bytes")).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::memory::Consumer;
 use super::resolve::{Resolver, Section, parts};
 use crate::feed::decision_log::DecisionLogSettings;
 use crate::feed::decision_log::buffer::{Limits, Overflow};
@@ -19,10 +20,6 @@ const MIN_DELAY: u64 = 300;
 const MAX_DELAY: u64 = 600;
 /// OPA's bytes of one upload.
 const UPLOAD_LIMIT: u64 = 32_768;
-/// Bytes of events that wait; OPA has no bound.
-const BUFFER_LIMIT: u64 = 64 << 20;
-/// Bytes of decisions that are no events yet.
-const WAITING_LIMIT: u64 = 16 << 20;
 /// OPA's events that wait, with `buffer_type: event`.
 const EVENT_LIMIT: u64 = 10_000;
 /// Bytes of events on disk.
@@ -63,7 +60,7 @@ impl Resolver<'_> {
         };
         let document_at = |name: &str, default: &str| parts(item.text(name).unwrap_or(default));
         let buffer = match reporting.count("buffer_size_limit_bytes", 0) {
-            0 => self.memory.share(BUFFER_LIMIT, 16),
+            0 => self.memory.default_for(Consumer::DecisionLogBuffer),
             bytes => bytes,
         };
         let is_by_event = reporting.text("buffer_type") == Some("event");
@@ -100,7 +97,7 @@ impl Resolver<'_> {
                     _ => Overflow::DropOld,
                 },
             },
-            waiting_bytes: bytes(self.memory.share(WAITING_LIMIT, 16)),
+            waiting_bytes: self.memory.size_for(Consumer::DecisionQueue),
             spill,
             share: own.count("cpu_share_percent", DEFAULT_SHARE),
             max_per_second: reporting.at("max_decisions_per_second").and_then(Value::as_u64),

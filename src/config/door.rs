@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::memory::{CONNECTION_BYTES, Consumer};
 use super::resolve::{GrpcDoor, Resolver, Section};
 use crate::serve::{Address, ConnectionSettings, GrpcSettings, SocketAccess, SpiffePattern, TlsSettings};
 
 const TLS: &str = "plugins.stepgate.grpc.tls";
-
-/// What an idle connection takes: 15 KiB, measured with 10,000 of them.
-const CONNECTION_BYTES: u64 = 16 << 10;
 
 impl Resolver<'_> {
     pub(super) fn grpc(&mut self, plugin: Section<'_>, own: Section<'_>, check_timeout: Duration) -> Option<GrpcDoor> {
@@ -33,7 +31,7 @@ impl Resolver<'_> {
         let tls = self.tls(grpc, address.as_ref());
         let age = grpc.duration("max_connection_age", Duration::ZERO);
         let max_message_bytes = plugin.size("grpc-max-recv-msg-size", 4 << 20);
-        let max_bytes_in_flight = limits.size("bytes_in_flight", self.memory.share(128 << 20, 8));
+        let max_bytes_in_flight = limits.size("bytes_in_flight", self.memory.default_for(Consumer::BytesInFlight));
         if limits.at("bytes_in_flight").is_some() && max_bytes_in_flight < max_message_bytes {
             self.problems.warn(
                 "plugins.stepgate.limits.bytes_in_flight",
@@ -51,7 +49,10 @@ impl Resolver<'_> {
                 check_timeout,
                 max_checks: limits.size("checks_in_flight", 4_096),
                 max_bytes_in_flight,
-                max_connections: limits.size("connections", self.memory.share(20_000, CONNECTION_BYTES * 8)),
+                max_unread_bytes: self.memory.size_for(Consumer::UnreadAnswers),
+                max_header_block_bytes: self.memory.size_for(Consumer::HeaderBlocks),
+                max_connections: limits
+                    .size("connections", self.memory.default_for(Consumer::Connections) / CONNECTION_BYTES),
                 reflection: plugin.flag("enable-reflection").unwrap_or(false),
                 connection: ConnectionSettings {
                     keepalive: grpc.duration("keepalive", Duration::from_secs(30)),

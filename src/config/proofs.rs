@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::memory::{Consumer, PROOF_BYTES};
 use super::resolve::{Resolver, Section};
 use crate::check::DpopChallenge;
 use crate::jws::Alg;
@@ -41,7 +42,9 @@ impl Resolver<'_> {
             }
         }
         settings.window = item.duration("window", settings.window);
-        settings.max_proofs = usize::try_from(item.count("max_proofs", 1_000_000)).unwrap_or(usize::MAX);
+        settings.max_proofs =
+            usize::try_from(item.count("max_proofs", self.memory.default_for(Consumer::Proofs) / PROOF_BYTES))
+                .unwrap_or(usize::MAX);
         if let Some(path) = item.text("nonce_key_file") {
             let key = std::fs::read(path).map_err(|error| format!("`{path}` cannot be read: {error}"));
             let too_short = || format!("`{path}` has less than {MIN_NONCE_KEY_BYTES} bytes");

@@ -10,14 +10,14 @@ use super::bundles::BundleContext;
 use super::document::Document;
 use super::duration;
 use super::keys;
-use super::memory::Memory;
+use super::memory::{Consumer, Memory};
 use super::problem::Problems;
 use super::proofs::dpop_challenge;
 use super::status::ApiConfig;
 use super::workloads::with_kubernetes;
 use crate::check::{
     self, AmbiguousPath, CallerSettings, ChallengeSettings, ClientAddress, Compat, DryRun, IdentityHeader,
-    IdentitySource,
+    IdentitySource, ResponseLimits,
 };
 use crate::feed::bundle::BundleSettings;
 use crate::feed::decision_log::DecisionLogSettings;
@@ -25,15 +25,13 @@ use crate::feed::discovery::DiscoverySettings;
 use crate::feed::status::sender::StatusSettings;
 use crate::feed::traces::TraceSettings;
 use crate::opa::input::{Descriptors, Options};
-use crate::policy::{BuiltinSettings, Entrypoint, OutboundSettings};
+use crate::policy::{BuiltinSettings, Entrypoint, MemorySettings, OutboundSettings};
 use crate::remote::service::ServiceSettings;
 use crate::serve::{Address, GrpcSettings, SocketAccess, TlsSettings};
 use crate::token::{self, CertificateSettings, IssuerSettings, Location, Scale};
 
 /// Buckets of OPA's `grpc_request_duration_seconds`.
 const OPA_BUCKETS: [f64; 11] = [1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 3e-3, 5e-3, 0.1, 1.0];
-/// The most memory that the token cache takes by default.
-const TOKEN_CACHE_BYTES: u64 = 64 << 20;
 
 /// Everything that was configured.
 #[derive(Debug)]
@@ -145,18 +143,13 @@ pub(super) fn is_header_name(name: &str) -> bool {
 }
 
 /// What policies may reach. `strict` allows what OPA allows.
-fn builtins(
-    document: &Value,
-    own: Section<'_>,
-    strict: bool,
-    decision_cache_bytes: u64,
-    memory: Memory,
-) -> BuiltinSettings {
+fn builtins(document: &Value, own: Section<'_>, strict: bool, limits: Section<'_>, memory: Memory) -> BuiltinSettings {
+    let decision_cache_bytes = limits.count("decision_cache_bytes", 0);
     let cache = Section(document.get("caching")).section("inter_query_builtin_cache");
     let outbound = OutboundSettings {
         hosts: own.at("http_send_hosts").map(|_| own.texts("http_send_hosts").into_iter().map(str::to_owned).collect()),
         cache_bytes: match cache.count("max_size_bytes", 0) {
-            0 => memory.share(OutboundSettings::default().cache_bytes, 16),
+            0 => memory.default_for(Consumer::HttpSendCache),
             bytes => bytes,
         },
     };
@@ -165,6 +158,22 @@ fn builtins(
         http_send: own.flag("http_send").unwrap_or(strict).then_some(outbound),
         keeps_answers: document.get("nd_builtin_cache") == Some(&Value::Bool(true)),
         decision_cache_bytes,
+        memory: MemorySettings {
+            each: limits.size("evaluation_memory_bytes", memory.default_for(Consumer::Evaluation)),
+            all: limits.size("evaluations_memory_bytes", memory.default_for(Consumer::Evaluations)),
+        },
+    }
+}
+
+/// What an answer may hold.
+fn response_limits(limits: Section<'_>) -> ResponseLimits {
+    let default = ResponseLimits::default();
+    let size = |name, default: usize| limits.size(name, default as u64);
+    ResponseLimits {
+        headers: size("response_headers", default.headers),
+        header_bytes: size("response_header_bytes", default.header_bytes),
+        body_bytes: size("response_body_bytes", default.body_bytes),
+        metadata_depth: size("response_metadata_depth", default.metadata_depth),
     }
 }
 
@@ -198,8 +207,11 @@ impl Resolver<'_> {
             body_errors: compat("body_errors"),
             decision_keys: compat("decision_keys"),
         };
-        let cache_bytes = own.section("limits").count("decision_cache_bytes", 0);
-        let builtins = builtins(document, own.section("builtins"), strict, cache_bytes, self.memory);
+        let builtins = builtins(document, own.section("builtins"), strict, limits, self.memory);
+        if builtins.memory.each > builtins.memory.all {
+            let message = "more than evaluations_memory_bytes, which all evaluations share";
+            self.problems.error("plugins.stepgate.limits.evaluation_memory_bytes", message);
+        }
         // Whoever lets policies wait for other servers has told Envoy to wait, too; its own timeout still counts.
         let check_timeout = if builtins.http_send.is_some() { Duration::from_secs(10) } else { CHECK_TIMEOUT };
         let check_timeout = limits.duration("check_timeout", check_timeout);
@@ -238,6 +250,8 @@ impl Resolver<'_> {
             resource: None,
             routes: self.routes(own),
             identity_headers: self.identity_headers(own),
+            response_limits: response_limits(limits),
+            max_used_tokens: self.memory.used_tokens(),
             minter: None,
         };
         self.identity_token(own, &mut check);
@@ -297,7 +311,7 @@ impl Resolver<'_> {
             issuers,
             tokens: token::Settings {
                 token_bytes: limits.size("token_bytes", 16 << 10),
-                cache_bytes: limits.count("token_cache_bytes", self.memory.share(TOKEN_CACHE_BYTES, 8)),
+                cache_bytes: limits.count("token_cache_bytes", self.memory.default_for(Consumer::TokenCache)),
                 cache_ttl: limits.duration("token_cache_ttl", Duration::from_secs(600)),
                 proofs,
                 certificates: CertificateSettings {

@@ -366,17 +366,18 @@ fn a_small_machine_gets_small_limits() {
         (settings.max_connections, settings.max_bytes_in_flight)
     };
     assert_eq!(door(None), (20_000, 128 << 20));
-    assert_eq!(door(Some(32 << 20)), (256, 4 << 20));
+    assert_eq!(door(Some(32 << 20)), (128, 4 << 20));
     assert_eq!(door(Some(8 << 30)), (20_000, 128 << 20));
     let filled = |limit| {
         let document = json!({"plugins": {"stepgate": {"compat": "strict"}}});
         let config = resolve(&Document(document), limit).0.expect("a configuration");
         let outbound = config.builtins.http_send.expect("http.send").cache_bytes;
         let log = config.decision_log;
-        (config.tokens.cache_bytes >> 20, log.limits.bytes >> 20, log.waiting_bytes >> 20, outbound >> 20)
+        (config.tokens.cache_bytes >> 10, log.limits.bytes >> 10, log.waiting_bytes >> 10, outbound >> 10)
     };
-    assert_eq!(filled(None), (64, 64, 16, 64));
-    assert_eq!(filled(Some(32 << 20)), (4, 2, 2, 2));
+    assert_eq!(filled(None), (64 << 10, 64 << 10, 16 << 10, 64 << 10));
+    assert_eq!(filled(Some(32 << 20)), (1_024, 256, 256, 256));
+    assert_eq!(filled(Some(64 << 20)), (9 << 10, 2_304, 2_304, 2_304));
 }
 
 #[test]

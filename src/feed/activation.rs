@@ -296,7 +296,7 @@ fn try_out(candidate: Snapshot, path: &str) -> Result<Snapshot, ActivationError>
         return Ok(candidate);
     }
     match candidate.eval(&smoke_input(), Bounds::within(TRIAL)) {
-        Err(EvalError::Budget) => return Err(ActivationError::Slow(TRIAL)),
+        Err(EvalError::Budget | EvalError::Memory(_)) => return Err(ActivationError::Slow(TRIAL)),
         Err(error) => tracing::info!(path, %error, "the new policy cannot decide about a bare request"),
         Ok(Evaluation { value: None, .. }) => {
             tracing::info!(path, "the new policy has no decision about a bare request");

@@ -93,8 +93,19 @@ pub enum DecisionError {
     Status(String),
     #[error("{0} holds a name or value that no HTTP header can have")]
     HeaderText(&'static str),
+    #[error("{0} holds a query parameter that no URL can have")]
+    QueryText(&'static str),
     #[error("dynamic_metadata holds a number that no double can hold")]
     MetadataNumber,
+    #[error("the answer exceeds {what} ({limit})")]
+    Response { what: &'static str, limit: usize },
+}
+
+impl DecisionError {
+    /// Whether the decision is of the right shape, but Envoy could not use the answer to it.
+    pub fn is_unusable(&self) -> bool {
+        matches!(self, Self::HeaderText(_) | Self::QueryText(_) | Self::MetadataNumber | Self::Response { .. })
+    }
 }
 
 impl Decision {
@@ -182,7 +193,7 @@ impl<'a> Keys<'a> {
                 headers,
                 response_headers_to_add: self::headers("response_headers_to_add", self.response_headers_to_add)?,
                 request_headers_to_remove: names("request_headers_to_remove", self.request_headers_to_remove)?,
-                query_parameters_to_remove: texts("query_parameters_to_remove", self.query_parameters_to_remove)?,
+                query_parameters_to_remove: parameter_names(self.query_parameters_to_remove)?,
                 query_parameters_to_set: query_parameters(self.query_parameters_to_set)?,
                 dynamic_metadata,
                 reason,
@@ -224,9 +235,18 @@ fn query_parameters(value: Option<&Value>) -> Result<Vec<Header>, DecisionError>
         add_pairs("query_parameters_to_set", object, &mut pairs)?;
     }
     if pairs.iter().any(|pair| pair.name.chars().chain(pair.value.chars()).any(char::is_control)) {
-        return Err(DecisionError::HeaderText("query_parameters_to_set"));
+        return Err(DecisionError::QueryText("query_parameters_to_set"));
     }
     Ok(pairs)
+}
+
+fn parameter_names(value: Option<&Value>) -> Result<Vec<String>, DecisionError> {
+    let key = "query_parameters_to_remove";
+    let names = texts(key, value)?;
+    if names.iter().any(|name| name.chars().any(char::is_control)) {
+        return Err(DecisionError::QueryText(key));
+    }
+    Ok(names)
 }
 
 fn add_pairs(key: &'static str, object: &Value, pairs: &mut Vec<Header>) -> Result<(), DecisionError> {
@@ -301,7 +321,7 @@ fn is_header_name(name: &str) -> bool {
 }
 
 fn is_header_value(value: &str) -> bool {
-    !value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
+    !value.bytes().any(|byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f)
 }
 
 fn wrong_type(key: &'static str, wanted: &'static str, got: &Value) -> DecisionError {
@@ -318,6 +338,12 @@ fn type_name(value: &Value) -> &'static str {
         Value::Set(_) => "set",
         Value::Object(_) => "object",
     }
+}
+
+/// The metadata of an object.
+#[cfg(test)]
+pub fn metadata_for_tests(value: &Value) -> Option<Metadata> {
+    metadata::metadata(value).ok()
 }
 
 #[cfg(test)]

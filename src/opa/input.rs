@@ -17,7 +17,7 @@ mod schema;
 mod wire;
 
 pub use self::attributes::{Attributes, Http};
-pub use self::body::{BodyError, ParsedBody};
+pub use self::body::{BodyError, BodyMemory, ParsedBody};
 pub use self::document::{BodyUse, Document, InputError, OF_BODY, OF_CALLER, Options, build};
 pub use self::form::{EscapeError, QueryError, hex_pair, percent_decode};
 pub use self::grpc_body::{Descriptors, DescriptorsError};

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stepgate_rego::compile::Options;
-use stepgate_rego::{ErrorKind, EvalOptions, Policy, Source, Version, compile};
+use stepgate_rego::{ErrorKind, EvalOptions, Limits, Policy, Source, Version, compile};
 
 use super::cache::DecisionCache;
 use super::entrypoint::Entrypoint;
+use super::memory::MemoryGrant;
 use super::question::key;
 use super::sources::{Module, RegoVersion, Sources};
 use super::world::{Surroundings, World};
@@ -42,6 +43,11 @@ pub enum EvalError {
     #[error("the evaluation went over its budget")]
     Budget,
     #[error("{0}")]
+    Memory(String),
+    /// A brief attempt ended: evaluated with full effort there may be an answer.
+    #[error("the evaluation takes longer than a brief attempt")]
+    Unfinished,
+    #[error("{0}")]
     Conflict(String),
     #[error("{0}")]
     Failed(String),
@@ -71,7 +77,7 @@ pub enum AnswerSource {
 }
 
 /// How long an evaluation may take, and who follows it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Bounds {
     /// For its own work, without what it waits for.
     pub budget: Duration,
@@ -79,12 +85,27 @@ pub struct Bounds {
     pub deadline: Instant,
     /// Who learns what it asks of other servers.
     pub followed: Option<Followed>,
+    pub effort: Effort,
+    /// What it may hold; absent: as much as any evaluation.
+    pub memory: Option<MemoryGrant>,
 }
+
+/// How much an evaluation does before it gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Little work, and no waiting for others: what nearly every evaluation needs. It is [`EvalError::Unfinished`] beyond that.
+    Brief,
+    Full,
+}
+
+/// Steps of a brief attempt: a millisecond or two.
+const BRIEF_STEPS: u64 = 20_000;
 
 impl Bounds {
     /// Work and waiting have `length` together, and nobody follows.
     pub fn within(length: Duration) -> Self {
-        Self { budget: length, deadline: Instant::now() + length, followed: None }
+        let deadline = Instant::now() + length;
+        Self { budget: length, deadline, followed: None, effort: Effort::Full, memory: None }
     }
 }
 
@@ -132,6 +153,11 @@ impl Engine {
         self.policy.waits()
     }
 
+    /// Memory for one more evaluation.
+    pub fn memory(&self) -> MemoryGrant {
+        self.surroundings.memory()
+    }
+
     /// Whether the decision can depend on the parsed body.
     pub fn reads_body(&self) -> bool {
         self.reads_body
@@ -146,7 +172,7 @@ impl Engine {
     pub fn ask(&self, path: &[String], input: &Value, budget: Duration) -> Result<Option<Value>, EvalError> {
         let path: Vec<Value> = path.iter().map(|part| Value::from(part.as_str())).collect();
         let world = World::lasting(budget, &self.surroundings);
-        let result = self.policy.eval(&path, Some(input), &EvalOptions::default(), &world);
+        let result = self.policy.eval(&path, Some(input), &options(Effort::Full, &world), &world);
         result.map_err(|error| EvalError::Failed(error.to_string()))
     }
 
@@ -167,11 +193,19 @@ impl Engine {
 
     /// The evaluation, and whether it asked the world for nothing.
     fn evaluate(&self, input: &Value, bounds: Bounds) -> Result<(Evaluation, bool), EvalError> {
-        let Bounds { budget, deadline, followed } = bounds;
-        let world = World::until(deadline, budget, &self.surroundings).followed(followed);
-        let result = self.policy.eval(&self.entrypoint, Some(input), &EvalOptions::default(), &world);
+        let Bounds { budget, deadline, followed, effort, memory } = bounds;
+        let mut world = World::until(deadline, budget, &self.surroundings).followed(followed);
+        if let Some(memory) = memory {
+            world = world.within(memory);
+        }
+        if effort == Effort::Brief {
+            world = world.without_waiting();
+        }
+        let result = self.policy.eval(&self.entrypoint, Some(input), &options(effort, &world), &world);
         let value = result.map_err(|error| match error.kind {
-            ErrorKind::Budget => EvalError::Budget,
+            ErrorKind::Steps | ErrorKind::Waiting if effort == Effort::Brief => EvalError::Unfinished,
+            ErrorKind::Budget | ErrorKind::Steps | ErrorKind::Waiting => EvalError::Budget,
+            ErrorKind::Memory => EvalError::Memory(error.message),
             ErrorKind::Conflict => EvalError::Conflict(error.to_string()),
             _ => EvalError::Failed(error.to_string()),
         })?;
@@ -179,6 +213,12 @@ impl Engine {
         let prints = world.into_prints();
         Ok((Evaluation { value, prints, answers, source: AnswerSource::Uncached }, is_closed))
     }
+}
+
+fn options(effort: Effort, world: &World<'_>) -> EvalOptions {
+    let full = Limits::default();
+    let steps = if effort == Effort::Brief { BRIEF_STEPS } else { full.steps };
+    EvalOptions { limits: Limits { steps, bytes: world.bytes_left() }, ..EvalOptions::default() }
 }
 
 /// The package of a module, part by part; nothing when the module cannot be parsed.

@@ -2,10 +2,12 @@
 //!
 //! Mirrors: the inter-query cache of OPA `v1/topdown/http.go`, v1.19.0.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use stepgate_rego::builtins::is_cacheable;
 use stepgate_rego::{Caching, HttpError, HttpRequest, HttpResponse, Pem};
 use tokio::runtime::{Handle, Runtime};
@@ -58,6 +60,41 @@ pub struct Outbound {
     sender: Sender,
     kept: Cache<Value, Kept>,
     waiter: Waiter,
+    waiting: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// Requests that wait for one host: a slow one must leave places to the others.
+const MAX_WAITING_ON_ONE_HOST: usize = 128;
+
+/// A request that waits for a host.
+struct Waiting {
+    all: Arc<Mutex<HashMap<String, usize>>>,
+    host: String,
+}
+
+impl Waiting {
+    /// One more; nothing where there are too many.
+    fn on(all: &Arc<Mutex<HashMap<String, usize>>>, host: String) -> Option<Self> {
+        let mut hosts = all.lock();
+        let count = hosts.entry(host.clone()).or_default();
+        if *count >= MAX_WAITING_ON_ONE_HOST {
+            return None;
+        }
+        *count = count.saturating_add(1);
+        Some(Self { all: Arc::clone(all), host })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut hosts = self.all.lock();
+        if let Some(count) = hosts.get_mut(&self.host) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                hosts.remove(&self.host);
+            }
+        }
+    }
 }
 
 impl Outbound {
@@ -82,7 +119,13 @@ impl Outbound {
             u32::try_from(bytes.saturating_add(ENTRY_BYTES)).unwrap_or(u32::MAX)
         };
         let kept = Cache::builder().max_capacity(settings.cache_bytes).weigher(weigh).build();
-        Self { sender: Sender::new(Arc::new(allow)), kept, waiter }
+        Self { sender: Sender::new(Arc::new(allow)), kept, waiter, waiting: Arc::default() }
+    }
+
+    /// A response that was kept and may be used without asking.
+    pub fn kept(&self, request: &HttpRequest, now: i64) -> Option<HttpResponse> {
+        let kept = if request.caching == Caching::Off { None } else { self.kept.get(&request.key) };
+        kept.filter(|kept| now < kept.until).map(|kept| (*kept.response).clone())
     }
 
     /// Answers a request before `end`, from what was kept if it may.
@@ -93,10 +136,10 @@ impl Outbound {
         end: Instant,
         followed: Option<&Followed>,
     ) -> Result<HttpResponse, HttpError> {
-        let kept = if request.caching == Caching::Off { None } else { self.kept.get(&request.key) };
-        if let Some(kept) = kept.as_ref().filter(|kept| now < kept.until) {
-            return Ok((*kept.response).clone());
+        if let Some(response) = self.kept(request, now) {
+            return Ok(response);
         }
+        let kept = if request.caching == Caching::Off { None } else { self.kept.get(&request.key) };
         // Only now are files of certificates read.
         let outgoing = outgoing(request)?;
         if let Some(kept) = kept
@@ -170,6 +213,10 @@ impl Outbound {
         end: Instant,
         followed: Option<&Followed>,
     ) -> Result<HttpResponse, HttpError> {
+        let host = url::Url::parse(&outgoing.url).ok().and_then(|url| Some(url.host_str()?.to_owned()));
+        let _waiting = Waiting::on(&self.waiting, host.clone().unwrap_or_default()).ok_or_else(|| {
+            HttpError::Network(format!("{MAX_WAITING_ON_ONE_HOST} requests of policies wait for this host already"))
+        })?;
         let Some(followed) = followed else { return self.attempt(&outgoing, retries, end) };
         let (span, traceparent) = followed.step();
         // What the policy says itself counts.
@@ -178,11 +225,10 @@ impl Outbound {
         }
         let began = Instant::now();
         let done = self.attempt(&outgoing, retries, end);
-        let host = url::Url::parse(&outgoing.url).ok().and_then(|url| Some(url.host_str()?.to_owned()));
         let outcome = done.as_ref().map(|response| response.status).map_err(|error| match error {
             HttpError::Network(_) => "network",
             HttpError::Internal(_) => "internal",
-            HttpError::OutOfTime => "timeout",
+            HttpError::OutOfTime | HttpError::WouldWait => "timeout",
         });
         let (method, host, ended) = (outgoing.method, host.unwrap_or_default(), Instant::now());
         followed.called(Call { span, method, host, began, ended, outcome });

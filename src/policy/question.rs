@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use stepgate_rego::{EvalError, EvalOptions, Row, Version, compile_query};
+use stepgate_rego::{EvalError, EvalOptions, Limits, Row, Version, compile_query};
 
 use super::engine::{Engine, Rejection};
 use super::world::World;
@@ -63,7 +63,7 @@ impl Engine {
     pub fn document(&self, path: &[String], question: &Question<'_>) -> Result<Option<Value>, Complaint> {
         let path: Vec<Value> = path.iter().map(|part| key(part)).collect();
         let world = World::until(Instant::now() + question.budget, question.budget, self.surroundings());
-        let result = self.policy().eval(&path, question.input, &options(question), &world);
+        let result = self.policy().eval(&path, question.input, &options(question, &world), &world);
         for line in world.into_prints() {
             tracing::info!("{line}");
         }
@@ -81,7 +81,7 @@ impl Engine {
             QueryError::Query(errors.into_iter().map(complaint).collect())
         })?;
         let world = World::until(Instant::now() + question.budget, question.budget, self.surroundings());
-        let rows = self.policy().query(&compiled, question.input, &options(question), &world);
+        let rows = self.policy().query(&compiled, question.input, &options(question, &world), &world);
         let rows = rows.map_err(|error| QueryError::Evaluation(complaint(error)))?;
         // A lone statement is an answer whatever its value, as in OPA.
         let holds = |row: &Row| row.values.len() == 1 || !row.values.iter().any(Value::is_false);
@@ -92,8 +92,9 @@ impl Engine {
     }
 }
 
-fn options(question: &Question<'_>) -> EvalOptions {
-    EvalOptions { strict_builtin_errors: question.strict_builtin_errors, ..EvalOptions::default() }
+fn options(question: &Question<'_>, world: &World<'_>) -> EvalOptions {
+    let limits = Limits { bytes: world.bytes_left(), ..Limits::default() };
+    EvalOptions { strict_builtin_errors: question.strict_builtin_errors, limits }
 }
 
 /// A part of a path: a whole number is one.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::engine::{Bounds, Engine, EvalError, Evaluation, Rejection};
 use super::entrypoint::Entrypoint;
+use super::memory::MemoryGrant;
 use super::question::{Complaint, QueryError, Question};
 use super::sources::Sources;
 use super::world::Surroundings;
@@ -56,6 +57,11 @@ impl Snapshot {
     /// Whether an evaluation may wait for another server.
     pub fn waits(&self) -> bool {
         self.engine.waits()
+    }
+
+    /// Memory for one more evaluation.
+    pub fn memory(&self) -> MemoryGrant {
+        self.engine.memory()
     }
 
     /// Whether the decision can depend on the parsed body.

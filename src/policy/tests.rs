@@ -143,7 +143,8 @@ fn capped_builtins_refuse_at_once() {
         "count(numbers.range(1, 1000000000000))",
     ] {
         let policy = format!("package p\nallow := {expression}\n");
-        assert_eq!(ask(&policy, "p/allow", Value::empty_object()), Err(EvalError::Budget), "{expression}");
+        let answer = ask(&policy, "p/allow", Value::empty_object());
+        assert!(matches!(answer, Err(EvalError::Budget | EvalError::Memory(_))), "{expression}: {answer:?}");
     }
     for (expression, want) in [
         ("count(numbers.range(1, 20))", "20"),

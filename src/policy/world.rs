@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
@@ -9,6 +10,7 @@ use stepgate_rego::compile::Capabilities;
 use stepgate_rego::{Host, HttpError, HttpRequest, HttpResponse, Place};
 
 use super::Trail;
+use super::memory::{EvaluationMemory, MemoryGrant, MemorySettings};
 use super::outbound::{Outbound, OutboundSettings};
 use crate::clock::Clock;
 use crate::telemetry::Followed;
@@ -34,6 +36,7 @@ pub struct BuiltinSettings {
     pub keeps_answers: bool,
     /// Room for answers of a policy that cannot come out differently; 0 to keep none.
     pub decision_cache_bytes: u64,
+    pub memory: MemorySettings,
 }
 
 /// What all policies share.
@@ -47,15 +50,22 @@ pub struct Surroundings {
     signatures: Cache<[u8; 32], bool>,
     keeps_answers: bool,
     decision_cache_bytes: u64,
+    memory: Arc<EvaluationMemory>,
 }
 
 impl Surroundings {
     /// For a server. With `http_send` this must be called on its runtime.
     pub fn new(settings: &BuiltinSettings) -> Self {
+        Self::sharing(settings, EvaluationMemory::new(settings.memory, None))
+    }
+
+    /// For a server whose evaluations share `memory` with others.
+    pub fn sharing(settings: &BuiltinSettings, memory: Arc<EvaluationMemory>) -> Self {
         let outbound = settings.http_send.as_ref().map(Outbound::on_this_runtime);
         Self {
             keeps_answers: settings.keeps_answers,
             decision_cache_bytes: settings.decision_cache_bytes,
+            memory,
             ..Self::with(settings.opa_runtime, outbound)
         }
     }
@@ -78,7 +88,19 @@ impl Surroundings {
 
     fn with(opa_runtime: bool, outbound: Option<Outbound>) -> Self {
         let signatures = Cache::new(MAX_SIGNATURES);
-        Self { runtime: opa_runtime.then(runtime), outbound, signatures, keeps_answers: false, decision_cache_bytes: 0 }
+        Self {
+            runtime: opa_runtime.then(runtime),
+            outbound,
+            signatures,
+            keeps_answers: false,
+            decision_cache_bytes: 0,
+            memory: EvaluationMemory::new(MemorySettings::default(), None),
+        }
+    }
+
+    /// Memory for one more evaluation.
+    pub fn memory(&self) -> MemoryGrant {
+        self.memory.grant()
     }
 
     pub fn decision_cache_bytes(&self) -> u64 {
@@ -144,6 +166,9 @@ pub struct World<'a> {
     followed: Option<Followed>,
     /// Whether it was asked for anything that may be otherwise the next time.
     was_asked: Cell<bool>,
+    /// Whether it may wait for other servers.
+    may_wait: bool,
+    memory: MemoryGrant,
     surroundings: &'a Surroundings,
 }
 
@@ -167,6 +192,8 @@ impl<'a> World<'a> {
             now_ns: None,
             followed: None,
             was_asked: Cell::new(false),
+            may_wait: true,
+            memory: surroundings.memory(),
             surroundings,
         }
     }
@@ -179,6 +206,21 @@ impl<'a> World<'a> {
     /// A world as it was: functions answer as `answers` of an earlier evaluation say, and it is `now_ns`.
     pub fn recalling(self, answers: Option<Value>, now_ns: Option<i64>) -> Self {
         Self { recalled: answers, now_ns, ..self }
+    }
+
+    /// Goes on with the memory that was granted for the request.
+    pub fn within(self, memory: MemoryGrant) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Ends where another server would have to be waited for.
+    pub fn without_waiting(self) -> Self {
+        Self { may_wait: false, ..self }
+    }
+
+    /// Bytes that the evaluation may still hold.
+    pub fn bytes_left(&self) -> usize {
+        self.memory.left()
     }
 
     /// A world that tells what is asked of other servers.
@@ -222,6 +264,14 @@ impl Host for World<'_> {
 
     fn is_expired(&self) -> bool {
         Instant::now() >= self.end.get()
+    }
+
+    fn grant_memory(&self, bytes: usize) -> bool {
+        self.memory.take(bytes)
+    }
+
+    fn memory_held(&self, bytes: usize) {
+        self.memory.observe(bytes);
     }
 
     fn print(&self, line: &str) {
@@ -276,6 +326,7 @@ impl Host for World<'_> {
     fn http_send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
         self.was_asked.set(true);
         match &self.surroundings.outbound {
+            Some(outbound) if !self.may_wait => outbound.kept(request, self.now_ns()).ok_or(HttpError::WouldWait),
             Some(outbound) => {
                 let began = Instant::now();
                 let answer = outbound.send(request, self.now_ns(), self.deadline, self.followed.as_ref());

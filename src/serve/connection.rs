@@ -7,11 +7,8 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -19,16 +16,21 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::bind::Connection;
+use super::connection_guard::{ConnectionState, GuardedConnection, Quotas};
 use super::refusal::Refusal;
 use super::runner::{Runner, Work};
 use crate::telemetry::Refused;
 
-/// Envoy's own greatest limit for headers is 8 MiB; a smaller one here would answer 431, which is a gRPC error.
-const MAX_HEADER_LIST_BYTES: u32 = 9 << 20;
+/// A longer list of headers is answered 431, which Envoy counts as an error. So this is more than Envoy can be made to send: the headers of
+/// the call, with those of tracing that came with the request, whose list is bounded by `max_request_headers_kb`, 60 by default.
+const MAX_HEADER_LIST_BYTES: u32 = 1 << 20;
+/// No table of headers is kept for a peer: entries of it would stand for many times their bytes.
+const HEADER_TABLE_BYTES: u32 = 0;
+/// How long a peer may leave unread what is written to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams are bounded by `Limits`, which denies; HTTP/2's own bound would refuse.
 const MAX_STREAMS: u32 = 100_000;
 /// Envoy resets the streams of checks that time out; that must not end the connection.
@@ -41,8 +43,6 @@ const WINDOW_BYTES: u32 = 1 << 20;
 /// How long a peer has to say that it speaks HTTP/2. Whoever only connects would hold a place of `limits.connections` for ever: pings
 /// begin after that.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What it says (RFC 9113 section 3.4), in bytes.
-const PREFACE_BYTES: usize = 24;
 
 /// How long the peer has to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -100,11 +100,12 @@ pub struct Answering<F> {
 /// then is answered.
 ///
 /// # Errors
-/// The peer speaks something else than HTTP/2.
+/// The peer speaks something else than HTTP/2, or exceeded a quota.
 pub async fn serve_connection<F, B>(
     connection: Connection,
     settings: ConnectionSettings,
-    answer: impl Fn(Request<Incoming>) -> Answering<F>,
+    quotas: Arc<Quotas>,
+    answer: impl Fn(Request<Incoming>, &Arc<ConnectionState>) -> Answering<F>,
     runner: Runner,
 ) -> Result<(), Refusal>
 where
@@ -120,18 +121,19 @@ where
         .keep_alive_interval((!settings.keepalive.is_zero()).then_some(settings.keepalive))
         .keep_alive_timeout(PING_TIMEOUT)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .header_table_size(HEADER_TABLE_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_LATE_FRAMES)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES.saturating_mul(4));
+    let state = ConnectionState::new(quotas);
     let service = hyper::service::service_fn(|request| {
-        let Answering { answer, is_refusal } = answer(request);
+        let Answering { answer, is_refusal } = answer(request, &state);
         queue.0.lock().is_refusal = is_refusal;
         async { Ok::<_, Infallible>(answer.await) }
     });
-    let heard = Arc::new(Heard::default());
-    let connection = Overheard { inner: connection, heard: Arc::clone(&heard) };
+    let connection = GuardedConnection::new(connection, Arc::clone(&state));
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(connection), service));
     let (stopping, end) = (runner.stopping(), settings.end());
     let mut stop = std::pin::pin!(async move {
@@ -147,9 +149,15 @@ where
         }
     });
     let mut silence = std::pin::pin!(tokio::time::sleep(PREFACE_TIMEOUT));
-    let mut has_begun = false;
-    let mut stopped = false;
+    let mut unread = std::pin::pin!(tokio::time::sleep(WRITE_TIMEOUT));
+    let mut exceeded = std::pin::pin!(state.exceeded());
+    let (mut stopped, mut was_blocked) = (false, false);
+    let mut is_unread = false;
     std::future::poll_fn(|cx| {
+        state.begin_poll();
+        if exceeded.as_mut().poll(cx).is_ready() || state.excess().is_some() {
+            return Poll::Ready(());
+        }
         if !stopped && stop.as_mut().poll(cx).is_ready() {
             stopped = true;
             serving.as_mut().graceful_shutdown();
@@ -166,78 +174,21 @@ where
                 Poll::Pending => {}
             }
         }
-        has_begun = has_begun || heard.bytes.load(Ordering::Relaxed) >= PREFACE_BYTES;
+        let is_blocked = state.is_write_blocked();
+        if is_blocked && !was_blocked {
+            unread.as_mut().reset(Instant::now() + WRITE_TIMEOUT);
+        }
+        was_blocked = is_blocked;
+        is_unread = is_blocked && unread.as_mut().poll(cx).is_ready();
         // A peer that has said nothing yet cannot be told to go away, and has asked nothing.
-        let is_lost = !has_begun && (stopped || silence.as_mut().poll(cx).is_ready());
-        if is_lost { Poll::Ready(()) } else { Poll::Pending }
+        let is_lost = !state.has_preface() && (stopped || silence.as_mut().poll(cx).is_ready());
+        if is_lost || is_unread { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    heard.stranger().map_or(Ok(()), |why| Err(Refusal { reason: Refused::Protocol, why: why.to_owned() }))
-}
-
-/// How a peer has begun.
-#[derive(Debug, Default)]
-struct Heard {
-    /// What was read, until that is more than a preface.
-    bytes: AtomicUsize,
-    /// The first bytes, where they came together.
-    first: OnceLock<[u8; 3]>,
-}
-
-impl Heard {
-    /// What the peer speaks instead of HTTP/2.
-    fn stranger(&self) -> Option<&'static str> {
-        match self.first.get()? {
-            b"PRI" => None,
-            // A record of a handshake (RFC 8446 section 5.1).
-            [0x16, 0x03, _] => Some("TLS is spoken to a listener that has none"),
-            _ => Some("something else than HTTP/2 is spoken"),
-        }
-    }
-}
-
-/// A connection whose first bytes are looked at.
-struct Overheard {
-    inner: Connection,
-    heard: Arc<Heard>,
-}
-
-impl AsyncRead for Overheard {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if self.heard.bytes.load(Ordering::Relaxed) < PREFACE_BYTES {
-            let new = buf.filled().get(before..).unwrap_or_default();
-            if let (0, Some(first)) = (self.heard.bytes.fetch_add(new.len(), Ordering::Relaxed), new.first_chunk()) {
-                self.heard.first.get_or_init(|| *first);
-            }
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Overheard {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    let excess = state.excess().or_else(|| is_unread.then_some("the peer has read nothing for 10 seconds"));
+    match (excess, state.other_protocol()) {
+        (Some(why), _) => Err(Refusal { reason: Refused::Excess, why: why.to_owned() }),
+        (None, Some(why)) => Err(Refusal { reason: Refused::Protocol, why: why.to_owned() }),
+        (None, None) => Ok(()),
     }
 }

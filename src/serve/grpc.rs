@@ -27,6 +27,7 @@ use tower_service::Service as _;
 
 use super::bind::Listener;
 use super::connection::{Answering, ConnectionSettings, serve_connection};
+use super::connection_guard::{ConnectionState, Quotas, UnreadAnswer};
 use super::handshakes::Handshakes;
 use super::health::Health;
 use super::limits::{Limits, Share};
@@ -57,6 +58,10 @@ pub struct GrpcSettings {
     pub check_timeout: Duration,
     pub max_checks: usize,
     pub max_bytes_in_flight: usize,
+    /// For answers that peers do not read.
+    pub max_unread_bytes: usize,
+    /// For header blocks that are not complete.
+    pub max_header_block_bytes: usize,
     /// After their handshakes; more are closed at once.
     pub max_connections: usize,
     pub reflection: bool,
@@ -96,6 +101,7 @@ impl GrpcServer {
         let connections = Lifecycle::default();
         let runner = Runner::new(connections.clone(), tokio::runtime::Handle::current().metrics().num_workers());
         let places = Arc::new(Semaphore::new(settings.max_connections));
+        let quotas = Arc::new(Quotas::new(settings.max_unread_bytes, settings.max_header_block_bytes));
         let refusals = Arc::new(Refusals::new(Arc::clone(&shared.metrics), "grpc"));
         let mut handshakes = tls.map(|tls| Handshakes::new(tls, Arc::clone(&refusals)));
         let accepting = async {
@@ -111,11 +117,12 @@ impl GrpcServer {
                     continue;
                 };
                 let (shared, others, refusals) = (Arc::clone(&shared), others.clone(), Arc::clone(&refusals));
-                let runner = runner.clone();
+                let (runner, quotas) = (runner.clone(), Arc::clone(&quotas));
                 connections.spawn(async move {
                     let _place = place;
-                    let answer = move |request| respond(&shared, &others, request);
-                    if let Err(refusal) = serve_connection(connection, settings.connection, answer, runner).await {
+                    let answer = move |request, state: &_| respond(&shared, &others, request, state);
+                    let served = serve_connection(connection, settings.connection, quotas, answer, runner).await;
+                    if let Err(refusal) = served {
                         refusals.tell(&refusal, &peer);
                     }
                 });
@@ -181,10 +188,13 @@ struct Shared {
 fn respond(
     shared: &Arc<Shared>,
     others: &Routes,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
+    state: &Arc<ConnectionState>,
 ) -> Answering<impl Future<Output = Response<Body>> + Send + use<>> {
     let call = if request.uri().path() == CHECK_PATH {
-        Call::Check(Arrival::of(shared, request.headers()), shared.limits.enter())
+        // Nothing else of the headers is needed; a map of them may be large.
+        let headers = std::mem::take(request.headers_mut());
+        Call::Check(Arrival::of(shared, &headers, state), shared.limits.enter(state))
     } else {
         Call::Other(others.clone())
     };
@@ -196,7 +206,9 @@ fn respond(
                 let answering = std::pin::pin!(arrival.answer(request, share));
                 let answer = CatchPanic(AssertUnwindSafe(answering)).await;
                 arrival.is_told.store(true, Ordering::Relaxed);
-                encode(answer.unwrap_or_else(|()| arrival.shared.checker.refuse(Fault::Panic, arrival.term.arrived)))
+                let answer =
+                    answer.unwrap_or_else(|()| arrival.shared.checker.refuse(Fault::Panic, arrival.term.arrived));
+                encode(answer, arrival.connection.answer())
             }
             // Boxed, so that checks do not carry its size.
             Call::Other(mut others) => match Box::pin(others.call(request)).await {
@@ -218,6 +230,7 @@ enum Call {
 /// A check from the moment at which it came; counted as long as it lives, however it ends: Envoy may cancel it at any point.
 struct Arrival {
     shared: Arc<Shared>,
+    connection: Arc<ConnectionState>,
     term: Term,
     /// Whether there is an answer, or somebody else tells how it ends.
     is_told: AtomicBool,
@@ -233,10 +246,10 @@ impl Drop for Arrival {
 }
 
 impl Arrival {
-    fn of(shared: &Arc<Shared>, headers: &HeaderMap) -> Self {
+    fn of(shared: &Arc<Shared>, headers: &HeaderMap, connection: &Arc<ConnectionState>) -> Self {
         shared.metrics.in_flight.inc();
         let is_told = AtomicBool::new(false);
-        Self { term: Term::of(shared.time_for(headers)), shared: Arc::clone(shared), is_told }
+        Self { connection: Arc::clone(connection), term: shared.term_for(headers), shared: Arc::clone(shared), is_told }
     }
 
     async fn answer(&self, request: Request<Incoming>, share: Option<Share>) -> Answer {
@@ -264,7 +277,7 @@ impl Arrival {
             Poll::Ready(read) => read,
             Poll::Pending => match tokio::time::timeout_at(term.deadline, reading).await {
                 Ok(read) => read,
-                Err(_) => Err(Fault::Deadline),
+                Err(_) => Err(term.exceeded()),
             },
         };
         match read {
@@ -278,12 +291,15 @@ impl Arrival {
 }
 
 impl Shared {
-    /// The time for one check: the caller's own deadline less a margin, but no more than configured.
-    fn time_for(&self, headers: &HeaderMap) -> Duration {
+    /// The deadline of one check: the caller's own less a margin, but no more than configured.
+    fn term_for(&self, headers: &HeaderMap) -> Term {
         let asked = headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(grpc_timeout);
-        let Some(asked) = asked else { return self.check_timeout };
         // A caller in a great hurry still gets half of its time.
-        asked.saturating_sub(DEADLINE_MARGIN).max(asked / 2).min(self.check_timeout)
+        let callers = asked.map(|asked| asked.saturating_sub(DEADLINE_MARGIN).max(asked / 2));
+        match callers.filter(|callers| *callers < self.check_timeout) {
+            Some(callers) => Term::of_caller(callers),
+            None => Term::of(self.check_timeout),
+        }
     }
 
     /// The one message of a unary call, without its frame.
@@ -368,10 +384,10 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-fn encode(answer: Answer) -> Response<Body> {
+fn encode(answer: Answer, unread: UnreadAnswer) -> Response<Body> {
     match answer {
         Answer::Respond(response) => {
-            let mut response = Response::new(Body::new(UnaryBody::of(&response)));
+            let mut response = Response::new(Body::new(UnaryBody::of(&response, unread)));
             response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
             response
         }
@@ -391,16 +407,18 @@ fn encode(answer: Answer) -> Response<Body> {
 struct UnaryBody {
     data: Option<Bytes>,
     ended: bool,
+    /// Until the peer has taken it.
+    _unread: UnreadAnswer,
 }
 
 impl UnaryBody {
-    fn of(response: &CheckResponse) -> Self {
+    fn of(response: &CheckResponse, unread: UnreadAnswer) -> Self {
         let len = response.encoded_len();
         let mut frame = BytesMut::with_capacity(len.saturating_add(FRAME_PREFIX));
         frame.put_u8(0);
         frame.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
         response.encode_raw(&mut frame);
-        Self { data: Some(frame.freeze()), ended: false }
+        Self { data: Some(frame.freeze()), ended: false, _unread: unread }
     }
 }
 

@@ -3,6 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::connection_guard::ConnectionState;
+
+/// The part of all bytes that one connection may take.
+const CONNECTION_PART: usize = 16;
+
 /// The bounds and what is used of them.
 #[derive(Debug)]
 pub struct Limits {
@@ -16,6 +21,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Share {
     limits: Arc<Limits>,
+    connection: Arc<ConnectionState>,
     bytes: usize,
 }
 
@@ -24,20 +30,23 @@ impl Limits {
         Self { max_checks, max_bytes, checks: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
     }
 
-    /// One more check, or nothing when there are too many.
-    pub fn enter(self: &Arc<Self>) -> Option<Share> {
+    /// One more check of a connection, or nothing when there are too many.
+    pub fn enter(self: &Arc<Self>, connection: &Arc<ConnectionState>) -> Option<Share> {
         // Dropping the share gives the place back, also when there was none.
-        let share = Share { limits: Arc::clone(self), bytes: 0 };
+        let share = Share { limits: Arc::clone(self), connection: Arc::clone(connection), bytes: 0 };
         let others = self.checks.fetch_add(1, Ordering::Relaxed);
         (others < self.max_checks).then_some(share)
     }
 }
 
 impl Share {
-    /// Takes `more` bytes for this check; false when there are too many in flight.
+    /// Takes `more` bytes for this check; false when there are too many in flight, on its connection or on all. A connection that has
+    /// nothing else in flight has its message, as far as the total allows.
     pub fn hold(&mut self, more: usize) -> bool {
         self.bytes = self.bytes.saturating_add(more);
-        self.limits.bytes.fetch_add(more, Ordering::Relaxed).saturating_add(more) <= self.limits.max_bytes
+        let all = self.limits.bytes.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        let own = self.connection.bytes_in_flight.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        all <= self.limits.max_bytes && (own <= self.limits.max_bytes / CONNECTION_PART || own == self.bytes)
     }
 }
 
@@ -45,25 +54,34 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.limits.checks.fetch_sub(1, Ordering::Relaxed);
         self.limits.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.connection.bytes_in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::connection_guard::Quotas;
 
     #[test]
     fn shares_are_bounded_and_given_back() {
-        let limits = Arc::new(Limits::new(2, 100));
-        let mut first = limits.enter().expect("room");
-        let second = limits.enter().expect("room");
-        assert!(limits.enter().is_none());
-        assert!(limits.enter().is_none(), "a refused check takes no place");
+        let limits = Arc::new(Limits::new(2, 1_600));
+        let quotas = Arc::new(Quotas::new(1 << 20, 1 << 20));
+        let [one, other] = [0, 1].map(|_| ConnectionState::new(Arc::clone(&quotas)));
+        let mut first = limits.enter(&one).expect("room");
+        let second = limits.enter(&other).expect("room");
+        assert!(limits.enter(&one).is_none());
+        assert!(limits.enter(&one).is_none(), "a refused check takes no place");
         drop(second);
-        let mut third = limits.enter().expect("room again");
         assert!(first.hold(60));
-        assert!(!third.hold(60));
+        let mut third = limits.enter(&one).expect("room again");
+        assert!(!third.hold(60), "more than a sixteenth for one connection");
         drop(third);
-        assert!(first.hold(40));
+        let mut third = limits.enter(&other).expect("room again");
+        assert!(third.hold(1_500), "alone on its connection");
+        assert!(!third.hold(60), "more than all may have");
+        drop((first, third));
+        assert_eq!(limits.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(one.bytes_in_flight.load(Ordering::Relaxed), 0);
     }
 }

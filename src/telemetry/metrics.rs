@@ -121,10 +121,12 @@ pub enum Refused {
     NoCertificate,
     /// The peer's certificate is not trusted, or it is not one of `allowed_spiffe_ids`.
     NotAllowed,
+    /// The peer takes too much of the process: answers that it does not read, header blocks that it does not complete.
+    Excess,
 }
 
 impl Refused {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Limit,
         Self::Handshakes,
         Self::Handshake,
@@ -133,6 +135,7 @@ impl Refused {
         Self::Protocol,
         Self::NoCertificate,
         Self::NotAllowed,
+        Self::Excess,
     ];
 
     pub fn label(self) -> &'static str {
@@ -145,6 +148,7 @@ impl Refused {
             Self::Protocol => "protocol",
             Self::NoCertificate => "no_certificate",
             Self::NotAllowed => "not_allowed",
+            Self::Excess => "quota_exceeded",
         }
     }
 }
@@ -188,6 +192,8 @@ pub struct Metrics {
     config_warnings: Gauge,
     status: StatusMetrics,
     pub insides: Insides,
+    /// Bytes that evaluations held.
+    pub evaluation_memory: Histogram,
     opa: Option<OpaMetrics>,
 }
 
@@ -198,6 +204,10 @@ struct OpaMetrics {
     /// A gauge, because a counter's name would end in `_total`, and OPA's is `error_counter`.
     errors: Family<Labels, Gauge>,
 }
+
+/// From 16 KiB to 256 MiB.
+const MEMORY_BUCKETS: [f64; 8] =
+    [16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0, 268_435_456.0];
 
 impl Metrics {
     /// `opa_buckets` are those of `grpc_request_duration_seconds`, when OPA's performance metrics are wanted.
@@ -250,6 +260,7 @@ impl Metrics {
             config_warnings: Gauge::default(),
             status: StatusMetrics::default(),
             insides: Insides::default(),
+            evaluation_memory: Histogram::new(MEMORY_BUCKETS),
             opa,
             registry,
         };
@@ -265,6 +276,8 @@ impl Metrics {
         let registry = &mut self.registry;
         self.status.register(registry);
         self.insides.register(registry);
+        let help = "Memory held by each policy evaluation, bytes";
+        registry.register("stepgate_evaluation_memory_bytes", help, self.evaluation_memory.clone());
         registry.register("stepgate_faults", "Denials because something went wrong, by reason", self.faults.clone());
         registry.register(
             "stepgate_check_duration_seconds",

@@ -59,7 +59,7 @@ fn ask(policy: &Policy) -> Result<Option<Value>, EvalError> {
 fn is_bounded(rules: &str) {
     let answer = load(rules).map(|policy| ask(&policy));
     let kind = answer.as_ref().ok().and_then(|answer| answer.as_ref().err()).map(|error| error.kind);
-    let is_over = matches!(kind, Some(ErrorKind::Budget | ErrorKind::Memory));
+    let is_over = matches!(kind, Some(ErrorKind::Budget | ErrorKind::Steps | ErrorKind::Memory));
     assert!(is_over, "{rules:.80}: {answer:.200?}");
 }
 

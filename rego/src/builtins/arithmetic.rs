@@ -13,8 +13,8 @@ use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::{Float, Number, Value, metered};
 
 pub const TABLE: &[Builtin] = &[
-    function("eq", 2, |context, args| equal(context, args)),
-    function("equal", 2, |context, args| equal(context, args)),
+    function("eq", 2, equal),
+    function("equal", 2, equal),
     function("neq", 2, |context, args| Ok(Value::Bool(!equal(context, args)?.is_true()))),
     function("lt", 2, |context, args| compared(context, args, Ordering::is_lt)),
     function("lte", 2, |context, args| compared(context, args, Ordering::is_le)),

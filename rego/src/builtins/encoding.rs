@@ -11,12 +11,12 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::{
-    Builtin, BuiltinError, Context, Outcome, TextBuilder, boolean, excerpt, failed, function, object, operand, text,
-    wrong_type,
+    Builtin, BuiltinError, CHUNK_BYTES, Context, Outcome, TextBuilder, boolean, excerpt, failed, function, object,
+    operand, text, wrong_type,
 };
 use crate::meter::Meter as _;
 use crate::value::{
-    DuplicateKeys, JsonLimits, JsonReadError, Value, json_bytes, lossy, parse_json_metered, write_value,
+    DuplicateKeys, JsonLimits, JsonReadError, Value, chunks, json_bytes, lossy, parse_json_metered, write_value,
 };
 
 /// The first document of some YAML.
@@ -138,8 +138,13 @@ fn decoded(context: &mut Context<'_>, engine: &GeneralPurpose, text: &str) -> Ou
 
 /// Go's decoder passes over line ends.
 fn bytes_of(context: &mut Context<'_>, engine: &GeneralPurpose, text: &str) -> Result<Vec<u8>, BuiltinError> {
-    passing(context, text.len().saturating_mul(3), text.len() / 16)?;
-    let plain: String = text.chars().filter(|char| !matches!(char, '\r' | '\n')).collect();
+    passing(context, text.len().saturating_mul(3), 1)?;
+    let mut plain = Vec::with_capacity(text.len());
+    for chunk in chunks(text, CHUNK_BYTES) {
+        context.work(chunk.len() / 16)?;
+        plain.extend(chunk.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')));
+    }
+    context.work(plain.len() / 32)?;
     engine.decode(plain).map_err(|error| failed(base64_error(&error)))
 }
 

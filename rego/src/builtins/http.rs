@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::encoding::{unmarshal, unmarshal_yaml};
 use super::time::duration;
 use super::{Builtin, BuiltinError, Context, Outcome, excerpt, failed, object, operand};
-use crate::eval::EvalError;
+use crate::eval::{ErrorKind, EvalError};
 use crate::host::{Caching, HttpError, HttpRequest, HttpResponse, Pem, TlsOptions};
 use crate::meter::{HEADER_BYTES, MEMBER_BYTES, Meter as _};
 use crate::value::{Object, Value, lossy, metered};
@@ -111,6 +111,9 @@ fn answer(context: &mut Context<'_>, given: &Object, whole: &Value) -> Outcome {
         }
         Err(HttpError::Network(message)) => (no_response("eval_http_send_network_error", &message), true),
         Err(HttpError::Internal(message)) => (no_response("eval_http_send_internal_error", &message), true),
+        Err(HttpError::WouldWait) => {
+            return Err(EvalError::new(ErrorKind::Waiting, "http.send has to wait for an answer").into());
+        }
         Err(HttpError::OutOfTime) => return Err(EvalError::budget("time, while waiting for http.send").into()),
     };
     if keep {

@@ -2,10 +2,12 @@
 //!
 //! Mirrors: OPA `v1/topdown/{strings,template_string}.go`, v1.19.0.
 
+mod search;
 mod sprintf;
 
 use std::collections::HashSet;
 
+pub(super) use self::search::Needle;
 use super::{
     Builtin, BuiltinError, Context, Outcome, TextBuilder, array, failed, function, integer, items, number, object,
     operand, text, texts, wrong_item, wrong_type,
@@ -17,8 +19,8 @@ use crate::value::Value;
 pub const TABLE: &[Builtin] = &[
     function("concat", 2, concat),
     function("contains", 2, |context, args| {
-        let (text, part) = searched_work(context, args)?;
-        Ok(Value::Bool(text.contains(part)))
+        let (text, part) = (text(args, 1)?, text(args, 2)?);
+        Ok(Value::Bool(part.is_empty() || Needle::new(context, part)?.find(context, text, 0)?.is_some()))
     }),
     function("startswith", 2, |context, args| {
         let (text, part) = searched_work(context, args)?;
@@ -120,10 +122,11 @@ fn count(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     if part.is_empty() {
         return Ok(Value::from(text.chars().count().saturating_add(1)));
     }
-    let mut count = 0usize;
-    for _ in text.matches(part) {
-        context.step()?;
+    let needle = Needle::new(context, part)?;
+    let (mut count, mut from) = (0usize, 0usize);
+    while let Some(at) = needle.find(context, text, from)? {
         count = count.saturating_add(1);
+        from = at.saturating_add(part.len());
     }
     Ok(Value::from(count))
 }
@@ -169,14 +172,15 @@ fn replace(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     if old.is_empty() {
         return replace_all(context, given, &[(old, new)]);
     }
-    context.work(given.len() / 64)?;
+    let needle = Needle::new(context, old)?;
     let mut out = TextBuilder::new(context)?;
-    for (at, part) in given.split(old).enumerate() {
-        if at > 0 {
-            out.push(context, new)?;
-        }
-        out.push(context, part)?;
+    let mut from = 0;
+    while let Some(at) = needle.find(context, given, from)? {
+        out.push(context, given.get(from..at).unwrap_or_default())?;
+        out.push(context, new)?;
+        from = at.saturating_add(old.len());
     }
+    out.push(context, given.get(from..).unwrap_or_default())?;
     out.finish(context)
 }
 
@@ -194,32 +198,42 @@ fn replace_n(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
 }
 
 /// The pieces of a text; Go splits at the empty string into characters.
-fn pieces<'t>(text: &'t str, by: &'t str) -> Box<dyn Iterator<Item = &'t str> + 't> {
+fn pieces<'t>(context: &mut Context<'_>, text: &'t str, by: &str) -> Result<Vec<&'t str>, BuiltinError> {
+    let mut pieces = Vec::new();
     if by.is_empty() {
-        return Box::new(text.split_inclusive(|_: char| true));
+        for piece in text.split_inclusive(|_: char| true) {
+            context.step()?;
+            context.allocate(ITEM_BYTES)?;
+            pieces.push(piece);
+        }
+        return Ok(pieces);
     }
-    Box::new(text.split(by))
+    let needle = Needle::new(context, by)?;
+    let mut from = 0;
+    while let Some(at) = needle.find(context, text, from)? {
+        context.allocate(ITEM_BYTES)?;
+        pieces.push(text.get(from..at).unwrap_or_default());
+        from = at.saturating_add(by.len());
+    }
+    pieces.push(text.get(from..).unwrap_or_default());
+    Ok(pieces)
 }
 
 fn split(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
-    let (text, by) = searched_work(context, args)?;
     let mut items = Vec::new();
-    for piece in pieces(text, by) {
+    let found = pieces(context, text(args, 1)?, text(args, 2)?)?;
+    let passing = found.len().saturating_mul(ITEM_BYTES);
+    for piece in found {
         let piece = context.text(piece)?;
         context.push(&mut items, piece)?;
     }
+    context.release(passing);
     context.array(items)
 }
 
 fn split_n(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
-    let (text, by) = searched_work(context, args)?;
     let count = integer(args, 3)?;
-    let mut found = Vec::new();
-    for piece in pieces(text, by) {
-        context.step()?;
-        context.allocate(ITEM_BYTES)?;
-        found.push(piece);
-    }
+    let found = pieces(context, text(args, 1)?, text(args, 2)?)?;
     let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX).min(found.len());
     let kept = if count >= 0 { found.get(..wanted) } else { found.get(found.len().saturating_sub(wanted)..) };
     let mut items = Vec::new();
@@ -250,9 +264,9 @@ fn searched<'v>(args: &[&'v Value]) -> Result<(&'v str, &'v str), BuiltinError> 
 
 fn indexof(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let (base, search) = searched(args)?;
-    context.work(base.len() / 64)?;
-    let found = base.find(search).map(|at| base.get(..at).unwrap_or_default().chars().count());
-    Ok(found.map_or(Value::from(-1), Value::from))
+    let Some(at) = Needle::new(context, search)?.find(context, base, 0)? else { return Ok(Value::from(-1)) };
+    context.work(at / 64)?;
+    Ok(Value::from(base.get(..at).unwrap_or_default().chars().count()))
 }
 
 fn indexof_n(context: &mut Context<'_>, args: &[&Value]) -> Outcome {

@@ -269,8 +269,8 @@ pub struct Call {
     pub input: Value,
 }
 
-/// All calls: the same kind of hostile value of 64 KB everywhere, and each place alone with larger ones.
-pub fn calls(row: usize) -> Vec<Call> {
+/// All calls: the same kind of hostile value of 64 KB everywhere, and each place alone with ones of `sizes`.
+pub fn calls(row: usize, sizes: &[usize]) -> Vec<Call> {
     let Some((name, kinds)) = ROWS.get(row) else { return Vec::new() };
     let mut calls = Vec::new();
     let mut made: BTreeMap<(String, usize), Vec<Value>> = BTreeMap::new();
@@ -291,7 +291,7 @@ pub fn calls(row: usize) -> Vec<Call> {
             if variants.get(place).is_some_and(|variants| *variants <= variant) {
                 continue;
             }
-            for bytes in [1_000_000, 4_000_000] {
+            for &bytes in sizes {
                 let size = |at: usize| if at == place { bytes } else { 64 };
                 let args = kinds.iter().enumerate().map(|(at, kind)| pick(kind, size(at), variant)).collect();
                 add(format!("{bytes} bytes at {place} ({kind:?}), {variant}"), args);
@@ -650,7 +650,7 @@ pub fn policy() -> Policy {
     }
     let sources = [("old.rego", old, Version::V0), ("new.rego", new, Version::V1)]
         .map(|(path, text, version)| Source { path: path.into(), text, version });
-    compile(&sources, Value::empty_object(), &Options::default()).unwrap_or_else(|errors| panic!("{errors:?}"))
+    compile(&sources, Value::empty_object(), &Options::default()).expect("the rules compile")
 }
 
 /// Makes one call. Never inlined: tools that count instructions look for its name.

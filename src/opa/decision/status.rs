@@ -20,10 +20,11 @@ impl HttpStatus {
         self.0
     }
 
-    /// The status of this code, if both OPA and Envoy accept it. 425 and 451 are among those that they do not.
+    /// The status of this code, if both OPA and Envoy accept it. 425 and 451 are among those that they do not; after an answer of 1xx
+    /// the client waits for another one.
     pub fn new(code: u16) -> Option<Self> {
         let known = matches!(code,
-            100 | 200..=208 | 226 | 300..=305 | 307 | 308 | 400..=417 | 421..=424 | 426 | 428 | 429 | 431
+            200..=208 | 226 | 300..=305 | 307 | 308 | 400..=417 | 421..=424 | 426 | 428 | 429 | 431
             | 500..=508 | 510 | 511);
         known.then_some(Self(code))
     }

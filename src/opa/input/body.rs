@@ -9,7 +9,7 @@ use super::form::{QueryError, parse_query};
 use super::grpc_body::{self, GrpcBodyError};
 use super::media::MediaTypeError;
 use super::multipart::{self, MultipartError};
-use crate::value::{DuplicateKeys, JsonError, JsonLimits, Value, parse_json};
+use crate::value::{DuplicateKeys, JsonError, JsonLimits, JsonReadError, Meter, Value, parse_json_metered};
 
 /// The two keys that describe a body.
 #[derive(Debug, PartialEq)]
@@ -35,6 +35,87 @@ pub enum BodyError {
     Multipart(#[from] MultipartError),
     #[error("the body is not an acceptable gRPC message: {0}")]
     Grpc(#[from] GrpcBodyError),
+    #[error("the body takes too much memory when it is parsed")]
+    Memory(#[from] OutOfMemory),
+}
+
+/// No more memory is granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no more memory is granted")]
+pub struct OutOfMemory;
+
+impl From<JsonReadError<OutOfMemory>> for BodyError {
+    fn from(error: JsonReadError<OutOfMemory>) -> Self {
+        match error {
+            JsonReadError::Json(error) => error.into(),
+            JsonReadError::Limit(error) => error.into(),
+        }
+    }
+}
+
+/// The memory that a parsed body may take. What is small needs no grant.
+pub struct BodyMemory<'g> {
+    room: usize,
+    grant: &'g dyn Fn(usize) -> bool,
+}
+
+/// Bytes that every body may take.
+const FREE_BYTES: usize = 128 << 10;
+/// Bytes that are asked for at once.
+const GRANT_BYTES: usize = 128 << 10;
+/// Bytes for each byte of a multipart body: its parts may be JSON, of which the smallest values take most.
+const PART_FACTOR: usize = 32;
+/// The same of a gRPC message.
+const FIELD_FACTOR: usize = 64;
+/// What one pair of a form takes: its texts, a list, and a place in a map while that grows.
+const PAIR_BYTES: usize = 256;
+
+impl std::fmt::Debug for BodyMemory<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BodyMemory").field("room", &self.room).finish_non_exhaustive()
+    }
+}
+
+impl<'g> BodyMemory<'g> {
+    /// Asks `grant` for what goes beyond the first bytes.
+    pub fn new(grant: &'g dyn Fn(usize) -> bool) -> Self {
+        Self { room: FREE_BYTES, grant }
+    }
+
+    /// Without bounds, for tests and for requests that were logged.
+    pub fn unbounded() -> BodyMemory<'static> {
+        BodyMemory { room: usize::MAX, grant: &|_| true }
+    }
+}
+
+impl Meter for BodyMemory<'_> {
+    type Error = OutOfMemory;
+
+    fn work(&mut self, _steps: usize) -> Result<(), OutOfMemory> {
+        Ok(())
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<(), OutOfMemory> {
+        if let Some(missing) = bytes.checked_sub(self.room).filter(|missing| *missing > 0) {
+            let granted = missing.max(GRANT_BYTES);
+            if !(self.grant)(granted) {
+                return Err(OutOfMemory);
+            }
+            self.room = self.room.saturating_add(granted);
+        }
+        self.room = self.room.saturating_sub(bytes);
+        Ok(())
+    }
+
+    fn release(&mut self, bytes: usize) {
+        self.room = self.room.saturating_add(bytes);
+    }
+}
+
+/// Charges the pairs of a form or the parts of a message, before they are taken apart.
+fn charge_pairs(memory: &mut BodyMemory<'_>, body: &[u8], separator: u8) -> Result<(), OutOfMemory> {
+    let pairs = body.iter().filter(|byte| **byte == separator).count().saturating_add(1);
+    memory.allocate(pairs.saturating_mul(PAIR_BYTES).saturating_add(body.len().saturating_mul(4)))
 }
 
 impl ParsedBody {
@@ -52,7 +133,12 @@ impl ParsedBody {
 }
 
 /// Reads the body of the request, if it is of a kind that OPA reads. `path` is `parsed_path`.
-pub(super) fn parse(attributes: &Attributes<'_>, path: &[String], options: &Options) -> Result<ParsedBody, BodyError> {
+pub(super) fn parse(
+    attributes: &Attributes<'_>,
+    path: &[String],
+    options: &Options,
+    memory: &mut BodyMemory<'_>,
+) -> Result<ParsedBody, BodyError> {
     let Some(http) = &attributes.http else { return Ok(ParsedBody::absent()) };
     let header = |name| description(http, name, options.raw_headers_count);
     if header("x-envoy-auth-partial-body")? == Some("true") {
@@ -63,15 +149,25 @@ pub(super) fn parse(attributes: &Attributes<'_>, path: &[String], options: &Opti
     let json = JsonLimits { depth: options.depth, duplicates: DuplicateKeys::LastWins };
 
     if content_type.contains("application/json") {
-        whole(http, length, |body| Ok(parse_json(body, json)?))
+        whole(http, length, |body| Ok(parse_json_metered(body, json, memory)?))
     } else if content_type.contains("application/grpc") {
+        // An element of a list may be one byte long.
+        memory.allocate(http.raw_body.len().saturating_mul(FIELD_FACTOR))?;
         Ok(grpc_body::parse(http.raw_body, path, options.descriptors.as_ref(), json)?)
     } else if content_type.contains("application/x-www-form-urlencoded") {
-        whole(http, length, |body| Ok(parse_query(body)?))
+        whole(http, length, |body| {
+            charge_pairs(memory, body, b'&')?;
+            Ok(parse_query(body)?)
+        })
     } else if content_type.contains("multipart/form-data") {
         let media = super::media::parse(content_type)?;
         let Some(boundary) = media.parameter("boundary") else { return Ok(ParsedBody::absent()) };
-        whole(http, length, |body| Ok(multipart::parse(body, boundary, json)?))
+        whole(http, length, |body| {
+            // Parts are texts, or JSON of no more than their bytes.
+            memory.allocate(body.len().saturating_mul(PART_FACTOR))?;
+            charge_pairs(memory, body, b'\n')?;
+            Ok(multipart::parse(body, boundary, json)?)
+        })
     } else {
         Ok(ParsedBody::absent())
     }

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::attributes::Attributes;
-use super::body::{self, BodyError, ParsedBody};
+use super::body::{self, BodyError, BodyMemory, ParsedBody};
 use super::form::{QueryError, parse_query};
 use super::grpc_body::Descriptors;
 use super::path::parse_path;
@@ -59,7 +59,18 @@ pub enum InputError {
     #[error("the path or query cannot be read")]
     Target(#[from] QueryError),
     #[error("the body cannot be read")]
-    Body(#[from] BodyError),
+    Body(BodyError),
+    #[error("the body takes too much memory when it is parsed")]
+    Memory,
+}
+
+impl From<BodyError> for InputError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Memory(_) => Self::Memory,
+            other => Self::Body(other),
+        }
+    }
 }
 
 /// Members that only the parsed body gives.
@@ -84,6 +95,7 @@ pub fn build(
     attributes: &Attributes<'_>,
     options: &Options,
     body: BodyUse,
+    memory: &mut BodyMemory<'_>,
 ) -> Result<Document, InputError> {
     let mut members = Walk { depth: options.depth }.members(&CHECK_REQUEST, message, 0)?;
 
@@ -92,8 +104,9 @@ pub fn build(
     let path = parse_path(path).map_err(QueryError::Escape)?;
     let query = parse_query(query.as_bytes())?;
     if body != BodyUse::Nothing && !options.skip_body {
-        let parsed = match body::parse(attributes, &path, options) {
+        let parsed = match body::parse(attributes, &path, options, memory) {
             Ok(parsed) => Some(parsed),
+            Err(error @ BodyError::Memory(_)) => return Err(error.into()),
             Err(_) if body == BodyUse::Log => None,
             Err(error) if options.expose_body_errors => {
                 members.put(&BODY_ERROR, Value::from(error.to_string()));

@@ -3,7 +3,7 @@
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 
-use super::{Attributes, BodyUse, Document, InputError, Options, build};
+use super::{Attributes, BodyMemory, BodyUse, Document, InputError, Options, build};
 
 const CHECK_REQUEST: &str = "envoy.service.auth.v3.CheckRequest";
 
@@ -27,7 +27,7 @@ pub fn from_protojson(text: &str, options: &Options) -> Result<(Document, String
     let mut json = serde_json::Deserializer::from_str(text);
     let message = DynamicMessage::deserialize(kind, &mut json).map_err(|error| wrong(&error))?.encode_to_vec();
     let attributes = Attributes::parse(&message).map_err(InputError::from)?;
-    let document = build(&message, &attributes, options, BodyUse::Decision)?;
+    let document = build(&message, &attributes, options, BodyUse::Decision, &mut BodyMemory::unbounded())?;
     let asked = attributes.http.as_ref().map(|http| (http.method.to_owned(), http.path.to_owned()));
     let (method, path) = asked.unwrap_or_default();
     Ok((document, method, path))

@@ -13,7 +13,7 @@ const OPTIONS: Options =
 
 fn document(message: &[u8], options: &Options) -> Result<String, InputError> {
     let attributes = Attributes::parse(message)?;
-    let document = build(message, &attributes, options, BodyUse::Decision)?;
+    let document = build(message, &attributes, options, BodyUse::Decision, &mut BodyMemory::unbounded())?;
     Ok(json_text(&document.members.into_value()))
 }
 

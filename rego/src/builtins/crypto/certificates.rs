@@ -11,7 +11,7 @@ use x509_parser::prelude::{
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::super::encoding::decode_base64;
-use super::super::{BuiltinError, Context, Outcome, failed};
+use super::super::{BuiltinError, Context, Outcome, failed, find};
 use super::keys::{Curve, VerifyingKey, pem_block};
 use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, Meter as _};
@@ -57,17 +57,23 @@ pub fn certificates(context: &mut Context<'_>, given: &str) -> Result<Vec<Vec<u8
     split(context, &der)
 }
 
+/// The longest PEM block: decoding one cannot be interrupted.
+const MAX_BLOCK_BYTES: usize = 4 * MAX_CERTIFICATE_BYTES;
+
 type Block<'t> = (&'t str, Vec<u8>, &'t str);
 
 /// The next PEM block. Looking for its end goes through the text once, however many blocks follow.
 pub fn next_block<'t>(context: &mut Context<'_>, text: &'t str) -> Result<Option<Block<'t>>, BuiltinError> {
     context.work(4)?;
-    let Some(block) = pem_block(text) else {
-        context.work(text.len() / 32)?;
-        return Ok(None);
-    };
-    context.work(text.len().saturating_sub(block.2.len()) / 8)?;
-    Ok(Some(block))
+    let begin = if text.starts_with("-----BEGIN ") { Some(0) } else { find(context, text, "\n-----BEGIN ")? };
+    let Some(begin) = begin else { return Ok(None) };
+    let rest = text.get(begin..).unwrap_or_default();
+    let length = find(context, rest, "\n-----END ")?.unwrap_or(rest.len());
+    if length > MAX_BLOCK_BYTES {
+        return Err(EvalError::budget("a PEM block is too long").into());
+    }
+    context.work(length / 4)?;
+    Ok(pem_block(rest))
 }
 
 /// The longest certificate: reading one cannot be interrupted.

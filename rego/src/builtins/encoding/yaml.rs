@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use base64::Engine as _;
 use saphyr_parser::{Event, Input, Parser, ScalarStyle, Tag};
 
-use super::super::{BuiltinError, Context, Outcome, TextBuilder, excerpt, failed};
+use super::super::{BuiltinError, CHUNK_BYTES, Context, Outcome, TextBuilder, excerpt, failed};
 use super::STANDARD;
 use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, ITEM_BYTES, MEMBER_BYTES, Meter, Unmetered};
@@ -49,9 +49,13 @@ pub fn parse(text: &str) -> Result<Value, String> {
 
 pub fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
     // A scalar is gathered, copied and kept; of flow collections the parser keeps all tokens until a line ends.
-    let tokens = text.bytes().filter(|byte| b"[]{},:?".contains(byte)).count();
+    let mut tokens = 0usize;
+    for chunk in chunks(text, CHUNK_BYTES) {
+        context.work(chunk.len() / 64)?;
+        let is_token = |byte: &u8| matches!(byte, b'[' | b']' | b'{' | b'}' | b',' | b':' | b'?');
+        tokens = tokens.saturating_add(chunk.as_bytes().iter().filter(|byte| is_token(byte)).count());
+    }
     let passing = text.len().saturating_mul(8).saturating_add(tokens.saturating_mul(TOKEN_BYTES));
-    context.work(text.len() / 64)?;
     context.allocate(passing)?;
     let refused = RefCell::new(None);
     let result = {
@@ -326,7 +330,8 @@ fn is_timestamp(text: &str) -> bool {
     let is_date = digits(year, 4, 4)
         && digits(month, 1, 2)
         && digits(day, 1, 2)
-        && u32::from_str_radix(month, 10)
+        && month
+            .parse::<u32>()
             .ok()
             .zip(day.parse().ok())
             .zip(year.parse().ok())

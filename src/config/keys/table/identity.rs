@@ -15,8 +15,8 @@ pub const KEYS: &[Key] = &[
     key(
         "plugins.stepgate.dpop.max_proofs",
         Kind::Count(1, 1 << 32),
-        "1000000",
-        "Proofs that are remembered, 16 bytes each, so that each counts once on this replica. Beyond, requests are answered 503.",
+        "1000000, or what the memory limit leaves to them at 48 bytes each",
+        "Proofs that are remembered, so that each counts once on this replica. Beyond, requests are answered 503.",
     ),
     key(
         "plugins.stepgate.dpop.nonce_key_file",

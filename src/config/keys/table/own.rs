@@ -1,6 +1,7 @@
 //! stepgate's own keys: how it runs and what it shows to policies.
 
 use super::{Key, Kind, key};
+use crate::check::MAX_METADATA_DEPTH;
 
 pub const KEYS: &[Key] = &[
     key("plugins.stepgate", Kind::Section, "", ""),
@@ -238,6 +239,42 @@ pub const KEYS: &[Key] = &[
         "The longest that one evaluation may take.",
     ),
     key(
+        "plugins.stepgate.limits.evaluation_memory_bytes",
+        Kind::Count(1 << 20, 1 << 40),
+        "50331648, or an eighth of the memory limit",
+        "Maximum bytes that one policy evaluation may hold, with the request body that it reads. Beyond, the check is denied with 503, reason `evaluation_memory`.",
+    ),
+    key(
+        "plugins.stepgate.limits.evaluations_memory_bytes",
+        Kind::Count(1 << 20, 1 << 40),
+        "536870912, or a quarter of the memory limit",
+        "Maximum bytes that all policy evaluations may hold at the same time, beside 256 KiB for each. Beyond, checks are denied with 503, reason `evaluation_memory`.",
+    ),
+    key(
+        "plugins.stepgate.limits.response_headers",
+        Kind::Count(16, 100_000),
+        "2000",
+        "Maximum number of headers and query parameters that an answer sets or removes. Beyond, the check is denied with 403, reason `bad_decision`.",
+    ),
+    key(
+        "plugins.stepgate.limits.response_header_bytes",
+        Kind::Count(1 << 10, 1 << 24),
+        "262144",
+        "Maximum bytes of the names and values of these headers and query parameters. Beyond, the check is denied with 403, reason `bad_decision`.",
+    ),
+    key(
+        "plugins.stepgate.limits.response_body_bytes",
+        Kind::Count(1 << 10, 1 << 24),
+        "1048576",
+        "Maximum bytes of the body of a denial. Beyond, the check is denied with 403, reason `bad_decision`.",
+    ),
+    key(
+        "plugins.stepgate.limits.response_metadata_depth",
+        Kind::Count(1, MAX_METADATA_DEPTH as u64),
+        "32",
+        "Maximum levels of objects and arrays in `dynamic_metadata`: Envoy cannot read more than 33. Beyond, the check is denied with 403, reason `bad_decision`.",
+    ),
+    key(
         "plugins.stepgate.limits.input_depth",
         Kind::Count(8, 1_000),
         "512",
@@ -246,7 +283,7 @@ pub const KEYS: &[Key] = &[
     key(
         "plugins.stepgate.limits.connections",
         Kind::Count(1, 1_000_000),
-        "20000, or an eighth of the memory limit at 16 KiB each",
+        "20000, or a sixteenth of the memory limit at 16 KiB each",
         "Of the gRPC listener, after their handshakes; more are closed at once.",
     ),
     key("plugins.stepgate.limits.checks_in_flight", Kind::Count(1, 1_000_000), "4096", "More are denied with 503."),
@@ -265,7 +302,7 @@ pub const KEYS: &[Key] = &[
     key(
         "plugins.stepgate.limits.token_cache_bytes",
         Kind::Count(0, 1 << 40),
-        "an eighth of the memory limit, 64 MiB at most",
+        "67108864, or half of what the memory limit leaves to caches",
         "Room for verified tokens.",
     ),
     key(
