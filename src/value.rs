@@ -103,6 +103,12 @@ pub fn parse_yaml(text: &str, limits: JsonLimits) -> Option<Value> {
     parse_json(json_text(&document).as_bytes(), limits).ok()
 }
 
+/// The same for a configuration, where `n` is the name of a member of keys and no boolean.
+pub fn parse_yaml_configuration(text: &str, limits: JsonLimits) -> Option<Value> {
+    let document = stepgate_rego::builtins::parse_yaml_with_letters(text).ok()?;
+    parse_json(json_text(&document).as_bytes(), limits).ok()
+}
+
 /// The items of an array or set; none of anything else.
 pub fn items(value: &Value) -> Vec<&Value> {
     match value {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::overrides::{OverrideError, apply};
-use crate::value::{DuplicateKeys, JsonLimits, json_text, parse_yaml};
+use crate::value::{DuplicateKeys, JsonLimits, json_text, parse_yaml_configuration};
 
 /// Levels of nesting of a configuration.
 const CONFIG: JsonLimits = JsonLimits { depth: 100, duplicates: DuplicateKeys::LastWins };
@@ -97,7 +97,7 @@ fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<Value, Do
     yaml_serde::from_str::<yaml_serde::Value>(&text).map_err(malformed)?;
     // As OPA reads it, where `on` is true.
     let refused = |reason: &str| DocumentError::Yaml { path: path.to_owned(), reason: reason.to_owned() };
-    let value = parse_yaml(&text, CONFIG).ok_or_else(|| refused("not YAML 1.1, or nested too deeply"))?;
+    let value = parse_yaml_configuration(&text, CONFIG).ok_or_else(|| refused("not YAML 1.1, or nested too deeply"))?;
     let value: Value = serde_json::from_str(&json_text(&value)).map_err(|error| refused(&error.to_string()))?;
     match value {
         Value::Null => Ok(Value::Object(serde_json::Map::new())),

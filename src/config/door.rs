@@ -50,6 +50,7 @@ impl Resolver<'_> {
                 max_checks: limits.size("checks_in_flight", 4_096),
                 max_bytes_in_flight,
                 max_unread_bytes: self.memory.size_for(Consumer::UnreadAnswers),
+                max_incomplete_bytes: self.memory.size_for(Consumer::IncompleteMessages),
                 max_header_block_bytes: self.memory.size_for(Consumer::HeaderBlocks),
                 max_connections: limits
                     .size("connections", self.memory.default_for(Consumer::Connections) / CONNECTION_BYTES),

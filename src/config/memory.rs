@@ -14,6 +14,8 @@ pub(super) enum Consumer {
     Connections,
     UnreadAnswers,
     HeaderBlocks,
+    /// Checks whose message is not complete, without its bytes.
+    IncompleteMessages,
     TokenCache,
     DecisionLogBuffer,
     DecisionQueue,
@@ -32,13 +34,14 @@ enum Part {
 }
 
 /// Each consumer with its bytes where there is no limit, which it never exceeds, and its part of a limit.
-const TABLE: [(Consumer, u64, Part); 12] = [
+const TABLE: [(Consumer, u64, Part); 13] = [
     (Consumer::Evaluation, 48 << 20, Part::OfLimit(8)),
     (Consumer::Evaluations, 512 << 20, Part::OfLimit(4)),
     (Consumer::BytesInFlight, 128 << 20, Part::OfLimit(8)),
     (Consumer::Connections, 20_000 * CONNECTION_BYTES, Part::OfLimit(16)),
-    (Consumer::UnreadAnswers, 64 << 20, Part::OfLimit(32)),
-    (Consumer::HeaderBlocks, 64 << 20, Part::OfLimit(32)),
+    (Consumer::UnreadAnswers, 64 << 20, Part::OfLimit(64)),
+    (Consumer::HeaderBlocks, 64 << 20, Part::OfLimit(64)),
+    (Consumer::IncompleteMessages, 64 << 20, Part::OfLimit(32)),
     (Consumer::TokenCache, 64 << 20, Part::OfRest(8)),
     (Consumer::DecisionLogBuffer, 64 << 20, Part::OfRest(2)),
     (Consumer::DecisionQueue, 16 << 20, Part::OfRest(2)),

@@ -212,6 +212,12 @@ pub const RULES: &[Rule] = &[
         "Add the ReferenceGrant of k8s/components/envoy-gateway.",
         providers::reference_grant,
     ),
+    warning(
+        "outbound-frames",
+        "Envoy closes its connection to stepgate, with the checks of everybody on it, once 1,000 resets wait to be sent: a client that resets its requests brings that about, and a check that is lost is an error.",
+        "Apply `k8s/istio/mesh/envoyfilter.yaml` (`k8s/istio/local` for a sidecar): it sets `max_outbound_control_frames` and `max_outbound_frames` of the cluster.",
+        providers::outbound_frames,
+    ),
     error(
         "sidecar-without-drain",
         "The container ends together with the application: the last requests of a pod that stops are denied.",

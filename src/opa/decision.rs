@@ -13,11 +13,12 @@ pub use self::metadata::{Metadata, metadata};
 pub use self::status::HttpStatus;
 
 /// Whose keys an object may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dialect {
     /// Only OPA's; any other key is ignored.
     Opa,
     /// OPA's, `step_up` and `reason`.
+    #[default]
     Stepgate,
 }
 
@@ -104,7 +105,7 @@ pub enum DecisionError {
 impl DecisionError {
     /// Whether the decision is of the right shape, but Envoy could not use the answer to it.
     pub fn is_unusable(&self) -> bool {
-        matches!(self, Self::HeaderText(_) | Self::QueryText(_) | Self::MetadataNumber | Self::Response { .. })
+        matches!(self, Self::HeaderText(_) | Self::QueryText(_) | Self::Response { .. })
     }
 }
 
@@ -144,11 +145,12 @@ struct Keys<'a> {
     step_up: Option<&'a Value>,
     reason: Option<&'a Value>,
     ignore_demand: Option<&'a Value>,
+    dialect: Dialect,
 }
 
 impl<'a> Keys<'a> {
     fn of(result: &'a Value, dialect: Dialect) -> Self {
-        let mut keys = Self::default();
+        let mut keys = Self { dialect, ..Self::default() };
         let Some(object) = result.as_object() else { return keys };
         for (key, value) in object.iter() {
             let slot = match as_text(key) {
@@ -203,7 +205,7 @@ impl<'a> Keys<'a> {
         Ok(Decision::Deny(Deny {
             headers,
             body: optional_text("body", self.body)?,
-            http_status: self.http_status.map(HttpStatus::from_value).transpose()?,
+            http_status: self.http_status.map(|status| HttpStatus::from_value(status, self.dialect)).transpose()?,
             dynamic_metadata,
             step_up,
             reason,

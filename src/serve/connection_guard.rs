@@ -57,6 +57,8 @@ pub struct ConnectionState {
     quotas: Arc<Quotas>,
     /// Bytes of requests in flight on this connection.
     pub bytes_in_flight: AtomicUsize,
+    /// Messages of this connection that are waited for.
+    pub incomplete: AtomicUsize,
     unread_answers: AtomicUsize,
     header_block_bytes: AtomicUsize,
     /// Bytes that were read, until that is more than a preface.
@@ -75,6 +77,7 @@ impl ConnectionState {
         Arc::new(Self {
             quotas,
             bytes_in_flight: AtomicUsize::new(0),
+            incomplete: AtomicUsize::new(0),
             unread_answers: AtomicUsize::new(0),
             header_block_bytes: AtomicUsize::new(0),
             preface_bytes: AtomicUsize::new(0),

@@ -30,7 +30,7 @@ use super::connection::{Answering, ConnectionSettings, serve_connection};
 use super::connection_guard::{ConnectionState, Quotas, UnreadAnswer};
 use super::handshakes::Handshakes;
 use super::health::Health;
-use super::limits::{Limits, Share};
+use super::limits::{INCOMPLETE_BYTES, Limits, Share};
 use super::refusal::{Refusal, Refusals};
 use super::runner::Runner;
 use super::tls::Tls;
@@ -62,6 +62,8 @@ pub struct GrpcSettings {
     pub max_unread_bytes: usize,
     /// For header blocks that are not complete.
     pub max_header_block_bytes: usize,
+    /// For checks whose message is not complete.
+    pub max_incomplete_bytes: usize,
     /// After their handshakes; more are closed at once.
     pub max_connections: usize,
     pub reflection: bool,
@@ -93,7 +95,11 @@ impl GrpcServer {
         let GrpcServer { settings, checker, health, metrics, tls } = self;
         let shared = Arc::new(Shared {
             checker,
-            limits: Arc::new(Limits::new(settings.max_checks, settings.max_bytes_in_flight)),
+            limits: Arc::new(Limits::new(
+                settings.max_checks,
+                settings.max_bytes_in_flight,
+                settings.max_incomplete_bytes / INCOMPLETE_BYTES,
+            )),
             max_message_bytes: settings.max_message_bytes,
             check_timeout: settings.check_timeout,
             metrics,
@@ -275,9 +281,12 @@ impl Arrival {
         // Nearly every message is here already; only one that is not needs a timer.
         let read = match std::future::poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
             Poll::Ready(read) => read,
-            Poll::Pending => match tokio::time::timeout_at(term.deadline, reading).await {
-                Ok(read) => read,
-                Err(_) => Err(term.exceeded()),
+            Poll::Pending => match self.shared.limits.wait(&self.connection) {
+                None => Err(Fault::Overloaded),
+                Some(_waiting) => match tokio::time::timeout_at(term.deadline, reading).await {
+                    Ok(read) => read,
+                    Err(_) => Err(term.exceeded()),
+                },
             },
         };
         match read {

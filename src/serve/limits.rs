@@ -13,8 +13,22 @@ const CONNECTION_PART: usize = 16;
 pub struct Limits {
     max_checks: usize,
     max_bytes: usize,
+    max_incomplete: usize,
     checks: AtomicUsize,
     bytes: AtomicUsize,
+    incomplete: AtomicUsize,
+}
+
+/// What a check takes whose message is not complete: its stream and a task.
+pub const INCOMPLETE_BYTES: usize = 16 << 10;
+/// The part of all incomplete messages that one connection may have.
+const INCOMPLETE_PART: usize = 4;
+
+/// A message that is waited for.
+#[derive(Debug)]
+pub struct Incomplete {
+    limits: Arc<Limits>,
+    connection: Arc<ConnectionState>,
 }
 
 /// A share of the limits, given back when dropped.
@@ -26,8 +40,18 @@ pub struct Share {
 }
 
 impl Limits {
-    pub fn new(max_checks: usize, max_bytes: usize) -> Self {
-        Self { max_checks, max_bytes, checks: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+    pub fn new(max_checks: usize, max_bytes: usize, max_incomplete: usize) -> Self {
+        let [checks, bytes, incomplete] = [0, 0, 0].map(AtomicUsize::new);
+        Self { max_checks, max_bytes, max_incomplete, checks, bytes, incomplete }
+    }
+
+    /// One more message that is waited for, or nothing when there are too many.
+    pub fn wait(self: &Arc<Self>, connection: &Arc<ConnectionState>) -> Option<Incomplete> {
+        let permit = Incomplete { limits: Arc::clone(self), connection: Arc::clone(connection) };
+        let all = self.incomplete.fetch_add(1, Ordering::Relaxed);
+        let own = connection.incomplete.fetch_add(1, Ordering::Relaxed);
+        let most = self.max_incomplete;
+        (all < most && own < (most / INCOMPLETE_PART).max(1)).then_some(permit)
     }
 
     /// One more check of a connection, or nothing when there are too many.
@@ -50,6 +74,13 @@ impl Share {
     }
 }
 
+impl Drop for Incomplete {
+    fn drop(&mut self) {
+        self.limits.incomplete.fetch_sub(1, Ordering::Relaxed);
+        self.connection.incomplete.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.limits.checks.fetch_sub(1, Ordering::Relaxed);
@@ -65,7 +96,7 @@ mod tests {
 
     #[test]
     fn shares_are_bounded_and_given_back() {
-        let limits = Arc::new(Limits::new(2, 1_600));
+        let limits = Arc::new(Limits::new(2, 1_600, 8));
         let quotas = Arc::new(Quotas::new(1 << 20, 1 << 20));
         let [one, other] = [0, 1].map(|_| ConnectionState::new(Arc::clone(&quotas)));
         let mut first = limits.enter(&one).expect("room");
@@ -83,5 +114,10 @@ mod tests {
         drop((first, third));
         assert_eq!(limits.bytes.load(Ordering::Relaxed), 0);
         assert_eq!(one.bytes_in_flight.load(Ordering::Relaxed), 0);
+        let waiting: Vec<_> = (0..2).map(|_| limits.wait(&one).expect("room")).collect();
+        assert!(limits.wait(&one).is_none(), "more than a quarter for one connection");
+        assert!(limits.wait(&other).is_some());
+        drop(waiting);
+        assert_eq!(limits.incomplete.load(Ordering::Relaxed), 0);
     }
 }

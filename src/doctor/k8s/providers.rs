@@ -102,6 +102,30 @@ pub(super) fn status_on_error(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
+/// Where clients from outside come in, a provider whose cluster has Envoy's small bound for frames that wait.
+pub(super) fn outbound_frames(manifests: &Manifests) -> Vec<Hit<'_>> {
+    if manifests.of_kind("Gateway").next().is_none() {
+        return Vec::new();
+    }
+    let filters: Vec<String> = manifests
+        .of_kind("EnvoyFilter")
+        .map(|filter| filter.value.to_string())
+        .filter(|text| text.contains("max_outbound_control_frames"))
+        .collect();
+    let mut found = Vec::new();
+    for provider in manifests.providers().iter().filter(|provider| provider.is_grpc) {
+        let service = text(&provider.settings, &["service"]).unwrap_or_default();
+        // `namespace/host`, or a host alone.
+        let host = service.rsplit('/').next().unwrap_or(service);
+        if !filters.iter().any(|filter| filter.contains(host)) {
+            let what =
+                format!("the provider `{}` has no EnvoyFilter that sets `max_outbound_control_frames`", provider.name);
+            found.push(hit(provider.object, what));
+        }
+    }
+    found
+}
+
 /// Whether Istio speaks HTTP/2 to this port of a Service.
 fn is_http2(port: &Value) -> bool {
     match text(port, &["appProtocol"]) {

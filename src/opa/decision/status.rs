@@ -1,6 +1,6 @@
 //! The HTTP statuses that a decision may name: those that both Go's `net/http` and Envoy's `StatusCode` know.
 
-use super::{DecisionError, wrong_type};
+use super::{DecisionError, Dialect, wrong_type};
 use crate::value::Value;
 
 /// An HTTP status that Envoy can send.
@@ -29,9 +29,12 @@ impl HttpStatus {
         known.then_some(Self(code))
     }
 
-    pub(super) fn from_value(value: &Value) -> Result<Self, DecisionError> {
+    pub(super) fn from_value(value: &Value, dialect: Dialect) -> Result<Self, DecisionError> {
         let Value::Number(number) = value else { return Err(wrong_type("http_status", "number", value)) };
         let code = number.as_i64().and_then(|code| u16::try_from(code).ok());
-        code.and_then(Self::new).ok_or_else(|| DecisionError::Status(number.to_string()))
+        // OPA takes 100 for an answer.
+        let of_opa = |code: u16| (code == 100 && dialect == Dialect::Opa).then_some(Self(code));
+        code.and_then(|code| Self::new(code).or_else(|| of_opa(code)))
+            .ok_or_else(|| DecisionError::Status(number.to_string()))
     }
 }

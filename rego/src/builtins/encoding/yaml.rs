@@ -35,12 +35,21 @@ fn invalid<E>(why: impl std::fmt::Display) -> YamlError<E> {
     YamlError::Invalid(format!("yaml: {why}"))
 }
 
+/// What an unquoted `y` or `n` is, in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Letters {
+    /// True or false, as YAML 1.1 and OPA have it.
+    Booleans,
+    /// Text: the modulus of an RSA key in a configuration is called `n`.
+    Text,
+}
+
 /// The first document of `text`.
 ///
 /// # Errors
 /// It is no YAML 1.1, or not of the kind that JSON can express.
-pub fn parse(text: &str) -> Result<Value, String> {
-    load(Parser::new_from_str(text), &RefCell::new(&mut Unmetered)).map_err(|error| match error {
+pub fn parse(text: &str, letters: Letters) -> Result<Value, String> {
+    load(Parser::new_from_str(text), letters, &RefCell::new(&mut Unmetered)).map_err(|error| match error {
         YamlError::Invalid(why) => why,
         YamlError::TooManyValues => "yaml: the document has too many values".to_owned(),
         YamlError::Limit(never) => match never {},
@@ -66,7 +75,7 @@ pub fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
             counted.map_err(|error| *refused.borrow_mut() = Some(error)).ok()?;
             Some(chunk.chars())
         });
-        load(Parser::new_from_iter(chars.flatten()), &meter)
+        load(Parser::new_from_iter(chars.flatten()), Letters::Booleans, &meter)
     };
     if let Some(error) = refused.into_inner() {
         return Err(error.into());
@@ -80,8 +89,12 @@ pub fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
     Ok(value)
 }
 
-fn load<M: Meter, I: Input>(parser: Parser<'_, I>, meter: &RefCell<&mut M>) -> Result<Value, YamlError<M::Error>> {
-    let mut loader = Loader { open: Vec::new(), anchors: HashMap::new(), root: None, values: 0, meter };
+fn load<M: Meter, I: Input>(
+    parser: Parser<'_, I>,
+    letters: Letters,
+    meter: &RefCell<&mut M>,
+) -> Result<Value, YamlError<M::Error>> {
+    let mut loader = Loader { open: Vec::new(), anchors: HashMap::new(), root: None, values: 0, letters, meter };
     for event in parser {
         let (event, _) = event.map_err(invalid)?;
         if matches!(event, Event::DocumentEnd) {
@@ -102,6 +115,7 @@ struct Loader<'m, 'c, M> {
     anchors: HashMap<usize, Value>,
     root: Option<Value>,
     values: usize,
+    letters: Letters,
     meter: &'m RefCell<&'c mut M>,
 }
 
@@ -118,6 +132,12 @@ impl<M: Meter> Loader<'_, '_, M> {
                 self.charge(text.len().saturating_add(HEADER_BYTES))?;
                 let value = match tag {
                     Some(tag) => tagged(&text, &tag).map_err(invalid)?,
+                    None if self.letters == Letters::Text
+                        && text.len() == 1
+                        && matches!(&*text, "y" | "Y" | "n" | "N") =>
+                    {
+                        Value::from(&*text)
+                    }
                     None if style == ScalarStyle::Plain => plain_scalar(&text).value(&text).map_err(invalid)?,
                     None => Value::from(&*text),
                 };
