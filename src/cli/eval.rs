@@ -155,7 +155,7 @@ impl Eval {
         }
         match result {
             Ok(rows) => {
-                let rows: Vec<Row> = rows.into_iter().filter(is_solution).collect();
+                let rows: Vec<Row> = rows.into_iter().filter(|row| compiled.is_solution(row)).collect();
                 println!("{}", self.written(&rows, query, &compiled.places, &self.records(policy, &trail)));
                 let defined = !rows.is_empty();
                 let failed = (self.fail && !defined) || (self.fail_defined && defined);
@@ -296,11 +296,6 @@ fn profiled(trail: &Trail, limit: usize) -> Vec<Value> {
 
 fn number(count: u64) -> Value {
     Value::Number(count.into())
-}
-
-/// A row counts when every statement but a lone one has a value that is not false.
-fn is_solution(row: &Row) -> bool {
-    row.values.len() == 1 || !row.values.iter().any(Value::is_false)
 }
 
 /// JSON that the program made itself.

@@ -83,12 +83,10 @@ impl Engine {
         let world = World::until(Instant::now() + question.budget, question.budget, self.surroundings());
         let rows = self.policy().query(&compiled, question.input, &options(question, &world), &world);
         let rows = rows.map_err(|error| QueryError::Evaluation(complaint(error)))?;
-        // A lone statement is an answer whatever its value, as in OPA.
-        let holds = |row: &Row| row.values.len() == 1 || !row.values.iter().any(Value::is_false);
         let bindings = |row: Row| {
             Value::object(row.bindings.into_iter().map(|(name, value)| (Value::from(name.as_str()), value)).collect())
         };
-        Ok(rows.into_iter().filter(holds).map(bindings).collect())
+        Ok(rows.into_iter().filter(|row| compiled.is_solution(row)).map(bindings).collect())
     }
 }
 

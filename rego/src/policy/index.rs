@@ -2,7 +2,10 @@
 //!
 //! A condition is `reference = constant` in the body, or a constant prefix that `startswith` or `glob.match` asks for,
 //! outside negation. Tables lead from the value that stands at a reference now to the definitions that ask for it; those
-//! that ask for nothing are always tried.
+//! that ask for nothing are always tried, and first, as in OPA: where the first success decides, a conflict in one of them is an error although
+//! one that the tables select would succeed.
+//!
+//! Mirrors: the order of `trieNode.Traverse` in OPA `v1/ast/index.go`, v1.19.0.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -78,7 +81,7 @@ impl Index {
     fn build(rules: Vec<u32>, conditions: &[Vec<Condition>], used: &mut Vec<(KeyPath, bool)>) -> Self {
         let of = |rule: u32| conditions.get(rule as usize).map_or(&[][..], Vec::as_slice);
         if rules.len() < WORTHWHILE {
-            return Self::All(rules.into());
+            return Self::in_order(rules, conditions, used);
         }
         // The path with the most different values divides best; equality is cheaper than a prefix.
         let mut values: BTreeMap<(&KeyPath, bool), HashMap<&Test, usize>> = BTreeMap::new();
@@ -94,7 +97,7 @@ impl Index {
             .iter()
             .filter(|(_, tests)| tests.values().sum::<usize>() >= 2)
             .max_by_key(|((_, equal), tests)| (tests.len(), *equal, tests.values().sum::<usize>()));
-        let Some((&(path, equal), _)) = best else { return Self::All(rules.into()) };
+        let Some((&(path, equal), _)) = best else { return Self::in_order(rules, conditions, used) };
         let path = path.clone();
         let mut sorted: HashMap<Test, Vec<u32>> = HashMap::new();
         let mut rest = Vec::new();
@@ -130,17 +133,26 @@ impl Index {
         }
     }
 
+    /// Definitions without a table: those that ask for nothing more come first.
+    fn in_order(mut rules: Vec<u32>, conditions: &[Vec<Condition>], used: &[(KeyPath, bool)]) -> Self {
+        let is_used = |it: &Condition| used.contains(&(it.path.clone(), matches!(it.test, Test::Equals(_))));
+        let asks = |rule: u32| conditions.get(rule as usize).is_some_and(|all| !all.iter().all(is_used));
+        rules.sort_by_key(|rule| asks(*rule));
+        Self::All(rules.into())
+    }
+
     /// Adds the definitions that can apply.
     pub fn candidates<'v>(&self, facts: &impl Facts<'v>, found: &mut Vec<u32>) {
         match self {
             Self::All(rules) => found.extend_from_slice(rules),
             Self::Equal { path, table, rest } => {
+                rest.candidates(facts, found);
                 if let Some(next) = facts.value_at(path).and_then(|value| table.get(value)) {
                     next.candidates(facts, found);
                 }
-                rest.candidates(facts, found);
             }
             Self::Prefix { path, tables, rest } => {
+                rest.candidates(facts, found);
                 if !facts.prefixes_hold() {
                     tables.iter().flat_map(|(_, table)| table.values()).for_each(|it| it.candidates(facts, found));
                 } else if let Some(Value::String(text)) = facts.value_at(path) {
@@ -150,7 +162,6 @@ impl Index {
                         }
                     }
                 }
-                rest.candidates(facts, found);
             }
         }
     }

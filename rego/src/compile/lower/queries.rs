@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use super::{Lowerer, Tree};
-use crate::compile::hir::{ExprKind, Term};
+use crate::compile::hir::{Expr, ExprKind, Function, Term};
 use crate::compile::resolve::resolve_query;
 use crate::compile::{CompileError, Names, check, safety};
+use crate::eval::Row;
 use crate::policy::{Op, Policy, Src};
 use crate::syntax::{self, Version};
 use crate::value::{Text, Value};
@@ -22,6 +23,8 @@ pub struct CompiledQuery {
     pub values: Vec<Src>,
     /// Row and column of each of these statements.
     pub places: Vec<(u32, u32)>,
+    /// Whether a value that is false is an answer.
+    shows_false: bool,
 }
 
 /// Compiles `text` as if it stood in `package`.
@@ -77,13 +80,21 @@ pub fn compile_query(
     let mut values = vec![Src::Const(Value::Bool(true)); count];
     for expr in &ordered {
         let place = resolved.body.iter().position(|it| it.at == expr.at && it.kind == expr.kind);
-        let plain = !expr.negated && expr.with.is_empty();
+        let (plain, changed) = (!expr.negated, !expr.with.is_empty());
         let value = match &expr.kind {
             // The answer shows the value, which may be false.
-            ExprKind::Term(term) if plain => Some(lowerer.eval(term)),
+            ExprKind::Term(term) if plain && !changed => Some(lowerer.eval(term)),
+            ExprKind::Term(term) if plain => {
+                let out = lowerer.temporary_free();
+                let kind = ExprKind::Eq { left: out.clone(), right: term.clone(), assigned: false };
+                lowerer.expr(&Expr { kind, ..expr.clone() });
+                Some(lowerer.eval(&out))
+            }
             ExprKind::Call { function, args, out: None } if plain && shows_result(function) => {
                 let out = lowerer.temporary_free();
-                lowerer.call(function, args, Some(&out), expr.at);
+                let (function, args) = (function.clone(), args.clone());
+                let kind = ExprKind::Call { function, args, out: Some(out.clone()) };
+                lowerer.expr(&Expr { kind, ..expr.clone() });
                 Some(lowerer.eval(&out))
             }
             _ => {
@@ -106,11 +117,43 @@ pub fn compile_query(
         .map(|expr| (expr.at.row, expr.at.col))
         .collect();
     let values = resolved.places.iter().filter_map(|&place| values.get(place).cloned()).collect();
-    Ok(CompiledQuery { ops: lowerer.ops.into(), frame: lowerer.most, shown, values, places })
+    let shows_false = count == 1 && !resolved.body.iter().any(iterates);
+    Ok(CompiledQuery { ops: lowerer.ops.into(), frame: lowerer.most, shown, values, places, shows_false })
 }
 
-fn shows_result(function: &crate::compile::hir::Function) -> bool {
-    use crate::compile::hir::Function;
+impl CompiledQuery {
+    /// Whether a row is a solution: a lone statement that ranges over nothing is one whatever its value.
+    pub fn is_solution(&self, row: &Row) -> bool {
+        self.shows_false || !row.values.iter().any(Value::is_false)
+    }
+}
+
+/// Whether a statement ranges over something: a reference has a variable in it, or a relation gives several results.
+///
+/// Mirrors: `iteration` of OPA `v1/rego/rego.go`, v1.19.0.
+fn iterates(expr: &Expr) -> bool {
+    match &expr.kind {
+        ExprKind::Term(term) => ranges(term),
+        ExprKind::Eq { left, right, .. } => ranges(left) || ranges(right),
+        ExprKind::Call { function, args, out } => {
+            let is_relation = matches!(function, Function::Builtin(builtin) if builtin.relation);
+            is_relation || args.iter().chain(out).any(ranges)
+        }
+        ExprKind::Every { domain, body, .. } => ranges(domain) || body.iter().any(iterates),
+        ExprKind::Not(body) => body.iter().any(iterates),
+    }
+}
+
+fn ranges(term: &Term) -> bool {
+    match term {
+        Term::Const(_) | Term::Var(_) | Term::Comprehension(_) => false,
+        Term::Ref(_, path) => path.iter().any(|part| matches!(part, Term::Var(_)) || ranges(part)),
+        Term::Array(items) | Term::Set(items) => items.iter().any(ranges),
+        Term::Object(members) => members.iter().any(|(key, value)| ranges(key) || ranges(value)),
+    }
+}
+
+fn shows_result(function: &Function) -> bool {
     !matches!(function, Function::Builtin(builtin) if builtin.name == "print" || builtin.relation)
 }
 
