@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions footprint test ci bench soak bench-reload fuzz clean
+.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions attacks footprint test ci bench soak bench-reload fuzz clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -104,10 +104,13 @@ kind-test: tools build ## create a kind cluster with Istio and run the scenarios
 instructions: tools release ## count the instructions of a check, and fail beyond a bound
 	$(PYTHON) tests/bench/instructions.py
 
+attacks: tools release ## attack the release binary with the scripts of ../shared/attacks (ATTACKS=all for the long ones)
+	tests/attacks/run
+
 footprint: tools release ## measure the binary, idle memory, the start, and memory under a limit of 32 MiB; fail beyond bounds
 	$(PYTHON) tests/bench/footprint.py
 
-test: lint unit compat manifests e2e pod-test instructions footprint ## everything that must pass
+test: lint unit compat manifests e2e pod-test attacks instructions footprint ## everything that must pass
 
 ci: test ## what continuous integration runs
 

@@ -544,8 +544,11 @@ impl Checker {
         let permit = tokio::time::timeout_at(bounds.deadline.into(), Arc::clone(permits).acquire_owned()).await;
         let permit = permit.map_err(|_| None)?.map_err(|_| None)?;
         let evaluation = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            snapshot.eval(&input, bounds)
+            let evaluation = snapshot.eval(&input, bounds);
+            drop(input);
+            stepgate_allocator::return_freed_memory();
+            drop(permit);
+            evaluation
         });
         evaluation.await.map_err(|_| Some(Fault::Panic))
     }

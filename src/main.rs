@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: stepgate_allocator::MiMalloc = stepgate_allocator::MiMalloc;
 
 fn main() -> ExitCode {
     match stepgate::cli::Cli::parse().execute() {

@@ -218,6 +218,12 @@ pub const RULES: &[Rule] = &[
         "Apply `k8s/istio/mesh/envoyfilter.yaml` (`k8s/istio/local` for a sidecar): it sets `max_outbound_control_frames` and `max_outbound_frames` of the cluster.",
         providers::outbound_frames,
     ),
+    warning(
+        "request-headers-over-limit",
+        "stepgate refuses a check whose own headers have more than 1 MiB, which Envoy counts as an error: tracing copies headers of the request, such as `tracestate`, into them.",
+        "Keep `max_request_headers_kb` at 960 or less; Envoy's default is 60.",
+        providers::request_headers,
+    ),
     error(
         "sidecar-without-drain",
         "The container ends together with the application: the last requests of a pod that stops are denied.",

@@ -10,7 +10,7 @@ use envoy_types::pb::google::rpc::Status;
 use tonic::{Request, Response, Status as GrpcStatus};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: stepgate_allocator::MiMalloc = stepgate_allocator::MiMalloc;
 
 #[derive(Debug)]
 struct AlwaysAllow;

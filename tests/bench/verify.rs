@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, 
 use tonic::transport::{Channel, Endpoint};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: stepgate_allocator::MiMalloc = stepgate_allocator::MiMalloc;
 
 const KEYS: u64 = 20_000;
 /// Requests in flight on one connection.

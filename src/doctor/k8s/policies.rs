@@ -18,6 +18,11 @@ fn customs(manifests: &Manifests) -> impl Iterator<Item = &Object> {
     manifests.of_kind("AuthorizationPolicy").filter(|policy| policy.text(&["spec", "action"]) == Some("CUSTOM"))
 }
 
+/// Whether a CUSTOM policy of the manifests asks the provider of this name.
+pub(super) fn is_asked(manifests: &Manifests, name: &str) -> bool {
+    customs(manifests).any(|policy| provider(policy) == Some(name))
+}
+
 fn provider(policy: &Object) -> Option<&str> {
     policy.text(&["spec", "provider", "name"])
 }
@@ -204,7 +209,7 @@ pub(super) fn selector_in_ambient(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
-fn is_waypoint(gateway: &Object) -> bool {
+pub(super) fn is_waypoint(gateway: &Object) -> bool {
     gateway.text(&["spec", "gatewayClassName"]).is_some_and(|class| class.ends_with("waypoint"))
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::policies::{is_asked, is_waypoint};
 use super::{Hit, hit};
 use crate::doctor::manifests::{Manifests, Object, Provider, at, is_on, list, text};
 
@@ -102,9 +103,9 @@ pub(super) fn status_on_error(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
-/// Where clients from outside come in, a provider whose cluster has Envoy's small bound for frames that wait.
+/// Where clients from outside come into the mesh, a provider whose cluster has Envoy's small bound for frames that wait.
 pub(super) fn outbound_frames(manifests: &Manifests) -> Vec<Hit<'_>> {
-    if manifests.of_kind("Gateway").next().is_none() {
+    if manifests.of_kind("Gateway").all(is_waypoint) {
         return Vec::new();
     }
     let filters: Vec<String> = manifests
@@ -113,7 +114,8 @@ pub(super) fn outbound_frames(manifests: &Manifests) -> Vec<Hit<'_>> {
         .filter(|text| text.contains("max_outbound_control_frames"))
         .collect();
     let mut found = Vec::new();
-    for provider in manifests.providers().iter().filter(|provider| provider.is_grpc) {
+    let is_used = |provider: &&Provider| provider.is_grpc && is_asked(manifests, &provider.name);
+    for provider in manifests.providers().iter().filter(is_used) {
         let service = text(&provider.settings, &["service"]).unwrap_or_default();
         // `namespace/host`, or a host alone.
         let host = service.rsplit('/').next().unwrap_or(service);
@@ -124,6 +126,34 @@ pub(super) fn outbound_frames(manifests: &Manifests) -> Vec<Hit<'_>> {
         }
     }
     found
+}
+
+/// The largest `max_request_headers_kb` whose headers, copied into those of a check, stay below the 1 MiB that the gRPC listener takes.
+const MAX_REQUEST_HEADERS_KB: u64 = 960;
+
+pub(super) fn request_headers(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let mut found = Vec::new();
+    for filter in manifests.of_kind("EnvoyFilter") {
+        if let Some(kilobytes) = request_headers_kb(&filter.value).filter(|&given| given > MAX_REQUEST_HEADERS_KB) {
+            found.push(hit(filter, format!("has `max_request_headers_kb: {kilobytes}`")));
+        }
+    }
+    found
+}
+
+/// The largest `max_request_headers_kb` in it.
+fn request_headers_kb(value: &Value) -> Option<u64> {
+    match value {
+        Value::Object(members) => {
+            let within = |(name, value): (&String, &Value)| match name.as_str() {
+                "max_request_headers_kb" | "maxRequestHeadersKb" => value.as_u64(),
+                _ => request_headers_kb(value),
+            };
+            members.iter().filter_map(within).max()
+        }
+        Value::Array(items) => items.iter().filter_map(request_headers_kb).max(),
+        _ => None,
+    }
 }
 
 /// Whether Istio speaks HTTP/2 to this port of a Service.
