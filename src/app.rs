@@ -95,6 +95,7 @@ async fn rehearsed(launch: Launch) -> anyhow::Result<Vec<String>> {
     if files.paths.is_empty() && config.bundles.is_empty() && config.discovery.is_none() {
         tracing::warn!("no policy is given: every check will be denied");
     }
+    lines.extend(config.check.dry_run.warning().map(str::to_owned));
     let plane = Plane::new(&config, launch.origin, files.version, &lifecycle, metrics);
     let has_files = !files.paths.is_empty();
     load(PolicyFeed { files, activation: Arc::clone(&plane.activation) }, launch.max_errors).await?;

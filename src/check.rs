@@ -20,6 +20,7 @@ mod respond;
 mod response_limits;
 mod routes;
 mod term;
+mod trace;
 
 use std::borrow::Cow;
 use std::future::{Future as _, poll_fn};
@@ -75,6 +76,19 @@ pub enum DryRun {
     Denials,
     /// Faults as well.
     DenialsAndFaults,
+}
+
+impl DryRun {
+    /// What is allowed that was to be denied; nothing where checks are answered as they are decided.
+    pub fn warning(self) -> Option<&'static str> {
+        match self {
+            Self::Off => None,
+            Self::Denials => Some("dry-run is on: requests that the policy denies are allowed"),
+            Self::DenialsAndFaults => {
+                Some("dry-run is on: requests that the policy denies, and those that fail to be checked, are allowed")
+            }
+        }
+    }
 }
 
 /// Named deviations from stepgate's own ways, towards OPA-Envoy's.
@@ -205,8 +219,9 @@ impl Checker {
         let record = &mut pending.record;
         if let Some((tracer, attributes)) = self.tracer.as_ref().zip(parsed.as_ref().ok()) {
             let http = attributes.http.as_ref();
-            let told = || Told { decision_id: record.decision_id.clone(), ..http.map(told_of).unwrap_or_default() };
-            phases.follow(tracer, http.and_then(traceparent), self.clock.now_ns(), told);
+            let told =
+                || Told { decision_id: record.decision_id.clone(), ..http.map(trace::told_of).unwrap_or_default() };
+            phases.follow(tracer, http.and_then(trace::traceparent), self.clock.now_ns(), told);
         }
         let (decided, answer) = match parsed {
             Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, record)),
@@ -227,6 +242,9 @@ impl Checker {
         };
         record.answered = answer.word();
         self.metrics.checked(decided, record.reason, arrived.elapsed());
+        if decided != Decided::Allow && answer.word() == "allow" {
+            self.metrics.insides.dry_run_allowed();
+        }
         phases.decided(decided.name(), record.reason);
         pending.done();
         answer
@@ -310,7 +328,9 @@ impl Checker {
             input::build(message, attributes, &self.settings.input, body, &mut input::BodyMemory::new(&grant))
                 .map_err(|fault| self.shown(fault.into(), message, attributes, record))?;
         phases.ended(Phase::Input);
-        if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(preflight::is_preflight) {
+        let is_token_header = |name: &str| self.tokens.as_ref().is_some_and(|tokens| tokens.reads_header(name));
+        let is_preflight = |http: &Http<'_>| preflight::is_preflight(http, is_token_header);
+        if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(is_preflight) {
             record.input = record.is_wanted.then(|| self.early(document.members, attributes, path.as_deref()));
             record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
@@ -558,21 +578,6 @@ static ATTRIBUTES: crate::value::Key = crate::key!("attributes");
 static DEMAND: crate::value::Key = crate::key!("demand");
 static METHOD: crate::value::Key = crate::key!("method");
 static PATH: crate::value::Key = crate::key!("path");
-
-/// The caller's place in its trace.
-fn traceparent<'a>(http: &Http<'a>) -> Option<&'a str> {
-    let values = http.header_values("traceparent");
-    let [value] = values.as_slice() else { return None };
-    std::str::from_utf8(value).ok()
-}
-
-/// What a trace says of a request; nothing of its query, nor of who is named before a host.
-fn told_of(http: &Http<'_>) -> Told {
-    let is_origin_form = http.path.starts_with('/');
-    let path = http.path.split(['?', '#']).next().filter(|_| is_origin_form).unwrap_or_default();
-    let host = http.host.rsplit('@').next().unwrap_or_default();
-    Told::of(http.method, host, path)
-}
 
 /// A new UUIDv4, as OPA gives every decision.
 fn decision_id() -> String {

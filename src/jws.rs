@@ -134,16 +134,20 @@ impl fmt::Debug for VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// An RSA key from the base64url of modulus and exponent.
+    /// An RSA key from the base64url of modulus and exponent. Leading octets of zero, which RFC 7518 (6.3.1.1) forbids and some issuers write,
+    /// change neither.
     pub fn rsa(n: &str, e: &str) -> Result<Self, KeyError> {
-        let modulus = decode(n)?;
-        decode(e)?;
+        let (modulus, exponent) = (decode(n)?, decode(e)?);
+        let (modulus, exponent) = (unsigned(&modulus), unsigned(&exponent));
         let leading = modulus.first().map_or(0, |byte| byte.leading_zeros());
         let bits = modulus.len().saturating_mul(8).saturating_sub(usize::try_from(leading).unwrap_or_default());
         if !(2_048..=8_192).contains(&bits) {
             return Err(KeyError::RsaSize);
         }
-        let key = DecodingKey::from_rsa_components(n, e).map_err(|_| KeyError::Encoding)?;
+        if exponent.is_empty() {
+            return Err(KeyError::Encoding);
+        }
+        let key = DecodingKey::from_rsa_raw_components(modulus, exponent);
         Ok(Self { key_type: KeyType::Rsa, material: Material::Library(key) })
     }
 
@@ -196,6 +200,12 @@ impl VerifyingKey {
             _ => false,
         }
     }
+}
+
+/// A number without its leading octets of zero.
+fn unsigned(bytes: &[u8]) -> &[u8] {
+    let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
+    bytes.get(zeros..).unwrap_or_default()
 }
 
 fn decode(component: &str) -> Result<Vec<u8>, KeyError> {
@@ -302,6 +312,12 @@ mod tests {
             let signer = SigningKey::from_pem(*alg, &rsa).expect("it is read");
             let jwk = signer.public_jwk().expect("a JWK");
             let key = VerifyingKey::rsa(&component(&jwk, "n"), &component(&jwk, "e")).expect("a key");
+            verifies_only_its_own(&key, *alg, &signer.sign(MESSAGE).expect("it signs"));
+            let longer = |name| {
+                let number = URL_SAFE_NO_PAD.decode(component(&jwk, name)).expect("base64url");
+                URL_SAFE_NO_PAD.encode([&[0, 0], number.as_slice()].concat())
+            };
+            let key = VerifyingKey::rsa(&longer("n"), &longer("e")).expect("a key with leading zeros");
             verifies_only_its_own(&key, *alg, &signer.sign(MESSAGE).expect("it signs"));
         }
         for alg in [Alg::Es256, Alg::Es384] {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 use tokio::sync::{mpsc, watch};
 
 use super::{Origin, readable};
-use crate::check::Checker;
+use crate::check::{Checker, DryRun};
 use crate::clock::Clock;
 use crate::config::{Config, Document, GrpcDoor, merge, public, resolve};
 use crate::feed::activation::{Activation, How};
@@ -35,6 +36,8 @@ use crate::telemetry::{Metrics, Tracer, chain};
 use crate::token::{Issuer, IssuerSettings, KeySource, Verifier};
 use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
+/// How often it is said that `dry-run` is on.
+const DRY_RUN_WARNINGS: Duration = Duration::from_secs(60);
 /// Configurations are no deeper.
 const CONFIG: JsonLimits = JsonLimits { depth: 100, duplicates: DuplicateKeys::LastWins };
 
@@ -191,6 +194,7 @@ impl Plane {
         if let Some(settings) = config.tracing.take() {
             checker = checker.with_tracer(self.start_traces(settings));
         }
+        self.warn_of_dry_run(config.check.dry_run);
         tracing::info!(address = listener.local_address(), "serving ext_authz");
         let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
         let server = GrpcServer { settings, checker: Arc::new(checker), health, metrics, tls };
@@ -202,6 +206,22 @@ impl Plane {
         });
         self.has_checks.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Says again and again that denials are allowed, and shows it in a gauge.
+    fn warn_of_dry_run(&self, dry_run: DryRun) {
+        self.metrics.insides.dry_run_is(match dry_run {
+            DryRun::Off => 0,
+            DryRun::Denials => 1,
+            DryRun::DenialsAndFaults => 2,
+        });
+        let Some(warning) = dry_run.warning() else { return };
+        self.lifecycle.spawn_until_stop(async move {
+            loop {
+                tracing::warn!("{warning}");
+                tokio::time::sleep(DRY_RUN_WARNINGS).await;
+            }
+        });
     }
 
     /// TLS whose files are read again when they change.

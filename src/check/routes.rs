@@ -211,13 +211,14 @@ fn is_host(wanted: &str, received: &str) -> bool {
     }
 }
 
-/// A name of letters, digits, dashes, underscores and dots, or an address in brackets, in lower case.
+/// A name of labels of letters, digits, dashes and underscores, none of them empty, or an address in brackets, in lower case.
 pub fn is_plain_host(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_plain);
     let is_address = |inner: &str| inner.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte));
     match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(inner) => is_address(inner),
-        None => !name.is_empty() && !name.ends_with('.') && name.bytes().all(is_plain),
+        None => name.split('.').all(is_label),
     }
 }
 
@@ -268,7 +269,8 @@ mod tests {
             ("*.example.com", "a.b.example.com", true),
             ("*.example.com", "example.com", false),
             ("*.example.com", "badexample.com", false),
-            ("*.example.com", ".example.com", false),
+            ("*.example.com", ".example.com", true),
+            ("api.example.com", ".other.example.com", true),
             ("*.example.com", "a..example.com", true),
             ("[::1]", "[::1]:80", true),
             ("api.example.com", "api.example.com..", true),

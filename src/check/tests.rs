@@ -403,6 +403,13 @@ async fn preflight_requests_pass_only_where_that_is_wanted() {
         ("no method", "OPTIONS", &good[..1]),
         ("a token", "OPTIONS", &more("authorization", "Bearer x")),
         ("a cookie", "OPTIONS", &more("cookie", "a=b")),
+        ("an API key", "OPTIONS", &more("x-api-key", "a")),
+        ("a token in a header of another name", "OPTIONS", &more("X-Session-Token", "a")),
+        ("a proof", "OPTIONS", &more("dpop", "a")),
+        ("another method meant", "OPTIONS", &more("x-http-method-override", "DELETE")),
+        ("a body that Envoy did not read", "OPTIONS", &more("content-length", "2")),
+        ("a body without a length", "OPTIONS", &more("transfer-encoding", "chunked")),
+        ("another protocol", "OPTIONS", &more("upgrade", "websocket")),
     ] {
         assert_ne!(code(&ask(&open, http(method, "/false", headers)).await), 0, "{why}");
     }

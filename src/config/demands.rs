@@ -18,6 +18,12 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 /// Where Entra's clients authenticate, of whatever tenant they are.
 const ENTRA_AUTHORIZE: &str = "https://login.microsoftonline.com/common/oauth2/authorize";
 
+/// Whether it can be a method: a token of RFC 9110, section 5.6.2; a star is one, too, but always meant for all of them.
+fn is_method(text: &str) -> bool {
+    let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_of_token)
+}
+
 impl Resolver<'_> {
     /// The levels of assurance: the deployment's own, or the known ones.
     pub(super) fn scale_of(&mut self, own: Section<'_>) -> Arc<Scale> {
@@ -78,7 +84,14 @@ impl Resolver<'_> {
             self.problems.error(format!("{place}.scopes"), format!("`{scope}` is not one scope: nobody could have it"));
         }
         let methods = owned("methods");
-        if let Some(method) = methods.iter().find(|method| !METHODS.contains(&method.to_ascii_uppercase().as_str())) {
+        if let Some(method) = methods.iter().find(|method| !is_method(method)) {
+            let message = format!(
+                "`{method}` is no method, so that the route would protect nothing: write each by itself, as in `[GET, POST]`, and leave `methods` out for all"
+            );
+            self.problems.error(format!("{place}.methods"), message);
+        } else if let Some(method) =
+            methods.iter().find(|method| !METHODS.contains(&method.to_ascii_uppercase().as_str()))
+        {
             self.problems.warn(format!("{place}.methods"), format!("`{method}` is no usual method: is it a typo?"));
         }
         let demand = RouteDemand { level, max_age, scopes, one_use, acr_values: owned("acr_values") };

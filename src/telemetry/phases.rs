@@ -91,6 +91,9 @@ pub struct Insides {
     pub log_queue: Gauge,
     traces: Family<Labels, Counter>,
     cancelled: Counter,
+    /// 1 where denials are allowed, 2 where faults are as well.
+    dry_run: Gauge,
+    dry_run_allowed: Counter,
 }
 
 impl Default for Insides {
@@ -115,6 +118,8 @@ impl Default for Insides {
             log_queue: Gauge::default(),
             traces: Family::default(),
             cancelled: Counter::default(),
+            dry_run: Gauge::default(),
+            dry_run_allowed: Counter::default(),
         }
     }
 }
@@ -135,6 +140,10 @@ impl Insides {
         registry.register("stepgate_policy_info", "What is in force", self.policy.clone());
         let help = "Checks whose caller gave up before there was a decision";
         registry.register("stepgate_cancelled_checks", help, self.cancelled.clone());
+        let help = "Whether denials are allowed: 0 no, 1 those of the policy, 2 faults as well";
+        registry.register("stepgate_dry_run", help, self.dry_run.clone());
+        let help = "Checks that were allowed although they were to be denied";
+        registry.register("stepgate_dry_run_allowed", help, self.dry_run_allowed.clone());
         registry.register("stepgate_traces", "Traces by what became of them", self.traces.clone());
         registry.register("stepgate_decision_log_queue", "Decisions that wait to be events", self.log_queue.clone());
     }
@@ -149,6 +158,16 @@ impl Insides {
     }
 
     /// A caller gave up.
+    /// Whether denials are allowed: 0 no, 1 those of the policy, 2 faults as well.
+    pub fn dry_run_is(&self, scope: i64) {
+        self.dry_run.set(scope);
+    }
+
+    /// A check was allowed although it was to be denied.
+    pub fn dry_run_allowed(&self) {
+        self.dry_run_allowed.inc();
+    }
+
     pub fn cancelled(&self) {
         self.cancelled.inc();
     }

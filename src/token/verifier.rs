@@ -238,6 +238,11 @@ impl Verifier {
         }
     }
 
+    /// Whether tokens of some issuer come in the header of this name, in lower case.
+    pub fn reads_header(&self, name: &str) -> bool {
+        self.locations.iter().any(|location| matches!(location, Location::Header { name: known, .. } if known == name))
+    }
+
     /// The same, counting what its cache is good for.
     pub fn counting(self, count: CacheCount) -> Self {
         Self { count, ..self }

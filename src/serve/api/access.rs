@@ -3,11 +3,13 @@
 //! Mirrors: OPA `v1/server/{authorizer,identifier}`, v1.19.0.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
@@ -78,10 +80,55 @@ fn plain_path(path: &str) -> Option<String> {
     Some(format!("/{}", parts.join("/")))
 }
 
+/// Whether a proxy asks about a request of somebody else, as nginx (`auth_request`), Traefik (ForwardAuth) and Caddy (`forward_auth`) do. They
+/// look at the status alone.
+fn is_forward_auth(path: &str, headers: &HeaderMap) -> bool {
+    let is_data = ["/v0/data", "/v1/data"].iter().any(|prefix| path.starts_with(prefix));
+    let has = |name: &str| headers.contains_key(name);
+    let is_forwarded = has("x-forwarded-uri") && has("x-forwarded-method");
+    is_data && (has("x-original-uri") || has("x-original-url") || is_forwarded)
+}
+
+/// Whether `Host` is a loopback name, and `Origin` is none or of one: a page of another site whose name leads here (DNS rebinding) fails that.
+fn is_from_here(request: &Request) -> bool {
+    let host = request.headers().get("host").and_then(|value| value.to_str().ok());
+    let host = request.uri().authority().map(Authority::as_str).or(host);
+    let origins = request.headers().get_all("origin");
+    let is_ours = |origin: &HeaderValue| {
+        let host = origin.to_str().ok().and_then(|text| text.split_once("://")).map(|(_, host)| host);
+        host.is_some_and(is_loopback)
+    };
+    host.is_some_and(is_loopback) && origins.iter().all(is_ours)
+}
+
+/// Whether a host, with or without a port, is `localhost` or a loopback address.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    !host.contains('@')
+        && (name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback()))
+}
+
+fn forbidden(message: &str) -> Failure {
+    Failure::new(StatusCode::FORBIDDEN, "forbidden", message)
+}
+
 async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Request, Failure> {
     let path = request.uri().path();
     let is_probe = path == "/metrics" || path == "/live" || path == "/ready" || path.starts_with("/health");
+    if is_forward_auth(path, request.headers()) {
+        return Err(forbidden(
+            "this is a forward-auth request of a proxy: the data API answers 200 to a denial, too, so that every request would pass; let the \
+             proxy ask the gRPC listener (Envoy ext_authz)",
+        ));
+    }
     let Some(document) = &api.access.authorization else {
+        if api.policy_writes && !is_probe && !is_from_here(&request) {
+            return Err(forbidden(
+                "with --allow-policy-writes and without --authorization=basic, `Host` must be a loopback name, and `Origin` too where there is one",
+            ));
+        }
         // Who has come over TLS with a certificate that was verified; other listeners may be plain.
         let peer = request.extensions().get::<ConnectInfo<Peer>>();
         let is_known =
@@ -203,6 +250,43 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_of_proxies_and_of_other_sites_are_known() {
+        let headers = |names: &[&'static str]| {
+            names
+                .iter()
+                .map(|&name| (axum::http::HeaderName::from_static(name), HeaderValue::from_static("x")))
+                .collect()
+        };
+        for (path, names, want) in [
+            ("/v1/data/a", &["x-original-uri"][..], true),
+            ("/v1/data", &["x-original-url"][..], true),
+            ("/v0/data/a", &["x-forwarded-uri", "x-forwarded-method"][..], true),
+            ("/v1/data/a", &["x-forwarded-uri"][..], false),
+            ("/v1/data/a", &[][..], false),
+            ("/health", &["x-original-uri"][..], false),
+        ] {
+            assert_eq!(is_forward_auth(path, &headers(names)), want, "{path} {names:?}");
+        }
+        for (host, origin, want) in [
+            ("localhost:8181", None, true),
+            ("127.0.0.1", None, true),
+            ("[::1]:8181", Some("http://localhost:3000"), true),
+            ("evil.example:8181", None, false),
+            ("localhost.evil.example", None, false),
+            ("127.0.0.1", Some("http://evil.example"), false),
+            ("127.0.0.1", Some("null"), false),
+            ("a@127.0.0.1", None, false),
+        ] {
+            let mut request = Request::builder().uri("/v1/policies").header("host", host);
+            if let Some(origin) = origin {
+                request = request.header("origin", origin);
+            }
+            let request = request.body(axum::body::Body::empty()).expect("a request");
+            assert_eq!(is_from_here(&request), want, "{host} {origin:?}");
+        }
+    }
 
     #[test]
     fn other_spellings_of_a_path_are_sent_to_the_plain_one() {

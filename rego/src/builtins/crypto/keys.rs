@@ -272,7 +272,11 @@ fn part(jwk: &Value, name: &str) -> Result<Vec<u8>, String> {
 fn verifying_key(jwk: &Value) -> Result<VerifyingKey, String> {
     let kty = jwk.member("kty").and_then(Value::as_str).unwrap_or("");
     match kty {
-        "RSA" => Ok(VerifyingKey::Rsa { n: part(jwk, "n")?, e: part(jwk, "e")? }),
+        // Go reads both as numbers: leading octets of zero count for nothing.
+        "RSA" => {
+            let number = |name| Ok::<_, String>(unsigned(&part(jwk, name)?).to_vec());
+            Ok(VerifyingKey::Rsa { n: number("n")?, e: number("e")? })
+        }
         "EC" => {
             let curve = jwk.member("crv").and_then(Value::as_str).and_then(Curve::named).ok_or("unknown curve")?;
             Ok(VerifyingKey::Ec { curve, point: point(jwk, curve)? })

@@ -83,7 +83,12 @@ pub const KEYS: &[Key] = &[
         "What requests demand beside the policy. All routes that match count together. A request whose path is ambiguous is then refused.",
     ),
     key("plugins.stepgate.routes[].hosts", Kind::Texts, "all", "Without ports; `*.example.com` is every host below."),
-    key("plugins.stepgate.routes[].methods", Kind::Texts, "all", "GET stands for HEAD, too."),
+    key(
+        "plugins.stepgate.routes[].methods",
+        Kind::Texts,
+        "all",
+        "GET stands for HEAD, too. What is no method, such as `*` or `GET,POST`, stops the start.",
+    ),
     key(
         "plugins.stepgate.routes[].path",
         Kind::Text,

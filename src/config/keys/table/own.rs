@@ -204,7 +204,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.cors_preflight",
         Kind::Choice(&["policy", "allow"]),
         "policy",
-        "`allow`: OPTIONS requests that browsers send before others, without credentials, pass without asking the policy.",
+        "`allow`: preflight requests pass without asking the policy: OPTIONS with `Origin` and `Access-Control-Request-Method`, without a body, a credential (`token_from` headers, cookies, `DPoP`, `*-key`, `*-token`), a method override or an upgrade.",
     ),
     key("plugins.stepgate.builtins", Kind::Section, "", ""),
     key(
