@@ -68,6 +68,8 @@ pub struct Options {
     pub traced: bool,
     /// Refuses imports, arguments and assigned variables that nothing uses (`opa check --strict`).
     pub strict: bool,
+    /// Every definition of a test is a rule of its own, `test_x#01` after `test_x`, as `opa test` has it: one that holds hides no other.
+    pub separate_tests: bool,
 }
 
 /// What to do about data at a place where rules define a value.
@@ -97,7 +99,29 @@ pub fn compile(sources: &[Source], data: Value, options: &Options) -> Result<Pol
     if !errors.is_empty() {
         return Err(errors);
     }
+    if options.separate_tests {
+        separate_tests(&mut modules);
+    }
     tree::build(&modules, data, options)
+}
+
+/// Gives every definition of a test but the first of its name in a package a name of its own.
+fn separate_tests(modules: &mut [(Arc<str>, syntax::Module)]) {
+    let mut counts: HashMap<(Vec<Arc<str>>, Arc<str>), usize> = HashMap::new();
+    for (_, module) in modules {
+        for rule in module.rules.iter_mut().filter(|rule| !rule.is_default) {
+            let [term] = rule.head.path.as_mut_slice() else { continue };
+            let syntax::TermKind::Var(name) = &mut term.kind else { continue };
+            if !name.starts_with("test_") && !name.starts_with("todo_test_") {
+                continue;
+            }
+            let count = counts.entry((module.package.clone(), Arc::clone(name))).or_default();
+            if *count > 0 {
+                *name = format!("{name}#{count:02}").into();
+            }
+            *count = count.saturating_add(1);
+        }
+    }
 }
 
 /// Functions that version 0 still has.

@@ -1,6 +1,7 @@
 //! `stepgate test`: runs the rules whose names begin with `test_`.
 //!
-//! Mirrors: OPA `cmd/test.go` and `v1/tester`, v1.9.0, as far as the flags below go. `todo_test_` rules are skipped.
+//! Mirrors: OPA `cmd/test.go` and `v1/tester`, v1.9.0, as far as the flags below go. `todo_test_` rules are skipped: the exit code is 2 then, unless `-z` is given. Each definition
+//! of a test is a test: `test_x`, `test_x#01`.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -59,6 +60,9 @@ pub struct Test {
     /// How often each test runs when measured
     #[arg(long, default_value_t = 1_000)]
     count: u32,
+    /// End with 0 although tests were skipped (`todo_test_…`)
+    #[arg(short = 'z', long)]
+    exit_zero_on_skipped: bool,
     #[command(flatten)]
     policy: PolicyArgs,
 }
@@ -90,7 +94,7 @@ impl Test {
         let sources = self.policy.load(&self.paths, self.bundle)?;
         let surroundings = Surroundings::local()?;
         let coverage = self.coverage || self.threshold > 0.0;
-        let how = Strictness { traced: coverage, ..Strictness::default() };
+        let how = Strictness { traced: coverage, separate_tests: true, ..Strictness::default() };
         let policy = match compile_sources(&sources, &surroundings, how) {
             Ok(policy) => policy,
             Err(rejections) => {
@@ -126,7 +130,8 @@ impl Test {
             Format::Json => println!("{:#}", Json::Array(reports.iter().map(as_json).collect())),
             Format::Pretty => print!("{}", self.pretty(&reports)),
         }
-        Ok(if failed { ExitCode::from(2) } else { ExitCode::SUCCESS })
+        let skipped = !self.exit_zero_on_skipped && reports.iter().any(|it| it.outcome == Outcome::Skipped);
+        Ok(if failed || skipped { ExitCode::from(2) } else { ExitCode::SUCCESS })
     }
 
     /// Runs each test that passes [`Test::count`] times, and prints as Go prints benchmarks.

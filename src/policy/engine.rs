@@ -238,6 +238,8 @@ pub struct Strictness {
     pub strict: bool,
     /// Evaluations leave a [`super::Trail`].
     pub traced: bool,
+    /// Every definition of a test is a test.
+    pub separate_tests: bool,
 }
 
 /// Compiles `sources`, or says everything that is wrong with them.
@@ -262,6 +264,7 @@ pub fn compile_sources(
         capabilities: surroundings.capabilities(),
         traced: how.traced,
         strict: how.strict,
+        separate_tests: how.separate_tests,
         ..Options::default()
     };
     compile(&modules, sources.data.clone(), &options).map_err(|errors| {

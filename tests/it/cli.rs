@@ -65,6 +65,23 @@ fn coverage_names_the_rows_that_no_test_came_by() {
 }
 
 #[test]
+fn each_definition_of_a_test_is_a_test() {
+    let folder = folder("twice");
+    let more = "package a_test\n\ntest_one if false\n\ntest_one if true\n";
+    std::fs::write(folder.join("b_test.rego"), more).expect("more tests");
+    let output = stepgate(&folder, &["test", "-f", "json", "."]);
+    assert_eq!(output.status.code(), Some(2));
+    let reports = json(&output);
+    let told: Vec<_> =
+        reports.as_array().expect("reports").iter().map(|it| (it["name"].clone(), it["fail"] == true)).collect();
+    let want = [("test_one", false), ("test_one#01", true), ("test_one#02", false)];
+    assert_eq!(told, want.map(|(name, fails)| (Value::from(name), fails)));
+    std::fs::write(folder.join("b_test.rego"), "package a_test\n\ntodo_test_two if false\n").expect("more tests");
+    assert_eq!(stepgate(&folder, &["test", "."]).status.code(), Some(2), "one was skipped");
+    assert!(stepgate(&folder, &["test", "-z", "."]).status.success());
+}
+
+#[test]
 fn strict_checks_are_asked_for() {
     let folder = folder("strict");
     std::fs::write(folder.join("a.rego"), "package a\n\nimport data.unused\n\nallow if true\n").expect("the policy");
