@@ -23,8 +23,14 @@ use tokio::time::Instant;
 const NOW: i64 = 1_800_000_000;
 const POLICY: &str = include_str!("../policies/api_policy/api_policy.rego");
 const STEP_UP: &str = include_str!("../policies/lib/step_up.rego");
-const OPTIONS: Options =
-    Options { skip_body: false, depth: 512, descriptors: None, raw_headers_count: true, expose_body_errors: false };
+const OPTIONS: Options = Options {
+    skip_body: false,
+    depth: 512,
+    descriptors: None,
+    raw_headers_count: true,
+    expose_body_errors: false,
+    duplicate_members: stepgate::value::DuplicateKeys::LastWins,
+};
 
 fn verifier(key: &SigningKey) -> Verifier {
     let (issuer, _) = Issuer::new(IssuerSettings {

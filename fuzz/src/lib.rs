@@ -72,7 +72,7 @@ pub fn checker() -> Checker {
         demand: RouteDemand { level: 2, max_age: Some(60), scopes: vec!["pay".to_owned()], ..RouteDemand::default() },
     };
     let settings = Settings {
-        input: Options { skip_body: false, depth: 512, descriptors: None, raw_headers_count: true, expose_body_errors: false },
+        input: Options { skip_body: false, depth: 512, descriptors: None, raw_headers_count: true, expose_body_errors: false, duplicate_members: stepgate::value::DuplicateKeys::LastWins },
         extras: true,
         ambiguous_path: AmbiguousPath::Warn,
         evaluation_timeout: Duration::from_secs(5),

@@ -65,6 +65,7 @@ impl Fault {
         match self {
             Self::Malformed(_) | Self::Compressed => "malformed_request",
             Self::TooLarge(_) => "request_too_large",
+            Self::Input(InputError::Body(error)) if error.is_ambiguous() => "ambiguous_body",
             Self::Input(InputError::Body(_)) => "body_error",
             Self::Input(_) => "request_parse_error",
             Self::AmbiguousPath(_) => "ambiguous_path",

@@ -41,6 +41,7 @@ fn settings() -> Settings {
             descriptors: None,
             raw_headers_count: true,
             expose_body_errors: false,
+            duplicate_members: crate::value::DuplicateKeys::LastWins,
         },
         extras: true,
         ambiguous_path: AmbiguousPath::Warn,

@@ -255,6 +255,7 @@ fn input_of(document: &Value) -> anyhow::Result<Value> {
         descriptors: None,
         raw_headers_count: true,
         expose_body_errors: false,
+        duplicate_members: crate::value::DuplicateKeys::LastWins,
     };
     let built = from_protojson(&json_text(document), &options);
     let (built, method, path) = built.map_err(|error| anyhow::anyhow!("{}", crate::telemetry::chain(&error)))?;

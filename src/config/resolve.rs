@@ -377,6 +377,10 @@ impl Resolver<'_> {
             descriptors,
             raw_headers_count: own.text("compat") != Some("strict"),
             expose_body_errors: own.section("input").text("body_errors") == Some("expose"),
+            duplicate_members: match own.section("input").text("duplicate_members") {
+                Some("reject") => crate::value::DuplicateKeys::Refuse,
+                _ => crate::value::DuplicateKeys::LastWins,
+            },
         }
     }
 

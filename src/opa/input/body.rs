@@ -9,7 +9,7 @@ use super::form::{QueryError, parse_query};
 use super::grpc_body::{self, GrpcBodyError};
 use super::media::MediaTypeError;
 use super::multipart::{self, MultipartError};
-use crate::value::{DuplicateKeys, JsonError, JsonLimits, JsonReadError, Meter, Value, parse_json_metered};
+use crate::value::{JsonError, JsonLimits, JsonReadError, Meter, Value, parse_json_metered};
 
 /// The two keys that describe a body.
 #[derive(Debug, PartialEq)]
@@ -118,6 +118,16 @@ fn charge_pairs(memory: &mut BodyMemory<'_>, body: &[u8], separator: u8) -> Resu
     memory.allocate(pairs.saturating_mul(PAIR_BYTES).saturating_add(body.len().saturating_mul(4)))
 }
 
+impl BodyError {
+    /// Whether an object has a member twice, which `input.duplicate_members: reject` refuses.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(
+            self,
+            Self::Json(JsonError::Duplicate(_)) | Self::Multipart(MultipartError::Json(JsonError::Duplicate(_)))
+        )
+    }
+}
+
 impl ParsedBody {
     fn complete(value: Value) -> Self {
         Self { value, truncated: false }
@@ -146,7 +156,7 @@ pub(super) fn parse(
     }
     let Some(content_type) = header("content-type")? else { return Ok(ParsedBody::absent()) };
     let length = header("content-length")?;
-    let json = JsonLimits { depth: options.depth, duplicates: DuplicateKeys::LastWins };
+    let json = JsonLimits { depth: options.depth, duplicates: options.duplicate_members };
 
     if content_type.contains("application/json") {
         whole(http, length, |body| Ok(parse_json_metered(body, json, memory)?))

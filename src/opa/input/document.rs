@@ -12,7 +12,7 @@ use super::grpc_body::Descriptors;
 use super::path::parse_path;
 use super::schema::{ANY, CHECK_REQUEST, Field, Kind, Message};
 use super::wire::{Fields, Payload, WireError, entry};
-use crate::value::{Key, Members, Number, Value, texts};
+use crate::value::{DuplicateKeys, Key, Members, Number, Value, texts};
 
 static PARSED_PATH: Key = crate::key!("parsed_path");
 static PARSED_QUERY: Key = crate::key!("parsed_query");
@@ -43,6 +43,8 @@ pub struct Options {
     pub raw_headers_count: bool,
     /// Hand the policy `parsed_body: null` and `body_error` instead of refusing an unreadable body.
     pub expose_body_errors: bool,
+    /// What an object with a member twice is: OPA takes the last one, other readers the first.
+    pub duplicate_members: DuplicateKeys,
 }
 
 /// The document under construction: what OPA gives; more keys may be added before it is handed to a policy.

@@ -46,6 +46,7 @@ mod tests {
             descriptors: None,
             raw_headers_count: false,
             expose_body_errors: false,
+            duplicate_members: crate::value::DuplicateKeys::LastWins,
         };
         let text = r#"{"attributes": {"request": {"http": {"method": "POST", "path": "/a/b?c=1", "body": "{\"d\": 2}",
             "headers": {"content-type": "application/json"}}}, "source": {"principal": "spiffe://d/ns/n/sa/s"}}}"#;

@@ -6,10 +6,16 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, 
 use prost::Message as _;
 
 use super::*;
-use crate::value::json_text;
+use crate::value::{DuplicateKeys, json_text};
 
-const OPTIONS: Options =
-    Options { skip_body: false, depth: 100, descriptors: None, raw_headers_count: true, expose_body_errors: false };
+const OPTIONS: Options = Options {
+    skip_body: false,
+    depth: 100,
+    descriptors: None,
+    raw_headers_count: true,
+    expose_body_errors: false,
+    duplicate_members: DuplicateKeys::LastWins,
+};
 
 fn document(message: &[u8], options: &Options) -> Result<String, InputError> {
     let attributes = Attributes::parse(message)?;
@@ -26,6 +32,25 @@ fn with_http(http: HttpRequest) -> Vec<u8> {
 
 fn headers(pairs: &[(&str, &str)]) -> std::collections::HashMap<String, String> {
     pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn a_member_twice_is_the_last_one_or_refused() {
+    let message = |kind: &str, body: &str| {
+        let headers = [("content-type".to_owned(), kind.to_owned())].into();
+        with_http(HttpRequest { headers, body: body.to_owned(), ..HttpRequest::default() })
+    };
+    let twice = message("application/json", r#"{"a":{"method":"call","method":"list"}}"#);
+    let last = document(&twice, &OPTIONS).expect("as OPA reads it");
+    assert!(last.contains(r#""parsed_body":{"a":{"method":"list"}}"#), "{last}");
+    let reject = Options { duplicate_members: DuplicateKeys::Refuse, ..OPTIONS };
+    let part = "--B\r\nContent-Disposition: form-data; name=j\r\nContent-Type: application/json\r\n\r\n{\"k\":1,\"k\":2}\r\n--B--\r\n";
+    for refused in [twice, message("multipart/form-data; boundary=B", part)] {
+        let error = document(&refused, &reject).expect_err("a member stands twice");
+        assert!(matches!(&error, InputError::Body(body) if body.is_ambiguous()), "{error:?}");
+    }
+    let once = message("application/json", r#"[{"a":1},{"a":2}]"#);
+    assert!(document(&once, &reject).is_ok());
 }
 
 #[test]

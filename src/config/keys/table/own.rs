@@ -171,6 +171,12 @@ pub const KEYS: &[Key] = &[
         "`reject`: 400 before the policy for a path without a canonical form.",
     ),
     key(
+        "plugins.stepgate.input.duplicate_members",
+        Kind::Choice(&["last", "reject"]),
+        "last",
+        "`reject`: 400 `ambiguous_body` for a JSON body that the policy reads in which an object has a member twice. `last` takes the last one, as OPA does; what is behind Envoy may take the first.",
+    ),
+    key(
         "plugins.stepgate.input.body_errors",
         Kind::Choice(&["deny", "expose"]),
         "deny",
