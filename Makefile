@@ -90,7 +90,7 @@ sbom: ## list what is in the binary, as CycloneDX, in target/stepgate.cdx.json
 	@command -v cargo-cyclonedx >/dev/null || cargo install --quiet --locked cargo-cyclonedx --version 0.5.9
 	cargo cyclonedx --quiet --format json --describe binaries --manifest-path Cargo.toml
 	mv stepgate_bin.cdx.json target/stepgate.cdx.json
-	rm -f *.cdx.json proto/*.cdx.json rego/*.cdx.json
+	rm -f *.cdx.json allocator/*.cdx.json proto/*.cdx.json rego/*.cdx.json
 
 pod: tools .tools/podman-ready ## start Envoy, stepgate and a small application in a podman pod
 	k8s/pod/up
