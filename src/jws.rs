@@ -12,6 +12,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 
+use stepgate_rego::signing::unsigned;
 pub use stepgate_rego::signing::{SigningError, Verifier as ConfiguredKey, sign as sign_with};
 
 /// What a signature is made over: header and payload, each in base64url (RFC 7515 section 5.1).
@@ -200,12 +201,6 @@ impl VerifyingKey {
             _ => false,
         }
     }
-}
-
-/// A number without its leading octets of zero.
-fn unsigned(bytes: &[u8]) -> &[u8] {
-    let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
-    bytes.get(zeros..).unwrap_or_default()
 }
 
 fn decode(component: &str) -> Result<Vec<u8>, KeyError> {

@@ -2,6 +2,7 @@
 //!
 //! Mirrors: `parseVerificationKey` of OPA `v1/bundle/verify.go` and `GetPrivateKey` of `v1/bundle/keys.go`, v1.19.0.
 
+pub use crate::builtins::crypto::keys::unsigned;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 

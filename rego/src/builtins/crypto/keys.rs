@@ -182,7 +182,7 @@ fn hmac_algorithm(bits: Bits) -> hmac::Algorithm {
     }
 }
 
-/// Without zeros in front.
+/// A number without its leading octets of zero.
 pub fn unsigned(bytes: &[u8]) -> &[u8] {
     let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
     bytes.get(zeros..).unwrap_or_default()
