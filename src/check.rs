@@ -64,6 +64,8 @@ pub use self::term::Term;
 const MAX_WAITING_EVALUATIONS: usize = 256;
 /// Evaluations beyond a brief attempt that compute at the same time, for each processor.
 const LONG_EVALUATIONS_PER_PROCESSOR: usize = 1;
+/// What an evaluation took goes back to the system at once from this size on.
+const LARGE_EVALUATION_BYTES: usize = 1 << 20;
 /// How long a used token is remembered, and the longest that one for one use may still live: an hour, and the longest leeway.
 const USED_SPAN: Duration = Duration::from_secs(4_200);
 
@@ -497,7 +499,7 @@ impl Checker {
         &self,
         snapshot: Arc<policy::Snapshot>,
         input: Value,
-        memory: policy::MemoryGrant,
+        memory: Arc<policy::MemoryGrant>,
         term: Term,
         record: &mut Record,
         followed: Option<Followed>,
@@ -521,8 +523,11 @@ impl Checker {
         let brief = snapshot.eval(&input, bounds(Effort::Brief, memory));
         let evaluation = match brief {
             Err(policy::EvalError::Unfinished) => {
-                let bounds = bounds(Effort::Full, snapshot.memory());
-                self.evaluate_aside(snapshot, input, bounds).await.map_err(|fault| fault.unwrap_or(term.exceeded()))?
+                let memory = snapshot.memory();
+                let bounds = bounds(Effort::Full, Arc::clone(&memory));
+                self.evaluate_aside(snapshot, input, bounds, memory)
+                    .await
+                    .map_err(|fault| fault.unwrap_or(term.exceeded()))?
             }
             done => done,
         };
@@ -559,6 +564,7 @@ impl Checker {
         snapshot: Arc<policy::Snapshot>,
         input: Value,
         bounds: policy::Bounds,
+        memory: Arc<policy::MemoryGrant>,
     ) -> Result<Result<policy::Evaluation, policy::EvalError>, Option<Fault>> {
         let permits = if snapshot.waits() { &self.waiting_evaluations } else { &self.long_evaluations };
         let permit = tokio::time::timeout_at(bounds.deadline.into(), Arc::clone(permits).acquire_owned()).await;
@@ -566,7 +572,9 @@ impl Checker {
         let evaluation = tokio::task::spawn_blocking(move || {
             let evaluation = snapshot.eval(&input, bounds);
             drop(input);
-            stepgate_allocator::return_freed_memory();
+            if memory.granted() >= LARGE_EVALUATION_BYTES {
+                stepgate_allocator::return_freed_memory();
+            }
             drop(permit);
             evaluation
         });

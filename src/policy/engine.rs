@@ -87,7 +87,7 @@ pub struct Bounds {
     pub followed: Option<Followed>,
     pub effort: Effort,
     /// What it may hold; absent: as much as any evaluation.
-    pub memory: Option<MemoryGrant>,
+    pub memory: Option<Arc<MemoryGrant>>,
 }
 
 /// How much an evaluation does before it gives up.
@@ -154,7 +154,7 @@ impl Engine {
     }
 
     /// Memory for one more evaluation.
-    pub fn memory(&self) -> MemoryGrant {
+    pub fn memory(&self) -> Arc<MemoryGrant> {
         self.surroundings.memory()
     }
 

@@ -36,8 +36,8 @@ impl EvaluationMemory {
     }
 
     /// Memory for one evaluation; nothing is granted yet.
-    pub fn grant(self: &Arc<Self>) -> MemoryGrant {
-        MemoryGrant { shared: Arc::clone(self), granted: AtomicUsize::new(0) }
+    pub fn grant(self: &Arc<Self>) -> Arc<MemoryGrant> {
+        Arc::new(MemoryGrant { shared: Arc::clone(self), granted: AtomicUsize::new(0) })
     }
 
     pub(super) fn observe(&self, bytes: usize) {
@@ -59,6 +59,11 @@ impl MemoryGrant {
     /// Bytes that may still be taken.
     pub fn left(&self) -> usize {
         self.shared.settings.each.saturating_sub(self.granted.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that were taken.
+    pub fn granted(&self) -> usize {
+        self.granted.load(Ordering::Relaxed)
     }
 
     /// Takes `bytes` more; false where this evaluation or all of them would have too much.

@@ -60,7 +60,7 @@ impl Snapshot {
     }
 
     /// Memory for one more evaluation.
-    pub fn memory(&self) -> MemoryGrant {
+    pub fn memory(&self) -> Arc<MemoryGrant> {
         self.engine.memory()
     }
 

@@ -99,7 +99,7 @@ impl Surroundings {
     }
 
     /// Memory for one more evaluation.
-    pub fn memory(&self) -> MemoryGrant {
+    pub fn memory(&self) -> Arc<MemoryGrant> {
         self.memory.grant()
     }
 
@@ -168,7 +168,7 @@ pub struct World<'a> {
     was_asked: Cell<bool>,
     /// Whether it may wait for other servers.
     may_wait: bool,
-    memory: MemoryGrant,
+    memory: Arc<MemoryGrant>,
     surroundings: &'a Surroundings,
 }
 
@@ -209,7 +209,7 @@ impl<'a> World<'a> {
     }
 
     /// Goes on with the memory that was granted for the request.
-    pub fn within(self, memory: MemoryGrant) -> Self {
+    pub fn within(self, memory: Arc<MemoryGrant>) -> Self {
         Self { memory, ..self }
     }
 

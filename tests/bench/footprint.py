@@ -118,6 +118,8 @@ class Hostile(bench.Bench):
                         codes[code] = codes.get(code, 0) + 1
         if server.process.poll() is not None or codes.get(0):
             raise SystemExit(f'the process ended or allowed: {codes}')
+        if 'stepgate_faults_total{reason="evaluation_memory"}' not in server.metrics():
+            raise SystemExit('no evaluation needed too much memory: not the attack that was meant')
         return max(readings), codes
 
 
