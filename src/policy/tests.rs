@@ -75,6 +75,30 @@ fn what_the_engine_cannot_schedule_is_refused_at_load() {
 }
 
 #[test]
+fn operands_of_a_negation_need_their_variables_before_it() {
+    let refused = |rule: &str| refusal(&format!("package p\nimport future.keywords.not\n{rule}\n"));
+    for (rule, want) in [
+        ("allow if not input.a[_]", "var _ is unsafe"),
+        ("allow if not input.a[i] == 1", "var i is unsafe"),
+        ("allow if not [x, 1] = input.a", "var x is unsafe"),
+        ("allow if { not x := 1 }", "cannot assign vars inside negated expression"),
+        ("allow if { x = [x | x = 1] }", "var x is unsafe"),
+        ("f([input]) := 1", "args must not shadow input"),
+    ] {
+        assert!(refused(rule).contains(want), "{rule}: {}", refused(rule));
+    }
+    for rule in [
+        "allow if not { input.a[i] == 1 }",
+        "allow if not input.a[input.b] + 1 == 2",
+        "allow if not count([x | x := input.a[_]]) == 2",
+        "allow if { some i in [1]; not input.a[i] == 1 }",
+    ] {
+        let text = format!("package p\nimport future.keywords.not\n{rule}\n");
+        assert_eq!(ask(&text, "p/allow", Value::empty_object()).as_deref(), Ok("true"), "{rule}");
+    }
+}
+
+#[test]
 fn data_under_a_rule_is_refused() {
     // Beside rules with variables in their heads, too: a member would be there or not, depending on who asks for it.
     for rule in ["allow := true", "allow[k] := true if some k in [\"a\"]", "allow contains \"a\""] {

@@ -4,6 +4,7 @@
 
 mod certificates;
 mod chain;
+mod constraints;
 pub(crate) mod keys;
 pub(crate) mod private;
 

@@ -143,7 +143,7 @@ impl<'a> Checker<'a> {
         for comprehension in found {
             self.comprehension(comprehension);
         }
-        if let ExprKind::Every { body, .. } | ExprKind::Not(body) = &expr.kind {
+        if let ExprKind::Every { body, .. } | ExprKind::Not { body, .. } = &expr.kind {
             body.iter().for_each(|expr| self.closures(expr));
         }
     }
@@ -173,7 +173,7 @@ impl<'a> Checker<'a> {
 
     fn references(&mut self, expr: &Expr) {
         expr.terms(&mut |term| self.references_in(term, expr.at));
-        if let ExprKind::Every { body, .. } | ExprKind::Not(body) = &expr.kind {
+        if let ExprKind::Every { body, .. } | ExprKind::Not { body, .. } = &expr.kind {
             body.iter().for_each(|expr| self.references(expr));
         }
     }
@@ -343,7 +343,7 @@ impl<'a> Checker<'a> {
                 }
             }
             ExprKind::Call { function, args, out } => self.call(function, args.iter().chain(out)),
-            ExprKind::Term(_) | ExprKind::Every { .. } | ExprKind::Not(_) => Ok(()),
+            ExprKind::Term(_) | ExprKind::Every { .. } | ExprKind::Not { .. } => Ok(()),
         }
     }
 

@@ -82,7 +82,11 @@ pub enum ExprKind {
         domain: Term,
         body: Vec<Expr>,
     },
-    Not(Vec<Expr>),
+    Not {
+        body: Vec<Expr>,
+        /// The variables of the operand of `not x`, which need a value before it; none for `not { … }`.
+        operands: Vec<VarId>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -244,7 +248,7 @@ impl Expr {
                 out.iter().for_each(visit);
             }
             ExprKind::Every { domain, .. } => visit(domain),
-            ExprKind::Not(_) => {}
+            ExprKind::Not { .. } => {}
         }
     }
 
@@ -271,7 +275,7 @@ impl Expr {
                 visit(*value);
                 body.iter().for_each(|expr| expr.all_vars(visit));
             }
-            ExprKind::Not(body) => body.iter().for_each(|expr| expr.all_vars(visit)),
+            ExprKind::Not { body, .. } => body.iter().for_each(|expr| expr.all_vars(visit)),
             _ => {}
         }
     }

@@ -258,7 +258,7 @@ impl<'a> Lowerer<'a> {
                 });
                 self.ops.push(Op::Every { over, key: key_reg, value: value_reg, ops });
             }
-            ExprKind::Not(body) => {
+            ExprKind::Not { body, .. } => {
                 let (ops, ()) = self.apart(|lowerer| lowerer.body(body));
                 self.ops.push(Op::Not(ops));
             }
@@ -533,7 +533,7 @@ pub fn replaces_comparisons(body: &[Expr]) -> bool {
         });
         replaces
             || match &expr.kind {
-                ExprKind::Every { body, .. } | ExprKind::Not(body) => replaces_comparisons(body),
+                ExprKind::Every { body, .. } | ExprKind::Not { body, .. } => replaces_comparisons(body),
                 _ => false,
             }
             || {

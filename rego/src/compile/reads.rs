@@ -51,7 +51,7 @@ impl Reads {
         for expr in body {
             expr.terms(&mut |term| self.term(term));
             expr.with_terms(&mut |term| self.term(term));
-            if let ExprKind::Every { body, .. } | ExprKind::Not(body) = &expr.kind {
+            if let ExprKind::Every { body, .. } | ExprKind::Not { body, .. } = &expr.kind {
                 self.body(body);
             }
         }

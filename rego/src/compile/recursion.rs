@@ -143,7 +143,7 @@ impl Found<'_> {
             }
             match &expr.kind {
                 ExprKind::Call { function: Function::Rule(path), .. } => self.path(path.iter().map(Some)),
-                ExprKind::Every { body, .. } | ExprKind::Not(body) => self.body(body),
+                ExprKind::Every { body, .. } | ExprKind::Not { body, .. } => self.body(body),
                 _ => {}
             }
         }

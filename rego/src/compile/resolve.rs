@@ -26,6 +26,10 @@ enum Occurrence {
     Seen,
 }
 
+/// The name of a variable that no author wrote.
+const GENERATED: &str = "_";
+const ASSIGNED_IN_NEGATION: &str = "cannot assign vars inside negated expression";
+
 type Scope = HashMap<Arc<str>, (VarId, Occurrence)>;
 type Hidden = HashSet<Arc<str>>;
 
@@ -80,7 +84,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn generate(&mut self) -> VarId {
-        self.make_var("_", true)
+        self.make_var(GENERATED, true)
     }
 
     fn declared(&self, name: &str) -> Option<VarId> {
@@ -366,7 +370,10 @@ impl<'a> Resolver<'a> {
                 self.refuse_unused(mark, &body, std::iter::empty());
                 self.finish(expr, ExprKind::Every { key, value, domain: Term::Var(domain_id), body }, &with);
             }
-            syntax::ExprKind::Not(body) => {
+            syntax::ExprKind::Not { body, braces } => {
+                if let ([syntax::Expr { kind: syntax::ExprKind::Assign(..), .. }], false) = (body.as_slice(), braces) {
+                    return self.fail("rego_compile_error", expr.at, ASSIGNED_IN_NEGATION);
+                }
                 let mark = self.pending.len();
                 self.scopes.push(Scope::new());
                 self.hidden.push(declared_names(body));
@@ -374,9 +381,20 @@ impl<'a> Resolver<'a> {
                 self.hidden.pop();
                 self.scopes.pop();
                 self.refuse_unused(mark, &body, std::iter::empty());
-                self.finish(expr, ExprKind::Not(body), &with);
+                let operands = if *braces { Vec::new() } else { self.operands(&body) };
+                self.finish(expr, ExprKind::Not { body, operands }, &with);
             }
         }
+    }
+
+    /// The variables of the statements of one operand that its author wrote, comprehensions apart.
+    fn operands(&self, body: &[Expr]) -> Vec<VarId> {
+        let mut operands = Vec::new();
+        for expr in body {
+            expr.terms(&mut |term| term.open_vars(&mut |var| operands.push(var)));
+        }
+        operands.retain(|var| self.name_of(*var) != GENERATED);
+        operands
     }
 
     fn finish(&mut self, expr: &syntax::Expr, kind: ExprKind, with: &Modifiers) {
@@ -397,7 +415,7 @@ impl<'a> Resolver<'a> {
 
     fn assign(&mut self, expr: &syntax::Expr, left: &syntax::Term, right: &syntax::Term, with: &Modifiers) {
         if expr.negated {
-            return self.fail("rego_compile_error", expr.at, "cannot assign vars inside negated expression");
+            return self.fail("rego_compile_error", expr.at, ASSIGNED_IN_NEGATION);
         }
         if let TermKind::Call(..) = right.kind {
             let mark = self.body.len();
@@ -565,7 +583,9 @@ fn declared_names(body: &[syntax::Expr]) -> Hidden {
                 key.iter().for_each(|key| syntax_vars(key, &mut names));
                 syntax_vars(value, &mut names);
             }
-            syntax::ExprKind::Every { body, .. } | syntax::ExprKind::Not(body) => names.extend(declared_names(body)),
+            syntax::ExprKind::Every { body, .. } | syntax::ExprKind::Not { body, .. } => {
+                names.extend(declared_names(body));
+            }
             _ => {}
         }
     }

@@ -54,6 +54,15 @@ pub fn reorder(body: Vec<Expr>, known: &Vars) -> Result<Vec<Expr>, Vec<Unsafe>> 
         });
         errors.extend(missing.map(|var| Unsafe { at: expr.at, var }));
     }
+    if errors.is_empty() {
+        // What is left needs, in a comprehension, a variable that only it gives a value to: `x = [x | x = 1]`.
+        for expr in waiting.iter().flatten() {
+            let outputs = outputs(expr, &safe);
+            let mut closed_over = Vars::new();
+            closure_vars(expr, &mut closed_over);
+            errors.extend(closed_over.intersection(&outputs).map(|var| Unsafe { at: expr.at, var: *var }));
+        }
+    }
     if !errors.is_empty() || waiting.iter().any(Option::is_some) {
         errors.sort();
         errors.dedup();
@@ -82,14 +91,8 @@ fn needed_vars(expr: &Expr, vars: &mut Vars) {
             vars.insert(var);
         })
     });
-    if let ExprKind::Not(body) = &expr.kind
-        && let [only] = body.as_slice()
-    {
-        // `not x` under `future.keywords.not`: the operand's variables belong to the body around it.
-        let mut inner = Vars::new();
-        needed_vars(only, &mut inner);
-        let own = outputs(only, &Vars::new());
-        vars.extend(inner.into_iter().filter(|var| !own.contains(var)));
+    if let ExprKind::Not { operands, .. } = &expr.kind {
+        vars.extend(operands);
     }
 }
 
@@ -107,7 +110,7 @@ fn closure_vars(expr: &Expr, vars: &mut Vars) {
         closure.body.iter().for_each(|expr| expr.all_vars(&mut add));
     }
     match &expr.kind {
-        ExprKind::Every { body, .. } | ExprKind::Not(body) => {
+        ExprKind::Every { body, .. } | ExprKind::Not { body, .. } => {
             body.iter().for_each(|expr| expr.all_vars(&mut add));
         }
         _ => {}
@@ -130,7 +133,7 @@ fn reorder_closures(expr: &mut Expr, known: &Vars, errors: &mut Vec<Unsafe>) {
             known.extend([*key, *value]);
             reorder_body(body, &known, errors);
         }
-        ExprKind::Not(body) => reorder_body(body, known, errors),
+        ExprKind::Not { body, .. } => reorder_body(body, known, errors),
     }
 }
 
@@ -204,7 +207,7 @@ pub fn outputs(expr: &Expr, safe: &Vars) -> Vars {
             ref_outputs(domain, safe, &mut out);
             out
         }
-        ExprKind::Not(_) => Vars::new(),
+        ExprKind::Not { .. } => Vars::new(),
     }
 }
 

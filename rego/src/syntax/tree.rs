@@ -103,7 +103,11 @@ pub enum ExprKind {
     /// `every key, value in domain { body }`.
     Every { key: Option<Term>, value: Term, domain: Term, body: Body },
     /// `not { body }`.
-    Not(Body),
+    Not {
+        body: Body,
+        /// Written as `not { … }`: a body with variables of its own.
+        braces: bool,
+    },
 }
 
 /// `with target as value`.

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, SecondsFormat, Utc};
 use num_bigint::BigUint;
+use x509_parser::cri_attributes::{ParsedCriAttribute, X509CriAttribute};
 use x509_parser::prelude::{
     AlgorithmIdentifier, AttributeTypeAndValue, FromDer as _, GeneralName, ParsedExtension, X509Certificate,
     X509CertificationRequest, X509Extension, X509Name,
@@ -184,8 +185,9 @@ pub fn request(context: &mut Context<'_>, given: &str) -> Outcome {
     out.set("Version", Value::from(info.version.0));
     out.signed_by(&request.signature_algorithm, &request.signature_value.data);
     out.subject(&info.subject, &info.subject_pki);
+    out.set("Attributes", or_null(info.attributes().iter().filter_map(attribute).collect()));
     let asked = info.attributes().iter().find_map(|attribute| match attribute.parsed_attribute() {
-        x509_parser::cri_attributes::ParsedCriAttribute::ExtensionRequest(request) => Some(&*request.extensions),
+        ParsedCriAttribute::ExtensionRequest(request) => Some(&*request.extensions),
         _ => None,
     });
     let asked = asked.unwrap_or(&[]);
@@ -193,6 +195,18 @@ pub fn request(context: &mut Context<'_>, given: &str) -> Outcome {
     out.set("ExtraExtensions", Value::Null);
     out.names(asked);
     Ok(out.finish())
+}
+
+/// One attribute of a request. As in Go, those that hold no list of types and values are left out.
+fn attribute(given: &X509CriAttribute<'_>) -> Option<Value> {
+    let ParsedCriAttribute::ExtensionRequest(request) = given.parsed_attribute() else { return None };
+    let pairs = request.extensions.iter().map(|it| {
+        // A critical extension has its flag second, and Go reads no further.
+        let value = if it.critical { Value::Bool(true) } else { bytes(it.value) };
+        [("Type", object_identifier(&it.oid.to_id_string())), ("Value", value)].into_iter().collect::<Value>()
+    });
+    let set = Value::array(vec![Value::array(pairs.collect())]);
+    Some([("Type", object_identifier(&given.oid.to_id_string())), ("Value", set)].into_iter().collect())
 }
 
 #[derive(Default)]
@@ -247,13 +261,11 @@ impl Members {
     fn extensions(&mut self, extensions: &[X509Extension<'_>]) {
         self.set("Extensions", extension_list(extensions));
         self.set("ExtraExtensions", Value::Null);
-        self.set("UnhandledCriticalExtensions", Value::Null);
         self.names(extensions);
         let (mut usage, mut valid, mut ca, mut path) = (0, false, false, None);
         let (mut extended, mut unknown) = (Vec::new(), Vec::new());
         let (mut subject_key, mut authority_key) = (Value::Null, Value::Null);
         let (mut ocsp, mut issuers, mut revocation) = (Vec::new(), Vec::new(), Vec::new());
-        let mut policies = Vec::new();
         for extension in extensions {
             match extension.parsed_extension() {
                 ParsedExtension::KeyUsage(it) => usage = it.flags,
@@ -288,9 +300,6 @@ impl Members {
                         }));
                     }
                 }
-                ParsedExtension::CertificatePolicies(it) => {
-                    policies.extend(it.iter().map(|policy| object_identifier(&policy.policy_id.to_id_string())));
-                }
                 _ => {}
             }
         }
@@ -307,7 +316,9 @@ impl Members {
         self.set("OCSPServer", or_null(ocsp));
         self.set("IssuingCertificateURL", or_null(issuers));
         self.set("CRLDistributionPoints", or_null(revocation));
-        self.set("PolicyIdentifiers", or_null(policies));
+        for (name, value) in super::constraints::members(extensions) {
+            self.set(name, value);
+        }
     }
 }
 
@@ -334,11 +345,11 @@ fn time(seconds: i64) -> Value {
 }
 
 /// Go's empty slices are null.
-fn or_null(items: Vec<Value>) -> Value {
+pub fn or_null(items: Vec<Value>) -> Value {
     if items.is_empty() { Value::Null } else { Value::array(items) }
 }
 
-fn object_identifier(dotted: &str) -> Value {
+pub fn object_identifier(dotted: &str) -> Value {
     Value::array(dotted.split('.').filter_map(Number::parse).map(Value::from).collect())
 }
 
@@ -398,7 +409,7 @@ fn alternative_names(extensions: &[X509Extension<'_>], pick: impl Fn(&GeneralNam
     or_null(names.flatten().filter_map(pick).collect())
 }
 
-fn ip_address(bytes: &[u8]) -> Option<Value> {
+pub fn ip_address(bytes: &[u8]) -> Option<Value> {
     let address: std::net::IpAddr = match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok()?.into(),
         _ => <[u8; 16]>::try_from(bytes).ok()?.into(),

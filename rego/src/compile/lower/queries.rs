@@ -140,7 +140,7 @@ fn iterates(expr: &Expr) -> bool {
             is_relation || args.iter().chain(out).any(ranges)
         }
         ExprKind::Every { domain, body, .. } => ranges(domain) || body.iter().any(iterates),
-        ExprKind::Not(body) => body.iter().any(iterates),
+        ExprKind::Not { body, .. } => body.iter().any(iterates),
     }
 }
 

@@ -65,11 +65,11 @@ impl Resolver<'_> {
         let mut hidden = Hidden::new();
         for arg in rule.head.args.iter().flatten() {
             super::syntax_vars(arg, &mut hidden);
-            if let TermKind::Var(name) = &arg.kind
-                && matches!(&**name, "input" | "data")
-            {
+            let mut patterns = Vec::new();
+            super::pattern_vars(arg, &mut patterns);
+            for (name, at) in patterns.into_iter().filter(|(name, _)| is_root(name)) {
                 let message = format!("args must not shadow {name} (use a different variable name)");
-                self.fail("rego_compile_error", arg.at, message);
+                self.fail("rego_compile_error", at, message);
             }
         }
         self.hidden.push(hidden);

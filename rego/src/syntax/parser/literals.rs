@@ -41,7 +41,7 @@ impl Parser {
             self.step()?;
             let body = self.body()?;
             let with = self.with_modifiers()?;
-            return Ok(Expr { at, negated: false, kind: ExprKind::Not(body), with });
+            return Ok(Expr { at, negated: false, kind: ExprKind::Not { body, braces: true }, with });
         }
         if self.is_keyword("some") {
             return if negated { Err(self.unexpected("illegal negation of 'some'")) } else { self.some() };
@@ -53,7 +53,7 @@ impl Parser {
         let with = self.with_modifiers()?;
         if negated && self.not_bodies {
             let inner = Expr { at, negated: false, kind, with: Vec::new() };
-            return Ok(Expr { at, negated: false, kind: ExprKind::Not(vec![inner]), with });
+            return Ok(Expr { at, negated: false, kind: ExprKind::Not { body: vec![inner], braces: false }, with });
         }
         Ok(Expr { at, negated, kind, with })
     }
@@ -163,7 +163,7 @@ impl Parser {
             let part = self.nested(Self::literal)?;
             let refused = match &part.kind {
                 _ if part.negated => Some("negation ('not')"),
-                ExprKind::Not(_) => Some("negation ('not')"),
+                ExprKind::Not { .. } => Some("negation ('not')"),
                 ExprKind::Unify(..) => Some("unification ('=')"),
                 ExprKind::Assign(..) => Some("assignment (':=')"),
                 ExprKind::Every { .. } => Some("'every'"),
