@@ -22,7 +22,7 @@ use arc_swap::ArcSwapOption;
 pub use self::engine::{
     AnswerSource, Bounds, Effort, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of,
 };
-pub use self::entrypoint::{Entrypoint, EntrypointError};
+pub use self::entrypoint::{Entrypoint, EntrypointError, UndefinedEntrypoint};
 pub use self::journal::{Asked, Journal, Place, Record, Waiting, Watcher, Watchers};
 pub use self::memory::{EvaluationMemory, MemoryGrant, MemorySettings};
 pub use self::outbound::OutboundSettings;

@@ -119,6 +119,35 @@ impl Policy {
         path.iter().try_fold(ROOT, |node, key| self.nodes.get(node as usize)?.children.get(key).copied())
     }
 
+    /// Whether rules or data can give the document at `path` a value: there is a rule at, above or below it, or data at it.
+    pub fn can_define(&self, path: &[Value]) -> bool {
+        let in_data = path.iter().try_fold(&self.data, |data, key| data.get(key));
+        if in_data.is_some() {
+            return true;
+        }
+        let is_value = |group: Option<GroupId>| {
+            let group = group.and_then(|id| self.groups.get(id as usize));
+            group.is_some_and(|group| group.kind != GroupKind::Function)
+        };
+        let mut node = ROOT;
+        for key in path {
+            let Some(here) = self.nodes.get(node as usize) else { return false };
+            if is_value(here.group) || is_value(here.dynamic) {
+                return true;
+            }
+            let Some(next) = here.children.get(key) else { return false };
+            node = *next;
+        }
+        let mut below = vec![node];
+        while let Some(here) = below.pop().and_then(|node| self.nodes.get(node as usize)) {
+            if is_value(here.group) || is_value(here.dynamic) {
+                return true;
+            }
+            below.extend(here.children.values());
+        }
+        false
+    }
+
     /// The paths of all rules.
     pub fn rule_paths(&self) -> impl Iterator<Item = (&[Value], GroupKind)> {
         self.groups.iter().map(|group| (group.path.as_slice(), group.kind))

@@ -72,6 +72,8 @@ fn how(config: &Config, metrics: &Metrics) -> How {
         entrypoint: config.entrypoint.clone(),
         surroundings: Arc::new(Surroundings::sharing(&config.builtins, memory)),
         load_checks: config.load_checks.clone(),
+        awaits_entrypoint: config.awaits_entrypoint,
+        bundles: config.bundles.len(),
     }
 }
 
@@ -99,6 +101,10 @@ impl Plane {
         health.await_condition("policy", Plugin::Checks, {
             let store = Arc::clone(&store);
             move || store.current().is_some()
+        });
+        health.await_condition("entrypoint", Plugin::Checks, {
+            let activation = Arc::clone(&activation);
+            move || activation.has_had_entrypoint()
         });
         let ((log, log_target), (told, status_target)) = (watch::channel(None), watch::channel(None));
         let is_told = config.decision_log.is_anywhere() || config.discovery.is_some() || config.api.admin.is_some();

@@ -176,6 +176,9 @@ fn look(url: &str, ask: impl Fn(&str) -> Result<(u16, String), ProbeError>) -> a
         let name = name.as_str().unwrap_or_default();
         let hint = match name {
             "policy" => "no policy is in force; `stepgate check` says what is wrong with it",
+            "entrypoint" => {
+                "no policy defines anything at plugins.envoy_ext_authz_grpc.path; the log names the likely rule"
+            }
             "issuer_keys" => "the keys of an issuer were not fetched yet; can its URL be reached from here?",
             "bundles" => "a bundle was not loaded yet; the log says why, and /v1/status where `status` is configured",
             "bundle_freshness" => "a bundle's server has not been heard of for longer than max_staleness",

@@ -54,6 +54,8 @@ pub struct Config {
     pub issuer_services: BTreeMap<String, ServiceSettings>,
     /// Documents that must be empty before policies come in force.
     pub load_checks: Vec<Vec<String>>,
+    /// Not ready before a policy with the entry point is active; OPA does not look.
+    pub awaits_entrypoint: bool,
     /// Absent without `issuers`.
     pub issuers: Option<Vec<IssuerSettings>>,
     pub tokens: token::Settings,
@@ -306,6 +308,7 @@ impl Resolver<'_> {
             api: self.api(document),
             labels: labels(document),
             issuer_services,
+            awaits_entrypoint: !strict,
             load_checks: own.texts("load_checks").into_iter().map(parts).collect(),
             check,
             issuers,

@@ -106,6 +106,14 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
             };
             format!("{count} connection(s) to {} not served, {}: {mend}", label("listener"), label("reason"))
         }
+        "stepgate_dry_run" => {
+            let scope = if count > 1.0 { "denials and faults" } else { "denials" };
+            format!("dry-run is on: {scope} are allowed; remove plugins.envoy_ext_authz_grpc.dry-run to enforce them")
+        }
+        "stepgate_entrypoint_undefined" => {
+            "every check is denied: the active policy defines nothing at plugins.envoy_ext_authz_grpc.path; the log names the likely rule"
+                .to_owned()
+        }
         "stepgate_config_warnings" => {
             format!("{count} doubtful key(s) in the configuration: the log names them at the start")
         }
@@ -124,7 +132,7 @@ mod tests {
             stepgate_denials_total{reason=\"policy\"} 3\nstepgate_decision_logs_total{outcome=\"uploaded\"} 5\n\
             stepgate_policy_activations_total{outcome=\"success\"} 2\nstepgate_key_refreshed_at_seconds{issuer=\"https://a\"} 99000\n\
             stepgate_certificate_not_after_seconds{listener=\"grpc\"} 101000\nstepgate_certificate_usable{listener=\"grpc\",part=\"certificate\"} 1\n\
-            stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
+            stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nstepgate_dry_run 0\nstepgate_entrypoint_undefined 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
         assert_eq!(signs(quiet, 100_000.0), Vec::<String>::new());
         for (line, part) in [
             (
@@ -146,6 +154,9 @@ mod tests {
             ("stepgate_refused_connections_total{listener=\"http\",reason=\"limit\"} 1", "the oldest made room"),
             ("stepgate_refused_connections_total{reason=\"no_certificate\"} 1", "must show one"),
             ("stepgate_config_warnings 2", "2 doubtful"),
+            ("stepgate_dry_run 1", "dry-run is on: denials are allowed"),
+            ("stepgate_dry_run 2", "denials and faults are allowed"),
+            ("stepgate_entrypoint_undefined 1", "defines nothing at"),
             (
                 "stepgate_certificate_usable{listener=\"grpc\",part=\"ca_cert\"} 0",
                 "the ca_cert of the grpc listener has changed",

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use super::bundle::patch::{PatchError, apply_all};
 use crate::opa::manifest::Manifest;
 use crate::policy::{
     Bounds, Entrypoint, EvalError, Evaluation, Module, Question, Rejection, Snapshot, SourceConflict, Sources, Store,
-    Surroundings, package_of,
+    Surroundings, UndefinedEntrypoint, package_of,
 };
 use crate::telemetry::{Metrics, Outcome};
 use crate::value::{Value, json_text, parse_json};
@@ -84,6 +85,10 @@ pub struct How {
     pub surroundings: Arc<Surroundings>,
     /// Documents that must be empty.
     pub load_checks: Vec<Vec<String>>,
+    /// Whether to be ready means that the entry point has been defined.
+    pub awaits_entrypoint: bool,
+    /// Bundles that are configured.
+    pub bundles: usize,
 }
 
 /// Puts policies in force.
@@ -96,6 +101,8 @@ pub struct Activation {
     changing: Mutex<()>,
     active: Mutex<Active>,
     changed: watch::Sender<()>,
+    /// A policy with the entry point has been active.
+    was_defined: AtomicBool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -117,12 +124,16 @@ impl Activation {
             changing: Mutex::default(),
             active: Mutex::default(),
             changed: watch::Sender::default(),
+            was_defined: AtomicBool::new(false),
         }
     }
 
     /// Changes what is asked of policies and what they may call. What is in force is built anew.
     pub fn configure(&self, how: How) -> Result<(), ActivationError> {
         let before = std::mem::replace(&mut *self.how.lock(), how);
+        if before.entrypoint != self.how.lock().entrypoint {
+            self.was_defined.store(false, Ordering::Release);
+        }
         if self.store.current().is_none() {
             return Ok(());
         }
@@ -235,6 +246,29 @@ impl Activation {
         self.changed.subscribe()
     }
 
+    /// Whether a policy with the entry point has been active, where that is asked for.
+    pub fn has_had_entrypoint(&self) -> bool {
+        !self.how.lock().awaits_entrypoint || self.was_defined.load(Ordering::Acquire)
+    }
+
+    /// Why the active policy makes every decision undefined, if it does.
+    pub fn undefined_entrypoint(&self) -> Option<UndefinedEntrypoint> {
+        self.store.current()?.undefined_entrypoint().cloned()
+    }
+
+    /// Logs and counts whether the entry point is defined in a new policy.
+    fn report_entrypoint(&self, built: &Snapshot, bundles: usize) {
+        let undefined = built.undefined_entrypoint();
+        self.metrics.insides.entrypoint_undefined(undefined.is_some());
+        match undefined {
+            None => self.was_defined.store(true, Ordering::Release),
+            Some(error) if !self.was_defined.load(Ordering::Acquire) && bundles < self.how.lock().bundles => {
+                tracing::info!("not all bundles are active yet: {error}");
+            }
+            Some(error) => tracing::error!("{error}"),
+        }
+    }
+
     /// Builds what a change makes of everything, and puts it in force when it is sound.
     fn change(&self, change: impl FnOnce(&mut Active) -> Result<(), ActivationError>) -> Result<(), ActivationError> {
         let _alone = self.changing.lock();
@@ -257,6 +291,7 @@ impl Activation {
         let (built, active) = built?;
         let entrypoint = self.how.lock().entrypoint.configured().to_owned();
         self.metrics.insides.policy_in_force(&entrypoint, built.revisions().iter());
+        self.report_entrypoint(&built, active.bundles.len());
         self.store.activate(built);
         *self.active.lock() = active;
         self.changed.send_replace(());
@@ -264,7 +299,7 @@ impl Activation {
     }
 
     fn build(&self, candidate: &Active) -> Result<Snapshot, ActivationError> {
-        let How { entrypoint, surroundings, load_checks } = self.how.lock().clone();
+        let How { entrypoint, surroundings, load_checks, .. } = self.how.lock().clone();
         let candidate = try_out(candidate.build(&entrypoint, &surroundings)?, entrypoint.configured())?;
         load_checks.iter().try_for_each(|path| load_check(&candidate, path))?;
         Ok(candidate)
@@ -414,7 +449,13 @@ mod tests {
         let surroundings = Arc::new(Surroundings::new(&BuiltinSettings::default()));
         let metrics = Arc::new(Metrics::new(None));
         let load_checks = vec![vec!["p".to_owned(), "problems".to_owned()]];
-        let how = How { entrypoint: Entrypoint::from_path("p/allow"), surroundings, load_checks };
+        let how = How {
+            entrypoint: Entrypoint::from_path("p/allow"),
+            surroundings,
+            load_checks,
+            awaits_entrypoint: true,
+            bundles: 1,
+        };
         (Activation::new(how, Arc::clone(&store), metrics), store)
     }
 

@@ -138,8 +138,10 @@ impl BundleFeed {
             }
             Err(error) => tracing::error!(name, "Bundle load failed: {}", clipped(&chain(error))),
         }
+        let undefined = self.activation.undefined_entrypoint();
+        let undefined = undefined.map(|error| Fault { code: ENTRYPOINT_UNDEFINED, ..Fault::of_bundle(&error) });
         self.status.bundle(name, |status| {
-            status.fault = polled.as_ref().err().map(fault);
+            status.fault = polled.as_ref().err().map(fault).or(undefined);
             // As in OPA, an answer that is no bundle is no success.
             if matches!(polled, Ok(_) | Err(BundleFeedError::Activation(_))) {
                 status.answered_at = Some(now);
@@ -256,6 +258,9 @@ impl BundleFeed {
         Ok(())
     }
 }
+
+/// The code of a status: the bundles are active, and every decision is undefined.
+const ENTRYPOINT_UNDEFINED: &str = "entrypoint_undefined";
 
 fn fault(error: &BundleFeedError) -> Fault {
     match error {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stepgate_rego::compile::Options;
-use stepgate_rego::{ErrorKind, EvalOptions, Limits, Policy, Source, Version, compile};
+use stepgate_rego::{ErrorKind, EvalOptions, GroupKind, Limits, Policy, Source, Version, compile};
 
 use super::cache::DecisionCache;
 use super::entrypoint::Entrypoint;
@@ -146,6 +146,18 @@ impl Engine {
 
     pub(super) fn surroundings(&self) -> &Surroundings {
         &self.surroundings
+    }
+
+    /// Whether rules or data can give the decision a value.
+    pub fn can_decide(&self) -> bool {
+        self.policy.can_define(&self.entrypoint)
+    }
+
+    /// The rules that can be a decision, as paths below `data`.
+    pub fn rules(&self) -> impl Iterator<Item = String> {
+        let is_value = |(path, kind): (&'_ [Value], GroupKind)| (kind != GroupKind::Function).then(|| path.to_vec());
+        let rules = self.policy.rule_paths().filter_map(is_value);
+        rules.filter_map(|path| Some(path.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?.join("/")))
     }
 
     /// Whether an evaluation may wait for another server.

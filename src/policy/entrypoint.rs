@@ -13,6 +13,17 @@ pub struct Entrypoint {
 #[error("`{0}` is not a plain reference such as `data.envoy.authz.allow`")]
 pub struct EntrypointError(String);
 
+/// No rule and no data can give the decision a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "nothing is defined at `{path}` (plugins.envoy_ext_authz_grpc.path): every check is denied as `undefined_decision`{hint}"
+)]
+pub struct UndefinedEntrypoint {
+    path: String,
+    /// The likely rule.
+    hint: String,
+}
+
 impl Entrypoint {
     /// OPA's rule for `path`: split at `/`, empty pieces dropped, dots are not separators.
     pub fn from_path(path: &str) -> Self {
@@ -33,6 +44,18 @@ impl Entrypoint {
 
     pub fn configured(&self) -> &str {
         &self.configured
+    }
+
+    /// The error that nothing is defined here, with the nearest of `rules`, which are paths below `data`.
+    pub(super) fn undefined(&self, rules: impl Iterator<Item = String>) -> UndefinedEntrypoint {
+        let wanted = self.segments.join("/").replace('.', "/");
+        let wanted = wanted.strip_prefix("data/").unwrap_or(&wanted);
+        let nearest = rules.map(|rule| (strsim::damerau_levenshtein(wanted, &rule), rule)).min();
+        let hint = match nearest {
+            Some((distance, rule)) if distance <= rule.len().div_ceil(2) => format!("; did you mean `{rule}`?"),
+            _ => String::new(),
+        };
+        UndefinedEntrypoint { path: self.configured.clone(), hint }
     }
 
     pub(super) fn segments(&self) -> &[String] {
@@ -59,6 +82,19 @@ mod tests {
             ("", &[]),
         ] {
             assert_eq!(Entrypoint::from_path(path).segments(), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_undefined_path_names_the_likely_rule() {
+        for (path, want) in [
+            ("data/envoy/authz/allow", "; did you mean `envoy/authz/allow`?"),
+            ("envoy.authz.allow", "; did you mean `envoy/authz/allow`?"),
+            ("envoy/autz/alow", "; did you mean `envoy/authz/allow`?"),
+            ("somewhere/else", ""),
+        ] {
+            let rules = ["envoy/authz/allow", "lib/tokens/valid"].map(str::to_owned);
+            assert_eq!(Entrypoint::from_path(path).undefined(rules.into_iter()).hint, want, "{path}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::{Bounds, Engine, EvalError, Evaluation, Rejection};
-use super::entrypoint::Entrypoint;
+use super::entrypoint::{Entrypoint, UndefinedEntrypoint};
 use super::memory::MemoryGrant;
 use super::question::{Complaint, QueryError, Question};
 use super::sources::Sources;
@@ -16,6 +16,7 @@ use crate::value::Value;
 #[derive(Debug)]
 pub struct Snapshot {
     engine: Engine,
+    undefined: Option<UndefinedEntrypoint>,
     revisions: BTreeMap<String, String>,
 }
 
@@ -26,7 +27,9 @@ impl Snapshot {
         entrypoint: &Entrypoint,
         surroundings: &Arc<Surroundings>,
     ) -> Result<Self, Vec<Rejection>> {
-        Ok(Self { engine: Engine::load(sources, entrypoint, surroundings)?, revisions: BTreeMap::new() })
+        let engine = Engine::load(sources, entrypoint, surroundings)?;
+        let undefined = (!engine.can_decide()).then(|| entrypoint.undefined(engine.rules()));
+        Ok(Self { engine, undefined, revisions: BTreeMap::new() })
     }
 
     /// The same, made of bundles with these revisions.
@@ -37,6 +40,11 @@ impl Snapshot {
     /// The revisions of the bundles that it was made of, by their names.
     pub fn revisions(&self) -> &BTreeMap<String, String> {
         &self.revisions
+    }
+
+    /// Why every decision will be undefined, if it is known.
+    pub fn undefined_entrypoint(&self) -> Option<&UndefinedEntrypoint> {
+        self.undefined.as_ref()
     }
 
     /// The document at another place than the decision's, within `budget`.

@@ -94,6 +94,7 @@ pub struct Insides {
     /// 1 where denials are allowed, 2 where faults are as well.
     dry_run: Gauge,
     dry_run_allowed: Counter,
+    entrypoint_undefined: Gauge,
 }
 
 impl Default for Insides {
@@ -120,6 +121,7 @@ impl Default for Insides {
             cancelled: Counter::default(),
             dry_run: Gauge::default(),
             dry_run_allowed: Counter::default(),
+            entrypoint_undefined: Gauge::default(),
         }
     }
 }
@@ -144,6 +146,8 @@ impl Insides {
         registry.register("stepgate_dry_run", help, self.dry_run.clone());
         let help = "Checks that were allowed although they were to be denied";
         registry.register("stepgate_dry_run_allowed", help, self.dry_run_allowed.clone());
+        let help = "Set to 1 while nothing is defined at the path of the decision, so that every check is denied";
+        registry.register("stepgate_entrypoint_undefined", help, self.entrypoint_undefined.clone());
         registry.register("stepgate_traces", "Traces by what became of them", self.traces.clone());
         registry.register("stepgate_decision_log_queue", "Decisions that wait to be events", self.log_queue.clone());
     }
@@ -157,7 +161,11 @@ impl Insides {
         clock
     }
 
-    /// A caller gave up.
+    /// Whether the active policy makes every decision undefined.
+    pub fn entrypoint_undefined(&self, is_undefined: bool) {
+        self.entrypoint_undefined.set(i64::from(is_undefined));
+    }
+
     /// Whether denials are allowed: 0 no, 1 those of the policy, 2 faults as well.
     pub fn dry_run_is(&self, scope: i64) {
         self.dry_run.set(scope);
@@ -168,6 +176,7 @@ impl Insides {
         self.dry_run_allowed.inc();
     }
 
+    /// A caller gave up.
     pub fn cancelled(&self) {
         self.cancelled.inc();
     }

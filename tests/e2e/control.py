@@ -332,6 +332,34 @@ def a_stale_bundle_ends_readiness():
     server.stop()
 
 
+def an_undefined_entrypoint_denies_and_is_reported():
+    server = Server()
+    elsewhere = bundle({'app.rego': 'package other\nallow := true', '.manifest': {'revision': 'r0', 'roots': ['other']}})
+    server.offer('/b.tar.gz', elsewhere, '"r0"')
+    undefined = lambda sidecar: b'stepgate_entrypoint_undefined 1' in sidecar.get('/metrics')[1]
+    with Sidecar(config(server, plugins={'envoy_ext_authz_grpc': {'path': 'data/app/allow'}})) as sidecar:
+        sidecar.settled(lambda: undefined(sidecar), 'the gauge')
+        sidecar.settled(lambda: sidecar.get('/ready')[1].get('waiting_for') == ['entrypoint'], 'not ready before it was defined')
+        eq(sidecar.get('/ready')[0], 503, 'not ready')
+    with Sidecar(config(server)) as sidecar:
+        sidecar.settled(lambda: 'did you mean `other/allow`' in sidecar.lines(), 'the likely rule')
+        eq('"level":"error","msg":"nothing is defined at `app/allow`' in sidecar.lines().lower(), True, 'an error line')
+        eq(sidecar.get('/ready')[0], 503, 'not ready')
+        server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
+        sidecar.refresh('b')
+        sidecar.settled(lambda: sidecar.get('/ready')[0] == 200 and sidecar.check('/one') and not undefined(sidecar), 'ready')
+        server.offer('/b.tar.gz', elsewhere, '"r2"')
+        sidecar.refresh('b')
+        sidecar.settled(lambda: sidecar.bundle().get('code') == 'entrypoint_undefined', 'a status')
+        eq((sidecar.get('/ready')[0], undefined(sidecar)), (200, True), 'still ready')
+        answer = sidecar.answer('/one')
+        eq((answer.status.code, answer.denied_response.status.code), (7, 403), 'denied')
+        eq(b'stepgate_faults_total{reason="undefined_decision"} 1' in sidecar.get('/metrics')[1], True, 'as undefined')
+    with Sidecar(config(server, plugins={'envoy_ext_authz_grpc': {'path': 'no/where'}, 'stepgate': {'compat': 'strict'}})) as sidecar:
+        sidecar.settled(lambda: sidecar.get('/ready')[0] == 200, 'strict: ready as OPA is')
+    server.stop()
+
+
 def the_api_answers_as_opa_does():
     with tempfile.TemporaryDirectory() as folder:
         file = policy_file(folder, 'package app\nimport rego.v1\nallow if input.user == "ann"\nseen := input\nconflict := 1 if true\nconflict := 2 if true\n'
