@@ -2,6 +2,7 @@
 //!
 //! The rules are those of `docs/lint.md`, which is made from the table below.
 
+mod forward_auth;
 mod policies;
 mod providers;
 mod workloads;
@@ -187,6 +188,24 @@ pub const RULES: &[Rule] = &[
         "`envoyExtAuthzHttp` sends plain HTTP requests; this port speaks gRPC, so every request is denied.",
         "Use `envoyExtAuthzGrpc`.",
         providers::http_on_grpc,
+    ),
+    error(
+        "forward-auth-to-grpc-port",
+        "The proxy sends plain HTTP requests to a port that speaks gRPC: every request is denied, or passes where the proxy is set to fail open.",
+        "Use gRPC: `protocol: GRPC` of an HTTPRoute's `ExternalAuth`, `extAuth.grpc` of a SecurityPolicy. nginx and Traefik have no gRPC authorization: put Envoy in front.",
+        forward_auth::to_grpc_port,
+    ),
+    error(
+        "forward-auth-to-data-api",
+        "The data API answers 200 to a denial as well, with `false` in its body, and forward-auth proxies look at the status alone: every request passes. stepgate answers 403 where it recognises them.",
+        "Ask by ext_authz over gRPC, port 9191: `envoyExtAuthzGrpc`, `extAuth.grpc`, `protocol: GRPC`. nginx and Traefik have no gRPC authorization: put Envoy in front.",
+        forward_auth::to_data_api,
+    ),
+    warning(
+        "cut-bodies",
+        "With `allowPartialMessage` Envoy cuts a longer body, and the policy decides about its beginning: a member that it forbids may stand in the rest.",
+        "Deny where `input.truncated_body` is true, or remove `allowPartialMessage`: Envoy then answers 413 to longer bodies.",
+        providers::partial_bodies,
     ),
     warning(
         "body-as-text",

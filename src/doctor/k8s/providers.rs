@@ -303,6 +303,29 @@ pub(super) fn body_as_text(manifests: &Manifests) -> Vec<Hit<'_>> {
     with_text.map(|provider| hit(provider.object, format!("the provider `{}`", provider.name))).collect()
 }
 
+/// Providers and filters that cut bodies, where the policies that were given read bodies and never `truncated_body`.
+pub(super) fn partial_bodies(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let policies: Vec<&str> = manifests
+        .of_kind("ConfigMap")
+        .filter_map(|map| map.at(&["data"])?.as_object())
+        .flat_map(|files| files.iter().filter(|(name, _)| name.ends_with(".rego")))
+        .filter_map(|(_, text)| text.as_str())
+        .collect();
+    let reads = |member: &str| policies.iter().any(|text| text.contains(member));
+    let reads_body = reads("parsed_body") || reads("raw_body") || reads("http.body");
+    if !reads_body || reads("truncated_body") {
+        return Vec::new();
+    }
+    let cuts = |settings: &Value| is_on(at(settings, &["includeRequestBodyInCheck", "allowPartialMessage"]));
+    let providers = manifests.providers().into_iter().filter(|provider| cuts(&provider.settings));
+    let found = providers.map(|provider| {
+        hit(provider.object, format!("the provider `{}` has `allowPartialMessage: true`", provider.name))
+    });
+    let cutting = |text: &str| text.contains("\"allow_partial_message\":true");
+    let filters = manifests.of_kind("EnvoyFilter").filter(|filter| cutting(&filter.value.to_string()));
+    found.chain(filters.map(|filter| hit(filter, "has `allow_partial_message: true`"))).collect()
+}
+
 pub(super) fn clear_route_cache(manifests: &Manifests) -> Vec<Hit<'_>> {
     let with =
         manifests.providers().into_iter().filter(|provider| at(&provider.settings, &["clearRouteCache"]).is_some());
