@@ -105,17 +105,28 @@ pub fn compile(sources: &[Source], data: Value, options: &Options) -> Result<Pol
     tree::build(&modules, data, options)
 }
 
+/// Whether a rule of this name is a test.
+pub fn is_test_name(name: &str) -> bool {
+    name.starts_with("test_") || name.starts_with("todo_test_")
+}
+
 /// Gives every definition of a test but the first of its name in a package a name of its own.
 fn separate_tests(modules: &mut [(Arc<str>, syntax::Module)]) {
-    let mut counts: HashMap<(Vec<Arc<str>>, Arc<str>), usize> = HashMap::new();
+    let mut counts: HashMap<(Vec<Arc<str>>, Vec<Arc<str>>), usize> = HashMap::new();
     for (_, module) in modules {
         for rule in module.rules.iter_mut().filter(|rule| !rule.is_default) {
-            let [term] = rule.head.path.as_mut_slice() else { continue };
-            let syntax::TermKind::Var(name) = &mut term.kind else { continue };
-            if !name.starts_with("test_") && !name.starts_with("todo_test_") {
+            let Some((first, rest)) = rule.head.path.split_first_mut() else { continue };
+            let syntax::TermKind::Var(name) = &mut first.kind else { continue };
+            if !is_test_name(name) {
                 continue;
             }
-            let count = counts.entry((module.package.clone(), Arc::clone(name))).or_default();
+            // Cases with constant names are parts of one test.
+            let case = rest.iter().map_while(|term| match &term.kind {
+                syntax::TermKind::String(text) => Some(Arc::clone(text)),
+                _ => None,
+            });
+            let path = std::iter::once(Arc::clone(name)).chain(case).collect();
+            let count = counts.entry((module.package.clone(), path)).or_default();
             if *count > 0 {
                 *name = format!("{name}#{count:02}").into();
             }

@@ -34,6 +34,9 @@ pub trait Host {
     /// A statement is about to run, or a definition has a value; told only when the policy was compiled to tell it.
     fn visit(&self, _place: &Place) {}
 
+    /// A test with cases begins this one: the path below `data` of the member that is its result, as an array.
+    fn test_case(&self, _path: &Value) {}
+
     /// What a function is to give whose result is not decided by its arguments, because it gave that before; it is not called then.
     fn recalled(&self, _name: &'static str, _args: &[&Value]) -> Option<Value> {
         None

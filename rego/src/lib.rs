@@ -17,5 +17,5 @@ pub use self::compile::{CompileError, Reads, Source, compile, compile_query};
 pub use self::eval::{ErrorKind, EvalError, EvalOptions, Limits, Row};
 pub use self::host::{Caching, Host, HttpError, HttpRequest, HttpResponse, Pem, Place, TlsOptions};
 pub use self::policy::{GroupKind, Policy};
-pub use self::syntax::Version;
+pub use self::syntax::{Location, Version};
 pub use self::value::Value;

@@ -148,6 +148,15 @@ impl Policy {
         false
     }
 
+    /// How much of the path of a rule is its package.
+    pub fn package_len(&self, path: &[Value]) -> usize {
+        let is_rule = |at: &usize| {
+            let (Some(package), Some(Value::String(name))) = (path.get(..*at), path.get(*at)) else { return false };
+            self.names.rules.get(package).is_some_and(|rules| rules.contains(&**name))
+        };
+        (0..path.len()).rev().find(is_rule).unwrap_or(0)
+    }
+
     /// The paths of all rules.
     pub fn rule_paths(&self) -> impl Iterator<Item = (&[Value], GroupKind)> {
         self.groups.iter().map(|group| (group.path.as_slice(), group.kind))
@@ -155,7 +164,8 @@ impl Policy {
 
     /// Where the first definition of the rule at `path` stands.
     pub fn rule_location(&self, path: &[Value]) -> Option<(Arc<str>, Location)> {
-        let group = self.groups.get(self.group_at(path)? as usize)?;
+        let node = self.nodes.get(self.node_at(path)? as usize)?;
+        let group = self.groups.get(node.group.or(node.dynamic)? as usize)?;
         let rule = group.rules.first().or(group.default.as_ref())?;
         Some((rule.file.clone(), rule.at))
     }

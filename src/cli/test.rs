@@ -1,16 +1,17 @@
 //! `stepgate test`: runs the rules whose names begin with `test_`.
 //!
 //! Mirrors: OPA `cmd/test.go` and `v1/tester`, v1.9.0, as far as the flags below go. `todo_test_` rules are skipped: the exit code is 2 then, unless `-z` is given. Each definition
-//! of a test is a test: `test_x`, `test_x#01`.
+//! of a test is a test: `test_x`, `test_x#01`; rules such as `test_x.case1` and `test_x[name]` are cases of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
-use stepgate_rego::{EvalOptions, Policy};
+use stepgate_rego::compile::is_test_name;
+use stepgate_rego::{EvalOptions, GroupKind, Location, Policy};
 
 use super::check::{PolicyArgs, listed};
 use super::coverage::Coverage;
@@ -82,6 +83,8 @@ struct Report {
     package: String,
     name: String,
     outcome: Outcome,
+    /// The cases of a test that has some, and whether each passed.
+    cases: Vec<(String, bool)>,
     took: Duration,
     prints: Vec<String>,
 }
@@ -103,7 +106,8 @@ impl Test {
             }
         };
         let mut trail = Trail::default();
-        let chosen = tests(&policy).filter(|path| only.as_ref().is_none_or(|only| only.is_match(&shown(path))));
+        let chosen =
+            tests(&policy).into_iter().filter(|path| only.as_ref().is_none_or(|only| only.is_match(&shown(path))));
         let mut reports: Vec<Report> =
             chosen.map(|path| report(&policy, path, budget, &surroundings, &mut trail)).collect();
         reports.sort_by(|a, b| (&a.file, a.row).cmp(&(&b.file, b.row)));
@@ -163,6 +167,9 @@ impl Test {
                     Outcome::Error(_) => "ERROR",
                 };
                 out.push_str(&format!("{}.{}: {word} ({:?})\n", report.package, report.name, report.took));
+                for (name, passed) in report.cases.iter().filter(|(_, passed)| self.verbose || !passed) {
+                    out.push_str(&format!("  {name}: {}\n", if *passed { "PASS" } else { "FAIL" }));
+                }
                 if let Outcome::Error(error) = &report.outcome {
                     out.push_str(&format!("  {error}\n"));
                 }
@@ -201,12 +208,38 @@ fn globless(pattern: &str) -> anyhow::Result<regex::Regex> {
     regex::Regex::new(pattern).context("--run: not a regular expression")
 }
 
-fn tests(policy: &Policy) -> impl Iterator<Item = Vec<Value>> {
-    let is_test = |path: &&[Value]| {
-        let name = path.last().and_then(Value::as_str).unwrap_or("");
-        name.starts_with("test_") || name.starts_with("todo_test_")
+/// The paths of all tests: rules, and what several rules such as `test_x.case1` and `test_x[name]` make together.
+fn tests(policy: &Policy) -> BTreeSet<Vec<Value>> {
+    let test_of = |(path, _): (&[Value], GroupKind)| {
+        let is_test = |at: &usize| path.get(*at).and_then(Value::as_str).is_some_and(is_test_name);
+        let at = (policy.package_len(path)..path.len()).find(is_test)?;
+        path.get(..=at).map(<[Value]>::to_vec)
     };
-    policy.rule_paths().map(|(path, _)| path).filter(is_test).map(<[Value]>::to_vec)
+    policy.rule_paths().filter_map(test_of).collect()
+}
+
+/// The names of the cases of the test at `path`, each the rest of its path below the test: those that were begun, those with constant names,
+/// and those that have a result.
+fn cases(policy: &Policy, path: &[Value], begun: &[Value], result: Option<&Value>) -> BTreeSet<Vec<Value>> {
+    let below = |whole: &[Value]| whole.strip_prefix(path).filter(|rest| !rest.is_empty()).map(<[Value]>::to_vec);
+    let is_object = |kind| matches!(kind, GroupKind::Object | GroupKind::Set);
+    let constant = policy.rule_paths().filter(|(_, kind)| !is_object(*kind)).filter_map(|(whole, _)| below(whole));
+    let begun = begun.iter().filter_map(|whole| below(whole.as_array()?));
+    let mut found: BTreeSet<Vec<Value>> = constant.chain(begun).collect();
+    // A rule whose value is an object by itself has no cases.
+    let is_one_value = policy.rule_paths().any(|(whole, kind)| whole == path && kind == GroupKind::Complete);
+    for (name, _) in result.and_then(Value::as_object).into_iter().flat_map(|members| members.iter()) {
+        if !is_one_value && !found.iter().any(|case| case.first() == Some(name)) {
+            found.insert(vec![name.clone()]);
+        }
+    }
+    found
+}
+
+/// Where the first definition of a test, or of one of its cases, stands.
+fn location(policy: &Policy, path: &[Value]) -> Option<(std::sync::Arc<str>, Location)> {
+    let rules = policy.rule_paths().filter(|(whole, _)| whole.starts_with(path));
+    rules.filter_map(|(whole, _)| policy.rule_location(whole)).min_by_key(|(file, at)| (file.clone(), at.row))
 }
 
 fn shown(path: &[Value]) -> String {
@@ -221,25 +254,41 @@ fn report(
     surroundings: &Surroundings,
     trail: &mut Trail,
 ) -> Report {
-    let (file, at) = policy.rule_location(&path).map_or((String::new(), 0), |(file, at)| (file.to_string(), at.row));
+    let (file, at) = location(policy, &path).map_or((String::new(), 0), |(file, at)| (file.to_string(), at.row));
     let (name, package) = path.split_last().map_or((String::new(), String::new()), |(name, package)| {
         (name.as_str().unwrap_or("").to_owned(), shown(package))
     });
     let world = World::lasting(budget, surroundings).following(std::mem::take(trail));
     let started = Instant::now();
+    let mut found = Vec::new();
     let outcome = if name.starts_with("todo_") {
         Outcome::Skipped
     } else {
         match policy.eval(&path, None, &EvalOptions::default(), &world) {
             Ok(Some(Value::Bool(true))) => Outcome::Pass,
-            Ok(_) => Outcome::Fail,
+            Ok(result) => {
+                let passes = |case: &Vec<Value>| {
+                    let value = case.iter().try_fold(result.as_ref()?, |value, name| value.get(name))?;
+                    Some(*value == Value::Bool(true))
+                };
+                let cases = cases(policy, &path, &world.cases(), result.as_ref());
+                found = cases.into_iter().map(|case| (case_name(&case), passes(&case).unwrap_or(false))).collect();
+                let is_passed = !found.is_empty() && found.iter().all(|(_, passed)| *passed);
+                if is_passed { Outcome::Pass } else { Outcome::Fail }
+            }
             Err(error) => Outcome::Error(error.to_string()),
         }
     };
     let took = started.elapsed();
     let (prints, told) = world.into_records();
     *trail = told;
-    Report { path, file, row: at, package, name, outcome, took, prints }
+    Report { path, file, row: at, package, name, outcome, cases: found, took, prints }
+}
+
+/// A case as it is listed: texts as they are, joined by slashes.
+fn case_name(case: &[Value]) -> String {
+    let names = case.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned));
+    names.collect::<Vec<_>>().join("/")
 }
 
 fn as_json(report: &Report) -> Json {
@@ -250,6 +299,12 @@ fn as_json(report: &Report) -> Json {
         "duration": nanoseconds(report.took),
     });
     if let Some(members) = json.as_object_mut() {
+        if !report.cases.is_empty() {
+            let case = |(name, passed): &(String, bool)| {
+                (name.clone(), if *passed { json!({"name": name}) } else { json!({"name": name, "fail": true}) })
+            };
+            members.insert("sub_results".to_owned(), report.cases.iter().map(case).collect());
+        }
         match &report.outcome {
             Outcome::Pass => {}
             Outcome::Fail => {

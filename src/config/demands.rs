@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::resolve::{Resolver, Section, is_header_name};
+use super::resolve::{Resolver, Section, is_header_name, is_token};
 use crate::check::{
     self, IdentityHeader, IdentitySource, MAX_IDENTITY_TOKEN_LIFETIME, Minter, PathPattern, Redirect, ResourceMetadata,
     Route, RouteDemand, is_plain_host,
@@ -18,10 +18,9 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 /// Where Entra's clients authenticate, of whatever tenant they are.
 const ENTRA_AUTHORIZE: &str = "https://login.microsoftonline.com/common/oauth2/authorize";
 
-/// Whether it can be a method: a token of RFC 9110, section 5.6.2; a star is one, too, but always meant for all of them.
+/// Whether it can be a method: a token; one with a star is always meant for several.
 fn is_method(text: &str) -> bool {
-    let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_of_token)
+    is_token(text) && !text.contains('*')
 }
 
 impl Resolver<'_> {
@@ -64,6 +63,7 @@ impl Resolver<'_> {
             self.problems.error(format!("{place}.path"), message);
             return None;
         };
+        self.check_segments(item.text("path").unwrap_or_default(), &format!("{place}.path"));
         let level = item.at("level").and_then(|level| self.level(level, &format!("{place}.level"))).unwrap_or(0);
         let max_age = item.at("max_age").map(|_| item.duration("max_age", std::time::Duration::ZERO).as_secs());
         let scopes = owned("scopes");
@@ -94,8 +94,28 @@ impl Resolver<'_> {
         {
             self.problems.warn(format!("{place}.methods"), format!("`{method}` is no usual method: is it a typo?"));
         }
-        let demand = RouteDemand { level, max_age, scopes, one_use, acr_values: owned("acr_values") };
+        let acr_values = owned("acr_values");
+        if let Some(value) = acr_values.iter().find(|value| value.is_empty() || value.contains(char::is_whitespace)) {
+            let message = format!("`{value}` is not one value, and no token can have it");
+            self.problems.warn(format!("{place}.acr_values"), message);
+        }
+        let demand = RouteDemand { level, max_age, scopes, one_use, acr_values };
         Some(Route { hosts, methods, path, demand })
+    }
+
+    /// Finds parameters in the notations of other programs, which match nothing but themselves.
+    fn check_segments(&mut self, path: &str, place: &str) {
+        for segment in path.split('/') {
+            if segment.contains(['{', '}', '<', '>']) {
+                let message = format!(
+                    "`{segment}` matches only itself, so that the route would protect nothing: write `*` for one segment"
+                );
+                self.problems.error(place, message);
+            } else if segment.starts_with(':') {
+                let message = format!("`{segment}` matches only itself: write `*` if it is a parameter");
+                self.problems.warn(place, message);
+            }
+        }
     }
 
     pub(super) fn redirect(&mut self, item: Section<'_>) -> Option<Redirect> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::proofs::with_dpop;
-use super::resolve::{Resolver, Section};
+use super::resolve::{Resolver, Section, is_token};
 use super::workloads::with_defaults;
 use crate::jws::Alg;
 use crate::remote::service::ServiceSettings;
@@ -117,6 +117,7 @@ impl Resolver<'_> {
         let is_only_asked = item.0.is_some_and(is_asserted) || (!has_keys && item.at("introspection").is_some());
         require("algorithms", names.is_empty() && !is_only_asked);
         self.check_workload_audiences(item, place);
+        self.check_names(item, &audiences, place);
         let mut algorithms = Vec::new();
         for name in names {
             match Alg::named(name) {
@@ -145,6 +146,22 @@ impl Resolver<'_> {
             claims_challenge: self.claims_challenge(item, place),
             introspection: self.introspection(item.section("introspection"), place, services),
         })
+    }
+
+    /// Finds names that no token can have.
+    fn check_names(&mut self, item: Section<'_>, audiences: &[&str], place: &str) {
+        if audiences.contains(&"") {
+            let message = "an empty audience would accept tokens that are meant for nobody: name this API";
+            self.problems.error(format!("{place}.audiences"), message);
+        }
+        let mut warn = |name: &str, given: &str| {
+            let message = format!("`{given}` is compared as it stands, so that no token matches it");
+            self.problems.warn(format!("{place}.{name}"), message);
+        };
+        let is_odd = |given: &str| given == "*" || given.contains(char::is_whitespace);
+        item.text("issuer").filter(|given| is_odd(given)).into_iter().for_each(|given| warn("issuer", given));
+        audiences.iter().filter(|given| is_odd(given)).for_each(|given| warn("audiences", given));
+        item.members("acr_levels").filter(|(acr, _)| acr.is_empty()).for_each(|(acr, _)| warn("acr_levels", acr));
     }
 
     fn profile(&mut self, item: Section<'_>, place: &str) -> Profile {
@@ -219,6 +236,12 @@ impl Resolver<'_> {
         let Some(listed) = item.at("token_from").and_then(Value::as_array) else { return vec![Location::bearer()] };
         let mut locations = Vec::new();
         for (at, listed) in listed.iter().map(|value| Section(Some(value))).enumerate() {
+            for name in ["header", "cookie", "scheme"] {
+                if let Some(given) = listed.text(name).filter(|given| !is_token(given)) {
+                    let message = format!("`{given}` is no name of a {name}, so that no token is found there");
+                    self.problems.warn(format!("{place}.token_from[{at}].{name}"), message);
+                }
+            }
             match (listed.text("header"), listed.text("cookie")) {
                 (Some(name), None) => locations.push(Location::Header {
                     name: name.to_ascii_lowercase(),

@@ -139,6 +139,12 @@ impl<'a> Section<'a> {
 /// The longest that a check takes which waits for nothing; Envoy's own default is 200 ms.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(180);
 
+/// Whether it is a token of RFC 9110, section 5.6.2, as methods, schemes and the names of headers and cookies are.
+pub(super) fn is_token(text: &str) -> bool {
+    let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_of_token)
+}
+
 /// Names of our own headers have one spelling only, which no server reads differently.
 pub(super) fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')

@@ -277,6 +277,46 @@ fn envoy_may_be_trusted_with_what_it_is_asked_for_alone() {
 }
 
 #[test]
+fn names_that_match_nothing_are_found() {
+    let with = |name: &str, value: serde_json::Value| {
+        let mut issuer = issuer();
+        issuer[name] = value;
+        json!({"issuers": [issuer]})
+    };
+    let route = |name: &str, value: serde_json::Value| {
+        let mut route = json!({"path": "/a", "level": 1});
+        route[name] = value;
+        json!({"issuers": [issuer()], "routes": [route]})
+    };
+    for (section, place, stops) in [
+        (route("path", json!("/users/{id}")), "routes[0].path", true),
+        (route("path", json!("/users/<id>")), "routes[0].path", true),
+        (route("path", json!("/users/:id")), "routes[0].path", false),
+        (route("methods", json!(["GET,POST"])), "routes[0].methods", true),
+        (route("methods", json!(["*"])), "routes[0].methods", true),
+        (route("methods", json!(["FETCH"])), "routes[0].methods", false),
+        (route("acr_values", json!(["a b"])), "routes[0].acr_values", false),
+        (route("acr_values", json!([""])), "routes[0].acr_values", false),
+        (with("audiences", json!([""])), "issuers[0].audiences", true),
+        (with("audiences", json!(["*"])), "issuers[0].audiences", false),
+        (with("issuer", json!(" https://a")), "issuers[0].issuer", false),
+        (with("acr_levels", json!({"": 1})), "issuers[0].acr_levels", false),
+        (with("token_from", json!([{"header": "Authorization:"}])), "issuers[0].token_from[0].header", false),
+        (with("token_from", json!([{"header": "a", "scheme": "Bearer "}])), "issuers[0].token_from[0].scheme", false),
+        (with("token_from", json!([{"cookie": "a=b"}])), "issuers[0].token_from[0].cookie", false),
+    ] {
+        let found = problems(own(section.clone()));
+        let place = format!("plugins.stepgate.{place}: ");
+        let (errors, warnings): (Vec<_>, Vec<_>) = (
+            found.errors.iter().map(ToString::to_string).collect(),
+            found.warnings.iter().map(ToString::to_string).collect(),
+        );
+        assert_eq!(errors.iter().any(|error| error.starts_with(&place)), stops, "{section}: {errors:?}");
+        assert_eq!(warnings.iter().any(|warning| warning.starts_with(&place)), !stops, "{section}: {warnings:?}");
+    }
+}
+
+#[test]
 fn what_routes_redirects_and_resources_say_is_checked() {
     for (section, place) in [
         (json!({"routes": [{"path": "/a", "level": 2}]}), "routes"),

@@ -2,6 +2,8 @@
 //!
 //! A candidate is built beside what serves. It takes its place only when all of it is sound; otherwise nothing changes.
 
+mod trial;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,21 +13,17 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::watch;
 
+use self::trial::{load_check, try_out};
 use super::DATA;
 use super::bundle::contents::{Bundle, Contents, Delta};
 use super::bundle::patch::{PatchError, apply_all};
 use crate::opa::manifest::Manifest;
 use crate::policy::{
-    Bounds, Entrypoint, EvalError, Evaluation, Module, Question, Rejection, Snapshot, SourceConflict, Sources, Store,
-    Surroundings, UndefinedEntrypoint, package_of,
+    Entrypoint, Module, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings, UndefinedEntrypoint,
+    package_of,
 };
 use crate::telemetry::{Metrics, Outcome};
-use crate::value::{Value, json_text, parse_json};
-
-/// How long a new policy may think about its first request.
-const TRIAL: Duration = Duration::from_secs(1);
-/// Letters that are told of what a load check found.
-const MAX_FOUND: usize = 1_000;
+use crate::value::{Value, parse_json};
 
 /// Why a candidate was not put in force.
 #[derive(Debug, thiserror::Error)]
@@ -306,50 +304,6 @@ impl Activation {
     }
 }
 
-/// Looks at a document that says what is wrong with policies and data. While it is not there, nothing is known to be.
-fn load_check(candidate: &Snapshot, path: &[String]) -> Result<(), ActivationError> {
-    let question = Question { input: None, strict_builtin_errors: false, budget: TRIAL };
-    let found = match candidate.document(path, &question) {
-        Ok(Some(Value::Set(items))) if items.is_empty() => return Ok(()),
-        Ok(Some(Value::Array(items))) if items.is_empty() => return Ok(()),
-        Ok(Some(Value::Object(members))) if members.iter().next().is_none() => return Ok(()),
-        Ok(None) => {
-            tracing::warn!(path = path.join("/"), "a document of plugins.stepgate.load_checks is undefined");
-            return Ok(());
-        }
-        Ok(Some(found)) => json_text(&found),
-        Err(complaint) => complaint.message,
-    };
-    Err(ActivationError::LoadCheck { path: path.join("/"), found: found.chars().take(MAX_FOUND).collect() })
-}
-
-/// Asks a candidate for a decision before requests do. What cannot answer in time never gets any; an error or no decision is
-/// said, and denies.
-fn try_out(candidate: Snapshot, path: &str) -> Result<Snapshot, ActivationError> {
-    if candidate.waits() {
-        // It would ask other servers.
-        return Ok(candidate);
-    }
-    match candidate.eval(&smoke_input(), Bounds::within(TRIAL)) {
-        Err(EvalError::Budget | EvalError::Memory(_)) => return Err(ActivationError::Slow(TRIAL)),
-        Err(error) => tracing::info!(path, %error, "the new policy cannot decide about a bare request"),
-        Ok(Evaluation { value: None, .. }) => {
-            tracing::info!(path, "the new policy has no decision about a bare request");
-        }
-        Ok(_) => {}
-    }
-    Ok(candidate)
-}
-
-/// A request with nothing in it.
-fn smoke_input() -> Value {
-    let http = r#"{"method": "GET", "path": "/", "host": "localhost", "scheme": "http", "headers": {}}"#;
-    let text = format!(
-        r#"{{"attributes": {{"request": {{"http": {http}}}}}, "parsed_path": [""], "parsed_query": {{}}, "method": "GET", "path": "/"}}"#
-    );
-    parse_json(text.as_bytes(), DATA).unwrap_or_default()
-}
-
 impl Active {
     /// The same without the bundles that should be gone; nothing when there are none.
     fn without_leaving(&self) -> Option<Self> {
@@ -441,7 +395,7 @@ impl Part {
 mod tests {
     use super::*;
     use crate::feed::bundle::patch::Patch;
-    use crate::policy::{BuiltinSettings, RegoVersion};
+    use crate::policy::{Bounds, BuiltinSettings, RegoVersion};
     use crate::value::json_text;
 
     fn activation() -> (Activation, Arc<Store>) {

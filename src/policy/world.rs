@@ -21,6 +21,8 @@ const MAX_SIGNATURES: u64 = 50_000;
 /// Functions whose answers are kept, as in OPA.
 const RECORDED: [&str; 6] =
     ["http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn", "time.now_ns", "uuid.rfc4122"];
+/// Cases of one test.
+pub const MAX_CASES: usize = 100_000;
 /// Answers of one function that one evaluation keeps.
 const MAX_ANSWERS: usize = 100;
 /// What `opa.runtime().version` says: the OPA whose behaviour is mirrored.
@@ -155,6 +157,7 @@ pub struct World<'a> {
     /// When everything must end.
     deadline: Instant,
     prints: RefCell<Vec<String>>,
+    cases: RefCell<Vec<Value>>,
     trail: Option<RefCell<Trail>>,
     /// What functions answered, by name and arguments in JSON; absent where nobody wants to know.
     answers: Option<RefCell<Answers>>,
@@ -186,6 +189,7 @@ impl<'a> World<'a> {
             end,
             deadline,
             prints: RefCell::default(),
+            cases: RefCell::default(),
             trail: None,
             answers,
             recalled: None,
@@ -226,6 +230,11 @@ impl<'a> World<'a> {
     /// A world that tells what is asked of other servers.
     pub fn followed(self, followed: Option<Followed>) -> Self {
         Self { followed, ..self }
+    }
+
+    /// The cases of tests that were begun, as paths below `data`; at most [`MAX_CASES`].
+    pub fn cases(&self) -> Vec<Value> {
+        self.cases.borrow().clone()
     }
 
     /// What `print` said, in order, and where the evaluation came by.
@@ -289,6 +298,13 @@ impl Host for World<'_> {
     fn visit(&self, place: &Place) {
         if let Some(trail) = &self.trail {
             trail.borrow_mut().visit(place);
+        }
+    }
+
+    fn test_case(&self, path: &Value) {
+        let mut cases = self.cases.borrow_mut();
+        if cases.len() < MAX_CASES {
+            cases.push(path.clone());
         }
     }
 

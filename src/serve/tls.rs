@@ -22,6 +22,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name}
 
 use super::refusal::Refusal;
 use crate::telemetry::{Metrics, Refused};
+use crate::token::parse_spiffe_id;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,13 +60,16 @@ pub struct SpiffePattern {
 impl SpiffePattern {
     /// Reads `spiffe://domain/path` or `spiffe://domain/*`, where the star stands for any number of segments.
     pub fn parse(text: &str) -> Option<Self> {
-        let (domain, _) = text.strip_prefix("spiffe://")?.split_once('/')?;
         let (plain, is_prefix) = text.strip_suffix("/*").map_or((text, false), |plain| (plain, true));
-        let is_good = !domain.is_empty() && !plain.contains('*') && (is_prefix || !plain.ends_with('/'));
-        is_good.then(|| Self { text: plain.to_owned(), is_prefix })
+        let (_, path) = parse_spiffe_id(plain)?;
+        (is_prefix || !path.is_empty()).then(|| Self { text: plain.to_owned(), is_prefix })
     }
 
+    /// Whether `id` is such an ID. What is no SPIFFE ID, such as one with dot segments, matches nothing.
     pub fn matches(&self, id: &str) -> bool {
+        if parse_spiffe_id(id).is_none() {
+            return false;
+        }
         match id.strip_prefix(&self.text) {
             Some(rest) if self.is_prefix => rest.len() > 1 && rest.starts_with('/'),
             Some(rest) => rest.is_empty(),
@@ -429,6 +433,10 @@ mod tests {
             ("spiffe://a/ns/x/*", "spiffe://a/ns/x", false),
             ("spiffe://a/ns/x/*", "spiffe://a/ns/x/", false),
             ("spiffe://a/*", "spiffe://b/x", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/../y/sa/z", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/./z", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/%2e%2e/y", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x//z", false),
         ] {
             assert_eq!(SpiffePattern::parse(pattern).expect("a pattern").matches(id), want, "{pattern} {id}");
         }

@@ -82,6 +82,54 @@ fn each_definition_of_a_test_is_a_test() {
 }
 
 #[test]
+fn cases_of_a_test_are_reported_by_name() {
+    let folder = folder("cases");
+    std::fs::remove_file(folder.join("a_test.rego")).expect("the other tests");
+    let tests = r#"package test_utils
+
+test_data[name] if {
+    some name, tc in {"good": {"x": 1, "want": 1}, "bad": {"x": 1, "want": 2}}
+    tc.x == tc.want
+}
+
+test_fixed.one if true
+
+test_fixed.two if false
+
+test_all[name] if some name in ["a", "b"]
+
+test_none[name] if some name in []
+
+test_object := {"a": true}
+
+helper[name] if some name in ["a"]
+"#;
+    std::fs::write(folder.join("b_test.rego"), tests).expect("tests");
+    let output = stepgate(&folder, &["test", "-f", "json", "."]);
+    assert_eq!(output.status.code(), Some(2));
+    let reports = json(&output);
+    let told: Vec<_> = reports
+        .as_array()
+        .expect("reports")
+        .iter()
+        .map(|it| (it["name"].as_str().unwrap_or_default().to_owned(), it["fail"] == true, it["sub_results"].clone()))
+        .collect();
+    let (good, bad) =
+        (|name: &str| serde_json::json!({"name": name}), |name: &str| serde_json::json!({"name": name, "fail": true}));
+    let want = [
+        ("test_data", true, serde_json::json!({"good": good("good"), "bad": bad("bad")})),
+        ("test_fixed", true, serde_json::json!({"one": good("one"), "two": bad("two")})),
+        ("test_all", false, serde_json::json!({"a": good("a"), "b": good("b")})),
+        ("test_none", true, Value::Null),
+        ("test_object", true, Value::Null),
+    ];
+    assert_eq!(told, want.map(|(name, fails, cases)| (name.to_owned(), fails, cases)));
+    let pretty = String::from_utf8_lossy(&stepgate(&folder, &["test", "."]).stdout).into_owned();
+    assert!(pretty.contains("data.test_utils.test_data: FAIL") && pretty.contains("\n  bad: FAIL\n"), "{pretty}");
+    assert!(!pretty.contains("good: PASS") && pretty.contains("PASS: 1/5\nFAIL: 4/5"), "{pretty}");
+}
+
+#[test]
 fn strict_checks_are_asked_for() {
     let folder = folder("strict");
     std::fs::write(folder.join("a.rego"), "package a\n\nimport data.unused\n\nallow if true\n").expect("the policy");

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use super::hir::{self, data_path};
 use super::lower::{self, Tree};
 use super::resolve::{is_wildcard, resolve_rule};
-use super::{CompileError, DataConflicts, Names, Options, Reads, Shared, annotations, check, recursion, safety};
+use super::{
+    CompileError, DataConflicts, Names, Options, Reads, Shared, annotations, check, is_test_name, recursion, safety,
+};
+use crate::builtins;
 use crate::policy::{Group, GroupId, GroupKind, Index, NameTable, Node, NodeId, Policy, ROOT};
 use crate::syntax::{Module, TermKind, Version};
 use crate::value::Value;
@@ -53,6 +56,9 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
     }
     for rule in &mut rules {
         errors.extend(order(rule));
+        if options.separate_tests {
+            begin_case(rule);
+        }
     }
     let packages = rules_of.keys().cloned().collect();
     let (nodes, mut groups, by_group) = plant(packages, &rules);
@@ -256,6 +262,42 @@ fn order(rule: &mut hir::Rule) -> Vec<CompileError> {
         }
     }
     errors
+}
+
+/// Reports the case of a test such as `test_x[name] if …` as soon as its name is known: one that fails later leaves nothing else behind.
+///
+/// Mirrors: `injectTestCaseFunc`, OPA `v1/tester/runner.go`, v1.19.0.
+fn begin_case(rule: &mut hir::Rule) {
+    let is_test = |part: &Value| part.as_str().is_some_and(is_test_name);
+    let (true, false, Some(builtin)) =
+        (rule.path.iter().any(is_test), rule.tail.is_empty(), builtins::named("internal.test_case"))
+    else {
+        return;
+    };
+    let mut missing = safety::Vars::new();
+    rule.tail.iter().for_each(|term| {
+        term.open_vars(&mut |var| {
+            missing.insert(var);
+        })
+    });
+    let path = rule.path.iter().cloned().map(hir::Term::Const).chain(rule.tail.iter().cloned()).collect();
+    let kind = hir::ExprKind::Call {
+        function: hir::Function::Builtin(builtin),
+        args: vec![hir::Term::Array(path)],
+        out: None,
+    };
+    let begin = hir::Expr { at: rule.at, negated: false, kind, with: Arc::new([]) };
+    let Some(clause) = rule.clauses.first_mut() else { return };
+    let binds_last = |expr: &hir::Expr| {
+        expr.terms(&mut |term| {
+            term.open_vars(&mut |var| {
+                missing.remove(&var);
+            })
+        });
+        missing.is_empty()
+    };
+    let place = clause.body.iter().position(binds_last).map_or(clause.body.len(), |last| last.saturating_add(1));
+    clause.body.insert(place, begin);
 }
 
 /// Rules by group, as places among all rules.

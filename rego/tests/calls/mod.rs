@@ -224,6 +224,7 @@ pub const ROWS: &[(&str, &[Kind])] = &[
     ("trim_space", &[Text]),
     ("sprintf", &[Format, Array]),
     ("internal.template_string", &[Array]),
+    ("internal.test_case", &[Array]),
     ("time.now_ns", &[]),
     ("time.parse_ns", &[Layout, Layout]),
     ("time.parse_rfc3339_ns", &[Layout]),

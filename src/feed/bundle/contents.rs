@@ -118,7 +118,7 @@ impl Reading {
         let signatures = take_only(&mut files, signature::FILE)?;
         let patch = files.iter().find(|file| base(file.plain()) == "patch.json");
         let patches = patch.map(|file| Patch::parse_all(&file.bytes)).transpose()?;
-        let is_delta = patches.as_ref().is_some_and(|patches| !patches.is_empty() || !files.iter().any(is_content));
+        let is_delta = patches.is_some();
         let signatures = signatures.as_ref().map(|file| file.bytes.as_slice());
         let verified = |prefix: &str| {
             let name = |file: &File| {
@@ -136,7 +136,7 @@ impl Reading {
             Some(file) => Manifest::parse(&file.bytes)?,
             None => Manifest::default(),
         };
-        match patches.filter(|_| is_delta) {
+        match patches {
             Some(patches) => delta(manifest, patches, &files).map(Contents::Delta),
             None => snapshot(manifest, files, self.version).map(Contents::Snapshot),
         }

@@ -120,7 +120,12 @@ impl Rule {
         };
         // `~1` names a key with a `/` in it (RFC 6901 section 4).
         let part = |part: &str| part.replace("~1", "/").replace("~0", "~");
-        let path: Vec<String> = path.strip_prefix('/')?.split('/').map(part).collect();
+        // A rule that is meant to hide something does, even without its slash or as a reference with dots.
+        let path: Vec<String> = match path.strip_prefix('/') {
+            Some(pointer) => pointer.split('/').map(part).collect(),
+            None if path.contains('/') => path.split('/').map(part).collect(),
+            None => path.split('.').map(str::to_owned).collect(),
+        };
         MASKABLE.contains(&path.first()?.as_str()).then_some(Self { path, value })
     }
 }
@@ -541,7 +546,13 @@ mod tests {
         for odd in ["mask := true", "mask := {\"/input/parsed_body/name\": 1}"] {
             assert!(self::event(odd, false).0.expect("it is logged").get("input").is_none(), "{odd}");
         }
-        for rule in [r#"{"path": "/input/parsed_body/name"}"#, r#"{"op": "foo", "path": "/input/parsed_body/name"}"#] {
+        for rule in [
+            r#"{"path": "/input/parsed_body/name"}"#,
+            r#"{"op": "foo", "path": "/input/parsed_body/name"}"#,
+            r#""input/parsed_body/name""#,
+            r#""input.parsed_body.name""#,
+            r#"{"op": "remove", "path": "input/parsed_body/name"}"#,
+        ] {
             let masked = self::event(&format!("mask contains {rule}"), false).0.expect("it is logged");
             assert!(masked["input"]["parsed_body"].get("name").is_none(), "{rule}");
         }

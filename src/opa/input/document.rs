@@ -110,7 +110,8 @@ pub fn build(
             Ok(parsed) => Some(parsed),
             Err(error @ BodyError::Memory(_)) => return Err(error.into()),
             Err(_) if body == BodyUse::Log => None,
-            Err(error) if options.expose_body_errors => {
+            // An ambiguous body is never the policy's to forgive: it would see none of what the upstream reads.
+            Err(error) if options.expose_body_errors && !error.is_ambiguous() => {
                 members.put(&BODY_ERROR, Value::from(error.to_string()));
                 Some(ParsedBody { value: Value::Null, truncated: false })
             }

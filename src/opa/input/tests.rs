@@ -91,6 +91,13 @@ fn unreadable_bodies_are_errors_or_exposed_as_configured() {
     assert!(matches!(document(&message, &OPTIONS), Err(InputError::Body(_))));
     let expose = Options { expose_body_errors: true, ..OPTIONS };
     assert!(document(&message, &expose).expect("a document").contains(r#""body_error":"the body is not"#));
+    let twice = with_http(HttpRequest {
+        headers: headers(&[("content-type", "application/json")]),
+        body: r#"{"method": "tools/call", "method": "tools/list"}"#.to_owned(),
+        ..HttpRequest::default()
+    });
+    let rejecting = Options { duplicate_members: DuplicateKeys::Refuse, ..expose };
+    assert!(matches!(document(&twice, &rejecting), Err(InputError::Body(error)) if error.is_ambiguous()));
 }
 
 #[test]
