@@ -112,7 +112,7 @@ pub fn is_test_name(name: &str) -> bool {
 
 /// Gives every definition of a test but the first of its name in a package a name of its own.
 fn separate_tests(modules: &mut [(Arc<str>, syntax::Module)]) {
-    let mut counts: HashMap<(Vec<Arc<str>>, Vec<Arc<str>>), usize> = HashMap::new();
+    let mut counts: HashMap<Vec<Arc<str>>, usize> = HashMap::new();
     for (_, module) in modules {
         for rule in module.rules.iter_mut().filter(|rule| !rule.is_default) {
             let Some((first, rest)) = rule.head.path.split_first_mut() else { continue };
@@ -125,8 +125,8 @@ fn separate_tests(modules: &mut [(Arc<str>, syntax::Module)]) {
                 syntax::TermKind::String(text) => Some(Arc::clone(text)),
                 _ => None,
             });
-            let path = std::iter::once(Arc::clone(name)).chain(case).collect();
-            let count = counts.entry((module.package.clone(), path)).or_default();
+            let path = module.package.iter().chain([&*name]).cloned().chain(case).collect();
+            let count = counts.entry(path).or_default();
             if *count > 0 {
                 *name = format!("{name}#{count:02}").into();
             }
