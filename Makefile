@@ -82,6 +82,7 @@ compat: tools build ## compare with OPA-Envoy's own answers
 
 manifests: .tools/kube-ready build ## render, validate and lint everything in k8s/, and run the commands of the documents
 	$(PYTHON) tests/k8s/check.py
+	$(PYTHON) tests/k8s/kind_test.py
 
 image: ## build the image localhost/stepgate:dev
 	k8s/image/build

@@ -1,7 +1,7 @@
 //! stepgate: external authorization for Envoy and Istio.
 //!
 //! Floors, from the ground up; a module uses only what stands below it (`tests/it/tidy.rs` checks it):
-//! ground `clock` `secret` `value`; contract `opa`. `ARCHITECTURE.md` has the whole map.
+//! ground `clock` `folder` `secret` `value`; contract `opa`. `ARCHITECTURE.md` has the whole map.
 
 pub mod app;
 pub mod check;
@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod feed;
+pub mod folder;
 pub mod jws;
 pub mod lifecycle;
 pub mod opa;

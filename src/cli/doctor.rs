@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,9 +11,12 @@ use serde_json::json;
 use super::run;
 use crate::app::rehearse;
 use crate::clock::Clock;
-use crate::doctor::{Manifests, ProbeError, Severity, Verdict, ask, examine, migrations, signs};
+use crate::doctor::{Manifests, ProbeError, Severity, Verdict, ask, examine, is_rejected, migrations, signs};
 use crate::serve::client_config;
 use crate::telemetry::log;
+
+/// Between two questions of `--wait`.
+const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -22,6 +26,9 @@ pub struct Doctor {
     /// Say nothing and end with 0 if the server is ready, else with 1: for health checks of containers
     #[arg(long)]
     probe: bool,
+    /// Ask again until the server is ready and decides by its newest policies, at most for so long
+    #[arg(long, value_parser = wait, conflicts_with = "probe")]
+    wait: Option<Duration>,
     /// The diagnostic listener of the server
     #[arg(long, default_value = "http://127.0.0.1:8282")]
     url: String,
@@ -86,7 +93,7 @@ impl Doctor {
                 let ask = |path: &str| ask(&self.url, path, tls.as_ref());
                 match self.probe {
                     true => Ok(ExitCode::from(u8::from(!matches!(ask("/ready"), Ok((200, _)))))),
-                    false => look(&self.url, ask),
+                    false => await_good(&self.url, ask, self.wait.unwrap_or_default()),
                 }
             }
         }
@@ -154,8 +161,40 @@ fn migrate(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(is_refused || !is_whole)))
 }
 
-/// Asks a running server and says what it waits for.
-fn look(url: &str, ask: impl Fn(&str) -> Result<(u16, String), ProbeError>) -> anyhow::Result<ExitCode> {
+/// The duration of `--wait`.
+fn wait(text: &str) -> Result<Duration, String> {
+    crate::config::parse_duration(text).ok_or_else(|| "expected a duration such as `30s`".to_owned())
+}
+
+/// Asks a running server until all is well, or `wait` is over, and prints what was found last.
+fn await_good(
+    url: &str,
+    ask: impl Fn(&str) -> Result<(u16, String), ProbeError>,
+    wait: Duration,
+) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    loop {
+        let found = look(url, &ask);
+        let is_good = found.as_ref().is_ok_and(|found| found.is_good);
+        if !is_good && began.elapsed() < wait {
+            std::thread::sleep(PAUSE.min(wait));
+            continue;
+        }
+        let found = found?;
+        found.lines.iter().for_each(|line| println!("{line}"));
+        return Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+}
+
+/// What a server says of itself.
+struct Found {
+    /// It is ready, and decides by its newest policies.
+    is_good: bool,
+    lines: Vec<String>,
+}
+
+/// Asks a running server what it waits for, and what its metrics show.
+fn look(url: &str, ask: impl Fn(&str) -> Result<(u16, String), ProbeError>) -> anyhow::Result<Found> {
     let (status, body) = ask("/ready").map_err(|error| {
         let told = crate::telemetry::chain(&error);
         match error {
@@ -165,37 +204,39 @@ fn look(url: &str, ask: impl Fn(&str) -> Result<(u16, String), ProbeError>) -> a
             ),
         }
     })?;
-    if status == 200 {
-        println!("ready: {url} takes checks");
-        tell_signs(ask("/metrics"));
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!("not ready: {url} answers {status}");
+    let is_ready = status == 200;
+    let mut lines = vec![match is_ready {
+        true => format!("ready: {url} takes checks"),
+        false => format!("not ready: {url} answers {status}"),
+    }];
     let body: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
     for name in body.get("waiting_for").and_then(serde_json::Value::as_array).into_iter().flatten() {
         let name = name.as_str().unwrap_or_default();
-        let hint = match name {
-            "policy" => "no policy is in force; `stepgate check` says what is wrong with it",
-            "entrypoint" => {
-                "no policy defines anything at plugins.envoy_ext_authz_grpc.path; the log names the likely rule"
-            }
-            "issuer_keys" => "the keys of an issuer were not fetched yet; can its URL be reached from here?",
-            "bundles" => "a bundle was not loaded yet; the log says why, and /v1/status where `status` is configured",
-            "bundle_freshness" => "a bundle's server has not been heard of for longer than max_staleness",
-            "discovery" => "the discovery bundle was not loaded yet",
-            _ => "the log says more",
-        };
-        println!("  waiting for {name}: {hint}");
+        lines.push(format!("  waiting for {name}: {}", hint(name)));
     }
-    tell_signs(ask("/metrics"));
-    Ok(ExitCode::FAILURE)
+    let metrics = match ask("/metrics") {
+        Ok((200, metrics)) => metrics,
+        _ => {
+            lines.push("  its metrics cannot be read: whether newer policies were rejected is not known".to_owned());
+            String::new()
+        }
+    };
+    let now = Clock::System.now_ns() as f64 / 1e9;
+    lines.extend(signs(&metrics, now).into_iter().map(|sign| format!("  {sign}")));
+    Ok(Found { is_good: is_ready && !is_rejected(&metrics), lines })
 }
 
-/// Says what the metrics show.
-fn tell_signs(metrics: Result<(u16, String), ProbeError>) {
-    let Ok((200, metrics)) = metrics else { return };
-    let now = Clock::System.now_ns() as f64 / 1e9;
-    for sign in signs(&metrics, now) {
-        println!("  {sign}");
+/// What to do about a condition of readiness.
+fn hint(condition: &str) -> &'static str {
+    match condition {
+        "policy" => "no policy is active; `stepgate check` says what is wrong with it",
+        "entrypoint" => {
+            "no policy defines anything at plugins.envoy_ext_authz_grpc.path; the log names the likely rule"
+        }
+        "issuer_keys" => "the keys of an issuer were not fetched yet; can its URL be reached from here?",
+        "bundles" => "a bundle was not loaded yet; the log says why, and /v1/status where `status` is configured",
+        "bundle_freshness" => "a bundle's server has not been heard of for longer than max_staleness",
+        "discovery" => "the discovery bundle was not loaded yet",
+        _ => "the log says more",
     }
 }

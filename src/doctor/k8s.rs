@@ -246,7 +246,7 @@ pub const RULES: &[Rule] = &[
     error(
         "sidecar-without-drain",
         "The container ends together with the application: the last requests of a pod that stops are denied.",
-        "Make it a native sidecar (an init container with `restartPolicy: Always`), or pass `--shutdown-wait-period`.",
+        "Make it a native sidecar (an init container with `restartPolicy: Always`), or pass `--shutdown-wait-period`. (`preStop.sleep` is dropped silently by Kubernetes 1.29.)",
         workloads::without_drain,
     ),
     error(
@@ -278,6 +278,12 @@ pub const RULES: &[Rule] = &[
         "stepgate does not start with this configuration.",
         "Correct the keys; docs/config.md lists them.",
         workloads::configuration,
+    ),
+    error(
+        "kubernetes-token",
+        "`preset: kubernetes` reads the keys from the API server with the pod's own token, and this pod has none: it never becomes ready.",
+        "Add k8s/components/kubernetes-issuer, or `kubernetesIssuer.enabled: true` in the chart's values: a projected token with its own audience and lifetime.",
+        workloads::kubernetes_token,
     ),
     warning(
         "single-replica",

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize as _;
 use serde_json::Value;
 
+use crate::folder::is_reserved;
+
 /// Bytes of one file.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Folders in folders.
@@ -233,6 +235,9 @@ impl Manifests {
             let entries = std::fs::read_dir(path).map_err(failed)?;
             let entries: BTreeSet<_> =
                 entries.map(|entry| Ok(entry?.path())).collect::<Result<_, _>>().map_err(failed)?;
+            let name = |entry: &PathBuf| entry.file_name().map(|name| name.to_string_lossy().into_owned());
+            let entries: BTreeSet<_> =
+                entries.into_iter().filter(|entry| !name(entry).is_some_and(|name| is_reserved(&name))).collect();
             // What Helm has not rendered is no YAML yet.
             let templates = entries.contains(&path.join("Chart.yaml")).then(|| path.join("templates"));
             for entry in entries.into_iter().filter(|entry| Some(entry) != templates.as_ref()) {

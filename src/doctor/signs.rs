@@ -27,6 +27,11 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     Some(Sample { name, labels: labels.collect(), value: value.parse().ok()? })
 }
 
+/// Whether the newest policies of a source are rejected: a restart would fail, or decide by none.
+pub fn is_rejected(metrics: &str) -> bool {
+    metrics.lines().filter_map(sample).any(|sample| sample.name == "stepgate_policy_rejected" && sample.value > 0.0)
+}
+
 /// What somebody should know, with what to do; counts are those since the start. `now` is in seconds since the epoch.
 pub fn signs(metrics: &str, now: f64) -> Vec<String> {
     metrics.lines().filter_map(sample).filter_map(|sample| sign(&sample, now)).collect()
@@ -110,6 +115,10 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
             let scope = if count > 1.0 { "denials and faults" } else { "denials" };
             format!("dry-run is on: {scope} are allowed; remove plugins.envoy_ext_authz_grpc.dry-run to enforce them")
         }
+        "stepgate_policy_rejected" => format!(
+            "the newest policies of `{}` are rejected, and older ones decide; after a restart none would: the log says why",
+            label("source")
+        ),
         "stepgate_entrypoint_undefined" => {
             "every check is denied: the active policy defines nothing at plugins.envoy_ext_authz_grpc.path; the log names the likely rule"
                 .to_owned()
@@ -132,7 +141,7 @@ mod tests {
             stepgate_denials_total{reason=\"policy\"} 3\nstepgate_decision_logs_total{outcome=\"uploaded\"} 5\n\
             stepgate_policy_activations_total{outcome=\"success\"} 2\nstepgate_key_refreshed_at_seconds{issuer=\"https://a\"} 99000\n\
             stepgate_certificate_not_after_seconds{listener=\"grpc\"} 101000\nstepgate_certificate_usable{listener=\"grpc\",part=\"certificate\"} 1\n\
-            stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nstepgate_dry_run 0\nstepgate_entrypoint_undefined 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
+            stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nstepgate_dry_run 0\nstepgate_entrypoint_undefined 0\nstepgate_policy_rejected{source=\"files\"} 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
         assert_eq!(signs(quiet, 100_000.0), Vec::<String>::new());
         for (line, part) in [
             (
@@ -156,6 +165,7 @@ mod tests {
             ("stepgate_config_warnings 2", "2 doubtful"),
             ("stepgate_dry_run 1", "dry-run is on: denials are allowed"),
             ("stepgate_dry_run 2", "denials and faults are allowed"),
+            ("stepgate_policy_rejected{source=\"files\"} 1", "the newest policies of `files` are rejected"),
             ("stepgate_entrypoint_undefined 1", "defines nothing at"),
             (
                 "stepgate_certificate_usable{listener=\"grpc\",part=\"ca_cert\"} 0",

@@ -244,6 +244,11 @@ impl Activation {
         self.changed.subscribe()
     }
 
+    /// Shows whether the newest policies of a source were rejected.
+    pub fn report_rejected(&self, source: &str, is_rejected: bool) {
+        self.metrics.insides.policy_rejected(source, is_rejected);
+    }
+
     /// Whether a policy with the entry point has been active, where that is asked for.
     pub fn has_had_entrypoint(&self) -> bool {
         !self.how.lock().awaits_entrypoint || self.was_defined.load(Ordering::Acquire)

@@ -138,6 +138,10 @@ impl BundleFeed {
             }
             Err(error) => tracing::error!(name, "Bundle load failed: {}", clipped(&chain(error))),
         }
+        // A server that does not answer has offered nothing that could be rejected, and what was removed no longer matters.
+        if !matches!(polled, Err(BundleFeedError::Poll(_) | BundleFeedError::Activation(ActivationError::Over))) {
+            self.activation.report_rejected(name, polled.is_err());
+        }
         let undefined = self.activation.undefined_entrypoint();
         let undefined = undefined.map(|error| Fault { code: ENTRYPOINT_UNDEFINED, ..Fault::of_bundle(&error) });
         self.status.bundle(name, |status| {

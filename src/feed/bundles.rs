@@ -64,6 +64,7 @@ impl Bundles {
         for (name, ended) in gone {
             ended.lifecycle.stop();
             self.status.forget_bundle(&name);
+            self.activation.report_rejected(&name, false);
             if let Err(error) = self.activation.remove_bundle(&name) {
                 // The others make no sense without it: what is in force stays, as with every failed change.
                 tracing::error!(name, "the bundle is not taken out of force: {error}");

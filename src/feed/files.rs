@@ -1,7 +1,7 @@
 //! Policies and data from disk: loaded at start, and again when they change if `--watch` asks for it.
 //!
-//! Mirrors: OPA `v1/loader/loader.go`, v1.9.0: which files count, and where a folder puts its data. One difference: a file
-//! that is reached twice through links (as Kubernetes mounts a ConfigMap) is loaded once.
+//! Mirrors: OPA `v1/loader/loader.go`, v1.9.0: which files count, and where a folder puts its data. Differences: names that begin with
+//! `..` are the kubelet's ([`crate::folder`]) and are skipped, and a file that is reached twice through links is loaded once.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::DATA;
 use super::activation::{Activation, ActivationError};
 use super::bundle::contents::{Bundle, BundleError, Reading};
+use crate::folder::{is_folder, is_reserved};
 use crate::lifecycle::Lifecycle;
 use crate::opa::manifest::Roots;
 use crate::opa::signature::Verification;
@@ -28,6 +29,8 @@ const MAX_FOLDER_DEPTH: usize = 64;
 const MAX_FILES: usize = 100_000;
 /// Bytes of all files together.
 const MAX_TOTAL_BYTES: u64 = 1 << 30;
+/// The name of the files of the command line among the sources of policies.
+const FILES: &str = "files";
 /// How long the files must be quiet before they are read again.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -194,11 +197,10 @@ impl Loading<'_> {
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-            if self.files.ignores(&name) {
+            if is_reserved(&name) || self.files.ignores(&name) {
                 continue;
             }
-            let kind_of_entry = entry.file_type().map_err(|source| read_error(&path, source))?;
-            if kind_of_entry.is_dir() {
+            if is_folder(&entry).map_err(|source| read_error(&path, source))? {
                 prefix.push(name);
                 self.folder(&path, prefix, depth.saturating_add(1))?;
                 prefix.pop();
@@ -266,6 +268,12 @@ pub struct PolicyFeed {
 impl PolicyFeed {
     /// Loads, compiles and, if all is well, swaps. What served before keeps serving otherwise.
     pub fn activate(&self) -> Result<(), FilesFeedError> {
+        let activated = self.load_and_replace();
+        self.activation.report_rejected(FILES, activated.is_err());
+        activated
+    }
+
+    fn load_and_replace(&self) -> Result<(), FilesFeedError> {
         Ok(self.activation.replace_files(self.files.load()?)?)
     }
 
@@ -316,6 +324,7 @@ impl PolicyFeed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::lay_out;
     use crate::value::json_text;
 
     fn load(folder: &Path, ignore: &[&str]) -> Result<Sources, FilesError> {
@@ -359,16 +368,30 @@ mod tests {
     }
 
     #[test]
-    fn a_config_map_is_loaded_once_with_and_without_ignore() {
+    fn a_config_map_is_loaded_by_its_visible_names() {
         let folder = tempfile::tempdir().expect("a folder");
-        let real = folder.path().join("..2026_01_01");
-        std::fs::create_dir(&real).expect("a folder");
-        std::fs::write(real.join("p.rego"), "package p").expect("a file");
-        std::os::unix::fs::symlink("..2026_01_01", folder.path().join("..data")).expect("a link");
-        std::os::unix::fs::symlink("..data/p.rego", folder.path().join("p.rego")).expect("a link");
-        for ignore in [&[][..], &[".*"]] {
-            assert_eq!(load(folder.path(), ignore).expect("it loads").modules.len(), 1, "{ignore:?}");
+        let (folder, visible) = (folder.path(), |name: &str| folder.path().join(name).display().to_string());
+        let files =
+            [("p.rego", "package p"), ("data.json", r#"{"blocked": ["/secret"]}"#), ("sub/more.yaml", "more: 1")];
+        lay_out(folder, "..2026_01_01_00_00_00.1", &files);
+        // A link that leads in a circle is not one of the kubelet's.
+        std::os::unix::fs::symlink(".", folder.join("circle")).expect("a link");
+        for version in ["..2026_01_01_00_00_00.1", "..2026_01_02_00_00_00.2"] {
+            lay_out(folder, version, &files);
+            for ignore in [&[][..], &[".*"]] {
+                let sources = load(folder, ignore).expect("it loads");
+                assert_eq!(
+                    json_text(&sources.data),
+                    r#"{"blocked":["/secret"],"sub":{"more":1}}"#,
+                    "{version} {ignore:?}"
+                );
+                assert_eq!(sources.modules.len(), 1);
+                assert_eq!(sources.modules[0].path, visible("p.rego"));
+            }
         }
+        lay_out(folder, "..2026_01_03_00_00_00.3", &[("data.json", "{")]);
+        let error = load(folder, &[]).expect_err("it is broken").to_string();
+        assert!(error.starts_with(&format!("`{}` ", visible("data.json"))), "{error}");
     }
 
     #[test]

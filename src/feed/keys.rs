@@ -84,11 +84,13 @@ impl KeyFeed {
                 }
                 Err(error) => {
                     let issuer = self.issuer.settings.issuer.as_str();
-                    tracing::error!(
-                        issuer,
-                        error = chain(&error),
-                        "keys could not be refreshed; the last good ones stay"
-                    );
+                    let message = match self.issuer.has_keys() {
+                        true => "keys could not be refreshed; the last good ones stay",
+                        false => {
+                            "keys could not be fetched; until they are, tokens of this issuer are denied as `keys_unavailable`"
+                        }
+                    };
+                    tracing::error!(issuer, error = chain(&error), "{message}");
                     failures = failures.saturating_add(1);
                     backoff(FIRST_RETRY, LONGEST_RETRY, failures)
                 }
@@ -107,8 +109,11 @@ impl KeyFeed {
         let issuer = self.issuer.settings.issuer.as_str();
         match outcome {
             Ok((keys, period)) => {
-                tracing::info!(issuer, keys = keys.len() as u64, "keys refreshed");
-                self.issuer.replace_keys(keys);
+                let count = keys.len() as u64;
+                match self.issuer.replace_keys(keys) {
+                    true => tracing::info!(issuer, keys = count, "the keys are new"),
+                    false => tracing::debug!(issuer, keys = count, "the keys are the same"),
+                }
                 self.issuer.confirm(self.clock.now());
                 self.metrics.keys_refreshed(issuer, Outcome::Success, self.clock.now());
                 Ok(period)

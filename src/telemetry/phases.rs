@@ -95,6 +95,7 @@ pub struct Insides {
     dry_run: Gauge,
     dry_run_allowed: Counter,
     entrypoint_undefined: Gauge,
+    rejected: Family<Labels, Gauge>,
 }
 
 impl Default for Insides {
@@ -122,6 +123,7 @@ impl Default for Insides {
             dry_run: Gauge::default(),
             dry_run_allowed: Counter::default(),
             entrypoint_undefined: Gauge::default(),
+            rejected: Family::default(),
         }
     }
 }
@@ -148,6 +150,8 @@ impl Insides {
         registry.register("stepgate_dry_run_allowed", help, self.dry_run_allowed.clone());
         let help = "Set to 1 while nothing is defined at the path of the decision, so that every check is denied";
         registry.register("stepgate_entrypoint_undefined", help, self.entrypoint_undefined.clone());
+        let help = "Set to 1 while the newest policies of a source are rejected, and older ones decide";
+        registry.register("stepgate_policy_rejected", help, self.rejected.clone());
         registry.register("stepgate_traces", "Traces by what became of them", self.traces.clone());
         registry.register("stepgate_decision_log_queue", "Decisions that wait to be events", self.log_queue.clone());
     }
@@ -164,6 +168,11 @@ impl Insides {
     /// Whether the active policy makes every decision undefined.
     pub fn entrypoint_undefined(&self, is_undefined: bool) {
         self.entrypoint_undefined.set(i64::from(is_undefined));
+    }
+
+    /// Whether the newest policies of a source, `files` or a bundle's name, were rejected, so that older ones decide.
+    pub fn policy_rejected(&self, source: &str, is_rejected: bool) {
+        self.rejected.get_or_create(&vec![("source", source.to_owned())]).set(i64::from(is_rejected));
     }
 
     /// Whether denials are allowed: 0 no, 1 those of the policy, 2 faults as well.

@@ -129,11 +129,19 @@ impl Issuer {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Puts a new key set in force, whole.
-    pub fn replace_keys(&self, keys: KeySet) {
+    /// Whether there ever were any keys.
+    pub fn has_keys(&self) -> bool {
+        self.keys.load().is_some()
+    }
+
+    /// Replaces the key set as a whole; true if it holds other keys than the one before.
+    pub fn replace_keys(&self, keys: KeySet) -> bool {
+        let before = self.keys.load_full();
+        let is_new = before.is_none_or(|before| before.fingerprints() != keys.fingerprints());
         self.keys.store(Some(Arc::new(keys)));
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.refresh_ended();
+        is_new
     }
 
     /// Says that a refresh is under way; whoever needs its outcome waits for it.

@@ -3,6 +3,7 @@
 //! Keys that cannot be used here are left out rather than failing the set (RFC 7517 section 5); a set without a single
 //! usable key is refused, so that an empty answer never replaces good keys.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -120,6 +121,11 @@ impl KeySet {
             return Err(KeySetError::NoneUsable(listed.len()));
         }
         Ok(Self { keys })
+    }
+
+    /// What identifies the set, whatever the order of its keys.
+    pub fn fingerprints(&self) -> BTreeSet<[u8; 32]> {
+        self.keys.iter().map(|key| key.fingerprint()).collect()
     }
 
     /// The keys to try for a token with this `kid` and algorithm.

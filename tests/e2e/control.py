@@ -360,6 +360,47 @@ def an_undefined_entrypoint_denies_and_is_reported():
     server.stop()
 
 
+def lay_out(folder, version, files):
+    """A ConfigMap as the kubelet mounts it, or its next version."""
+    os.makedirs(os.path.join(folder, version))
+    for name, text in files.items():
+        with open(os.path.join(folder, version, name), 'w') as f:
+            f.write(text)
+        if not os.path.islink(os.path.join(folder, name)):
+            os.symlink(os.path.join('..data', name), os.path.join(folder, name))
+    os.symlink(version, os.path.join(folder, '..data_tmp'))
+    os.rename(os.path.join(folder, '..data_tmp'), os.path.join(folder, '..data'))
+
+
+def mounted_config_maps_are_read_by_their_visible_names():
+    rego = ('package app\nimport rego.v1\ndefault allow := {"allowed": true}\n'
+            'allow := {"allowed": false} if input.attributes.request.http.path in data.blocked\n')
+    for flags in (['--watch'], ['--watch', '--bundle']):
+        with tempfile.TemporaryDirectory() as folder:
+            lay_out(folder, '..2026_01_01_00_00_00.1', {'policy.rego': rego, 'data.json': '{"blocked": ["/secret"]}'})
+            with Sidecar({}, args=flags, files=[folder]) as sidecar:
+                doctor = lambda: stepgate('doctor', '--url', f'http://127.0.0.1:{sidecar.diagnostic}', check=False)
+                sidecar.settled(lambda: sidecar.get('/ready')[0] == 200, 'ready')
+                eq((sidecar.check('/secret'), sidecar.check('/other')), (False, True), f'{flags}: the deny list')
+                lay_out(folder, '..2026_01_02_00_00_00.2', {'policy.rego': rego, 'data.json': '{"blocked": ["/other"]}'})
+                sidecar.settled(lambda: (sidecar.check('/secret'), sidecar.check('/other')) == (True, False), f'{flags}: the next version')
+                eq(doctor().returncode, 0, 'all is well')
+                # A version that is rejected changes nothing, and it shows.
+                lay_out(folder, '..2026_01_03_00_00_00.3', {'policy.rego': rego + 'broken := nothing()\n', 'data.json': '{}'})
+                sidecar.settled(lambda: b'stepgate_policy_rejected{source="files"} 1' in sidecar.get('/metrics')[1], f'{flags}: rejected')
+                eq((sidecar.check('/secret'), sidecar.check('/other'), sidecar.get('/ready')[0]), (True, False, 200), 'the old one decides')
+                told = doctor()
+                eq((told.returncode, 'newest policies of `files` are rejected' in told.stdout), (1, True), told.stdout)
+                eq(f'{folder}/policy.rego:' in sidecar.lines() or 'policy.rego:' in sidecar.lines(), True, 'the visible path')
+                eq('..2026' in sidecar.lines(), False, 'no name of the kubelet in the log')
+                threading.Timer(1, lay_out, (folder, '..2026_01_04_00_00_00.4', {'policy.rego': rego, 'data.json': '{"blocked": []}'})).start()
+                waited = stepgate('doctor', '--wait', '20s', '--url', f'http://127.0.0.1:{sidecar.diagnostic}', check=False)
+                eq((waited.returncode, sidecar.check('/other')), (0, True), waited.stdout)
+            began = time.time()
+            gone = stepgate('doctor', '--wait', '1s', '--url', f'http://127.0.0.1:{sidecar.diagnostic}', check=False)
+            eq((gone.returncode, 'no answer' in gone.stderr, 1 <= time.time() - began < 5), (1, True, True), gone.stderr)
+
+
 def the_api_answers_as_opa_does():
     with tempfile.TemporaryDirectory() as folder:
         file = policy_file(folder, 'package app\nimport rego.v1\nallow if input.user == "ann"\nseen := input\nconflict := 1 if true\nconflict := 2 if true\n'
@@ -939,7 +980,8 @@ def the_api_speaks_tls_and_knows_clients_by_their_certificates():
         # As in OPA: an address without scheme is served over TLS, one with `http://` is not, whoever asks there for certificates.
         probes, plain = free_port(), free_port()
         more = [*flags, '--authentication=tls', '--diagnostic-addr', f'127.0.0.1:{probes}', '--addr', f'http://0.0.0.0:{plain}']
-        with Sidecar({}, files=[file], args=more) as sidecar:
+        served = {'plugins': {'envoy_ext_authz_grpc': {'path': 'system/authz/allow'}}}
+        with Sidecar(served, files=[file], args=more) as sidecar:
             eq((ask(probes, True), ask(probes, False)), (404, 0), 'probes over TLS')
             doctor = lambda *args: stepgate('doctor', '--url', f'https://localhost:{probes}', *args, check=False)
             trusted, own = ('--tls-ca-cert-file', root), ('--tls-cert-file', certificate, '--tls-private-key-file', key)
@@ -1088,7 +1130,7 @@ def bundles_come_from_a_registry():
 
 
 TESTS = [value for name, value in list(globals().items()) if callable(value) and getattr(value, '__module__', '') == __name__
-         and name not in ('eq', 'config')]
+         and name not in ('eq', 'config', 'lay_out')]
 
 
 def main():

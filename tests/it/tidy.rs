@@ -9,7 +9,7 @@ use syn::visit::Visit;
 
 /// Modules of the crate by floor, from the ground up. A module may use those of lower floors and itself.
 const FLOORS: &[(u8, &[&str])] = &[
-    (1, &["clock", "value", "secret", "jws", "lifecycle", "telemetry", "remote"]),
+    (1, &["clock", "folder", "value", "secret", "jws", "lifecycle", "telemetry", "remote"]),
     (2, &["opa"]),
     (3, &["policy", "token"]),
     (4, &["check", "feed"]),

@@ -11,6 +11,7 @@ import sys
 import tempfile
 
 import yaml
+from live import Live
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TARGET = os.environ.get('CARGO_TARGET_DIR', os.path.join(ROOT, 'target'))
@@ -214,6 +215,24 @@ def kustomizations(folder, crds):
     code, output = run(kubectl, 'kustomize', own)
     expect('envoy-gateway: renders', code == 0, output)
     examine(folder, 'envoy-gateway', output, crds)
+    # The component for the issuer of the cluster, with a configuration that needs it, and without it.
+    own = os.path.join(folder, 'abstract', 'overlays', 'cluster-issuer')
+    os.makedirs(own)
+    with open(os.path.join(own, 'config.yaml'), 'w') as out:
+        out.write(open(os.path.join(K8S, 'base', 'config.yaml')).read().replace(
+            '  stepgate:\n', '  stepgate:\n    issuers:\n    - {preset: kubernetes, audiences: [https://api.example.com]}\n'))
+    for components, want in (('components: [../../components/kubernetes-issuer]\n', set()), ('', {'kubernetes-token'})):
+        with open(os.path.join(own, 'kustomization.yaml'), 'w') as out:
+            out.write('apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n' + components
+                      + 'configMapGenerator:\n- {name: stepgate-config, namespace: stepgate-system, behavior: replace, files: [config.yaml]}\n')
+        code, output = run(kubectl, 'kustomize', own)
+        expect('kubernetes-issuer: renders', code == 0, output)
+        if components:
+            examine(folder, 'kubernetes-issuer', output, crds)
+        path = os.path.join(folder, 'cluster-issuer.yaml')
+        with open(path, 'w') as out:
+            out.write(output)
+        expect(f'kubernetes-issuer: lint {"with" if components else "without"} the component', (found := lint(path)) == want, str(found))
 
 
 def chart(folder, crds):
@@ -231,6 +250,8 @@ def chart(folder, crds):
         'numbers': ['--namespace', '123', '--set-string', 'priorityClassName=1,serviceAccount.name=0x1,networkPolicy.monitoringNamespace=1e3',
                     '--set-string', 'istio.namespace=on,image.tag=1,podLabels.team=2,nodeSelector.disk=true,serviceMonitor.interval=1h30m',
                     '--set', 'serviceMonitor.enabled=true'],
+        'kubernetes': ['--set', 'kubernetesIssuer.enabled=true,kubernetesIssuer.audience=https://api.example', '--set', r'policies.mesh\.rego=package mesh',
+                       '--set', 'config.plugins.stepgate.issuers[0].preset=kubernetes,config.plugins.stepgate.issuers[0].audiences={https://a.example}'],
         'little': ['--set', ','.join(f'{switch}=false' for switch in switches), '--set', 'policies=null'],
     }.items():
         code, output = run(helm, 'template', 'stepgate', CHART, '--namespace', 'stepgate-system', *flags)
@@ -238,6 +259,26 @@ def chart(folder, crds):
         if code:
             continue
         examine(folder, f'chart-{name}', output, crds)
+    replicas(helm)
+    rendered = lambda *flags: documents(run(helm, 'template', 'stepgate', CHART, '--namespace', 'stepgate-system', *flags)[1])
+    pod = next(document for document in rendered() if document['kind'] == 'Deployment')['spec']['template']['spec']
+    expect('chart: secrets can be read', pod['securityContext']['fsGroup'] == 65532, str(pod['securityContext']))
+    expect('chart: it answers on after SIGTERM', '--shutdown-wait-period=5' in pod['containers'][0]['args'] and 'lifecycle' not in pod['containers'][0], str(pod))
+    test = next(document for document in rendered() if document['metadata']['name'] == 'stepgate-test')
+    expect('chart: helm test waits, beside a native sidecar', test['spec']['containers'][0]['args'][:2] == ['doctor', '--wait=30s']
+           and test['metadata']['annotations']['sidecar.istio.io/nativeSidecar'] == 'true', str(test))
+    checked = [document for document in rendered('--set', r'policies.a\.rego=package a') if 'policy-check' in document['metadata']['name']]
+    hooks = {document['kind']: document['metadata']['annotations']['helm.sh/hook'] for document in checked}
+    expect('chart: new policies are compiled first', hooks == {'ConfigMap': 'pre-install,pre-upgrade', 'Job': 'pre-install,pre-upgrade'}, str(hooks))
+    job = next(document for document in checked if document['kind'] == 'Job')['spec']['template']['spec']
+    with tempfile.TemporaryDirectory() as policies:
+        for text, good in (('package a\nallow := true\n', True), ('package a\nallow := nothing()\n', False)):
+            with open(os.path.join(policies, 'a.rego'), 'w') as out:
+                out.write(text)
+            code, output = run(STEPGATE, *[policies if word == '/policies' else word for word in job['containers'][0]['args']])
+            expect(f'chart: the check {"passes" if good else "stops"}', (code == 0) == good, output)
+    without = [document['metadata']['name'] for flags in ([], ['--set', r'policies.a\.rego=x,policyCheck.enabled=false']) for document in rendered(*flags)]
+    expect('chart: nothing is checked where there are no policies', not [name for name in without if 'policy-check' in name], str(without))
     policies = lambda *flags: next((document['data'] for document in documents(run(helm, 'template', 'gate', CHART, *flags)[1])
                                     if document['kind'] == 'ConfigMap' and document['metadata']['name'].endswith('-policies')), None)
     expect('chart: the example decides where nothing else does', list(policies()) == ['policy.rego'])
@@ -247,6 +288,7 @@ def chart(folder, crds):
         'a text for a number': ('replicas=two', '/replicas'),
         'an unknown value': ('replica=2', "'replica'"),
         'another port': ('config.plugins.envoy_ext_authz_grpc.addr=:9292', 'addr'),
+        'a token of a minute': ('kubernetesIssuer.expirationSeconds=60', '/kubernetesIssuer/expirationSeconds'),
         'no digest': ('image.digest=latest', '/image/digest'),
         'a section taken away': ('istio=null', "'istio'"),
         'a value taken away': ('autoscaling.minReplicas=null', "'minReplicas'"),
@@ -263,6 +305,21 @@ def chart(folder, crds):
     }.items():
         code, output = run(helm, 'template', 'gate', CHART, '--set', flag)
         expect(f'chart refuses {name}', code != 0 and why in output, output)
+
+
+def replicas(helm):
+    """The number of replicas, by what runs already."""
+    running, scaler = {'Deployment': {'spec': {'replicas': 8}}}, {'HorizontalPodAutoscaler': {'spec': {'maxReplicas': 10}}}
+    by_hand, off = ['--set', 'autoscaling.enabled=false'], ['--set', 'autoscaling.setReplicas=false']
+    for name, objects, flags, want in (
+            ('installed with autoscaling', {}, [], 2), ('installed without', {}, by_hand, 2), ('upgraded with autoscaling', {**running, **scaler}, [], 8),
+            ('autoscaling turned on', running, [], 8), ('autoscaling turned off', {**running, **scaler}, by_hand, 8), ('upgraded without', running, by_hand, 2),
+            ('left to the autoscaler', {}, off, None)):
+        with Live(objects) as live:
+            code, output = run(helm, 'template', 'stepgate', CHART, '--namespace', 'stepgate-system', '--dry-run=server', '--disable-openapi-validation',
+                               '--kube-apiserver', live.url, '-s', 'templates/deployment.yaml', *flags)
+        found = None if code else documents(output)[0]['spec'].get('replicas')
+        expect(f'chart: replicas, {name}', code == 0 and found == want, f'{found}\n{output[:500]}')
 
 
 def good(folder, crds):

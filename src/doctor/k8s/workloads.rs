@@ -245,6 +245,42 @@ pub(super) fn configuration(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
+/// Where a pod has the token and the root of its API server.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Pods with `preset: kubernetes` in their configuration and no token of their service account.
+pub(super) fn kubernetes_token(manifests: &Manifests) -> Vec<Hit<'_>> {
+    let is_off = |value: &Value| at(value, &["automountServiceAccountToken"]) == Some(&Value::Bool(false));
+    let needs = |issuer: &Value| {
+        let elsewhere = ["jwks_url", "discovery", "jwks_file", "jwks_service", "jwks"];
+        text(issuer, &["preset"]) == Some("kubernetes") && elsewhere.iter().all(|name| at(issuer, &[name]).is_none())
+    };
+    let maps: Vec<&Object> = configurations(manifests)
+        .into_iter()
+        .filter(|(_, _, document)| list(document, &["plugins", "stepgate", "issuers"]).iter().any(needs))
+        .map(|(map, ..)| map)
+        .collect();
+    let lacks = |own: &Authorizer<'_>| {
+        let uses = list(own.pod, &["volumes"]).iter().filter_map(|volume| text(volume, &["configMap", "name"]));
+        let is_needed = uses
+            .into_iter()
+            .any(|name| maps.iter().any(|map| map.name() == name && map.namespace() == own.object.namespace()));
+        let mut mounts = list(own.container, &["volumeMounts"]).iter();
+        let is_mounted = mounts.any(|mount| text(mount, &["mountPath"]) == Some(SERVICE_ACCOUNT));
+        let account = text(own.pod, &["serviceAccountName"]).unwrap_or("default");
+        let account = manifests.find("ServiceAccount", own.object.namespace(), account);
+        let is_automatic = match at(own.pod, &["automountServiceAccountToken"]) {
+            Some(_) => !is_off(own.pod),
+            None => !account.is_some_and(|account| is_off(&account.value)),
+        };
+        is_needed && !is_mounted && !is_automatic
+    };
+    let without = authorizers(manifests).into_iter().filter(lacks);
+    without
+        .map(|own| hit(own.object, format!("the container `{}` has no token of its service account", own.name())))
+        .collect()
+}
+
 pub(super) fn single_replica(manifests: &Manifests) -> Vec<Hit<'_>> {
     let alone = authorizers(manifests).into_iter().filter(|own| {
         let replicas = own.object.at(&["spec", "replicas"]).and_then(Value::as_u64);

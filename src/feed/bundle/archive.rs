@@ -11,6 +11,7 @@ use flate2::write::GzEncoder;
 use tar::{Archive, Builder, EntryType, Header};
 
 use super::contents::BundleError;
+use crate::folder::{is_folder, is_reserved};
 use crate::opa::signature;
 
 /// Files of one archive.
@@ -115,13 +116,12 @@ fn gather(folder: &Path, limit: u64, ignores: &dyn Fn(&str) -> bool) -> Result<V
         for entry in std::fs::read_dir(&folder).map_err(BundleError::Read)? {
             let entry = entry.map_err(BundleError::Read)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if ignores(&name) && !matches!(name.as_str(), ".manifest" | signature::FILE) {
+            if is_reserved(&name) || ignores(&name) && !matches!(name.as_str(), ".manifest" | signature::FILE) {
                 continue;
             }
             // Paths of a folder begin with `/`, as OPA reads them.
             let (path, name) = (entry.path(), format!("{prefix}/{name}"));
-            // Links are followed: Kubernetes mounts files by way of them. Those that lead to folders are not.
-            if entry.file_type().map_err(BundleError::Read)?.is_dir() {
+            if is_folder(&entry).map_err(BundleError::Read)? {
                 open.push((path, name));
             } else if path.is_file() {
                 let length = std::fs::metadata(&path).map_err(BundleError::Read)?.len();
@@ -217,6 +217,16 @@ mod tests {
         assert_eq!(plain(&back), plain(&files));
         assert_eq!(back[0].name, "/data.json", "as OPA spells it");
         assert_eq!(pack(&files).expect("it packs"), packed, "the same every time");
+    }
+
+    #[test]
+    fn a_config_map_is_a_bundle_of_its_visible_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = [("data.json", "{}"), (".manifest", "{}"), ("a/p.rego", "package a")];
+        crate::folder::lay_out(folder.path(), "..2026_01_01_00_00_00.1", &files);
+        let names: Vec<String> =
+            open(folder.path(), LIMIT, &|_| false).expect("it opens").into_iter().map(|file| file.name).collect();
+        assert_eq!(names, ["/.manifest", "/a/p.rego", "/data.json"]);
     }
 
     #[test]

@@ -177,3 +177,14 @@ async fn a_clock_that_jumps_decides_by_where_it_stands() {
     bench.clock.advance(3_600);
     assert_eq!(bench.refusal(&good_token()).await, None);
 }
+
+#[test]
+fn only_other_keys_are_new() {
+    let bench = bench();
+    let replace = |keys: &[(&str, &SigningKey)]| {
+        bench.issuer.replace_keys(KeySet::parse(jwks(keys).as_bytes()).expect("a key set"))
+    };
+    assert!(replace(&[("k1", &EC), ("k2", &EC_OTHER)]));
+    assert!(!replace(&[("k2", &EC_OTHER), ("k1", &EC)]), "the order means nothing");
+    assert!(replace(&[("k1", &EC)]) && replace(&[("k1", &EC_OTHER)]));
+}

@@ -36,3 +36,18 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
+
+{{- /*
+The number of replicas. With autoscaling it is the one that runs, so that no upgrade takes pods away from the autoscaler, and `minReplicas`
+at the first installation. Where autoscaling was just turned off, it stays until the next upgrade.
+*/}}
+{{- define "stepgate.replicas" -}}
+{{- $name := include "stepgate.name" . }}
+{{- $running := dig "spec" "replicas" 0 (lookup "apps/v1" "Deployment" .Release.Namespace $name | default dict) | int }}
+{{- $scaler := lookup "autoscaling/v2" "HorizontalPodAutoscaler" .Release.Namespace $name }}
+{{- if not .Values.autoscaling.enabled -}}
+{{ if $scaler }}{{ max $running (int .Values.replicas) }}{{ else }}{{ .Values.replicas }}{{ end }}
+{{- else if .Values.autoscaling.setReplicas -}}
+{{ max $running (int .Values.autoscaling.minReplicas) }}
+{{- end }}
+{{- end }}
