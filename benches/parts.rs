@@ -17,7 +17,7 @@ use stepgate::jws::{Alg, SigningKey};
 use stepgate::opa::input::{self, Attributes, Options};
 use stepgate::policy::{self, Bounds, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
 use stepgate::telemetry::Metrics;
-use stepgate::token::{AssuranceTable, Issuer, IssuerSettings, KeySet, KeySource, Location, Profile, Verifier};
+use stepgate::token::{Issuer, IssuerSettings, KeySet, Verifier};
 use tokio::time::Instant;
 
 const NOW: i64 = 1_800_000_000;
@@ -34,18 +34,9 @@ const OPTIONS: Options = Options {
 
 fn verifier(key: &SigningKey) -> Verifier {
     let (issuer, _) = Issuer::new(IssuerSettings {
-        issuer: "https://id.example.com".to_owned(),
         audiences: vec!["api".to_owned()],
         algorithms: vec![key.alg()],
-        keys: KeySource::Inline(String::new()),
-        leeway: Duration::ZERO,
-        profile: Profile::Legacy,
-        locations: vec![Location::bearer()],
-        assurance: AssuranceTable::default(),
-        preset: stepgate::token::Preset::Generic,
-        max_lifetime: None,
-        claims_challenge: None,
-        introspection: None,
+        ..IssuerSettings::new("https://id.example.com")
     });
     let jwks = serde_json::json!({"keys": [key.public_jwk().expect("a JWK")]}).to_string();
     issuer.replace_keys(KeySet::parse(jwks.as_bytes()).expect("a key set"));
@@ -157,7 +148,7 @@ fn parts(c: &mut Criterion) {
         asserted: Vec::new(),
         challenge: ChallengeSettings::default(),
         redirect: None,
-        resource: None,
+        resources: Vec::new(),
         routes: Vec::new(),
         response_limits: stepgate::check::ResponseLimits::default(),
         max_used_tokens: 1_000,

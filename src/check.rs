@@ -11,6 +11,7 @@ mod evidence;
 mod fault;
 mod identity;
 mod mint;
+mod obligations;
 mod pending;
 mod preflight;
 mod redirect;
@@ -37,13 +38,12 @@ use self::evidence::Evidence;
 use self::pending::Pending;
 use self::repeats::Repeats;
 use self::respond::Verdict;
-use self::routes::{Demand, Unmet};
 use crate::clock::Clock;
 use crate::opa::decision::{Decision, DecisionError, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse, Http};
 use crate::policy::{self, AnswerSource, Effort, Journal, Record};
 use crate::telemetry::{Decided, Followed, Metrics, Phase, PhaseClock, Throttle, Told, Tracer};
-use crate::token::{AssertedSettings, Seen, TokenError, Unfit, Verifier};
+use crate::token::{AssertedSettings, Seen, Verifier};
 use crate::value::{Members, Value};
 
 pub use self::caller::{CallerSettings, ClientAddress};
@@ -134,7 +134,7 @@ pub struct Settings {
     /// Where browsers go instead of being challenged.
     pub redirect: Option<Redirect>,
     /// Served to anybody, before the policy is asked.
-    pub resource: Option<ResourceMetadata>,
+    pub resources: Vec<ResourceMetadata>,
     /// What is demanded beside the policy.
     pub routes: Vec<Route>,
     pub identity_headers: Vec<IdentityHeader>,
@@ -211,8 +211,8 @@ impl Checker {
         let arrived = term.arrived;
         let mut phases = self.metrics.insides.clock(arrived.into_std());
         let parsed = Attributes::parse(message);
-        if let Some(body) = parsed.as_ref().ok().and_then(|attributes| self.public_document(attributes)) {
-            return respond::document(body, &decision_id());
+        if let Some(wanted) = parsed.as_ref().ok().and_then(|attributes| self.public_document(attributes)) {
+            return respond::document(wanted, &decision_id());
         }
         let place = self.journal().and_then(Journal::reserve);
         let is_unlogged = self.settings.audit && place.is_none();
@@ -260,10 +260,10 @@ impl Checker {
         }
     }
 
-    /// The metadata of the protected resource, where the request asks for them. It is no decision: nothing is logged.
-    fn public_document(&self, attributes: &Attributes<'_>) -> Option<&str> {
-        let resource = self.settings.resource.as_ref()?;
-        attributes.http.as_ref().is_some_and(|http| resource.is_asked(http)).then_some(resource.body.as_str())
+    /// The metadata of a protected resource, where the request asks for them. It is no decision: nothing is logged.
+    fn public_document(&self, attributes: &Attributes<'_>) -> Option<resource::Wanted<'_>> {
+        let http = attributes.http.as_ref()?;
+        self.settings.resources.iter().find_map(|resource| resource.wanted(http))
     }
 
     /// What will be told of a check; no more than its id when nobody is told.
@@ -356,8 +356,8 @@ impl Checker {
         phases.ended(Phase::Token);
 
         let now = self.clock.now();
-        let demand = self.demand(attributes, path.as_deref());
-        let unmet = demand.as_ref().and_then(|demand| demand.unmet(evidence.verified(), now));
+        let demand = self.demand(attributes, path.as_deref(), &evidence);
+        let unmet = demand.as_ref().and_then(|demand| self.unmet(demand, attributes, &evidence, now));
         let mut members = document.members;
         if self.settings.extras {
             let with_caller = record.is_wanted || snapshot.reads_caller();
@@ -383,15 +383,10 @@ impl Checker {
             Decision::False | Decision::Deny(_) => None,
         });
         let now = self.clock.now();
-        let mut verdict = Verdict { decision, evidence, unmet, is_not_satisfiable: false, now };
-        if demand.is_some_and(|demand| demand.one_use)
-            && verdict.is_allow()
-            && !verdict.decision.ignores_demand()
-            && let Err(error) = self.use_up(&verdict)
-        {
-            verdict.unmet = Some(Unmet::Token);
-            verdict.evidence = verdict.evidence.refused(error);
-        }
+        let acr_values = self.tokens.as_ref().zip(demand.as_ref());
+        let acr_values = acr_values.map(|(tokens, demand)| tokens.acr_values(demand.level)).unwrap_or_default();
+        let verdict = Verdict { decision, evidence, unmet, demand, acr_values, is_not_satisfiable: false, now };
+        let mut verdict = self.settle(verdict, attributes);
         verdict.is_not_satisfiable = self.is_not_satisfiable(&verdict);
         record.reason = verdict.reason();
         Ok(verdict)
@@ -440,42 +435,6 @@ impl Checker {
         if verdict.step_up().is_some() {
             self.metrics.insides.stepped_up(verdict.evidence.verified().map_or(0, |verified| verified.authn().level));
         }
-    }
-
-    /// What the routes demand of this request.
-    fn demand(&self, attributes: &Attributes<'_>, path: Option<&str>) -> Option<Demand> {
-        let http = attributes.http.as_ref().filter(|_| !self.settings.routes.is_empty())?;
-        routes::demand(&self.settings.routes, http, path?)
-    }
-
-    /// Takes the caller's token as used. Last of all, so that a request which is denied uses up nothing.
-    fn use_up(&self, verdict: &Verdict) -> Result<(), TokenError> {
-        let Some((verified, used)) = verdict.evidence.verified().zip(self.used.as_ref()) else {
-            return Err(TokenError::NotForOneUse);
-        };
-        let id = verified.id().filter(|id| !id.is_empty()).ok_or(TokenError::NotForOneUse)?;
-        let left = verified.expires_with_leeway().saturating_sub(verdict.now);
-        if u64::try_from(left).is_ok_and(|left| left > USED_SPAN.as_secs()) {
-            return Err(TokenError::NotForOneUse);
-        }
-        used.first(&[verified.issuer(), id], verdict.now).map_err(|unfit| match unfit {
-            Unfit::Again => TokenError::Used,
-            Unfit::NoRoom => TokenError::ProofsFull,
-        })
-    }
-
-    /// Whether the caller has come with too many tokens that are not enough, or cannot come with a better one.
-    fn is_not_satisfiable(&self, verdict: &Verdict) -> bool {
-        let Some(verified) = verdict.evidence.verified() else { return false };
-        if let Some(step_up) = verdict.step_up() {
-            // Nobody is there who could authenticate: the tokens of workloads have no levels.
-            let is_hopeless = verdict.unmet.is_some() && step_up.acr_values.is_empty() && step_up.max_age.is_none();
-            return is_hopeless || self.repeats.is_one_too_many(verified, step_up, verdict.now);
-        }
-        if verdict.is_allow() {
-            self.repeats.satisfied(verified, verdict.now);
-        }
-        false
     }
 
     /// The canonical path; where it is ambiguous, nothing or a refusal. Not even `extras: false` turns the refusal off.

@@ -16,6 +16,7 @@ mod memory;
 mod overrides;
 mod problem;
 mod proofs;
+mod reachability;
 mod reference;
 mod resolve;
 mod services;

@@ -22,4 +22,4 @@ pub use self::grpc::{GrpcServer, GrpcSettings};
 pub use self::health::{BUNDLES, Health, Plugin, Readiness};
 pub use self::http::{DoorKind, HttpDoor, serve_http};
 pub use self::limits::Limits;
-pub use self::tls::{SpiffePattern, Tls, TlsError, TlsSettings, client_config};
+pub use self::tls::{Tls, TlsError, TlsSettings, client_config};

@@ -15,6 +15,7 @@ mod extract;
 mod introspection;
 mod issuer;
 mod keyset;
+mod kinds;
 mod nonce;
 mod own_key;
 mod scale;
@@ -24,19 +25,19 @@ mod verifier;
 mod workload;
 
 pub use self::asserted::{Asserted, AssertedSettings};
-pub use self::assurance::{AssuranceTable, Authn, Preset};
+pub use self::assurance::{AssuranceTable, Authn, Preset, is_context};
 pub use self::certificate::{CertificateSettings, forwarded_uri, single_header};
 pub use self::claims::{Claims, Profile};
 pub use self::dpop::{Proofs, Settings as ProofSettings};
-pub use self::error::TokenError;
+pub use self::error::{ClaimProblem, ProofFault, TokenError};
 pub use self::extract::Location;
-pub use self::introspection::{Done, Endpoint, IntrospectionSettings, Introspector};
-pub use self::issuer::{ClaimsChallenge, Issuer, IssuerSettings, KeySource, RefreshRequest};
+pub use self::introspection::{Done, Endpoint, INACTIVE_TTL, IntrospectionSettings, Introspector};
+pub use self::issuer::{AudienceClaim, ClaimNames, ClaimsChallenge, Issuer, IssuerSettings, KeySource, RefreshRequest};
 pub use self::keyset::{KeySet, KeySetError, MAX_KEYS};
 pub use self::nonce::{MIN_KEY_BYTES as MIN_NONCE_KEY_BYTES, Nonces};
 pub use self::scale::Scale;
 pub use self::seen::{Seen, Unfit};
-pub use self::spiffe::parse as parse_spiffe_id;
+pub use self::spiffe::{SpiffePattern, parse as parse_spiffe_id};
 pub use self::verifier::{Settings, TokenState, Verified, Verifier};
 
 #[cfg(test)]

@@ -184,7 +184,8 @@ impl Plane {
             let verifier = Arc::new(verifier.with_introspection(|settings| {
                 let service = Arc::new(Service::new(config.services.get(&settings.service)?.clone()));
                 let (resource, lifecycle) = (settings.resource.clone(), self.lifecycle.clone());
-                Some(Arc::new(IntrospectionEndpoint { service, resource, lifecycle }))
+                let authorization = settings.authorization.clone();
+                Some(Arc::new(IntrospectionEndpoint { service, resource, authorization, lifecycle }))
             }));
             self.health.await_condition("issuer_keys", Plugin::Checks, {
                 let verifier = Arc::clone(&verifier);

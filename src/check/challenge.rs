@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::opa::decision::{HttpStatus, StepUp};
-use crate::token::{ClaimsChallenge, Nonces, TokenError, TokenState, Verified};
+use crate::token::{ClaimsChallenge, Nonces, TokenError, TokenState, Verified, is_context};
 
 /// What stands in every challenge.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +52,15 @@ impl<'a> Form<'a> {
 /// `realm` of a challenge that would otherwise have no parameter at all, which RFC 6750 does not allow.
 const DEFAULT_REALM: &str = "stepgate";
 
+/// What a challenge says beside its error.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hints<'a> {
+    /// Where the metadata of the resource is that the request is for.
+    pub resource_metadata: Option<&'a str>,
+    /// What a token for the request must have been issued for.
+    pub scope: Option<&'a str>,
+}
+
 /// A rendered challenge.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Challenge {
@@ -60,6 +69,10 @@ pub struct Challenge {
     pub headers: Vec<String>,
     /// Where a browser goes instead.
     pub location: Option<String>,
+    /// `Set-Cookie`, with that.
+    pub cookie: Option<String>,
+    /// What a person reads in the place of the body.
+    pub page: Option<&'static str>,
     /// Members of the JSON body, beside `decision_id`.
     pub body: serde_json::Map<String, serde_json::Value>,
 }
@@ -72,22 +85,21 @@ impl Settings {
 
     /// The challenge for a request that the policy denies without saying how, by the state of its token. A caller whose
     /// token is good, or a server without issuers, is not challenged.
-    pub fn for_token(&self, token: &TokenState) -> Option<Challenge> {
+    pub fn for_token(&self, token: &TokenState, hints: Hints<'_>) -> Option<Challenge> {
         match token {
             TokenState::Unconfigured | TokenState::Verified(_) | TokenState::Asserted(_) => None,
-            TokenState::Absent => Some(self.without_token()),
+            TokenState::Absent => Some(self.without_token(hints)),
             TokenState::Rejected(error) if error.is_temporary() => Some(Challenge {
                 status: HttpStatus::SERVICE_UNAVAILABLE,
-                headers: Vec::new(),
-                location: None,
                 body: object([("reason", error.reason().into())]),
+                ..Challenge::denial()
             }),
-            TokenState::Rejected(error) => Some(self.rejected(*error)),
+            TokenState::Rejected(error) => Some(self.rejected(*error, hints)),
         }
     }
 
     /// No credentials were sent: no `error` (RFC 6750 section 3.1).
-    fn without_token(&self) -> Challenge {
+    fn without_token(&self, hints: Hints<'_>) -> Challenge {
         let mut headers = Vec::new();
         for is_dpop in [false, true] {
             let is_offered = match &self.dpop {
@@ -98,24 +110,24 @@ impl Settings {
                 let mut parameters = Parameters::default();
                 let default = (!is_dpop).then_some(DEFAULT_REALM);
                 parameters.add_some("realm", self.realm.as_deref().or(default));
-                parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
+                parameters.add_hints(hints);
                 headers.push(self.rendered(parameters, is_dpop));
             }
         }
         let body = object([("reason", "no_token".into())]);
-        Challenge { status: HttpStatus::UNAUTHORIZED, headers, location: None, body }
+        Challenge { status: HttpStatus::UNAUTHORIZED, headers, body, ..Challenge::denial() }
     }
 
-    fn rejected(&self, error: TokenError) -> Challenge {
+    fn rejected(&self, error: TokenError, hints: Hints<'_>) -> Challenge {
         let mut parameters = Parameters::default();
         parameters.add_some("realm", self.realm.as_deref());
         parameters.add("error", error.code());
         parameters.add("error_description", &sentence(&error.to_string()));
-        parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
+        parameters.add_hints(hints);
         let status = if error.code() == "invalid_request" { HttpStatus::BAD_REQUEST } else { HttpStatus::UNAUTHORIZED };
         let body = object([("error", error.code().into()), ("reason", error.reason().into())]);
         let headers = vec![self.rendered(parameters, error.is_of_proof())];
-        Challenge { status, headers, location: None, body }
+        Challenge { status, headers, body, ..Challenge::denial() }
     }
 
     /// The challenge with its scheme, and what belongs to that.
@@ -130,14 +142,13 @@ impl Settings {
     }
 
     /// The token was issued for less than these scopes (RFC 6750 section 3.1).
-    pub fn insufficient_scope(&self, scope: &str, form: Form<'_>) -> Challenge {
+    pub fn insufficient_scope(&self, scope: &str, form: Form<'_>, hints: Hints<'_>) -> Challenge {
         let description = "The token was issued for less than is needed";
         let mut parameters = Parameters::default();
         parameters.add_some("realm", self.realm.as_deref());
         parameters.add("error", "insufficient_scope");
         parameters.add("error_description", description);
-        parameters.add("scope", scope);
-        parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
+        parameters.add_hints(Hints { scope: Some(scope), ..hints });
         let body = object([
             ("error", "insufficient_scope".into()),
             ("error_description", description.into()),
@@ -145,20 +156,20 @@ impl Settings {
             ("scope", scope.into()),
         ]);
         let headers = vec![self.rendered(parameters, matches!(form, Form::Dpop))];
-        Challenge { status: HttpStatus::FORBIDDEN, headers, location: None, body }
+        Challenge { status: HttpStatus::FORBIDDEN, headers, body, ..Challenge::denial() }
     }
 
     /// What is answered when one token after another did not satisfy the demand: no challenge, so that the client stops.
-    pub fn not_satisfiable(&self, step_up: &StepUp) -> Challenge {
-        let mut body = self.step_up(step_up, Form::Bearer).body;
+    pub fn not_satisfiable(&self, step_up: &StepUp, hints: Hints<'_>) -> Challenge {
+        let mut body = self.step_up(step_up, Form::Bearer, hints).body;
         body.insert("reason".to_owned(), "step_up_not_satisfiable".into());
         let description = "What the provider gives does not satisfy what is demanded; asking again will not help";
         body.insert("error_description".to_owned(), description.into());
-        Challenge { status: HttpStatus::FORBIDDEN, headers: Vec::new(), location: None, body }
+        Challenge { status: HttpStatus::FORBIDDEN, body, ..Challenge::denial() }
     }
 
     /// The step-up challenge.
-    pub fn step_up(&self, step_up: &StepUp, form: Form<'_>) -> Challenge {
+    pub fn step_up(&self, step_up: &StepUp, form: Form<'_>, hints: Hints<'_>) -> Challenge {
         let acr_values: Vec<_> =
             step_up.acr_values.iter().map(|value| token(value)).filter(|v| !v.is_empty()).collect();
         let description = match (&step_up.description, acr_values.is_empty(), step_up.max_age) {
@@ -178,8 +189,8 @@ impl Settings {
         if let Some(max_age) = step_up.max_age {
             parameters.add("max_age", &max_age.to_string());
         }
-        parameters.add_some("scope", scope.as_deref().map(str::trim).filter(|scope| !scope.is_empty()));
-        parameters.add_some("resource_metadata", self.resource_metadata.as_deref());
+        let scope_hint = scope.as_deref().map(str::trim).filter(|scope| !scope.is_empty());
+        parameters.add_hints(Hints { scope: scope_hint, ..hints });
 
         let mut body = object([
             ("error", "insufficient_user_authentication".into()),
@@ -202,14 +213,21 @@ impl Settings {
             _ => None,
         };
         let header = by_claims.unwrap_or_else(|| self.rendered(parameters, matches!(form, Form::Dpop)));
-        Challenge { status: HttpStatus::UNAUTHORIZED, headers: vec![header], location: None, body }
+        Challenge { status: HttpStatus::UNAUTHORIZED, headers: vec![header], body, ..Challenge::denial() }
     }
 }
 
-/// An authentication context of Entra: `c1` to `c99`.
-fn is_context(value: &str) -> bool {
-    let number = value.strip_prefix('c').filter(|digits| digits.len() <= 2 && !digits.starts_with('0'));
-    number.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
+impl Challenge {
+    /// 403 and nothing else.
+    fn denial() -> Self {
+        let (headers, body) = (Vec::new(), serde_json::Map::new());
+        Self { status: HttpStatus::FORBIDDEN, headers, location: None, cookie: None, page: None, body }
+    }
+
+    /// A request that changes something, and comes from a page of another origin with what the browser adds by itself.
+    pub fn cross_origin() -> Self {
+        Self { status: HttpStatus::FORBIDDEN, body: object([("reason", "cross_origin".into())]), ..Self::denial() }
+    }
 }
 
 /// Entra's claims challenge for an authentication context.
@@ -245,6 +263,11 @@ impl Parameters {
         }
     }
 
+    fn add_hints(&mut self, hints: Hints<'_>) {
+        self.add_some("scope", hints.scope.filter(|scope| !scope.is_empty()));
+        self.add_some("resource_metadata", hints.resource_metadata);
+    }
+
     fn under(self, scheme: &str) -> String {
         format!("{scheme} {}", self.0.join(", "))
     }
@@ -268,21 +291,14 @@ fn sentence(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn settings() -> Settings {
-        Settings {
-            realm: None,
-            resource_metadata: Some("https://api.example.com/.well-known/oauth-protected-resource".into()),
-            dpop: None,
-        }
-    }
+    use crate::token::ProofFault;
 
     #[test]
     fn step_up_challenges_are_those_of_rfc_9470() {
         let plain = Settings::default();
         let level = StepUp { acr_values: vec!["phr".into(), "mfa".into()], ..StepUp::default() };
         assert_eq!(
-            plain.step_up(&level, Form::Bearer).headers.first().map(String::as_str),
+            plain.step_up(&level, Form::Bearer, Hints::default()).headers.first().map(String::as_str),
             Some(
                 "Bearer error=\"insufficient_user_authentication\", \
                   error_description=\"A different authentication level is required\", acr_values=\"phr mfa\""
@@ -290,14 +306,16 @@ mod tests {
         );
         let age = StepUp { max_age: Some(5), ..StepUp::default() };
         assert_eq!(
-            plain.step_up(&age, Form::Bearer).headers.first().map(String::as_str),
+            plain.step_up(&age, Form::Bearer, Hints::default()).headers.first().map(String::as_str),
             Some(
                 "Bearer error=\"insufficient_user_authentication\", \
                   error_description=\"More recent authentication is required\", max_age=\"5\""
             )
         );
         let all = StepUp { scope: Some("payments:write".into()), max_age: Some(0), ..level };
-        let challenge = settings().step_up(&all, Form::Bearer);
+        let metadata = Some("https://api.example.com/.well-known/oauth-protected-resource");
+        let hints = Hints { resource_metadata: metadata, ..Hints::default() };
+        let challenge = Settings::default().step_up(&all, Form::Bearer, hints);
         assert_eq!(challenge.status, HttpStatus::UNAUTHORIZED);
         assert!(challenge.headers[0].ends_with(
             "acr_values=\"phr mfa\", max_age=\"0\", scope=\"payments:write\", \
@@ -307,22 +325,26 @@ mod tests {
 
     #[test]
     fn without_a_token_there_is_no_error() {
-        let challenge = Settings::default().for_token(&TokenState::Absent).expect("a challenge");
+        let challenge = Settings::default().for_token(&TokenState::Absent, Hints::default()).expect("a challenge");
         assert_eq!(challenge.headers.first().map(String::as_str), Some("Bearer realm=\"stepgate\""));
     }
 
     #[test]
     fn rejected_tokens_are_told_why_in_our_own_words() {
-        let challenge = Settings::default().for_token(&TokenState::Rejected(TokenError::Expired)).expect("a challenge");
+        let challenge = Settings::default()
+            .for_token(&TokenState::Rejected(TokenError::Expired), Hints::default())
+            .expect("a challenge");
         assert_eq!(
             challenge.headers.first().map(String::as_str),
             Some("Bearer error=\"invalid_token\", error_description=\"The token has expired\"")
         );
-        let twice =
-            Settings::default().for_token(&TokenState::Rejected(TokenError::SeveralTokens)).expect("a challenge");
+        let twice = Settings::default()
+            .for_token(&TokenState::Rejected(TokenError::SeveralTokens), Hints::default())
+            .expect("a challenge");
         assert_eq!(twice.status, HttpStatus::BAD_REQUEST);
-        let outage =
-            Settings::default().for_token(&TokenState::Rejected(TokenError::KeysUnavailable)).expect("an answer");
+        let outage = Settings::default()
+            .for_token(&TokenState::Rejected(TokenError::KeysUnavailable), Hints::default())
+            .expect("an answer");
         assert_eq!((outage.status, outage.headers), (HttpStatus::SERVICE_UNAVAILABLE, Vec::new()));
     }
 
@@ -335,7 +357,7 @@ mod tests {
             description: Some(hostile.into()),
             ..StepUp::default()
         };
-        let header = Settings::default().step_up(&step_up, Form::Bearer).headers.remove(0);
+        let header = Settings::default().step_up(&step_up, Form::Bearer, Hints::default()).headers.remove(0);
         assert!(header.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{header}");
         assert_eq!(header.matches('"').count(), 8, "{header}");
         assert!(!header.contains('\\'), "{header}");
@@ -347,18 +369,26 @@ mod tests {
             dpop: Some(DpopChallenge { algorithms: "ES256 PS256".to_owned(), is_required, nonces: None }),
             ..Settings::default()
         };
-        let both = dpop(false).for_token(&TokenState::Absent).expect("a challenge").headers;
+        let both = dpop(false).for_token(&TokenState::Absent, Hints::default()).expect("a challenge").headers;
         assert_eq!(both, ["Bearer realm=\"stepgate\"", "DPoP algs=\"ES256 PS256\""]);
-        let one = dpop(true).for_token(&TokenState::Absent).expect("a challenge").headers;
+        let one = dpop(true).for_token(&TokenState::Absent, Hints::default()).expect("a challenge").headers;
         assert_eq!(one, ["DPoP algs=\"ES256 PS256\""]);
-        let proof = dpop(false).for_token(&TokenState::Rejected(TokenError::Proof)).expect("a challenge").headers;
+        let proof = dpop(false)
+            .for_token(&TokenState::Rejected(TokenError::Proof(ProofFault::Method)), Hints::default())
+            .expect("a challenge")
+            .headers;
         assert!(
             proof[0].starts_with("DPoP error=\"invalid_dpop_proof\"") && proof[0].ends_with("algs=\"ES256 PS256\""),
             "{proof:?}"
         );
-        let bearer = dpop(false).for_token(&TokenState::Rejected(TokenError::Bound)).expect("a challenge").headers;
+        let bearer = dpop(false)
+            .for_token(&TokenState::Rejected(TokenError::Bound), Hints::default())
+            .expect("a challenge")
+            .headers;
         assert!(bearer[0].starts_with("DPoP error=\"invalid_token\""), "{bearer:?}");
-        let step_up = dpop(false).step_up(&StepUp { max_age: Some(0), ..StepUp::default() }, Form::Dpop).headers;
+        let step_up = dpop(false)
+            .step_up(&StepUp { max_age: Some(0), ..StepUp::default() }, Form::Dpop, Hints::default())
+            .headers;
         assert!(step_up[0].starts_with("DPoP error=\"insufficient_user_authentication\""), "{step_up:?}");
     }
 
@@ -367,7 +397,7 @@ mod tests {
         let how =
             ClaimsChallenge { client_id: "app".to_owned(), authorization_uri: "https://login/authorize".to_owned() };
         let demand = |acr: &str| StepUp { acr_values: vec!["phr".into(), acr.into()], ..StepUp::default() };
-        let header = Settings::default().step_up(&demand("c1"), Form::Entra(&how)).headers.remove(0);
+        let header = Settings::default().step_up(&demand("c1"), Form::Entra(&how), Hints::default()).headers.remove(0);
         let claims = STANDARD.encode(r#"{"access_token":{"acrs":{"essential":true,"value":"c1"}}}"#);
         assert_eq!(
             header,
@@ -377,7 +407,8 @@ mod tests {
             )
         );
         for other in ["c0", "c100", "c", "c1x", "cc"] {
-            let header = Settings::default().step_up(&demand(other), Form::Entra(&how)).headers.remove(0);
+            let header =
+                Settings::default().step_up(&demand(other), Form::Entra(&how), Hints::default()).headers.remove(0);
             assert!(header.starts_with("Bearer error=\"insufficient_user_authentication\""), "{other}: {header}");
         }
     }
@@ -385,7 +416,7 @@ mod tests {
     #[test]
     fn a_client_that_cannot_succeed_is_not_challenged() {
         let demand = StepUp { acr_values: vec!["phr".into()], ..StepUp::default() };
-        let answer = Settings::default().not_satisfiable(&demand);
+        let answer = Settings::default().not_satisfiable(&demand, Hints::default());
         assert_eq!((answer.status, answer.headers.len()), (HttpStatus::FORBIDDEN, 0));
         assert_eq!(answer.body["reason"], "step_up_not_satisfiable");
         assert_eq!(answer.body["acr_values"], serde_json::json!(["phr"]));
@@ -394,7 +425,7 @@ mod tests {
     #[test]
     fn the_policys_own_words_come_before_ours() {
         let own = StepUp { max_age: Some(5), description: Some("Sign in again".into()), ..StepUp::default() };
-        let header = Settings::default().step_up(&own, Form::Bearer).headers.remove(0);
+        let header = Settings::default().step_up(&own, Form::Bearer, Hints::default()).headers.remove(0);
         assert!(header.contains("error_description=\"Sign in again\""), "{header}");
     }
 

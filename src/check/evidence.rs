@@ -62,6 +62,11 @@ impl Evidence {
         Self { token: TokenState::Rejected(error) }
     }
 
+    /// Whether no token was sent, or none means anything here.
+    pub fn has_no_token(&self) -> bool {
+        matches!(self.token, TokenState::Absent | TokenState::Unconfigured)
+    }
+
     pub fn token(&self) -> &TokenState {
         &self.token
     }
@@ -119,5 +124,6 @@ fn rejected(error: TokenError) -> Value {
     members.put_text("state", Value::from("rejected"));
     members.put_text("error", Value::from(error.code()));
     members.put_text("reason", Value::from(error.reason()));
+    members.put_text("description", Value::from(error.to_string()));
     members.into_value()
 }

@@ -1,8 +1,13 @@
-//! Sending a person's browser to where it can authenticate, in place of a challenge that it could not read.
+//! Sending a browser to the page that authenticates, where a challenge in a header would help nobody.
 //!
-//! stepgate is no relying party: the redirect carries nothing that would have to be redeemed here. It says what is asked
+//! stepgate keeps no session and has no login of its own: the login page is somebody else's, and its answer comes back as a
+//! token of its own place. No `state` and no signature is needed: nothing would have to be redeemed here. It says what is asked
 //! for, and where to come back to, which is always a place of the configured list.
+//!
+//! A provider that never does what is asked would send the browser round for ever. A cookie counts how often the same path demanded more;
+//! it is not signed, because changing it only changes when one's own browser stops.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use url::Url;
 
 use crate::opa::decision::StepUp;
@@ -10,6 +15,13 @@ use crate::opa::input::Http;
 
 /// A longer target of the request is not returned to; the browser comes back to the start.
 const MAX_TARGET_BYTES: usize = 2_048;
+/// How often a path demanded more in a row, and a hash of that path.
+const COOKIE: &str = "__Host-stepgate-step-up";
+const COOKIE_ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Lax";
+/// How long it counts, in seconds.
+const COOKIE_SECONDS: u64 = 300;
+/// How often a browser is sent to the login for more, for one path within that.
+const MAX_STEP_UPS: u32 = 3;
 
 /// `plugins.stepgate.step_up.redirect`.
 #[derive(Clone, Debug)]
@@ -21,13 +33,27 @@ pub struct Redirect {
     pub return_origins: Vec<Url>,
 }
 
+/// What a browser gets in the place of a challenge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// 302, and the value of `Set-Cookie`.
+    Login { location: String, cookie: Option<String> },
+    /// The end of a loop, as a page for a person, and the value of `Set-Cookie` that begins afresh.
+    End { cookie: String },
+}
+
 impl Redirect {
-    /// Where to send this request; nothing unless a browser navigates, with GET, to a place that it may come back to.
-    pub fn location(&self, http: &Http<'_>, step_up: &StepUp) -> Option<String> {
+    /// What this request gets; nothing unless a browser navigates, with GET, to a place that it may come back to. `is_step_up` says
+    /// that its token is good and not enough.
+    pub fn page(&self, http: &Http<'_>, step_up: &StepUp, is_step_up: bool) -> Option<Page> {
         if !is_navigation(http) {
             return None;
         }
         let origin = self.return_origins.iter().find(|origin| is_origin_of(origin, http.host))?;
+        let done = step_ups(http).filter(|(_, path)| *path == hash(http.path)).map_or(0, |(count, _)| count);
+        if is_step_up && done >= MAX_STEP_UPS {
+            return Some(Self::end());
+        }
         let target = if http.path.starts_with('/') && http.path.len() <= MAX_TARGET_BYTES { http.path } else { "/" };
         let back = format!("{}{target}", origin.origin().ascii_serialization());
         let mut url = self.login_url.clone();
@@ -44,31 +70,87 @@ impl Redirect {
             }
             query.append_pair(&self.return_parameter, &back);
         }
-        Some(url.into())
+        let count = done.saturating_add(1);
+        let value = format!("{count}-{:016x}", hash(http.path));
+        let cookie = is_step_up.then(|| format!("{COOKIE}={value}; Max-Age={COOKIE_SECONDS}; {COOKIE_ATTRIBUTES}"));
+        Some(Page::Login { location: url.into(), cookie })
+    }
+
+    /// The end of a loop for this request, where a browser navigates.
+    pub fn end_for(&self, http: &Http<'_>) -> Option<Page> {
+        is_navigation(http).then(Self::end)
+    }
+
+    fn end() -> Page {
+        Page::End { cookie: Self::forgetting() }
+    }
+
+    /// The cookie that begins afresh.
+    fn forgetting() -> String {
+        format!("{COOKIE}=; Max-Age=0; {COOKIE_ATTRIBUTES}")
+    }
+
+    /// The same, where the browser has counted: what was demanded is met.
+    pub fn met(&self, http: &Http<'_>) -> Option<String> {
+        step_ups(http).map(|_| Self::forgetting())
     }
 }
 
-/// Whether a browser navigates: it says so itself, or, where it is too old to, asks for a page.
+/// The page at the end of a loop. Nothing in it comes from the request.
+pub const END_OF_LOOP: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Signing in did not help</title></head><body>\n\
+    <h1>Signing in did not help</h1>\n\
+    <p>This page needs a stronger or a more recent sign-in than the one that came back, several times in a row. Signing in again will most\n\
+    likely not change that: the identity provider does not give what is asked for.</p>\n\
+    <p>Please tell whoever runs this service: <code>step_up_not_satisfiable</code>.</p>\n</body></html>\n";
+
+/// How often a path demanded more, and the hash of that path, as far as the browser's cookie says.
+fn step_ups(http: &Http<'_>) -> Option<(u32, u64)> {
+    let prefix = format!("{COOKIE}=");
+    let headers = http.header_values("cookie");
+    let mut pairs = headers.into_iter().flat_map(|header| header.split(|byte| matches!(byte, b';' | b',')));
+    pairs.find_map(|pair| {
+        let value = std::str::from_utf8(pair.trim_ascii()).ok()?.strip_prefix(&prefix)?;
+        let (count, path) = value.split_once('-')?;
+        Some((count.parse().ok()?, u64::from_str_radix(path, 16).ok()?))
+    })
+}
+
+/// The same for equal paths, in every process.
+fn hash(path: &str) -> u64 {
+    let digest = digest(&SHA256, path.as_bytes());
+    digest.as_ref().iter().take(8).fold(0, |so_far, &byte| (so_far << 8) | u64::from(byte))
+}
+
+/// Whether a browser navigates at its top: it says so itself, or, where it is too old to, asks for a page.
 fn is_navigation(http: &Http<'_>) -> bool {
     let one = |name: &str| match http.header_values(name).as_slice() {
         [value] => Some(*value),
         _ => None,
     };
     let has = |name: &str| !http.header_values(name).is_empty();
-    let is_page = || {
-        one("accept").is_some_and(|accept| {
-            accept.split(|&byte| byte == b',').any(|kind| {
-                let kind = kind.split(|&byte| byte == b';').next().unwrap_or_default();
-                kind.trim_ascii().eq_ignore_ascii_case(b"text/html")
-            })
-        })
-    };
     let says_so = match one("sec-fetch-mode") {
         Some(mode) => mode == b"navigate",
-        None => !has("sec-fetch-mode") && is_page(),
+        None => !has("sec-fetch-mode") && one("accept").is_some_and(accepts_page),
     };
+    // A frame would show the login inside of another page, and what is fetched ahead nobody has asked for.
+    let is_document = !has("sec-fetch-dest") || one("sec-fetch-dest") == Some(b"document");
+    let is_ahead = ["purpose", "sec-purpose", "x-purpose", "x-moz"]
+        .iter()
+        .any(|name| one(name).is_some_and(|value| value.to_ascii_lowercase().starts_with(b"prefetch")));
     let is_script = one("x-requested-with").is_some_and(|with| with.eq_ignore_ascii_case(b"xmlhttprequest"));
-    http.method == "GET" && says_so && !is_script && !has("upgrade") && !has("sec-websocket-key")
+    let is_upgrade = has("upgrade") || has("sec-websocket-key");
+    http.method == "GET" && says_so && is_document && !is_ahead && !is_script && !is_upgrade
+}
+
+/// Whether `Accept` takes a page: `text/html` with a weight above zero (RFC 9110 section 12.5.1).
+fn accepts_page(accept: &[u8]) -> bool {
+    accept.split(|&byte| byte == b',').any(|range| {
+        let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+        let is_page = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/html"));
+        let weight = parts.find_map(|part| part.to_ascii_lowercase().strip_prefix(b"q=").map(<[u8]>::to_vec));
+        let is_zero = |weight: Vec<u8>| weight.iter().all(|byte| matches!(byte, b'0' | b'.'));
+        is_page && !weight.is_some_and(is_zero)
+    })
 }
 
 fn is_origin_of(origin: &Url, host: &str) -> bool {

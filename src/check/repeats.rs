@@ -1,8 +1,9 @@
 //! Whether a demand for stronger authentication gets anywhere.
 //!
 //! A provider that cannot do what is asked sends the client back with another token that is no better, and the client
-//! would go on for ever. The third different token within two minutes that does not satisfy the same demand ends that.
-//! What counts are verified tokens, so that one stolen token, or many requests with the same one, lock nobody out.
+//! would go on for ever. The third different token within two minutes that answers a challenge and does not satisfy the same demand ends
+//! that. A token answers a challenge if its holder authenticated after it (`auth_time`, else `iat`): devices with sessions of their own
+//! are no loop. Only verified tokens count, so that one stolen token, or many requests with the same one, lock nobody out.
 //!
 //! Everything is kept by caller and demand, both of which are ours to say: what a client writes into paths and hosts makes
 //! nothing grow.
@@ -20,7 +21,7 @@ use crate::token::Verified;
 
 /// How long an attempt counts.
 pub const WINDOW_SECONDS: i64 = 120;
-/// Different tokens that are challenged; the next one is refused.
+/// Different tokens that answer a challenge and are challenged again; the next one is refused.
 const MAX_CHALLENGED: usize = 2;
 /// Callers that are remembered, the latest; about 500 bytes each.
 const MAX_CALLERS: u64 = 20_000;
@@ -33,6 +34,9 @@ type Digest = [u8; 32];
 #[derive(Debug)]
 struct Attempts {
     demand: Digest,
+    /// When it was first demanded, and with which token, which answers nothing.
+    challenged: i64,
+    first: Digest,
     /// Whether it was a level that was missing, and not only freshness.
     is_for_level: bool,
     /// The best that was shown.
@@ -75,6 +79,8 @@ impl Repeats {
             Some(at) => demands.remove(at),
             None => Attempts {
                 demand,
+                challenged: now,
+                first: token,
                 is_for_level: !step_up.acr_values.is_empty(),
                 level: 0,
                 auth_time: None,
@@ -82,11 +88,16 @@ impl Repeats {
             },
         };
         attempts.tokens.retain(|&(_, at)| is_recent(at, now));
+        if attempts.tokens.is_empty() && !is_recent(attempts.challenged, now) {
+            (attempts.challenged, attempts.first) = (now, token);
+        }
+        let is_answer = verified.authenticated_or_issued().is_none_or(|at| at >= attempts.challenged);
         attempts.level = attempts.level.max(verified.authn().level);
         attempts.auth_time = attempts.auth_time.max(verified.authn().auth_time());
-        let is_known = attempts.tokens.iter().any(|&(known, _)| known == token);
-        let is_one_too_many = !is_known && attempts.tokens.len() >= MAX_CHALLENGED;
-        if !is_known && !is_one_too_many {
+        let is_known = token == attempts.first || attempts.tokens.iter().any(|&(known, _)| known == token);
+        let counts = is_answer && !is_known;
+        let is_one_too_many = counts && attempts.tokens.len() >= MAX_CHALLENGED;
+        if counts && !is_one_too_many {
             attempts.tokens.push((token, now));
         }
         if demands.len() >= MAX_DEMANDS {
@@ -157,19 +168,35 @@ mod tests {
     }
 
     #[test]
-    fn the_third_different_token_is_one_too_many() {
+    fn the_third_answer_is_one_too_many() {
         let repeats = Repeats::default();
         for _ in 0..6 {
             assert!(!repeats.is_one_too_many(&weak("ann", 1), &mfa(), 0), "the same one, again and again");
         }
-        assert!(!repeats.is_one_too_many(&weak("ann", 2), &mfa(), 60));
-        assert!(repeats.is_one_too_many(&weak("ann", 3), &mfa(), 119));
-        assert!(!repeats.is_one_too_many(&weak("ann", 1), &mfa(), 119), "the first may still come");
-        assert!(!repeats.is_one_too_many(&weak("bob", 3), &mfa(), 119), "another person");
-        for other in [StepUp { max_age: Some(5), ..mfa() }, StepUp { acr_values: vec!["phr".to_owned()], ..mfa() }] {
-            assert!(!repeats.is_one_too_many(&weak("ann", 3), &other, 119), "another demand");
+        for number in [2, 3] {
+            assert!(!repeats.is_one_too_many(&weak("ann", number), &mfa(), 60));
         }
-        assert!(!repeats.is_one_too_many(&weak("ann", 3), &mfa(), 120), "the first no longer counts");
+        assert!(repeats.is_one_too_many(&weak("ann", 4), &mfa(), 119));
+        assert!(!repeats.is_one_too_many(&weak("ann", 1), &mfa(), 119), "the first may still come");
+        assert!(!repeats.is_one_too_many(&weak("bob", 4), &mfa(), 119), "another person");
+        for other in [StepUp { max_age: Some(5), ..mfa() }, StepUp { acr_values: vec!["phr".to_owned()], ..mfa() }] {
+            assert!(!repeats.is_one_too_many(&weak("ann", 4), &other, 119), "another demand");
+        }
+        assert!(!repeats.is_one_too_many(&weak("ann", 4), &mfa(), 180), "the others no longer count");
+    }
+
+    #[test]
+    fn sessions_from_before_the_challenge_are_no_answers() {
+        let repeats = Repeats::default();
+        let device = |number: u32, auth_time: i64| {
+            verified(json!({"sub": "ann", "jti": number.to_string(), "amr": ["pwd"], "auth_time": auth_time}))
+        };
+        for number in 0..9 {
+            assert!(!repeats.is_one_too_many(&device(number, 700), &mfa(), 1_000), "device {number}");
+        }
+        let told: Vec<bool> =
+            (10..13).map(|number| repeats.is_one_too_many(&device(number, 1_001), &mfa(), 1_010)).collect();
+        assert_eq!(told, [false, false, true], "three new logins");
     }
 
     #[test]
@@ -181,21 +208,21 @@ mod tests {
         ] {
             let repeats = Repeats::default();
             repeats.satisfied(&weak("ann", 9), 0);
-            for token in [1, 2] {
+            for token in [1, 2, 3] {
                 assert!(!repeats.is_one_too_many(&weak("ann", token), &mfa(), 0));
                 repeats.satisfied(&weak("ann", token), 0);
             }
             repeats.satisfied(&verified(claims.clone()), 0);
-            assert_eq!(repeats.is_one_too_many(&weak("ann", 3), &mfa(), 0), !is_afresh, "{claims}");
+            assert_eq!(repeats.is_one_too_many(&weak("ann", 4), &mfa(), 0), !is_afresh, "{claims}");
         }
         let (repeats, fresh) = (Repeats::default(), StepUp { max_age: Some(5), ..StepUp::default() });
-        for token in [1, 2] {
+        for token in [1, 2, 3] {
             assert!(!repeats.is_one_too_many(&weak("ann", token), &fresh, 0));
         }
-        repeats.satisfied(&weak("ann", 2), 0);
-        assert!(repeats.is_one_too_many(&weak("ann", 3), &fresh, 0), "as old as what came before");
-        repeats.satisfied(&weak("ann", 4), 0);
-        assert!(!repeats.is_one_too_many(&weak("ann", 5), &fresh, 0), "a fresher one was good enough");
+        repeats.satisfied(&weak("ann", 3), 0);
+        assert!(repeats.is_one_too_many(&weak("ann", 4), &fresh, 0), "as old as what came before");
+        repeats.satisfied(&weak("ann", 5), 0);
+        assert!(!repeats.is_one_too_many(&weak("ann", 6), &fresh, 0), "a fresher one was good enough");
     }
 
     #[test]

@@ -1,21 +1,36 @@
-//! The protected resource's metadata (RFC 9728), served by the authorizer itself.
+//! The metadata of protected resources (RFC 9728), served by the authorizer itself to anybody, also to pages of other origins.
 
 use url::Url;
 
+use super::canonical::canonical_path;
 use crate::opa::input::Http;
 
-/// Where it is, between the host and the path of the resource's identifier (RFC 9728 section 3).
+/// Where they are, between the host and the path of a resource's identifier (RFC 9728 section 3).
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
-/// The document, and where it is served.
+/// One document, and where it is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceMetadata {
-    /// `host` or `host:port`, as clients send it.
-    host: String,
+    /// The hosts of the resource, without the scheme's own port; the first is that of its identifier.
+    hosts: Vec<String>,
+    /// The port that clients may add or leave out.
+    default_port: &'static str,
+    /// The path below which requests are for this resource, without a slash at its end.
+    prefix: String,
     path: String,
     /// Where clients find it, for `resource_metadata` of challenges.
     pub url: String,
     pub body: String,
+    /// What a token for it may be asked for, where no route says.
+    pub scope: Option<String>,
+}
+
+/// What to do about a request for a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    Document(&'a str),
+    /// The preflight of a page of another origin.
+    Preflight,
 }
 
 impl ResourceMetadata {
@@ -31,17 +46,71 @@ impl ResourceMetadata {
             (host, None) => host.to_owned(),
             (host, Some(port)) => format!("{host}:{port}"),
         };
-        let path = format!("{WELL_KNOWN}{}", url.path().strip_suffix('/').unwrap_or(url.path()));
+        let prefix = url.path().strip_suffix('/').unwrap_or(url.path()).to_owned();
+        let path = format!("{WELL_KNOWN}{prefix}");
         members.insert("resource".to_owned(), resource.into());
+        let scopes = members.get("scopes_supported").and_then(serde_json::Value::as_array);
+        let scope = scopes.map(|scopes| scopes.iter().filter_map(|scope| scope.as_str()).collect::<Vec<_>>().join(" "));
         let address = format!("{}://{host}{path}", url.scheme());
-        Some(Self { host, path, url: address, body: serde_json::Value::Object(members).to_string() })
+        Some(Self {
+            hosts: vec![host],
+            default_port: if url.scheme() == "https" { ":443" } else { ":80" },
+            prefix,
+            path,
+            url: address,
+            body: serde_json::Value::Object(members).to_string(),
+            scope,
+        })
     }
 
-    /// Whether a request asks for it.
-    pub fn is_asked(&self, http: &Http<'_>) -> bool {
-        let path = http.path.split_once('?').map_or(http.path, |(path, _)| path);
-        http.method == "GET" && path == self.path && http.host.eq_ignore_ascii_case(&self.host)
+    /// The same, for requests to these hosts, too, and below this path in the place of the identifier's own.
+    pub fn at(mut self, hosts: Vec<String>, prefix: Option<&str>) -> Self {
+        self.hosts.extend(hosts);
+        if let Some(prefix) = prefix {
+            self.prefix = prefix.trim_end_matches('/').to_owned();
+        }
+        self
     }
+
+    /// Where clients reach it, such as `https://api.example.com`.
+    pub fn origin(&self) -> String {
+        let end = self.url.find(WELL_KNOWN).unwrap_or(self.url.len());
+        self.url.get(..end).unwrap_or_default().to_owned()
+    }
+
+    fn is_host(&self, host: &str) -> bool {
+        let host = host.strip_suffix(self.default_port).unwrap_or(host);
+        self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
+    }
+
+    /// What a request wants of the document; nothing where it is for something else.
+    pub fn wanted(&self, http: &Http<'_>) -> Option<Wanted<'_>> {
+        let path = http.path.split_once('?').map_or(http.path, |(path, _)| path);
+        if path != self.path || !self.is_host(http.host) {
+            return None;
+        }
+        match http.method {
+            "GET" | "HEAD" => Some(Wanted::Document(&self.body)),
+            "OPTIONS" => Some(Wanted::Preflight),
+            _ => None,
+        }
+    }
+
+    /// The length of the prefix, where a request is for this resource.
+    fn covers(&self, host: &str, path: &str) -> Option<usize> {
+        let rest = path.strip_prefix(&self.prefix)?;
+        ((rest.is_empty() || rest.starts_with('/')) && self.is_host(host)).then_some(self.prefix.len())
+    }
+}
+
+/// The resource that a request is for: that with the longest path.
+pub fn covering<'a>(resources: &'a [ResourceMetadata], http: &Http<'_>) -> Option<&'a ResourceMetadata> {
+    if resources.is_empty() {
+        return None;
+    }
+    let path = canonical_path(http.path).ok()?;
+    let covering = resources.iter().filter_map(|resource| Some((resource.covers(http.host, &path)?, resource)));
+    covering.max_by_key(|(length, _)| *length).map(|(_, resource)| resource)
 }
 
 #[cfg(test)]
@@ -63,6 +132,28 @@ mod tests {
         }
         for bad in ["", "api", "http://api.example.com", "https://a/?q", "https://a/#f", "https://u@a/", "ftp://a/"] {
             assert_eq!(ResourceMetadata::new(bad, serde_json::Map::new()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_for_the_resource_with_the_longest_path() {
+        let resource = |id: &str| ResourceMetadata::new(id, serde_json::Map::new()).expect(id);
+        let resources = [
+            resource("https://a.test/mcp"),
+            resource("https://a.test/mcp/b/").at(vec!["b.test".to_owned()], Some("/x/")),
+        ];
+        for (host, path, want) in [
+            ("a.test", "/mcp", Some("https://a.test/.well-known/oauth-protected-resource/mcp")),
+            ("A.test:443", "/mcp/y?q", Some("https://a.test/.well-known/oauth-protected-resource/mcp")),
+            ("a.test:8443", "/mcp", None),
+            ("a.test", "/mcpx", None),
+            ("b.test", "/x/1", Some("https://a.test/.well-known/oauth-protected-resource/mcp/b")),
+            ("b.test", "/mcp", None),
+            ("a.test", "/mcp/%2e%2e/x", None),
+        ] {
+            let mut http = Http::default();
+            (http.host, http.path) = (host, path);
+            assert_eq!(covering(&resources, &http).map(|it| it.url.as_str()), want, "{host} {path}");
         }
     }
 }

@@ -11,16 +11,18 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value as Field};
 use envoy_types::pb::google::rpc::Status;
 
-use super::challenge::{Challenge, Form};
+use super::challenge::{Challenge, Form, Hints};
 use super::evidence::Evidence;
 use super::fault::Fault;
 use super::identity::Mutation;
-use super::routes::Unmet;
+use super::redirect::{END_OF_LOOP, Page};
+use super::resource::{self, Wanted};
+use super::routes::{Demand, Unmet};
 use super::{DryRun, Settings};
 use crate::opa::decision::{Allow, Decision, Deny, Header, HttpStatus, Metadata, StepUp};
 use crate::opa::input::Attributes;
 use crate::telemetry::{Decided, chain};
-use crate::token::Verified;
+use crate::token::{TokenError, TokenState, Verified};
 
 /// `google.rpc.Code` values that answers carry.
 const OK: i32 = 0;
@@ -62,8 +64,12 @@ pub enum GrpcCode {
 pub struct Verdict {
     pub decision: Decision,
     pub evidence: Evidence,
-    /// What the route demands beyond the policy and the caller lacks.
+    /// What the routes demand beside the policy.
+    pub demand: Option<Demand>,
+    /// What of that the caller lacks.
     pub unmet: Option<Unmet>,
+    /// What the provider may be asked for so that the demanded level is reached.
+    pub acr_values: Vec<String>,
     /// Whether one token after another has not been enough.
     pub is_not_satisfiable: bool,
     pub now: i64,
@@ -72,7 +78,15 @@ pub struct Verdict {
 impl Verdict {
     /// An allow that neither the policy nor a token was asked about.
     pub fn allow(now: i64) -> Self {
-        Self { decision: Decision::True, evidence: Evidence::absent(), unmet: None, is_not_satisfiable: false, now }
+        Self {
+            decision: Decision::True,
+            evidence: Evidence::absent(),
+            demand: None,
+            unmet: None,
+            acr_values: Vec::new(),
+            is_not_satisfiable: false,
+            now,
+        }
     }
 
     /// The demand for more authentication, if that is what is wrong.
@@ -88,8 +102,21 @@ impl Verdict {
     pub fn reason(&self) -> &'static str {
         match &self.unmet {
             _ if self.is_not_satisfiable => "step_up_not_satisfiable",
+            Some(Unmet::Origin) => "cross_origin",
             Some(_) => "demand_not_met",
             None => "",
+        }
+    }
+
+    /// What a caller without a good token is asked for at once, so that one login is enough.
+    fn asked_at_first(&self) -> StepUp {
+        let Some(demand) = &self.demand else { return StepUp::default() };
+        let is_named = !demand.acr_values.is_empty();
+        StepUp {
+            acr_values: if is_named { demand.acr_values.clone() } else { self.acr_values.clone() },
+            max_age: demand.max_age,
+            scope: (!demand.scopes.is_empty()).then(|| demand.scopes.join(" ")),
+            ..StepUp::default()
         }
     }
 
@@ -105,6 +132,8 @@ pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'
     // The next nonce comes with the answer to a good proof, so that nobody has to be refused first.
     let is_bound = verdict.evidence.verified().is_some_and(Verified::is_bound);
     let nonce = || is_bound.then(|| settings.challenge.nonce(now)).flatten();
+    let met = settings.redirect.as_ref().filter(|_| verdict.demand.is_some()).zip(attributes.http.as_ref());
+    let cookie = met.and_then(|(redirect, http)| redirect.met(http));
     let (decided, response) = match &verdict.decision {
         _ if !verdict.is_allow() && (settings.dry_run == DryRun::Off || !verdict.decision.is_allow()) => {
             denial(settings, &verdict, attributes, id)
@@ -112,13 +141,13 @@ pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'
         Decision::True => {
             let mutation = mutation();
             let nonce = nonce();
-            let has_more = !mutation.is_empty() || nonce.is_some();
-            let ok = has_more.then(|| with_identity(with_nonce(OkHttpResponse::default(), nonce), mutation));
+            let has_more = !mutation.is_empty() || nonce.is_some() || cookie.is_some();
+            let ok = has_more.then(|| with_identity(with_nonce(OkHttpResponse::default(), nonce, cookie), mutation));
             return (Decided::Allow, allow(ok, None, id));
         }
         Decision::Allow(decision) => {
             let metadata = decision.dynamic_metadata.clone();
-            let ok = with_nonce(ok_response(decision.clone()), nonce());
+            let ok = with_nonce(ok_response(decision.clone()), nonce(), cookie);
             return (Decided::Allow, allow(Some(with_identity(ok, mutation())), metadata, id));
         }
         Decision::False | Decision::Deny(_) => denial(settings, &verdict, attributes, id),
@@ -198,8 +227,9 @@ fn ok_response(decision: Allow) -> OkHttpResponse {
     }
 }
 
-/// Tells the client the nonce of its next proof.
-fn with_nonce(mut ok: OkHttpResponse, nonce: Option<String>) -> OkHttpResponse {
+/// Gives the client the nonce of its next proof, and the cookie that ends a count.
+fn with_nonce(mut ok: OkHttpResponse, nonce: Option<String>, cookie: Option<String>) -> OkHttpResponse {
+    ok.response_headers_to_add.extend(cookie.map(|cookie| header("set-cookie", &cookie)));
     ok.response_headers_to_add.extend(nonce.map(|nonce| header("dpop-nonce", &nonce)));
     ok
 }
@@ -236,23 +266,42 @@ fn denial(settings: &Settings, verdict: &Verdict, attributes: &Attributes<'_>, i
         .as_ref()
         .is_some_and(|deny| deny.http_status.is_some() || deny.body.is_some() || !deny.headers.is_empty());
     let form = Form::of(evidence.verified());
+    let covering = attributes.http.as_ref().and_then(|http| resource::covering(&settings.resources, http));
+    let first = verdict.asked_at_first();
+    let hints = Hints {
+        resource_metadata: settings
+            .challenge
+            .resource_metadata
+            .as_deref()
+            .or_else(|| covering.map(|resource| resource.url.as_str())),
+        scope: first.scope.as_deref().or_else(|| covering?.scope.as_deref()),
+    };
     let challenge = match (verdict.step_up(), &verdict.unmet) {
         (Some(step_up), _) if verdict.is_not_satisfiable => {
             // A client that would be challenged must see that it is not.
             decision = decision.map(|deny| Deny { http_status: None, body: None, ..deny });
-            Some(with_have(settings.challenge.not_satisfiable(step_up), verdict))
+            let end = with_have(settings.challenge.not_satisfiable(step_up, hints), verdict);
+            let page = settings.redirect.as_ref().zip(attributes.http.as_ref());
+            Some(as_page(end, page.and_then(|(to, http)| to.end_for(http))))
         }
         (Some(step_up), _) => {
-            let challenge = with_have(settings.challenge.step_up(step_up, form), verdict);
+            let challenge = with_have(settings.challenge.step_up(step_up, form, hints), verdict);
             let is_own_way = decision.as_ref().is_some_and(|deny| deny.http_status.is_some() || deny.body.is_some());
-            Some(if is_own_way { challenge } else { for_browser(settings, challenge, step_up, attributes) })
+            Some(if is_own_way { challenge } else { for_browser(settings, challenge, step_up, attributes, true) })
         }
-        (None, Some(Unmet::Scope(scope))) => Some(settings.challenge.insufficient_scope(scope, form)),
+        (None, Some(Unmet::Scope(scope))) => Some(settings.challenge.insufficient_scope(scope, form, hints)),
+        (None, Some(Unmet::Origin)) => Some(Challenge::cross_origin()),
         (None, _) if shaped => None,
         (None, _) => settings
             .challenge
-            .for_token(evidence.token())
-            .map(|challenge| for_browser(settings, challenge, &StepUp::default(), attributes)),
+            .for_token(evidence.token(), hints)
+            // What a new login cannot mend is said, and not sent round.
+            .map(|challenge| match evidence.token() {
+                TokenState::Absent | TokenState::Rejected(TokenError::Expired) => {
+                    for_browser(settings, challenge, &first, attributes, false)
+                }
+                _ => challenge,
+            }),
     };
     let reason = decision.as_ref().and_then(|deny| deny.reason.clone());
     let metadata = decision.as_ref().and_then(|deny| deny.dynamic_metadata.clone());
@@ -296,12 +345,14 @@ fn challenged(mut challenge: Challenge, deny: Deny, nonce: Option<String>, id: &
         own.push(header("dpop-nonce", &nonce));
     }
     own.extend(challenge.location.iter().map(|value| header("location", value)));
+    own.extend(challenge.cookie.iter().map(|value| header("set-cookie", value)));
     if challenge.status == HttpStatus::SERVICE_UNAVAILABLE {
         own.push(header("retry-after", "1"));
     }
     let by_policy = |name: &str| deny.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
     if deny.body.is_none() && !by_policy("content-type") {
-        own.push(header("content-type", "application/json"));
+        let kind = if challenge.page.is_some() { "text/html; charset=utf-8" } else { "application/json" };
+        own.push(header("content-type", kind));
     }
     if !by_policy("cache-control") {
         own.push(header("cache-control", "no-store"));
@@ -310,17 +361,39 @@ fn challenged(mut challenge: Challenge, deny: Deny, nonce: Option<String>, id: &
     DeniedHttpResponse {
         status: Some(envoy_status(deny.http_status.unwrap_or(challenge.status))),
         headers: own,
-        body: deny.body.unwrap_or_else(|| serde_json::Value::Object(challenge.body).to_string()),
+        body: deny.body.unwrap_or_else(|| match challenge.page {
+            Some(page) => page.to_owned(),
+            None => serde_json::Value::Object(challenge.body).to_string(),
+        }),
     }
 }
 
 /// The challenge, or where a browser goes instead of reading it.
-fn for_browser(settings: &Settings, challenge: Challenge, step_up: &StepUp, attributes: &Attributes<'_>) -> Challenge {
+fn for_browser(
+    settings: &Settings,
+    challenge: Challenge,
+    step_up: &StepUp,
+    attributes: &Attributes<'_>,
+    is_step_up: bool,
+) -> Challenge {
     let redirect = settings.redirect.as_ref().filter(|_| challenge.status == HttpStatus::UNAUTHORIZED);
-    match redirect.zip(attributes.http.as_ref()).and_then(|(to, http)| to.location(http, step_up)) {
-        Some(location) => {
-            Challenge { status: HttpStatus::FOUND, headers: Vec::new(), location: Some(location), ..challenge }
+    let page = redirect.zip(attributes.http.as_ref()).and_then(|(to, http)| to.page(http, step_up, is_step_up));
+    as_page(challenge, page)
+}
+
+/// The challenge as a browser gets it.
+fn as_page(challenge: Challenge, page: Option<Page>) -> Challenge {
+    match page {
+        Some(Page::Login { location, cookie }) => {
+            Challenge { status: HttpStatus::FOUND, headers: Vec::new(), location: Some(location), cookie, ..challenge }
         }
+        Some(Page::End { cookie }) => Challenge {
+            status: HttpStatus::FORBIDDEN,
+            headers: Vec::new(),
+            cookie: Some(cookie),
+            page: Some(END_OF_LOOP),
+            ..challenge
+        },
         None => challenge,
     }
 }
@@ -337,12 +410,25 @@ fn with_have(mut challenge: Challenge, verdict: &Verdict) -> Challenge {
     challenge
 }
 
-/// A document that anybody may read, served in place of the upstream.
-pub fn document(body: &str, id: &str) -> Answer {
-    let denied = DeniedHttpResponse {
-        status: Some(envoy_status(HttpStatus::OK)),
-        headers: vec![header("content-type", "application/json"), header("cache-control", "max-age=300")],
-        body: body.to_owned(),
+/// A document that anybody may read, also pages of other origins, served in place of the upstream.
+pub fn document(wanted: Wanted<'_>, id: &str) -> Answer {
+    let all = header("access-control-allow-origin", "*");
+    let denied = match wanted {
+        Wanted::Document(body) => DeniedHttpResponse {
+            status: Some(envoy_status(HttpStatus::OK)),
+            headers: vec![header("content-type", "application/json"), header("cache-control", "max-age=300"), all],
+            body: body.to_owned(),
+        },
+        Wanted::Preflight => DeniedHttpResponse {
+            status: Some(envoy_status(HttpStatus::NO_CONTENT)),
+            headers: vec![
+                all,
+                header("access-control-allow-methods", "GET, HEAD, OPTIONS"),
+                header("access-control-allow-headers", "*"),
+                header("access-control-max-age", "86400"),
+            ],
+            body: String::new(),
+        },
     };
     Answer::Respond(Box::new(CheckResponse {
         status: Some(status(PERMISSION_DENIED)),

@@ -5,7 +5,7 @@
 
 use crate::opa::decision::StepUp;
 use crate::opa::input::Http;
-use crate::token::Verified;
+use crate::token::{SpiffePattern, Verified};
 use crate::value::{Key, Members, Value, texts};
 
 /// One entry of `plugins.stepgate.routes`.
@@ -16,6 +16,8 @@ pub struct Route {
     /// Empty: all. GET stands for HEAD, too.
     pub methods: Vec<String>,
     pub path: PathPattern,
+    /// Workloads that need no token here.
+    pub peers: Vec<SpiffePattern>,
     pub demand: Demand,
 }
 
@@ -29,8 +31,13 @@ pub struct Demand {
     pub scopes: Vec<String>,
     /// Whether a token is good for one such request.
     pub one_use: bool,
-    /// What to ask the provider for; without them, what the caller's issuer is known to understand.
+    /// What to ask the provider for; without them, what the caller's issuer is known to understand. One of them in the token is as
+    /// good as the level.
     pub acr_values: Vec<String>,
+    /// For each route that names some: the issuers of which one must have given the token.
+    pub issuers: Vec<Vec<String>>,
+    /// Whether requests that change something must come from a page of the same origin.
+    pub same_origin: bool,
 }
 
 /// What a caller lacks.
@@ -38,6 +45,10 @@ pub struct Demand {
 pub enum Unmet {
     /// A token of a configured issuer.
     Token,
+    /// A token of another issuer.
+    Issuer,
+    /// To come from a page of the same origin.
+    Origin,
     Authentication(StepUp),
     /// Scopes, and nothing else (RFC 6750 section 3.1).
     Scope(String),
@@ -102,10 +113,12 @@ impl Route {
     }
 }
 
-/// The demand on a request; nothing when no route matches.
-pub fn demand(routes: &[Route], http: &Http<'_>, path: &str) -> Option<Demand> {
+/// The demand on a request; nothing when no route matches. `peer` is the workload that sends it without a token: what is demanded of
+/// others is not demanded of it, where a route says so.
+pub fn demand(routes: &[Route], http: &Http<'_>, path: &str, peer: Option<&str>) -> Option<Demand> {
     let mut found: Option<Demand> = None;
-    for route in routes.iter().filter(|route| route.matches(http, path)) {
+    let is_exempt = |route: &Route| peer.is_some_and(|peer| route.peers.iter().any(|pattern| pattern.matches(peer)));
+    for route in routes.iter().filter(|route| route.matches(http, path) && !is_exempt(route)) {
         let so_far = found.get_or_insert_default();
         // What to ask for goes with the level that it is enough for.
         let is_as_high = route.demand.level == so_far.level && so_far.acr_values.is_empty();
@@ -118,6 +131,8 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str) -> Option<Demand> {
             (one, other) => one.or(other),
         };
         so_far.one_use |= route.demand.one_use;
+        so_far.same_origin |= route.demand.same_origin;
+        so_far.issuers.extend(route.demand.issuers.iter().cloned());
         for scope in &route.demand.scopes {
             if !so_far.scopes.contains(scope) {
                 so_far.scopes.push(scope.clone());
@@ -131,7 +146,7 @@ impl Unmet {
     /// Adds it to what the policy asks for.
     pub fn add_to(self, step_up: &mut StepUp) {
         let (more, scope) = match self {
-            Self::Token => return,
+            Self::Token | Self::Issuer | Self::Origin => return,
             Self::Scope(scope) => (None, Some(scope)),
             Self::Authentication(more) => (Some(more.clone()), more.scope),
         };
@@ -154,7 +169,12 @@ impl Demand {
     /// What a caller lacks of it; nothing when all is there.
     pub fn unmet(&self, verified: Option<&Verified>, now: i64) -> Option<Unmet> {
         let Some(verified) = verified else { return Some(Unmet::Token) };
-        let is_low = verified.authn().level < self.level;
+        if !self.issuers.iter().all(|accepted| accepted.iter().any(|issuer| issuer == verified.issuer())) {
+            return Some(Unmet::Issuer);
+        }
+        let has_level = self.level > 0 || self.acr_values.is_empty();
+        let is_high = has_level && verified.authn().level >= self.level;
+        let is_low = !is_high && !verified.has_acr(&self.acr_values, self.level);
         let age = verified.authn().age_seconds(now).and_then(|age| u64::try_from(age).ok());
         let is_old = self.max_age.is_some_and(|max_age| age.is_none_or(|age| age > max_age));
         let scope = (!self.scopes.iter().all(|scope| verified.has_scope(scope))).then(|| self.scopes.join(" "));
@@ -164,7 +184,8 @@ impl Demand {
         let known = || verified.acr_values(self.level);
         let asked = || if self.acr_values.is_empty() { known() } else { self.acr_values.clone() };
         Some(Unmet::Authentication(StepUp {
-            acr_values: if is_low { asked() } else { Vec::new() },
+            // Together, so that one login is enough.
+            acr_values: if is_low || !has_level || self.level > 0 { asked() } else { Vec::new() },
             max_age: self.max_age,
             scope,
             description: None,
@@ -186,6 +207,24 @@ impl Demand {
         members.put(&IS_MET, Value::Bool(is_met));
         members.into_value()
     }
+}
+
+/// Whether a request that changes something comes from a page of another origin, as far as its browser says (`Sec-Fetch-Site`, else
+/// `Origin`). What says neither is no browser of today.
+pub fn is_cross_origin(http: &Http<'_>) -> bool {
+    let is_upgrade = !http.header_values("upgrade").is_empty();
+    if matches!(http.method, "GET" | "HEAD" | "OPTIONS" | "TRACE") && !is_upgrade {
+        return false;
+    }
+    let all = |name: &str, is_own: &dyn Fn(&[u8]) -> bool| http.header_values(name).iter().all(|value| is_own(value));
+    if !http.header_values("sec-fetch-site").is_empty() {
+        return !all("sec-fetch-site", &|site| matches!(site, b"same-origin" | b"none"));
+    }
+    let is_own = |origin: &[u8]| {
+        let host = std::str::from_utf8(origin).ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+        host.is_some_and(|host| host.eq_ignore_ascii_case(http.host))
+    };
+    !all("origin", &is_own)
 }
 
 static LEVEL: Key = crate::key!("level");
@@ -293,7 +332,7 @@ mod tests {
     fn route(methods: &[&str], hosts: &[&str], demand: Demand) -> Route {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
         let path = PathPattern::parse("/**").expect("a pattern");
-        Route { methods: owned(methods), hosts: owned(hosts), path, demand }
+        Route { methods: owned(methods), hosts: owned(hosts), path, peers: Vec::new(), demand }
     }
 
     #[test]
@@ -328,12 +367,33 @@ mod tests {
             (vec![at(1, &["low"]), at(2, &[])], 2, &[][..]),
             (vec![at(2, &[]), at(1, &["low"])], 2, &[][..]),
         ] {
-            let demand = demand(&routes, &http("GET", "a"), "/").expect("they match");
+            let demand = demand(&routes, &http("GET", "a"), "/", None).expect("they match");
             assert_eq!(
                 (demand.level, demand.acr_values.as_slice()),
                 (level, &acr.iter().map(|&a| a.to_owned()).collect::<Vec<_>>()[..])
             );
         }
-        assert_eq!(demand(&[], &http("GET", "a"), "/"), None);
+        assert_eq!(demand(&[], &http("GET", "a"), "/", None), None);
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_told_by_their_browsers() {
+        for (method, headers, want) in [
+            ("POST", &[][..], false),
+            ("POST", &[("sec-fetch-site", "same-origin")][..], false),
+            ("POST", &[("sec-fetch-site", "none")][..], false),
+            ("POST", &[("sec-fetch-site", "same-site")][..], true),
+            ("POST", &[("sec-fetch-site", "cross-site"), ("origin", "https://app.test")][..], true),
+            ("DELETE", &[("origin", "https://app.test")][..], false),
+            ("DELETE", &[("origin", "https://app.test.evil.test")][..], true),
+            ("DELETE", &[("origin", "null")][..], true),
+            ("GET", &[("sec-fetch-site", "cross-site")][..], false),
+            ("GET", &[("sec-fetch-site", "cross-site"), ("upgrade", "websocket")][..], true),
+        ] {
+            let message = crate::check::tests::message_to(method, "app.test", headers);
+            let attributes = crate::opa::input::Attributes::parse(&message).expect("a message");
+            let http = attributes.http.as_ref().expect("a request");
+            assert_eq!(is_cross_origin(http), want, "{method} {headers:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::policy::{BuiltinSettings, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
-use crate::token::{AssuranceTable, Issuer, IssuerSettings, KeySource, Location, Profile};
+use crate::token::{Issuer, IssuerSettings};
 use crate::value::{as_text, member};
 
 const POLICY: &str = r#"package p
@@ -54,7 +54,7 @@ fn settings() -> Settings {
         asserted: Vec::new(),
         challenge: ChallengeSettings::default(),
         redirect: None,
-        resource: None,
+        resources: Vec::new(),
         routes: Vec::new(),
         response_limits: ResponseLimits::default(),
         max_used_tokens: 1_000,
@@ -83,18 +83,9 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
     let store = store_of(policy);
     let tokens = issuers.then(|| {
         let (issuer, _) = Issuer::new(IssuerSettings {
-            issuer: "i".to_owned(),
             audiences: vec!["a".to_owned()],
             algorithms: vec![crate::jws::Alg::Es256],
-            keys: KeySource::Inline(String::new()),
-            leeway: Duration::ZERO,
-            profile: Profile::Legacy,
-            locations: vec![Location::bearer()],
-            assurance: AssuranceTable::default(),
-            preset: crate::token::Preset::Generic,
-            max_lifetime: None,
-            claims_challenge: None,
-            introspection: None,
+            ..IssuerSettings::new("i")
         });
         let limits = crate::token::Settings {
             token_bytes: 1_000,
@@ -118,6 +109,11 @@ pub fn message_with(principal: &str, address: &str, headers: &[(&str, &str)]) ->
     let address = Address { address: Some(address::Address::SocketAddress(socket)) };
     let peer = Peer { principal: principal.into(), address: Some(address), ..Peer::default() };
     message_of(http("GET", "/", headers), Some(peer))
+}
+
+/// A request to a host.
+pub fn message_to(method: &str, host: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    message_of(HttpRequest { host: host.into(), ..http(method, "/", headers) }, None)
 }
 
 fn http(method: &str, path: &str, headers: &[(&str, &str)]) -> HttpRequest {

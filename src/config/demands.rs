@@ -5,13 +5,15 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::proofs::dpop_challenge;
 use super::resolve::{Resolver, Section, is_header_name, is_token};
+use super::workloads::with_defaults;
 use crate::check::{
     self, IdentityHeader, IdentitySource, MAX_IDENTITY_TOKEN_LIFETIME, Minter, PathPattern, Redirect, ResourceMetadata,
     Route, RouteDemand, is_plain_host,
 };
 use crate::jws::{Alg, SigningKey};
-use crate::token::{ClaimsChallenge, IssuerSettings, Profile, Scale};
+use crate::token::{ClaimsChallenge, IssuerSettings, Location, Profile, ProofSettings, Scale, SpiffePattern};
 
 /// Methods that a route is usually for.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
@@ -52,10 +54,15 @@ impl Resolver<'_> {
 
     pub(super) fn routes(&mut self, own: Section<'_>) -> Vec<Route> {
         let listed = own.at("routes").and_then(Value::as_array);
-        listed.into_iter().flatten().enumerate().filter_map(|(at, item)| self.route(at, Section(Some(item)))).collect()
+        listed
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .filter_map(|(at, item)| self.route(at, Section(Some(item)), own))
+            .collect()
     }
 
-    fn route(&mut self, at: usize, item: Section<'_>) -> Option<Route> {
+    fn route(&mut self, at: usize, item: Section<'_>, own: Section<'_>) -> Option<Route> {
         let place = format!("plugins.stepgate.routes[{at}]");
         let owned = |name: &str| item.texts(name).into_iter().map(str::to_owned).collect::<Vec<String>>();
         let Some(path) = item.text("path").and_then(PathPattern::parse) else {
@@ -69,8 +76,11 @@ impl Resolver<'_> {
         let scopes = owned("scopes");
         let one_use = item.flag("one_use").unwrap_or(false);
         let has_no_level = item.at("level").is_none_or(|level| level == 0);
-        if has_no_level && max_age.is_none() && scopes.is_empty() && !one_use {
-            self.problems.error(&place, "it demands nothing: give `level`, `max_age`, `scopes` or `one_use`");
+        let same_origin = item.flag("same_origin").unwrap_or(false);
+        let demands_token = ["acr_values", "issuers", "peers"].iter().any(|name| !item.texts(name).is_empty());
+        if has_no_level && max_age.is_none() && scopes.is_empty() && !one_use && !same_origin && !demands_token {
+            let message = "it demands nothing: give `level`, `max_age`, `scopes`, `acr_values`, `issuers`, `peers`, `same_origin` or `one_use`";
+            self.problems.error(&place, message);
         }
         let hosts: Vec<_> = owned("hosts").iter().map(|host| host.trim_end_matches('.').to_ascii_lowercase()).collect();
         for host in &hosts {
@@ -99,8 +109,44 @@ impl Resolver<'_> {
             let message = format!("`{value}` is not one value, and no token can have it");
             self.problems.warn(format!("{place}.acr_values"), message);
         }
-        let demand = RouteDemand { level, max_age, scopes, one_use, acr_values };
-        Some(Route { hosts, methods, path, demand })
+        let issuers = owned("issuers");
+        self.check_route_issuers(&issuers, own, &format!("{place}.issuers"));
+        let demand = RouteDemand {
+            level,
+            max_age,
+            scopes,
+            one_use,
+            acr_values,
+            issuers: if issuers.is_empty() { Vec::new() } else { vec![issuers] },
+            same_origin,
+        };
+        Some(Route { hosts, methods, path, peers: self.peers(item, &place), demand })
+    }
+
+    /// Only issuers that are configured can be accepted.
+    fn check_route_issuers(&mut self, issuers: &[String], own: Section<'_>, place: &str) {
+        let configured = own.at("issuers").and_then(Value::as_array);
+        let known = |wanted: &String| {
+            let of = |issuer: &Value| with_defaults(issuer).get("issuer").and_then(Value::as_str) == Some(wanted);
+            configured.into_iter().flatten().any(of)
+        };
+        if let Some(unknown) = issuers.iter().find(|issuer| !known(issuer)) {
+            self.problems.error(place, format!("`{unknown}` is none of plugins.stepgate.issuers"));
+        }
+    }
+
+    fn peers(&mut self, item: Section<'_>, place: &str) -> Vec<SpiffePattern> {
+        let mut peers = Vec::new();
+        for (at, text) in item.texts("peers").into_iter().enumerate() {
+            match SpiffePattern::parse(text) {
+                Some(pattern) => peers.push(pattern),
+                None => {
+                    let message = format!("`{text}` is neither a SPIFFE ID nor one that ends with `/*`");
+                    self.problems.error(format!("{place}.peers[{at}]"), message);
+                }
+            }
+        }
+        peers
     }
 
     /// Finds parameters in the notations of other programs, which match nothing but themselves.
@@ -143,17 +189,32 @@ impl Resolver<'_> {
         Some(Redirect { login_url: login_url?, return_parameter, return_origins })
     }
 
-    /// The metadata of the protected resource, of which challenges say where it is.
-    pub(super) fn resource(
+    /// The metadata of the protected resources, of which challenges say where they are.
+    pub(super) fn resources(
         &mut self,
         own: Section<'_>,
         issuers: Option<&[IssuerSettings]>,
-        check: &mut check::Settings,
-    ) {
-        let item = own.section("resource");
-        if item.0.is_none() {
-            return;
+        proofs: &ProofSettings,
+    ) -> Vec<ResourceMetadata> {
+        let mut found = Vec::new();
+        let one = own.section("resource");
+        if one.0.is_some() {
+            found.extend(self.resource(one, "plugins.stepgate.resource", issuers, proofs));
         }
+        for (at, item) in own.at("resources").and_then(Value::as_array).into_iter().flatten().enumerate() {
+            let place = format!("plugins.stepgate.resources[{at}]");
+            found.extend(self.resource(Section(Some(item)), &place, issuers, proofs));
+        }
+        found
+    }
+
+    fn resource(
+        &mut self,
+        item: Section<'_>,
+        place: &str,
+        issuers: Option<&[IssuerSettings]>,
+        proofs: &ProofSettings,
+    ) -> Option<ResourceMetadata> {
         let mut members = Map::new();
         let servers = item.texts("authorization_servers");
         let servers: Vec<_> = match servers.is_empty() {
@@ -172,22 +233,31 @@ impl Resolver<'_> {
         if !scopes.is_empty() {
             members.insert("scopes_supported".to_owned(), scopes.into());
         }
-        members.insert("bearer_methods_supported".to_owned(), vec!["header"].into());
+        let locations = || issuers.into_iter().flatten().flat_map(|issuer| &issuer.locations);
+        let takes_header = locations().any(|location| matches!(location, Location::Header { .. }));
+        let methods = if takes_header || issuers.is_none() { vec!["header"] } else { Vec::new() };
+        members.insert("bearer_methods_supported".to_owned(), methods.into());
+        if let Some(dpop) = dpop_challenge(issuers.unwrap_or_default(), proofs) {
+            let algorithms: Vec<&str> = dpop.algorithms.split(' ').collect();
+            members.insert("dpop_signing_alg_values_supported".to_owned(), algorithms.into());
+            members.insert("dpop_bound_access_tokens_required".to_owned(), dpop.is_required.into());
+        }
         for name in ["resource_name", "resource_documentation"] {
             if let Some(text) = item.text(name) {
                 members.insert(name.to_owned(), text.into());
             }
         }
-        match item.text("id").and_then(|id| ResourceMetadata::new(id, members)) {
-            Some(metadata) => {
-                check.challenge.resource_metadata.get_or_insert_with(|| metadata.url.clone());
-                check.resource = Some(metadata);
-            }
-            None => {
-                let message = "expected an https URL without query and fragment, such as `https://api.example.com`";
-                self.problems.error("plugins.stepgate.resource.id", message);
-            }
+        let hosts: Vec<String> = item.texts("hosts").into_iter().map(str::to_ascii_lowercase).collect();
+        let prefix = item.text("path_prefix");
+        if prefix.is_some_and(|prefix| !prefix.starts_with('/')) {
+            self.problems.error(format!("{place}.path_prefix"), "expected a path such as `/mcp/accounts`");
         }
+        let metadata = item.text("id").and_then(|id| ResourceMetadata::new(id, members));
+        if metadata.is_none() {
+            let message = "expected an https URL without query and fragment, such as `https://api.example.com`";
+            self.problems.error(format!("{place}.id"), message);
+        }
+        metadata.map(|metadata| metadata.at(hosts, prefix))
     }
 
     /// The token that tells the upstream who the caller is.

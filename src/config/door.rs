@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::memory::{CONNECTION_BYTES, Consumer};
 use super::resolve::{GrpcDoor, Resolver, Section};
-use crate::serve::{Address, ConnectionSettings, GrpcSettings, SocketAccess, SpiffePattern, TlsSettings};
+use crate::serve::{Address, ConnectionSettings, GrpcSettings, SocketAccess, TlsSettings};
+use crate::token::SpiffePattern;
 
 const TLS: &str = "plugins.stepgate.grpc.tls";
 

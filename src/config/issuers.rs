@@ -11,7 +11,10 @@ use super::resolve::{Resolver, Section, is_token};
 use super::workloads::with_defaults;
 use crate::jws::Alg;
 use crate::remote::service::ServiceSettings;
-use crate::token::{self, AssertedSettings, AssuranceTable, IssuerSettings, KeySource, Location, Preset, Profile};
+use crate::token::{
+    self, AssertedSettings, AssuranceTable, AudienceClaim, ClaimNames, IssuerSettings, KeySource, Location, Preset,
+    Profile,
+};
 
 /// The greatest difference between clocks that is allowed for.
 const MAX_LEEWAY: Duration = Duration::from_secs(600);
@@ -21,6 +24,12 @@ pub(super) const KEY_SOURCES: [&str; 5] = ["jwks_url", "discovery", "jwks_file",
 /// Whether Envoy is believed to have verified an issuer's tokens.
 fn is_asserted(item: &Value) -> bool {
     item.get("trust").and_then(Value::as_str) == Some("envoy")
+}
+
+/// The names of claims that an issuer has in the place of the usual ones.
+fn claim_names(item: Section<'_>) -> ClaimNames {
+    let named = |name: &str| item.text(name).filter(|given| !given.is_empty()).map(str::to_owned);
+    ClaimNames { acr: named("acr"), amr: named("amr"), auth_time: named("auth_time"), scope: named("scope") }
 }
 
 impl Resolver<'_> {
@@ -142,6 +151,12 @@ impl Resolver<'_> {
             max_lifetime: item.at("max_lifetime").map(|_| item.duration("max_lifetime", Duration::MAX)),
             locations: with_dpop(self.locations(item, place), item.text("dpop")),
             preset: item.text("preset").and_then(Preset::named).unwrap_or_default(),
+            audience_claim: match item.text("audience_claim") {
+                Some("client_id") => AudienceClaim::ClientId,
+                _ => AudienceClaim::Audience,
+            },
+            subject_claims: self.subject_claims(item, place),
+            claim_names: claim_names(item.section("claims")),
             assurance: self.assurance(item, place),
             claims_challenge: self.claims_challenge(item, place),
             introspection: self.introspection(item.section("introspection"), place, services),
@@ -162,6 +177,20 @@ impl Resolver<'_> {
         item.text("issuer").filter(|given| is_odd(given)).into_iter().for_each(|given| warn("issuer", given));
         audiences.iter().filter(|given| is_odd(given)).for_each(|given| warn("audiences", given));
         item.members("acr_levels").filter(|(acr, _)| acr.is_empty()).for_each(|(acr, _)| warn("acr_levels", acr));
+    }
+
+    fn subject_claims(&mut self, item: Section<'_>, place: &str) -> Vec<String> {
+        let named: Vec<String> = item.texts("subject_claims").into_iter().map(str::to_owned).collect();
+        let place = format!("{place}.subject_claims");
+        if item.at("subject_claims").is_some() && named.is_empty() {
+            self.problems.error(&place, "the list is empty, so that no token could name its caller");
+        }
+        if item.text("token_profile").is_some_and(|profile| profile != "legacy")
+            && named.iter().any(|name| name != "sub")
+        {
+            self.problems.error(&place, "tokens of this `token_profile` always have `sub`");
+        }
+        if named.is_empty() { vec!["sub".to_owned()] } else { named }
     }
 
     fn profile(&mut self, item: Section<'_>, place: &str) -> Profile {

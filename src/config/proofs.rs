@@ -4,14 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use url::Url;
 
 use super::memory::{Consumer, PROOF_BYTES};
 use super::resolve::{Resolver, Section};
 use crate::check::DpopChallenge;
 use crate::jws::Alg;
+use crate::remote::credentials::Credentials;
 use crate::remote::service::ServiceSettings;
-use crate::token::{IntrospectionSettings, IssuerSettings, Location, MIN_NONCE_KEY_BYTES, Nonces, ProofSettings};
+use crate::secret::Secret;
+use crate::token::{
+    INACTIVE_TTL, IntrospectionSettings, IssuerSettings, Location, MIN_NONCE_KEY_BYTES, Nonces, ProofSettings,
+    SpiffePattern,
+};
 
 impl Resolver<'_> {
     pub(super) fn proofs(&mut self, item: Section<'_>) -> ProofSettings {
@@ -38,6 +45,15 @@ impl Resolver<'_> {
                 None => {
                     let message = format!("`{text}` is not an origin such as `https://api.example.com`");
                     self.problems.error("plugins.stepgate.dpop.origins", message);
+                }
+            }
+        }
+        for (at, text) in item.texts("checked_by").into_iter().enumerate() {
+            match SpiffePattern::parse(text) {
+                Some(pattern) => settings.checked_by.push(pattern),
+                None => {
+                    let message = format!("`{text}` is neither a SPIFFE ID nor one that ends with `/*`");
+                    self.problems.error(format!("plugins.stepgate.dpop.checked_by[{at}]"), message);
                 }
             }
         }
@@ -75,7 +91,56 @@ impl Resolver<'_> {
             resource: item.text("resource").unwrap_or("introspect").to_owned(),
             ttl: item.duration("ttl", Duration::from_secs(60)),
             may_lack_audience: item.text("audience") == Some("optional"),
+            timeout: item.at("timeout").map(|_| item.duration("timeout", Duration::MAX)),
+            stale_if_error: item.duration("stale_if_error", Duration::ZERO),
+            inactive_ttl: item.duration("inactive_ttl", INACTIVE_TTL),
+            is_for_all: item.text("applies_to") == Some("all"),
+            authorization: self.client_credentials(item, &format!("{place}.introspection"), service?, services),
         })
+    }
+
+    /// `Authorization` of a client with a secret: both are encoded as in a form first (RFC 6749 section 2.3.1).
+    fn client_credentials(
+        &mut self,
+        item: Section<'_>,
+        place: &str,
+        service: &str,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<Secret<String>> {
+        let secret = match (item.text("client_secret"), item.text("client_secret_file")) {
+            (Some(_), Some(_)) => {
+                self.problems.error(place, "give either `client_secret` or `client_secret_file`");
+                None
+            }
+            (Some(text), None) if text.is_empty() || text.contains("${") => {
+                self.problems.error(format!("{place}.client_secret"), "empty, or a `${…}` in it was not replaced");
+                None
+            }
+            (Some(text), None) => Some(Secret::new(text.to_owned())),
+            (None, Some(path)) => match std::fs::read_to_string(path) {
+                Ok(text) => Some(Secret::new(text.trim_end_matches(['\n', '\r']).to_owned())),
+                Err(error) => {
+                    let message = format!("`{path}` cannot be read: {error}");
+                    self.problems.error(format!("{place}.client_secret_file"), message);
+                    None
+                }
+            },
+            (None, None) => None,
+        };
+        let (client, secret) = match (item.text("client_id"), secret) {
+            (Some(client), Some(secret)) => (client, secret),
+            (Some(_), None) | (None, Some(_)) => {
+                self.problems.error(place, "give `client_id` with `client_secret` or `client_secret_file`");
+                return None;
+            }
+            (None, None) => return None,
+        };
+        if services.get(service).is_some_and(|service| !matches!(service.credentials, Credentials::None)) {
+            self.problems.error(format!("{place}.client_id"), "the service has credentials already");
+        }
+        let encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let pair = Secret::new(format!("{}:{}", encoded(client), encoded(secret.expose())));
+        Some(Secret::new(format!("Basic {}", STANDARD.encode(pair.expose()))))
     }
 
     /// Nobody can tell whose token it is that two issuers could be asked about.

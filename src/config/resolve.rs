@@ -255,7 +255,7 @@ impl Resolver<'_> {
                 dpop: None,
             },
             redirect: self.redirect(own.section("step_up").section("redirect")),
-            resource: None,
+            resources: Vec::new(),
             routes: self.routes(own),
             identity_headers: self.identity_headers(own),
             response_limits: response_limits(limits),
@@ -277,9 +277,13 @@ impl Resolver<'_> {
         let discovery = self.discovery(&context);
         let entrypoint = self.entrypoint(plugin);
         let issuers = self.issuers(own, &issuer_services);
-        let proofs = self.proofs(own.section("dpop"));
+        let mut proofs = self.proofs(own.section("dpop"));
         check.asserted = self.asserted(own, &issuer_services);
-        self.resource(own, issuers.as_deref(), &mut check);
+        check.resources = self.resources(own, issuers.as_deref(), &proofs);
+        if proofs.origins.is_empty() {
+            proofs.origins = check.resources.iter().map(check::ResourceMetadata::origin).collect();
+        }
+        self.check_reachability(issuers.as_deref().unwrap_or_default(), &check, &proofs);
         if issuers.is_none() && !check.routes.is_empty() {
             self.problems.error("plugins.stepgate.routes", "without `issuers` nobody could meet their demands");
         }

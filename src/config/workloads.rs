@@ -29,6 +29,7 @@ pub(super) fn with_defaults(item: &Value) -> Value {
         Some(Preset::Kubernetes) => {
             json!({"issuer": "https://kubernetes.default.svc.cluster.local", "algorithms": ["RS256", "ES256"]})
         }
+        Some(Preset::Cognito) => json!({"audience_claim": "client_id", "algorithms": ["RS256"]}),
         _ => return item,
     };
     put(members, &defaults);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::lifecycle::Lifecycle;
 use crate::remote::service::Service;
+use crate::secret::Secret;
 use crate::telemetry::chain;
 use crate::token::{Done, Endpoint};
 
@@ -15,6 +16,8 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 pub struct IntrospectionEndpoint {
     pub service: Arc<Service>,
     pub resource: String,
+    /// The value of `Authorization`, where the client has credentials of its own.
+    pub authorization: Option<Secret<String>>,
     pub lifecycle: Lifecycle,
 }
 
@@ -25,9 +28,12 @@ impl Endpoint for IntrospectionEndpoint {
             .append_pair("token_type_hint", "access_token")
             .finish();
         let (service, resource) = (Arc::clone(&self.service), self.resource.clone());
+        let authorization = self.authorization.clone();
         // A request that stops waiting does not stop the question: its answer serves the next one.
         self.lifecycle.spawn_until_stop(async move {
-            let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
+            let mut headers =
+                vec![("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
+            headers.extend(authorization.as_ref().map(|value| ("authorization", value.expose().as_str())));
             let body = match service.post_for(&resource, &headers, form.into_bytes(), MAX_ANSWER_BYTES).await {
                 Ok((200, body)) => Some(body),
                 Ok((status, _)) => {

@@ -4,7 +4,7 @@
 //! this one. Nothing here has seen a signature: such a token is of a type of its own, which no demand for a verified one
 //! accepts.
 
-use super::assurance::{AssuranceTable, Authn};
+use super::assurance::Authn;
 use super::claims::Claims;
 use super::error::TokenError;
 use super::issuer::IssuerSettings;
@@ -44,10 +44,6 @@ impl AssertedSettings {
         document.put_text("state", Value::from("asserted"));
         document.put_text("issuer", Value::from(self.issuer.issuer.as_str()));
         document.put_text("claims", claims.document().clone());
-        Some(Ok(Asserted { authn: self.table().assess(claims.document()), document: document.into_value() }))
-    }
-
-    fn table(&self) -> &AssuranceTable {
-        &self.issuer.assurance
+        Some(Ok(Asserted { authn: self.issuer.assess(claims.document()), document: document.into_value() }))
     }
 }

@@ -6,15 +6,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::claims::numeric_date;
+use super::issuer::ClaimNames;
 use super::scale::Scale;
 use crate::value::{Key, Members, Value, as_text, member, texts};
 
 /// Where in [`KNOWN_LEVELS`](super::scale::KNOWN_LEVELS) several factors are proven.
 const MFA_LEVEL: usize = 2;
+/// The most that factors prove.
+const HIGHEST_BY_FACTORS: usize = 4;
 /// Where in them what cannot be phished is proven.
 const PHISHING_RESISTANT_LEVEL: usize = 3;
-/// An `auth_time` further in the future than this is not believed.
-const FUTURE_SECONDS: i64 = 5;
+/// The value of `acr` that says: no level at all (OpenID Connect Core section 2).
+const NO_LEVEL: &str = "0";
 
 /// The three kinds of proof, and two properties of a proof.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,11 +93,24 @@ pub enum Preset {
     Gitlab,
     /// Service accounts.
     Kubernetes,
+    /// Access tokens without `aud`, with `token_use`.
+    Cognito,
 }
 
 impl Preset {
-    pub const NAMES: [&'static str; 10] =
-        ["generic", "okta", "entra", "auth0", "keycloak", "google", "ping", "github", "gitlab", "kubernetes"];
+    pub const NAMES: [&'static str; 11] = [
+        "generic",
+        "okta",
+        "entra",
+        "auth0",
+        "keycloak",
+        "google",
+        "ping",
+        "github",
+        "gitlab",
+        "kubernetes",
+        "cognito",
+    ];
 
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
@@ -107,6 +124,7 @@ impl Preset {
             "github" => Self::Github,
             "gitlab" => Self::Gitlab,
             "kubernetes" => Self::Kubernetes,
+            "cognito" => Self::Cognito,
             _ => return None,
         })
     }
@@ -136,9 +154,8 @@ impl Preset {
                 // "If possible" promises nothing beyond one factor.
                 ("urn:okta:loa:2fa:any:ifpossible", 1),
             ],
-            Self::Keycloak => &[("1", 1), ("2", 2), ("3", 3)],
             Self::Auth0 => &[("http://schemas.openid.net/pape/policies/2007/06/multi-factor", 2)],
-            // The values of Ping are names of its policies, which `acr_levels` must tell.
+            // The values of Ping are names of its policies, Keycloak's are numbers of the realm: `acr_levels` must say what they mean.
             _ => &[],
         }
     }
@@ -149,7 +166,10 @@ impl Preset {
 pub struct AssuranceTable {
     scale: Arc<Scale>,
     amr: HashMap<String, Proof>,
+    /// What the known values of `acr` are worth at least; factors may raise it.
     acr: HashMap<String, usize>,
+    /// What values are worth by the operator's word, no more and no less.
+    fixed: HashMap<String, usize>,
     /// Values of `acr` that this issuer has of its own, and may be asked for.
     own_acr: Vec<String>,
     /// Take a bare string `amr` for an array of one.
@@ -165,13 +185,20 @@ impl Default for AssuranceTable {
 impl AssuranceTable {
     pub fn new(preset: Preset, scale: Arc<Scale>) -> Self {
         if preset.is_of_workloads() {
-            return Self { scale, amr: HashMap::new(), acr: HashMap::new(), own_acr: Vec::new(), amr_string: false };
+            return Self {
+                scale,
+                amr: HashMap::new(),
+                acr: HashMap::new(),
+                fixed: HashMap::new(),
+                own_acr: Vec::new(),
+                amr_string: false,
+            };
         }
         let amr = AMR.iter().chain(preset.amr()).map(|&(word, proof)| (word.to_owned(), proof)).collect();
         let acr = ACR.iter().chain(preset.acr()).map(|&(word, known)| (word.to_owned(), scale.reached(known)));
         let acr = acr.collect();
         let own_acr = preset.acr().iter().map(|&(word, _)| word.to_owned()).collect();
-        Self { scale, amr, acr, own_acr, amr_string: false }
+        Self { scale, amr, acr, fixed: HashMap::new(), own_acr, amr_string: false }
     }
 
     /// Reads the word `alias` of `amr` as `known` is read; false when `known` is no known word.
@@ -183,15 +210,45 @@ impl AssuranceTable {
 
     /// Gives the value `acr` a level of the scale.
     pub fn level_of_acr(&mut self, acr: &str, level: usize) {
-        self.acr.insert(acr.to_owned(), level);
+        self.fixed.insert(acr.to_owned(), level);
         self.own_acr.push(acr.to_owned());
+    }
+
+    /// What a value of `acr` is worth: by the operator's word, else by the known tables. `0` is worth nothing.
+    pub fn worth(&self, acr: &str) -> Option<usize> {
+        match acr {
+            NO_LEVEL => Some(0),
+            _ => self.fixed.get(acr).or_else(|| self.acr.get(acr)).copied(),
+        }
+    }
+
+    /// Whether the issuer has values of `acr` of its own that it may be asked for.
+    pub fn has_own_values(&self) -> bool {
+        !self.own_acr.is_empty()
+    }
+
+    /// Whether one of them is an authentication context of Entra.
+    pub fn has_contexts(&self) -> bool {
+        self.own_acr.iter().any(|acr| is_context(acr))
+    }
+
+    /// What a value of `acr` is worth by the operator's word.
+    pub fn fixed_worth(&self, acr: &str) -> Option<usize> {
+        self.fixed.get(acr).copied()
+    }
+
+    /// The highest level that tokens of this issuer can have: by factors, where it names any, or by a value of `acr`.
+    pub fn highest(&self) -> usize {
+        let by_factors = if self.amr.is_empty() { 0 } else { self.scale.reached(HIGHEST_BY_FACTORS) };
+        let by_acr = self.acr.values().chain(self.fixed.values()).max().copied().unwrap_or(0);
+        by_factors.max(by_acr)
     }
 
     /// Values of `acr`, the least demanding first, that are enough for a level: the issuer's own, or else those that mean
     /// the same everywhere.
     pub fn acr_values(&self, level: usize) -> Vec<String> {
         let enough = |words: &mut dyn Iterator<Item = &str>| -> Vec<String> {
-            let mut found: Vec<_> = words.filter_map(|word| Some((*self.acr.get(word)?, word))).collect();
+            let mut found: Vec<_> = words.filter_map(|word| Some((self.worth(word)?, word))).collect();
             found.retain(|&(has, _)| has >= level && has > 0);
             found.sort_by_key(|&(has, _)| has);
             let mut words: Vec<_> = found.into_iter().map(|(_, word)| word.to_owned()).collect();
@@ -212,21 +269,22 @@ impl AssuranceTable {
     }
 
     /// What the claims of a verified token prove.
-    pub fn assess(&self, claims: &Value) -> Authn {
+    pub fn assess(&self, claims: &Value, names: &ClaimNames, leeway: i64) -> Authn {
+        let claim = |name: &Option<String>, usual: &str| member(claims, name.as_deref().unwrap_or(usual));
         let mut proof = NOTHING;
         let mut add = |word: &Value| {
             if let Some(more) = as_text(word).and_then(|word| self.amr.get(word)) {
                 proof = proof.and(*more);
             }
         };
-        match member(claims, "amr") {
+        match claim(&names.amr, "amr") {
             Some(Value::Array(words)) => words.iter().for_each(&mut add),
             Some(word @ Value::String(_)) if self.amr_string => add(word),
             _ => {}
         }
         let mfa = proof.mfa || proof.categories().len() >= 2;
         let by_factors = match proof {
-            Proof { phishing_resistant: true, hardware: true, .. } if mfa => 4,
+            Proof { phishing_resistant: true, hardware: true, .. } if mfa => HIGHEST_BY_FACTORS,
             Proof { phishing_resistant: true, .. } if mfa => PHISHING_RESISTANT_LEVEL,
             _ if mfa => MFA_LEVEL,
             _ if !proof.categories().is_empty() => 1,
@@ -237,17 +295,30 @@ impl AssuranceTable {
             Some(Value::Array(words)) => words.as_slice(),
             _ => &[],
         };
-        let words = member(claims, "acr").into_iter().chain(contexts);
-        let by_acr = words.filter_map(|word| self.acr.get(as_text(word)?).copied()).max().unwrap_or(0);
-        let level = self.scale.reached(by_factors).max(by_acr);
-        let auth_time = member(claims, "auth_time").and_then(|time| time.as_i64()).filter(|&time| time > 0);
+        let acr = claim(&names.acr, "acr").and_then(as_text);
+        let words = acr.into_iter().chain(contexts.iter().filter_map(as_text));
+        let by_acr = words.clone().filter_map(|word| self.worth(word)).max().unwrap_or(0);
+        // `0`, and what the operator has written, is no less a ceiling.
+        let ceiling = acr.and_then(|acr| if acr == NO_LEVEL { Some(0) } else { self.fixed.get(acr).copied() });
+        let level = ceiling.unwrap_or_else(|| self.scale.reached(by_factors).max(by_acr));
+        let auth_time = claim(&names.auth_time, "auth_time").and_then(numeric_date).filter(|&time| time > 0);
+        let is_within = |known: usize| ceiling.is_none_or(|ceiling| self.scale.includes(ceiling, known));
         let proof = Proof {
-            mfa: mfa || self.scale.includes(by_acr, MFA_LEVEL),
-            phishing_resistant: proof.phishing_resistant || self.scale.includes(by_acr, PHISHING_RESISTANT_LEVEL),
+            mfa: (mfa || self.scale.includes(level, MFA_LEVEL)) && is_within(MFA_LEVEL),
+            phishing_resistant: (proof.phishing_resistant || self.scale.includes(level, PHISHING_RESISTANT_LEVEL))
+                && is_within(PHISHING_RESISTANT_LEVEL),
             ..proof
         };
-        Authn::new(level, self.scale.name(level), proof, auth_time)
+        // What was asked for by name is met by its name, unless that is worth less by the operator's word.
+        let named = words.filter(|word| *word != NO_LEVEL).map(str::to_owned).collect();
+        Authn { named, leeway, ..Authn::new(level, self.scale.name(level), proof, auth_time) }
     }
+}
+
+/// An authentication context of Entra: `c1` to `c99`.
+pub fn is_context(value: &str) -> bool {
+    let number = value.strip_prefix('c').filter(|digits| digits.len() <= 2 && !digits.starts_with('0'));
+    number.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 impl Proof {
@@ -273,7 +344,11 @@ impl Proof {
 #[derive(Clone, Debug)]
 pub struct Authn {
     pub level: usize,
+    /// The values of `acr` and `acrs`, but for `0`.
+    named: Vec<String>,
     auth_time: Option<i64>,
+    /// Seconds that `auth_time` may be ahead of our clock.
+    leeway: i64,
     /// Every member but the age.
     value: Value,
 }
@@ -303,7 +378,7 @@ impl Authn {
         members.put(&FACTORS, texts(proof.categories()));
         members.put(&IS_MFA, Value::Bool(proof.mfa));
         members.put(&PHISHING_RESISTANT, Value::Bool(proof.phishing_resistant));
-        Self { level, auth_time, value: members.into_value() }
+        Self { level, named: Vec::new(), auth_time, leeway: 0, value: members.into_value() }
     }
 
     /// When the caller authenticated, in seconds since the epoch.
@@ -311,10 +386,16 @@ impl Authn {
         self.auth_time
     }
 
-    /// The age of the authentication in seconds; unknown when `auth_time` is missing or in the future.
+    /// Those of `wanted` values of `acr` that the provider says it met.
+    pub fn met<'a>(&'a self, wanted: &'a [String]) -> impl Iterator<Item = &'a str> {
+        self.named.iter().filter(|named| wanted.contains(named)).map(String::as_str)
+    }
+
+    /// The age of the authentication in seconds: 0 where `auth_time` is ahead of our clock by no more than the issuer's leeway, unknown
+    /// where it is missing or further ahead.
     pub fn age_seconds(&self, now: i64) -> Option<i64> {
         let age = now.saturating_sub(self.auth_time?);
-        (age >= -FUTURE_SECONDS).then_some(age.max(0))
+        (age >= self.leeway.saturating_neg()).then_some(age.max(0))
     }
 
     /// `input.authn` at this moment.
@@ -340,6 +421,10 @@ mod tests {
         parse_json(claims.to_string().as_bytes(), limits).expect("JSON")
     }
 
+    fn assessed(table: &AssuranceTable, claims: &Json) -> Authn {
+        table.assess(&parsed(claims), &ClaimNames::default(), 30)
+    }
+
     #[test]
     fn an_issuer_is_asked_for_what_it_understands() {
         let mut entra = AssuranceTable::new(Preset::Entra, Arc::default());
@@ -351,7 +436,6 @@ mod tests {
             (AssuranceTable::default(), 4, &["phrh"]),
             (AssuranceTable::new(Preset::Okta, Arc::default()), 2, &["urn:okta:loa:2fa:any"]),
             (AssuranceTable::new(Preset::Okta, Arc::default()), 3, &["phr", "phrh"]),
-            (AssuranceTable::new(Preset::Keycloak, Arc::default()), 2, &["2", "3"]),
             (entra, 2, &["c1", "c2"]),
         ] {
             assert_eq!(table.acr_values(level), want, "level {level}");
@@ -429,7 +513,7 @@ mod tests {
             (
                 Preset::Keycloak,
                 json!({"acr": "2"}),
-                r#"{"factors":[],"level":2,"level_name":"mfa","mfa":true,"phishing_resistant":false}"#,
+                r#"{"factors":[],"level":0,"level_name":"none","mfa":false,"phishing_resistant":false}"#,
             ),
             (
                 Preset::Entra,
@@ -443,7 +527,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                json_text(&AssuranceTable::new(preset, Arc::default()).assess(&parsed(&claims)).document(NOW)),
+                json_text(&assessed(&AssuranceTable::new(preset, Arc::default()), &claims).document(NOW)),
                 want,
                 "{preset:?} {claims}"
             );
@@ -455,13 +539,14 @@ mod tests {
         for (auth_time, want) in [
             (json!(NOW - 100), Some(100)),
             (json!(NOW), Some(0)),
-            (json!(NOW + 5), Some(0)),
-            (json!(NOW + 6), None),
+            (json!(NOW + 30), Some(0)),
+            (json!(NOW as f64 + 0.5), Some(0)),
+            (json!(NOW + 31), None),
             (json!("1"), None),
             (json!(null), None),
             (json!(0), None),
         ] {
-            let authn = AssuranceTable::default().assess(&parsed(&json!({"auth_time": auth_time})));
+            let authn = assessed(&AssuranceTable::default(), &json!({"auth_time": auth_time}));
             assert_eq!(authn.age_seconds(NOW), want, "{auth_time}");
             assert_eq!(json_text(&authn.document(NOW)).contains("age_seconds"), want.is_some(), "{auth_time}");
         }
@@ -478,7 +563,7 @@ mod tests {
             (json!({"acr": "phr"}), 1, "mfa", true),
             (json!({"acr": "urn:example:proofed"}), 2, "in_person", true),
         ] {
-            let authn = table.assess(&parsed(&claims));
+            let authn = assessed(&table, &claims);
             let text = json_text(&authn.document(NOW));
             assert_eq!(authn.level, level, "{claims}");
             assert!(text.contains(&format!("\"level_name\":\"{name}\",\"mfa\":{mfa}")), "{text}");
@@ -494,6 +579,6 @@ mod tests {
     fn an_issuer_whose_mfa_is_not_trusted_must_name_two_factors() {
         let mut table = AssuranceTable::default();
         table.distrust_mfa();
-        assert_eq!(table.assess(&parsed(&json!({"amr": ["pwd", "mfa"]}))).level, 1);
+        assert_eq!(assessed(&table, &json!({"amr": ["pwd", "mfa"]})).level, 1);
     }
 }

@@ -6,9 +6,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::error::TokenError;
-use super::issuer::IssuerSettings;
-use super::spiffe;
+use super::assurance::Preset;
+use super::error::{ClaimProblem, TokenError};
+use super::issuer::{ClaimNames, IssuerSettings};
+use super::{kinds, spiffe};
 use crate::jws::Alg;
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, member, parse_json};
 
@@ -21,8 +22,6 @@ const MAX_DATE: f64 = 253_402_300_799.0;
 
 /// Values of `typ` that an access token may have; every other names another kind of token (RFC 8725 section 3.11).
 const ACCESS_TYPES: &[&str] = &["", "jwt", "at+jwt"];
-/// Values of the claim `typ`, as Keycloak sets it, of tokens that are no access tokens.
-const FOREIGN_TYPE_CLAIMS: &[&str] = &["id", "refresh", "offline", "logout"];
 
 /// What a token must look like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +72,7 @@ pub struct Claims {
     payload: Value,
     pub(super) expires: i64,
     pub(super) not_before: Option<i64>,
+    issued: Option<i64>,
     may_lack_audience: bool,
 }
 
@@ -152,12 +152,19 @@ impl TokenHeader {
 
 impl Claims {
     /// Checks the claims of a token against its issuer's settings at `now`. The signature is the caller's business.
-    pub(super) fn check(payload: Value, settings: &IssuerSettings, now: i64) -> Result<Self, TokenError> {
-        let leeway = i64::try_from(settings.leeway.as_secs()).unwrap_or(i64::MAX);
-        if is_of_another_kind(&payload) {
+    pub(super) fn check(
+        payload: Value,
+        header_type: Option<&str>,
+        settings: &IssuerSettings,
+        now: i64,
+    ) -> Result<Self, TokenError> {
+        let leeway = settings.leeway_seconds();
+        let typ = header_type.unwrap_or_default().to_ascii_lowercase();
+        kinds::check(&payload, kinds::Origin::Jwt { typ: typ.strip_prefix("application/").unwrap_or(&typ) })?;
+        if settings.preset == Preset::Cognito && member(&payload, "token_use").is_none() {
             return Err(TokenError::WrongType);
         }
-        let expires = date(&payload, "exp")?.ok_or(TokenError::BadClaim)?;
+        let expires = date(&payload, "exp")?.ok_or(missing("exp"))?;
         let not_before = date(&payload, "nbf")?;
         let issued = date(&payload, "iat")?;
         if issued.is_some_and(|issued| issued > now.saturating_add(leeway)) {
@@ -165,24 +172,25 @@ impl Claims {
         }
         if let Some(longest) = settings.max_lifetime {
             let longest = i64::try_from(longest.as_secs()).unwrap_or(i64::MAX);
-            if expires.saturating_sub(issued.ok_or(TokenError::BadClaim)?) > longest {
+            if expires.saturating_sub(issued.ok_or(missing("iat"))?) > longest {
                 return Err(TokenError::TooLong);
             }
         }
-        let claims = Self { payload, expires, not_before, may_lack_audience: false };
+        let claims = Self { payload, expires, not_before, issued, may_lack_audience: false };
         claims.check_time(now, leeway)?;
-        claims.check_audience(&settings.audiences)?;
-        claims.non_empty_text("sub")?;
+        claims.check_audience(settings)?;
+        claims.subject(settings)?;
         if settings.profile == Profile::JwtSvid {
-            let (domain, _) = claims.text("sub").and_then(spiffe::parse).ok_or(TokenError::BadClaim)?;
+            let (domain, _) = claims.text("sub").and_then(spiffe::parse).ok_or(wrong("sub"))?;
             if settings.issuer.strip_prefix("spiffe://") != Some(domain) {
                 return Err(TokenError::UnknownIssuer);
             }
         }
         if settings.profile == Profile::Rfc9068 {
-            claims.non_empty_text("client_id")?;
-            claims.non_empty_text("jti")?;
-            issued.ok_or(TokenError::BadClaim)?;
+            for name in ["sub", "client_id", "jti"] {
+                claims.non_empty_text(name)?;
+            }
+            issued.ok_or(missing("iat"))?;
         }
         Ok(claims)
     }
@@ -199,22 +207,20 @@ impl Claims {
         if member(&answer, "iss").is_some_and(|issuer| as_text(issuer) != Some(&settings.issuer)) {
             return Err(TokenError::UnknownIssuer);
         }
-        if is_of_another_kind(&answer) {
-            return Err(TokenError::WrongType);
-        }
-        let leeway = i64::try_from(settings.leeway.as_secs()).unwrap_or(i64::MAX);
-        if date(&answer, "iat")?.is_some_and(|issued| issued > now.saturating_add(leeway)) {
+        kinds::check(&answer, kinds::Origin::Answer)?;
+        let leeway = settings.leeway_seconds();
+        let issued = date(&answer, "iat")?;
+        if issued.is_some_and(|issued| issued > now.saturating_add(leeway)) {
             return Err(TokenError::NotYetValid);
         }
         // The issuer is asked again before long, whether it says when the token ends or not.
         let expires = date(&answer, "exp")?.unwrap_or(i64::MAX);
         let not_before = date(&answer, "nbf")?;
         let may_lack_audience = introspection.may_lack_audience;
-        let claims = Self { payload: answer, expires, not_before, may_lack_audience };
+        let claims = Self { payload: answer, expires, not_before, issued, may_lack_audience };
         claims.check_time(now, leeway)?;
-        claims.check_audience(&settings.audiences)?;
-        // Without a subject it is the client that acts.
-        claims.non_empty_text("sub").or_else(|_| claims.non_empty_text("client_id"))?;
+        claims.check_audience(settings)?;
+        claims.subject(settings)?;
         Ok(claims)
     }
 
@@ -223,7 +229,7 @@ impl Claims {
         if member(&payload, "iss").and_then(as_text) != Some(&settings.issuer) {
             return Err(TokenError::UnknownIssuer);
         }
-        let claims = Self::check(payload, settings, now)?;
+        let claims = Self::check(payload, None, settings, now)?;
         // Envoy does not ask for proofs.
         if claims.binding().is_some() { Err(TokenError::Bound) } else { Ok(claims) }
     }
@@ -248,19 +254,22 @@ impl Claims {
         Ok(())
     }
 
-    /// Whether the token is meant for one of `audiences`; asked again on every use.
-    pub(super) fn check_audience(&self, audiences: &[String]) -> Result<(), TokenError> {
-        let accepted = |value: &Value| as_text(value).is_some_and(|name| audiences.iter().any(|known| known == name));
-        let meant = match member(&self.payload, "aud") {
+    /// Whether the token is meant for one of the audiences of `settings`; asked again on every use.
+    pub(super) fn check_audience(&self, settings: &IssuerSettings) -> Result<(), TokenError> {
+        let is_known = |name: &str| settings.audiences.iter().any(|known| known == name);
+        let accepted = |value: &Value| as_text(value).is_some_and(is_known);
+        let claim = settings.audience_claim.name();
+        let meant = match member(&self.payload, claim) {
             Some(Value::Array(values)) => {
                 if !values.iter().all(|value| as_text(value).is_some()) {
-                    return Err(TokenError::BadClaim);
+                    return Err(wrong(claim));
                 }
                 values.iter().any(accepted)
             }
             Some(value @ Value::String(_)) => accepted(value),
             None if self.may_lack_audience => true,
-            _ => return Err(TokenError::BadClaim),
+            None => return Err(missing(claim)),
+            Some(_) => return Err(wrong(claim)),
         };
         if meant { Ok(()) } else { Err(TokenError::WrongAudience) }
     }
@@ -279,16 +288,42 @@ impl Claims {
         items.iter().any(|item| as_text(item) == Some(wanted))
     }
 
-    /// Whether it was issued for a scope: `scope` (RFC 8693 section 4.2), or `scp` as Entra and Okta have it.
-    pub(super) fn has_scope(&self, wanted: &str) -> bool {
+    /// Whether it was issued for a scope: in the claim that `names` say, else in `scope` (RFC 8693 section 4.2; a list as IdentityServer
+    /// has it) or `scp` as Entra and Okta have it.
+    pub(super) fn has_scope(&self, wanted: &str, names: &ClaimNames) -> bool {
         let is_named = |text: &str| text.split(' ').any(|scope| scope == wanted);
-        self.text("scope").is_some_and(is_named) || self.text("scp").is_some_and(is_named) || self.lists("scp", wanted)
+        let is_in = |name: &str| self.text(name).is_some_and(is_named) || self.lists(name, wanted);
+        match &names.scope {
+            Some(name) => is_in(name),
+            None => is_in("scope") || is_in("scp"),
+        }
     }
 
-    fn non_empty_text(&self, name: &str) -> Result<(), TokenError> {
-        match member(&self.payload, name).and_then(as_text) {
-            Some(text) if !text.is_empty() => Ok(()),
-            _ => Err(TokenError::BadClaim),
+    /// When the token was issued, in seconds since the epoch.
+    pub(super) fn issued(&self) -> Option<i64> {
+        self.issued
+    }
+
+    /// Who the caller is: the first of the issuer's `subject_claims` that is there and not empty.
+    pub(super) fn subject(&self, settings: &IssuerSettings) -> Result<&str, TokenError> {
+        for name in &settings.subject_claims {
+            match member(&self.payload, name) {
+                Some(Value::String(text)) if !text.is_empty() => {
+                    return self.text(name).ok_or(wrong("sub"));
+                }
+                // As providers send it for programs.
+                None | Some(Value::Null | Value::String(_)) => {}
+                Some(_) => return Err(wrong("sub")),
+            }
+        }
+        Err(TokenError::BadClaim("sub", ClaimProblem::NoSubject))
+    }
+
+    fn non_empty_text(&self, name: &'static str) -> Result<(), TokenError> {
+        match member(&self.payload, name) {
+            Some(Value::String(text)) if !text.is_empty() => Ok(()),
+            None => Err(missing(name)),
+            Some(_) => Err(wrong(name)),
         }
     }
 
@@ -298,25 +333,26 @@ impl Claims {
     }
 }
 
-/// Whether claims are those of an ID token, which tells the client who logged in and is not for us (RFC 9068 section 5), or of
-/// another kind that is no access token.
-fn is_of_another_kind(claims: &Value) -> bool {
-    let text = |name: &str| member(claims, name).and_then(as_text).unwrap_or_default().to_ascii_lowercase();
-    let is_foreign = FOREIGN_TYPE_CLAIMS.contains(&text("typ").as_str());
-    // As Amazon Cognito and some introspection endpoints have it.
-    let is_used_otherwise =
-        member(claims, "token_use").is_some() && !matches!(text("token_use").as_str(), "access" | "access_token");
-    let has_hashes = ["nonce", "at_hash", "c_hash", "s_hash"].iter().any(|name| member(claims, name).is_some());
-    is_foreign || is_used_otherwise || has_hashes
+fn missing(name: &'static str) -> TokenError {
+    TokenError::BadClaim(name, ClaimProblem::Missing)
+}
+
+fn wrong(name: &'static str) -> TokenError {
+    TokenError::BadClaim(name, ClaimProblem::Wrong)
 }
 
 /// A NumericDate (RFC 7519 section 2), rounded down; a claim of another type or out of range is an error, not absent.
-fn date(payload: &Value, name: &str) -> Result<Option<i64>, TokenError> {
+fn date(payload: &Value, name: &'static str) -> Result<Option<i64>, TokenError> {
     let Some(value) = member(payload, name) else { return Ok(None) };
-    let Value::Number(number) = value else { return Err(TokenError::BadClaim) };
+    numeric_date(value).map(Some).ok_or(wrong(name))
+}
+
+/// Seconds since the epoch, however JSON spells the number; nothing where it is none, or no date before the year 10000.
+pub(super) fn numeric_date(value: &Value) -> Option<i64> {
+    let Value::Number(number) = value else { return None };
     match number.as_f64() {
         #[expect(clippy::cast_possible_truncation, reason = "the range is checked, rounding down is meant")]
-        seconds if (0.0..=MAX_DATE).contains(&seconds) => Ok(Some(seconds.floor() as i64)),
-        _ => Err(TokenError::BadClaim),
+        seconds if (0.0..=MAX_DATE).contains(&seconds) => Some(seconds.floor() as i64),
+        _ => None,
     }
 }

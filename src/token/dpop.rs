@@ -9,13 +9,13 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use url::Url;
 
-use super::claims::decode;
-use super::error::TokenError;
+use super::claims::{decode, numeric_date};
+use super::error::{ProofFault, TokenError};
 use super::keyset::verifying_key;
 use super::nonce::Nonces;
 use super::seen::{Seen, Unfit};
+use super::spiffe::SpiffePattern;
 use crate::jws::Alg;
 use crate::opa::input::{Http, hex_pair};
 use crate::value::{Value, as_text, member};
@@ -39,6 +39,8 @@ pub struct Settings {
     pub max_proofs: usize,
     /// Where proofs must have a nonce of ours.
     pub nonces: Option<Arc<Nonces>>,
+    /// Workloads that have counted a proof, or a token for one use, before they send it here.
+    pub checked_by: Vec<SpiffePattern>,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             origins: Vec::new(),
             max_proofs: 1_000_000,
             nonces: None,
+            checked_by: Vec::new(),
         }
     }
 }
@@ -61,6 +64,11 @@ pub struct Proofs {
 }
 
 impl Proofs {
+    /// Whether the workload of the connection has counted what it sends.
+    pub fn is_counted_by(&self, principal: &str) -> bool {
+        self.settings.checked_by.iter().any(|pattern| pattern.matches(principal))
+    }
+
     pub fn new(settings: Settings) -> Self {
         // A proof is good for `window` before and after its time.
         let seen = Seen::new(settings.window.saturating_mul(2), settings.max_proofs);
@@ -68,52 +76,68 @@ impl Proofs {
     }
 
     /// Whether the request proves that its sender holds the key that `token` is bound to. The numbers are those of RFC 9449 section 4.3.
-    pub fn check(&self, http: &Http<'_>, token: &str, thumbprint: &str, now: i64) -> Result<(), TokenError> {
+    /// A proof that `was_counted` by somebody before us, such as the gateway, may be seen again.
+    pub fn check(
+        &self,
+        http: &Http<'_>,
+        token: &str,
+        thumbprint: &str,
+        was_counted: bool,
+        now: i64,
+    ) -> Result<(), TokenError> {
+        let fault = |fault: ProofFault| TokenError::Proof(fault);
         // 1: exactly one header field; Envoy joins several by a comma, which no proof has.
         let values = http.header_values("dpop");
         let proof = match values.as_slice() {
             [] => return Err(TokenError::ProofMissing),
-            [proof] => std::str::from_utf8(proof.trim_ascii()).map_err(|_| TokenError::Proof)?,
-            _ => return Err(TokenError::Proof),
+            [proof] => std::str::from_utf8(proof.trim_ascii()).map_err(|_| fault(ProofFault::Syntax))?,
+            _ => return Err(fault(ProofFault::Repeated)),
         };
-        if proof.len() > MAX_PROOF_BYTES || proof.contains(',') {
-            return Err(TokenError::Proof);
+        if proof.contains(',') {
+            return Err(fault(ProofFault::Repeated));
+        }
+        if proof.len() > MAX_PROOF_BYTES {
+            return Err(fault(ProofFault::TooLarge));
         }
         // 2: a well-formed JWT.
-        let (signed, signature) = proof.rsplit_once('.').ok_or(TokenError::Proof)?;
-        let (header, payload) = signed.split_once('.').ok_or(TokenError::Proof)?;
-        let (header, payload) = (decode(header).ok_or(TokenError::Proof)?, decode(payload).ok_or(TokenError::Proof)?);
+        let parts = |text: &'_ str| -> Option<(Value, Value)> {
+            let (header, payload) = text.split_once('.')?;
+            Some((decode(header)?, decode(payload)?))
+        };
+        let (signed, signature) = proof.rsplit_once('.').ok_or(fault(ProofFault::Syntax))?;
+        let (header, payload) = parts(signed).ok_or(fault(ProofFault::Syntax))?;
         if ["crit", "zip", "enc", "b64"].iter().any(|name| member(&header, name).is_some()) {
-            return Err(TokenError::Proof);
+            return Err(fault(ProofFault::Extension));
         }
         // 4 and 5: its type, and an algorithm that is on the list.
         if text(&header, "typ") != Some("dpop+jwt") {
-            return Err(TokenError::Proof);
+            return Err(fault(ProofFault::Type));
         }
-        let alg = text(&header, "alg").and_then(Alg::named).ok_or(TokenError::Proof)?;
+        let alg = text(&header, "alg").and_then(Alg::named).ok_or(fault(ProofFault::Algorithm))?;
         if !self.settings.algorithms.contains(&alg) {
-            return Err(TokenError::Proof);
+            return Err(fault(ProofFault::Algorithm));
         }
         // 7: no private part; 6: the signature is that of the key in the header.
-        let jwk = member(&header, "jwk").filter(|jwk| matches!(jwk, Value::Object(_))).ok_or(TokenError::Proof)?;
+        let jwk = member(&header, "jwk").filter(|jwk| matches!(jwk, Value::Object(_)));
+        let jwk = jwk.ok_or(fault(ProofFault::Key))?;
         if PRIVATE_MEMBERS.iter().any(|name| member(jwk, name).is_some()) {
-            return Err(TokenError::Proof);
+            return Err(fault(ProofFault::Key));
         }
         let component = |name: &str| text(jwk, name);
-        let key = component("kty").and_then(|kty| verifying_key(kty, &component).ok()).ok_or(TokenError::Proof)?;
+        let key = component("kty").and_then(|kty| verifying_key(kty, &component).ok()).ok_or(fault(ProofFault::Key))?;
         if !key.verify(alg, signed.as_bytes(), signature) {
-            return Err(TokenError::Proof);
+            return Err(fault(ProofFault::Signature));
         }
         // 3 and 8: the claims, of which the method is compared letter by letter.
         let jti = text(&payload, "jti").filter(|jti| (1..=MAX_JTI_BYTES).contains(&jti.len()));
-        let jti = jti.ok_or(TokenError::Proof)?;
+        let jti = jti.ok_or(fault(ProofFault::Id))?;
         if text(&payload, "htm") != Some(http.method) {
-            return Err(TokenError::Proof);
+            return Err(fault(ProofFault::Method));
         }
         // 9: the URL without query and fragment.
-        let htu = text(&payload, "htu").ok_or(TokenError::Proof)?;
+        let htu = text(&payload, "htu").ok_or(fault(ProofFault::Url))?;
         if !self.is_own_url(htu, http) {
-            return Err(TokenError::Proof);
+            return Err(fault(ProofFault::Url));
         }
         // 10: a nonce of ours, where that is asked for.
         if let Some(nonces) = &self.settings.nonces
@@ -121,16 +145,14 @@ impl Proofs {
         {
             return Err(TokenError::Nonce);
         }
-        // 11: made just now.
-        let issued = member(&payload, "iat").and_then(Value::as_i64).ok_or(TokenError::Proof)?;
-        let window = i64::try_from(self.settings.window.as_secs()).unwrap_or(i64::MAX);
-        if now.saturating_sub(issued).abs() > window {
-            return Err(TokenError::ProofStale);
-        }
+        self.check_time(&payload, now)?;
         // 12: made for this token, by the key that the token is bound to.
         let hash = URL_SAFE_NO_PAD.encode(digest(&SHA256, token.as_bytes()));
         if text(&payload, "ath") != Some(hash.as_str()) || self::thumbprint(jwk).as_deref() != Some(thumbprint) {
             return Err(TokenError::WrongKey);
+        }
+        if was_counted {
+            return Ok(());
         }
         // And once. Last, so that nobody can use up the memory with proofs that are worth nothing.
         self.seen.first(&[thumbprint, htu, jti], now).map_err(|unfit| match unfit {
@@ -139,54 +161,117 @@ impl Proofs {
         })
     }
 
+    /// 11: made just now, which a good nonce says as well; and within `exp` and `nbf`, where there are any.
+    fn check_time(&self, payload: &Value, now: i64) -> Result<(), TokenError> {
+        let date = |name: &str| match member(payload, name) {
+            None => Ok(None),
+            Some(value) => numeric_date(value).map(Some).ok_or(TokenError::Proof(ProofFault::Time)),
+        };
+        let window = i64::try_from(self.settings.window.as_secs()).unwrap_or(i64::MAX);
+        let issued = date("iat")?.ok_or(TokenError::Proof(ProofFault::Time))?;
+        if self.settings.nonces.is_none() && now.saturating_sub(issued).saturating_abs() > window {
+            return Err(TokenError::ProofStale);
+        }
+        let is_over = date("exp")?.is_some_and(|end| now >= end.saturating_add(window));
+        let is_ahead = date("nbf")?.is_some_and(|start| start > now.saturating_add(window));
+        if is_over || is_ahead { Err(TokenError::ProofStale) } else { Ok(()) }
+    }
+
     /// Whether `htu` is the URL of this request, as clients see it.
     fn is_own_url(&self, htu: &str, http: &Http<'_>) -> bool {
-        let Some(url) = Url::parse(htu).ok().filter(|url| url.query().is_none() && url.fragment().is_none()) else {
-            return false;
-        };
-        let origin = url.origin().ascii_serialization();
+        let Some(url) = HttpUrl::parse(htu) else { return false };
         let is_ours = if self.settings.origins.is_empty() {
-            let host = url.host_str().unwrap_or_default();
-            let is_loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
-            let is_plain = url.scheme() == "https" || (url.scheme() == "http" && is_loopback);
-            let ours = Url::parse(&format!("{}://{}", url.scheme(), http.host)).map(|ours| ours.origin());
-            is_plain && ours.is_ok_and(|ours| ours.ascii_serialization() == origin)
+            let is_loopback = matches!(url.host.as_str(), "localhost" | "127.0.0.1" | "[::1]");
+            let is_plain = url.scheme == "https" || is_loopback;
+            is_plain && HttpUrl::authority(http.host, url.scheme) == Some((url.host.clone(), url.port))
         } else {
-            self.settings.origins.contains(&origin)
+            self.settings.origins.contains(&url.origin())
         };
         let path = http.path.split(['?', '#']).next().unwrap_or_default();
-        let ours = Url::parse(&format!("{origin}{path}"));
-        is_ours && url.username().is_empty() && ours.is_ok_and(|ours| plain_path(&ours) == plain_path(&url))
+        is_ours && comparable(path).is_some_and(|path| comparable(url.path) == Some(path))
     }
+}
+
+/// A URL of HTTP as it is written: nothing in it is removed or put in order, as a browser would.
+struct HttpUrl<'u> {
+    scheme: &'static str,
+    host: String,
+    port: u16,
+    path: &'u str,
+}
+
+impl<'u> HttpUrl<'u> {
+    /// Nothing unless it has a scheme of HTTP and a plain host, and neither query nor fragment.
+    fn parse(text: &'u str) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://")?;
+        let scheme = ["https", "http"].into_iter().find(|known| known.eq_ignore_ascii_case(scheme))?;
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+        let (host, port) = Self::authority(authority, scheme)?;
+        let path = if path.is_empty() { "/" } else { path };
+        (path.starts_with('/') && !path.contains(['?', '#'])).then_some(Self { scheme, host, port, path })
+    }
+
+    /// Host and port of `host[:port]`.
+    fn authority(text: &str, scheme: &str) -> Option<(String, u16)> {
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => {
+                let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+                (host, if is_number { port.parse().ok()? } else { return None })
+            }
+            _ => (text, if scheme == "https" { 443 } else { 80 }),
+        };
+        let is_name = |name: &str| {
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        };
+        let is_address = |inner: &str| inner.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte));
+        let is_good = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(inner) => is_address(inner),
+            None => is_name(host),
+        };
+        is_good.then(|| (host.to_ascii_lowercase(), port))
+    }
+
+    fn origin(&self) -> String {
+        match (self.scheme, self.port) {
+            ("https", 443) | ("http", 80) => format!("{}://{}", self.scheme, self.host),
+            (scheme, port) => format!("{scheme}://{}:{port}", self.host),
+        }
+    }
+}
+
+/// A path with its percent-encoding in one form (RFC 3986 section 6.2.2): letters, digits and `-_~` decoded, the digits of other triplets in
+/// upper case. Nothing is removed. Nothing at all where it has a dot segment, a backslash or a control byte, which others might remove.
+fn comparable(path: &str) -> Option<String> {
+    let bytes = path.as_bytes();
+    if bytes.iter().any(|&byte| byte < b' ' || byte == 0x7f || byte == b'\\') {
+        return None;
+    }
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let (before, tail) = rest.split_at(at);
+        out.push_str(before);
+        let triplet = tail.get(..3);
+        match triplet.and_then(|triplet| hex_pair(triplet.get(1..)?.as_bytes())) {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) => out.push(char::from(byte)),
+            Some(byte) => out.push_str(&format!("%{byte:02X}")),
+            None => out.push('%'),
+        }
+        let taken =
+            if triplet.is_some_and(|triplet| hex_pair(triplet.as_bytes().get(1..).unwrap_or_default()).is_some()) {
+                3
+            } else {
+                1
+            };
+        rest = tail.get(taken..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    let is_dots = |segment: &str| matches!(segment.replace("%2E", ".").as_str(), "." | "..");
+    (!out.split('/').any(is_dots)).then_some(out)
 }
 
 fn text<'v>(of: &'v Value, name: &str) -> Option<&'v str> {
     member(of, name).and_then(as_text)
-}
-
-/// A path with its percent-encoding in one form (RFC 3986 section 6.2.2).
-fn plain_path(url: &Url) -> String {
-    let mut out = String::new();
-    let mut rest = url.path();
-    while let Some(at) = rest.find('%') {
-        let (before, tail) = rest.split_at(at);
-        out.push_str(before);
-        let digits = tail.get(1..3).unwrap_or_default();
-        let Some(byte) = hex_pair(digits.as_bytes()) else {
-            out.push('%');
-            rest = tail.get(1..).unwrap_or_default();
-            continue;
-        };
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push('%');
-            out.push_str(&digits.to_ascii_uppercase());
-        }
-        rest = tail.get(3..).unwrap_or_default();
-    }
-    out.push_str(rest);
-    out
 }
 
 /// The SHA-256 thumbprint of a JWK (RFC 7638 section 3).
@@ -218,9 +303,12 @@ mod tests {
 
     #[test]
     fn urls_are_compared_as_they_are_meant() {
-        let plain = |text: &str| plain_path(&Url::parse(text).expect("a URL"));
-        assert_eq!(plain("https://a/%7euser/%2fx"), plain("https://a/~user/%2Fx"));
-        assert_ne!(plain("https://a/b%2Fc"), plain("https://a/b/c"));
+        assert_eq!(comparable("/%7euser/%2fx"), comparable("/~user/%2Fx"));
+        assert_ne!(comparable("/b%2Fc"), comparable("/b/c"));
+        assert_eq!(comparable("/100%/%zz%"), Some("/100%/%zz%".to_owned()));
+        for bad in ["/a/../b", "/a/%2e%2E/b", "/.%2e", "/./a", "/a/%2e", "/a\\b", "/a\tb", "/a\u{7f}"] {
+            assert_eq!(comparable(bad), None, "{bad:?}");
+        }
         let proofs = |origins: &[&str]| {
             let origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
             Proofs::new(Settings { origins, ..Settings::default() })

@@ -1,5 +1,64 @@
 //! Why a token was refused: one variant for each thing that a client or an operator can do something about.
 
+/// What is wrong with a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimProblem {
+    #[error("is missing")]
+    Missing,
+    #[error("is of the wrong type, empty or out of range")]
+    Wrong,
+    #[error("is missing, and no other of subject_claims names the caller")]
+    NoSubject,
+}
+
+/// Which check of RFC 9449 section 4.3 a proof of possession did not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProofFault {
+    #[error("was sent more than once")]
+    Repeated,
+    #[error("is too large")]
+    TooLarge,
+    #[error("is not a signed JWT")]
+    Syntax,
+    #[error("has a header parameter that is not understood")]
+    Extension,
+    #[error("has another typ than dpop+jwt")]
+    Type,
+    #[error("has an algorithm that is not accepted")]
+    Algorithm,
+    #[error("has no usable public key")]
+    Key,
+    #[error("has a wrong signature")]
+    Signature,
+    #[error("has no jti, or one that is too long")]
+    Id,
+    #[error("is for another method (htm)")]
+    Method,
+    #[error("is for another URL (htu)")]
+    Url,
+    #[error("has no iat, or a date that is none")]
+    Time,
+}
+
+impl ProofFault {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Repeated => "proof_repeated",
+            Self::TooLarge => "proof_too_large",
+            Self::Syntax => "proof_not_a_jwt",
+            Self::Extension => "proof_extension",
+            Self::Type => "proof_type",
+            Self::Algorithm => "proof_algorithm",
+            Self::Key => "proof_key",
+            Self::Signature => "proof_signature",
+            Self::Id => "proof_jti",
+            Self::Method => "proof_method",
+            Self::Url => "proof_url",
+            Self::Time => "proof_time",
+        }
+    }
+}
+
 /// A refused token. The text says nothing that came from the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -17,6 +76,8 @@ pub enum TokenError {
     Payload,
     #[error("the token is not from an accepted issuer")]
     UnknownIssuer,
+    #[error("the token is from an issuer that is not accepted for this request")]
+    OtherIssuer,
     #[error("the token was sent in a place that its issuer does not use")]
     WrongPlace,
     #[error("the token's algorithm is not accepted")]
@@ -35,8 +96,8 @@ pub enum TokenError {
     NotYetValid,
     #[error("the token is meant for another audience")]
     WrongAudience,
-    #[error("a claim is missing or of the wrong type")]
-    BadClaim,
+    #[error("the claim {0} {1}")]
+    BadClaim(&'static str, ClaimProblem),
     #[error("the token is bound to a key that was not proven")]
     Bound,
     #[error("the token is bound to another certificate than the client's")]
@@ -45,8 +106,8 @@ pub enum TokenError {
     NotBound,
     #[error("the proof of possession is missing")]
     ProofMissing,
-    #[error("the proof of possession is not acceptable")]
-    Proof,
+    #[error("the proof of possession {0}")]
+    Proof(ProofFault),
     #[error("the proof of possession is too old, or of the future")]
     ProofStale,
     /// In the words of RFC 9449 section 9.
@@ -81,6 +142,7 @@ impl TokenError {
             Self::Header => "bad_token_header",
             Self::Payload => "bad_payload",
             Self::UnknownIssuer => "unknown_issuer",
+            Self::OtherIssuer => "other_issuer",
             Self::WrongPlace => "wrong_place",
             Self::Algorithm => "bad_algorithm",
             Self::WrongType => "wrong_type",
@@ -90,12 +152,12 @@ impl TokenError {
             Self::TooLong => "lifetime_too_long",
             Self::NotYetValid => "not_yet_valid",
             Self::WrongAudience => "wrong_audience",
-            Self::BadClaim => "bad_claim",
+            Self::BadClaim(..) => "bad_claim",
             Self::Bound => "bound_token",
             Self::WrongCertificate => "wrong_certificate",
             Self::NotBound => "not_bound",
             Self::ProofMissing => "proof_missing",
-            Self::Proof => "bad_proof",
+            Self::Proof(fault) => fault.reason(),
             Self::ProofStale => "stale_proof",
             Self::Nonce => "nonce_needed",
             Self::ProofReplayed => "proof_replayed",
@@ -114,7 +176,7 @@ impl TokenError {
         match self {
             Self::SeveralTokens | Self::MalformedHeader => "invalid_request",
             // RFC 9449 section 7.1.
-            Self::ProofMissing | Self::Proof | Self::ProofStale | Self::ProofReplayed => "invalid_dpop_proof",
+            Self::ProofMissing | Self::Proof(_) | Self::ProofStale | Self::ProofReplayed => "invalid_dpop_proof",
             Self::Nonce => "use_dpop_nonce",
             _ => "invalid_token",
         }

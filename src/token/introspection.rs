@@ -2,11 +2,13 @@
 //!
 //! Nothing here does I/O: whoever asks is given with [`Endpoint`]. An answer that comes too late for its request is kept for
 //! the next one. A token that is refused for what the issuer says is refused for a short time without asking again; an issuer that
-//! does not answer says nothing about a token.
+//! does not answer says nothing about a token. An answer that is in use is asked for again before it ends, and with `stale_if_error` the
+//! last one counts while the issuer is away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -16,16 +18,21 @@ use tokio::time::Instant;
 
 use super::cache::{Fingerprint, TokenCache};
 use super::error::TokenError;
-use super::issuer::{Issuer, KEY_WAIT};
+use super::issuer::Issuer;
 use super::verifier::{Verified, digest_of};
 use crate::clock::Clock;
+use crate::secret::Secret;
 
 /// Questions under way at the same time; further tokens are answered 503.
 const MAX_IN_FLIGHT: usize = 256;
+/// Those of them that may be about tokens never seen before: made-up ones must not keep out those that are in use.
+const MAX_NEW_IN_FLIGHT: usize = MAX_IN_FLIGHT / 2;
+/// How long the last answer counts without asking again, once the issuer did not answer.
+const FAILURE_SECONDS: i64 = 1;
 /// Tokens that are known to be refused.
 const MAX_REFUSED: u64 = 10_000;
-/// How long a token that is refused is not asked about again.
-const REFUSED_TTL: Duration = Duration::from_secs(10);
+/// How long a token that is refused is not asked about again, by default.
+pub const INACTIVE_TTL: Duration = Duration::from_secs(10);
 
 /// `issuers[].introspection`.
 #[derive(Clone, Debug)]
@@ -37,6 +44,33 @@ pub struct IntrospectionSettings {
     pub ttl: Duration,
     /// Whether an answer without `aud` is taken: the issuer gives tokens to one API only.
     pub may_lack_audience: bool,
+    /// The longest that a check waits for an answer; without it, until its own deadline.
+    pub timeout: Option<Duration>,
+    /// How long beyond `ttl` the last active answer counts while the issuer does not answer, never past `exp`.
+    pub stale_if_error: Duration,
+    /// How long a token that is refused is not asked about again.
+    pub inactive_ttl: Duration,
+    /// Whether JWTs are asked about as well.
+    pub is_for_all: bool,
+    /// The value of `Authorization`, where the client of the protected resource has credentials of its own.
+    pub authorization: Option<Secret<String>>,
+}
+
+impl IntrospectionSettings {
+    /// At a service, with the defaults of everything else.
+    pub fn new(service: &str) -> Self {
+        Self {
+            service: service.to_owned(),
+            resource: "introspect".to_owned(),
+            ttl: Duration::from_secs(60),
+            may_lack_audience: false,
+            timeout: None,
+            stale_if_error: Duration::ZERO,
+            inactive_ttl: INACTIVE_TTL,
+            is_for_all: false,
+            authorization: None,
+        }
+    }
 }
 
 /// Takes the answer's body; nothing when there is none.
@@ -57,8 +91,18 @@ pub struct Introspector {
     cache: Arc<TokenCache>,
     /// Tokens that are refused, each with why.
     refused: Cache<Fingerprint, TokenError>,
-    in_flight: Mutex<HashMap<Fingerprint, watch::Receiver<Option<Answer>>>>,
+    in_flight: Mutex<InFlight>,
+    /// When the issuer last did not answer, in seconds since the epoch.
+    failed: AtomicI64,
     clock: Clock,
+}
+
+/// Questions under way.
+#[derive(Debug, Default)]
+struct InFlight {
+    answers: HashMap<Fingerprint, watch::Receiver<Option<Answer>>>,
+    /// Those of them about tokens never seen before.
+    new: HashSet<Fingerprint>,
 }
 
 /// A question that is under way until this is dropped, whatever becomes of it.
@@ -69,26 +113,65 @@ struct Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.of.in_flight.lock().remove(&self.fingerprint);
+        let mut in_flight = self.of.in_flight.lock();
+        in_flight.answers.remove(&self.fingerprint);
+        in_flight.new.remove(&self.fingerprint);
     }
 }
 
 impl Introspector {
     pub fn new(issuer: Arc<Issuer>, endpoint: Arc<dyn Endpoint>, cache: Arc<TokenCache>, clock: Clock) -> Self {
-        let refused = Cache::builder().max_capacity(MAX_REFUSED).time_to_live(REFUSED_TTL).build();
-        Self { issuer, endpoint, cache, refused, in_flight: Mutex::default(), clock }
+        let inactive_ttl =
+            issuer.settings.introspection.as_ref().map_or(INACTIVE_TTL, |settings| settings.inactive_ttl);
+        let refused = Cache::builder().max_capacity(MAX_REFUSED).time_to_live(inactive_ttl).build();
+        let failed = AtomicI64::new(i64::MIN);
+        Self { issuer, endpoint, cache, refused, in_flight: Mutex::default(), failed, clock }
     }
 
-    /// What the issuer says of a token. Asks once, however many wait, and waits neither long nor past `deadline`.
-    pub async fn ask(self: &Arc<Self>, token: &str, fingerprint: Fingerprint, deadline: Instant) -> Answer {
+    /// Whether JWTs of the issuer are asked about as well.
+    pub fn is_for_all(&self) -> bool {
+        self.issuer.settings.introspection.as_ref().is_some_and(|settings| settings.is_for_all)
+    }
+
+    /// Asks again about a token whose answer will end soon, while that still counts. Nobody waits.
+    pub fn refresh(self: &Arc<Self>, token: &str, fingerprint: Fingerprint) {
+        // Without room it is asked about when its answer has ended.
+        let _ = self.answer_to(token, fingerprint, false);
+    }
+
+    /// What the issuer says of a token. Asks once, however many wait, and waits neither longer than `timeout` nor past `deadline`. `before` is
+    /// what it said the last time.
+    pub async fn ask(
+        self: &Arc<Self>,
+        token: &str,
+        fingerprint: Fingerprint,
+        deadline: Instant,
+        before: Option<Arc<Verified>>,
+    ) -> Answer {
         if let Some(error) = self.refused.get(&fingerprint) {
             return Err(error);
         }
-        let mut answer = self.answer_to(token, fingerprint)?;
-        let wait = deadline.min(Instant::now() + KEY_WAIT);
-        match tokio::time::timeout_at(wait, answer.wait_for(Option::is_some)).await {
-            Ok(Ok(answer)) => answer.clone().unwrap_or(Err(TokenError::IntrospectionUnavailable)),
-            _ => Err(TokenError::IntrospectionUnavailable),
+        let stale = before.clone().filter(|before| before.counts_while_away(self.clock.now()));
+        let has_failed =
+            (0..FAILURE_SECONDS).contains(&self.clock.now().saturating_sub(self.failed.load(Ordering::Acquire)));
+        let answer = self.answer_to(token, fingerprint, before.is_none());
+        if let (Some(stale), true) = (&stale, has_failed) {
+            return Ok(Arc::clone(stale));
+        }
+        let told = match answer {
+            Err(error) => Err(error),
+            Ok(mut answer) => {
+                let timeout = self.issuer.settings.introspection.as_ref().and_then(|settings| settings.timeout);
+                let wait = timeout.map_or(deadline, |timeout| deadline.min(Instant::now() + timeout));
+                match tokio::time::timeout_at(wait, answer.wait_for(Option::is_some)).await {
+                    Ok(Ok(answer)) => answer.clone().unwrap_or(Err(TokenError::IntrospectionUnavailable)),
+                    _ => Err(TokenError::IntrospectionUnavailable),
+                }
+            }
+        };
+        match (told, stale) {
+            (Err(TokenError::IntrospectionUnavailable), Some(stale)) => Ok(stale),
+            (told, _) => told,
         }
     }
 
@@ -97,17 +180,21 @@ impl Introspector {
         self: &Arc<Self>,
         token: &str,
         fingerprint: Fingerprint,
+        is_new: bool,
     ) -> Result<watch::Receiver<Option<Answer>>, TokenError> {
         let (told, answer) = watch::channel(None);
         {
             let mut in_flight = self.in_flight.lock();
-            if let Some(known) = in_flight.get(&fingerprint) {
+            if let Some(known) = in_flight.answers.get(&fingerprint) {
                 return Ok(known.clone());
             }
-            if in_flight.len() >= MAX_IN_FLIGHT {
+            if in_flight.answers.len() >= MAX_IN_FLIGHT || (is_new && in_flight.new.len() >= MAX_NEW_IN_FLIGHT) {
                 return Err(TokenError::IntrospectionUnavailable);
             }
-            in_flight.insert(fingerprint, answer.clone());
+            in_flight.answers.insert(fingerprint, answer.clone());
+            if is_new {
+                in_flight.new.insert(fingerprint);
+            }
         }
         let flight = Flight { of: Arc::clone(self), fingerprint };
         let (bytes, digest) = (token.len(), digest_of(token));
@@ -118,8 +205,11 @@ impl Introspector {
                 let answer = own.read(body.as_deref(), digest);
                 match &answer {
                     Ok(verified) => own.cache.insert(fingerprint, bytes, Arc::clone(verified)),
-                    Err(error) if !error.is_temporary() => own.refused.insert(fingerprint, *error),
-                    Err(_) => {}
+                    Err(error) if !error.is_temporary() => {
+                        own.refused.insert(fingerprint, *error);
+                        own.cache.remove(&fingerprint);
+                    }
+                    Err(_) => own.failed.store(own.clock.now(), Ordering::Release),
                 }
                 told.send_replace(Some(answer));
             }),

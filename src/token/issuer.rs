@@ -9,12 +9,13 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::assurance::{AssuranceTable, Preset};
+use super::assurance::{AssuranceTable, Authn, Preset};
 use super::claims::Profile;
 use super::extract::Location;
 use super::introspection::IntrospectionSettings;
 use super::keyset::KeySet;
 use crate::jws::Alg;
+use crate::value::Value;
 
 /// The least time between two refreshes that tokens ask for.
 pub const REFRESH_GATE_SECONDS: i64 = 30;
@@ -57,10 +58,73 @@ pub struct IssuerSettings {
     pub max_lifetime: Option<Duration>,
     pub locations: Vec<Location>,
     pub preset: Preset,
+    pub audience_claim: AudienceClaim,
+    /// The claims that may name the caller, the first that is there counts.
+    pub subject_claims: Vec<String>,
+    pub claim_names: ClaimNames,
     pub assurance: AssuranceTable,
     pub claims_challenge: Option<ClaimsChallenge>,
     /// Whether, and how, the issuer is asked about tokens that are no JWTs.
     pub introspection: Option<IntrospectionSettings>,
+}
+
+/// Which claim says whom a token is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AudienceClaim {
+    #[default]
+    Audience,
+    /// As in access tokens of Amazon Cognito, which have no `aud`.
+    ClientId,
+}
+
+impl AudienceClaim {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Audience => "aud",
+            Self::ClientId => "client_id",
+        }
+    }
+}
+
+/// Claims under names of the issuer's own; the usual ones then mean nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimNames {
+    pub acr: Option<String>,
+    pub amr: Option<String>,
+    pub auth_time: Option<String>,
+    pub scope: Option<String>,
+}
+
+impl IssuerSettings {
+    /// An issuer of which nothing more is known: no audience, no algorithm, no leeway, tokens after `Authorization: Bearer`.
+    pub fn new(issuer: &str) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            audiences: Vec::new(),
+            algorithms: Vec::new(),
+            keys: KeySource::Inline(String::new()),
+            leeway: Duration::ZERO,
+            profile: Profile::Legacy,
+            max_lifetime: None,
+            locations: vec![Location::bearer()],
+            preset: Preset::Generic,
+            audience_claim: AudienceClaim::Audience,
+            subject_claims: vec!["sub".to_owned()],
+            claim_names: ClaimNames::default(),
+            assurance: AssuranceTable::default(),
+            claims_challenge: None,
+            introspection: None,
+        }
+    }
+
+    pub fn leeway_seconds(&self) -> i64 {
+        i64::try_from(self.leeway.as_secs()).unwrap_or(i64::MAX)
+    }
+
+    /// What the claims of a verified token prove of its holder's authentication.
+    pub fn assess(&self, claims: &Value) -> Authn {
+        self.assurance.assess(claims, &self.claim_names, self.leeway_seconds())
+    }
 }
 
 /// How clients of Microsoft Entra are asked for more (its claims challenge, `insufficient_claims`).

@@ -19,6 +19,35 @@ pub fn parse(id: &str) -> Option<(&str, &str)> {
     (is_domain && is_path).then_some((domain, path))
 }
 
+/// A SPIFFE id, or all below one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpiffePattern {
+    /// Without the star.
+    text: String,
+    is_prefix: bool,
+}
+
+impl SpiffePattern {
+    /// Reads `spiffe://domain/path` or `spiffe://domain/*`, where the star stands for any number of segments.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (plain, is_prefix) = text.strip_suffix("/*").map_or((text, false), |plain| (plain, true));
+        let (_, path) = parse(plain)?;
+        (is_prefix || !path.is_empty()).then(|| Self { text: plain.to_owned(), is_prefix })
+    }
+
+    /// Whether `id` is such an ID. What is no SPIFFE ID, such as one with dot segments, matches nothing.
+    pub fn matches(&self, id: &str) -> bool {
+        if parse(id).is_none() {
+            return false;
+        }
+        match id.strip_prefix(&self.text) {
+            Some(rest) if self.is_prefix => rest.len() > 1 && rest.starts_with('/'),
+            Some(rest) => rest.is_empty(),
+            None => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +78,37 @@ mod tests {
         }
         assert_eq!(parse(&format!("spiffe://{}/b", "a".repeat(256))), None);
         assert_eq!(parse(&format!("spiffe://a/{}", "b".repeat(2_048))), None);
+    }
+
+    #[test]
+    fn ids_are_matched_whole_or_below_a_star() {
+        for (pattern, id, want) in [
+            ("spiffe://a/ns/x/sa/y", "spiffe://a/ns/x/sa/y", true),
+            ("spiffe://a/ns/x/sa/y", "spiffe://a/ns/x/sa/yz", false),
+            ("spiffe://a/ns/x/sa/y", "spiffe://a/ns/x/sa", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/sa/y", true),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/xx/sa/y", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/", false),
+            ("spiffe://a/*", "spiffe://b/x", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/../y/sa/z", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/./z", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x/%2e%2e/y", false),
+            ("spiffe://a/ns/x/*", "spiffe://a/ns/x//z", false),
+        ] {
+            assert_eq!(SpiffePattern::parse(pattern).expect("a pattern").matches(id), want, "{pattern} {id}");
+        }
+        for bad in [
+            "",
+            "spiffe://",
+            "spiffe://a",
+            "spiffe:///x",
+            "https://a/x",
+            "spiffe://a/*/x",
+            "spiffe://*/x",
+            "spiffe://a/x/",
+        ] {
+            assert_eq!(SpiffePattern::parse(bad), None, "{bad}");
+        }
     }
 }

@@ -53,8 +53,8 @@ pub enum TokenState {
 enum Voucher {
     /// A key, while it is among those of its issuer.
     Key { fingerprint: [u8; 32], generation: AtomicU64 },
-    /// The issuer itself, until this moment.
-    Issuer { until: i64 },
+    /// The issuer itself, until this moment; it is asked again from `refresh` on.
+    Issuer { refresh: i64, until: i64 },
 }
 
 /// A token whose signature, claims and time were right.
@@ -82,10 +82,14 @@ impl Verified {
         &self.issuer.settings.issuer
     }
 
-    /// `sub`, which means something only beside the issuer. A client that acts for itself may have none in an answer of
-    /// the issuer: then its `client_id`, which is what RFC 9068 section 2.2 makes the subject.
+    /// Who the caller is, by the issuer's `subject_claims`: `sub` unless configured otherwise. It means something only beside the issuer.
     pub fn subject(&self) -> &str {
-        self.claims.text("sub").or_else(|| self.claims.text("client_id")).unwrap_or_default()
+        self.claims.subject(&self.issuer.settings).unwrap_or_default()
+    }
+
+    /// When the caller authenticated, else when the token was issued, in seconds since the epoch.
+    pub fn authenticated_or_issued(&self) -> Option<i64> {
+        self.authn.auth_time().or_else(|| self.claims.issued())
     }
 
     /// `jti`, which means something only beside the issuer.
@@ -105,12 +109,18 @@ impl Verified {
 
     /// Whether it was issued for a scope.
     pub fn has_scope(&self, wanted: &str) -> bool {
-        self.claims.has_scope(wanted)
+        self.claims.has_scope(wanted, &self.issuer.settings.claim_names)
     }
 
     /// What its issuer may be asked for so that its next token has at least this level.
     pub fn acr_values(&self, level: usize) -> Vec<String> {
         self.issuer.settings.assurance.acr_values(level)
+    }
+
+    /// Whether its issuer says that one of these values of `acr` was met, which the operator has not said to be worth less than `level`.
+    pub fn has_acr(&self, wanted: &[String], level: usize) -> bool {
+        let assurance = &self.issuer.settings.assurance;
+        self.authn.met(wanted).any(|acr| assurance.fixed_worth(acr).is_none_or(|worth| worth >= level))
     }
 
     /// How its client wants to be asked for more, where that is Entra's way.
@@ -151,13 +161,29 @@ impl Verified {
     ) -> Result<Self, TokenError> {
         let claims = Claims::of_answer(body, &issuer.settings, now)?;
         let ttl = issuer.settings.introspection.as_ref().map_or(0, |settings| settings.ttl.as_secs());
-        let until = now.saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX));
-        let authn = issuer.settings.assurance.assess(claims.document());
+        let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
+        let until = now.saturating_add(ttl);
+        let refresh = now.saturating_add((ttl.saturating_mul(3) / 4).max(1));
+        let authn = issuer.settings.assess(claims.document());
         let document = document(issuer, None, &claims);
-        let voucher = Voucher::Issuer { until };
+        let voucher = Voucher::Issuer { refresh, until };
         let workload = workload::describe(&issuer.settings, claims.document());
         let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
         Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest, serial })
+    }
+
+    /// Whether its issuer should be asked again while the answer still counts.
+    fn is_ending(&self, now: i64) -> bool {
+        matches!(self.voucher, Voucher::Issuer { refresh, .. } if now >= refresh)
+    }
+
+    /// Whether its issuer's last word counts although that does not answer.
+    pub(super) fn counts_while_away(&self, now: i64) -> bool {
+        let settings = self.issuer.settings.introspection.as_ref();
+        let beyond =
+            settings.map_or(0, |settings| i64::try_from(settings.stale_if_error.as_secs()).unwrap_or(i64::MAX));
+        matches!(self.voucher, Voucher::Issuer { until, .. } if now < until.saturating_add(beyond))
+            && now < self.claims.expires
     }
 
     /// Until when it counts, in seconds since the epoch.
@@ -166,7 +192,7 @@ impl Verified {
     }
 
     fn leeway(&self) -> i64 {
-        i64::try_from(self.issuer.settings.leeway.as_secs()).unwrap_or(i64::MAX)
+        self.issuer.settings.leeway_seconds()
     }
 
     /// Everything about a cached token that may have changed since it was verified.
@@ -175,9 +201,9 @@ impl Verified {
             return Err(Stale::Refused(TokenError::WrongPlace));
         }
         self.claims.check_time(now, self.leeway()).map_err(Stale::Refused)?;
-        self.claims.check_audience(&self.issuer.settings.audiences).map_err(Stale::Refused)?;
+        self.claims.check_audience(&self.issuer.settings).map_err(Stale::Refused)?;
         let is_good = match &self.voucher {
-            Voucher::Issuer { until } => now < *until,
+            Voucher::Issuer { until, .. } => now < *until,
             Voucher::Key { .. } if self.issuer.is_stale(now) => false,
             Voucher::Key { fingerprint, generation: known } => {
                 let generation = self.issuer.generation();
@@ -191,6 +217,22 @@ impl Verified {
         };
         if is_good { Ok(()) } else { Err(Stale::Verify) }
     }
+}
+
+/// What the cache knows of a token.
+enum Cached {
+    Known(TokenState),
+    /// It must be verified; `before` is what its issuer said the last time.
+    Unknown {
+        before: Option<Arc<Verified>>,
+    },
+}
+
+/// Whether a token has the three parts of a signed JWT, and a header that begins as one of JSON.
+fn looks_like_jwt(token: &str) -> bool {
+    let parts: Vec<&str> = token.split('.').collect();
+    // `{"`, and `{` before white space, in base64url.
+    parts.len() == 3 && (token.starts_with("ey") || token.starts_with("ew"))
 }
 
 /// Why a cache entry does not answer.
@@ -262,6 +304,15 @@ impl Verifier {
         self
     }
 
+    /// What the provider may be asked for, so that a token has at least this level, where only one issuer gives tokens to people.
+    pub fn acr_values(&self, level: usize) -> Vec<String> {
+        let mut of_people = self.issuers.iter().filter(|issuer| !issuer.settings.preset.is_of_workloads());
+        match (of_people.next(), of_people.next()) {
+            (Some(only), None) if level > 0 => only.settings.assurance.acr_values(level),
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether every issuer has keys that count, as far as it has any.
     pub fn has_keys(&self) -> bool {
         let now = self.clock.now();
@@ -282,15 +333,21 @@ impl Verifier {
         }
         let fingerprint = self.cache.fingerprint(token);
         let state = match self.cached(&fingerprint, place) {
-            Some(state) => {
+            Cached::Known(state) => {
                 self.count.hit();
+                if let TokenState::Verified(verified) = &state
+                    && verified.is_ending(self.clock.now())
+                    && let Some(introspector) = self.introspector(token, place)
+                {
+                    introspector.refresh(token, fingerprint);
+                }
                 state
             }
-            None => {
+            Cached::Unknown { before } => {
                 self.count.miss();
                 // Boxed, so that a check whose token is remembered stays small: its future is moved several times.
                 let verified = match self.introspector(token, place) {
-                    Some(introspector) => Box::pin(introspector.ask(token, fingerprint, deadline)).await,
+                    Some(introspector) => Box::pin(introspector.ask(token, fingerprint, deadline, before)).await,
                     None => Box::pin(self.verify_afresh(token, place, deadline)).await.map(|verified| {
                         let verified = Arc::new(verified);
                         self.cache.insert(fingerprint, token.len(), Arc::clone(&verified));
@@ -322,7 +379,8 @@ impl Verifier {
             (None, false, _) => Ok(()),
             (None | Some(Binding::Certificate(_)), true, _) => Err(TokenError::NotBound),
             (Some(Binding::Key(thumbprint)), true, Some(http)) => {
-                self.proofs.check(http, token, thumbprint, self.clock.now())
+                let was_counted = self.was_counted(attributes);
+                self.proofs.check(http, token, thumbprint, was_counted, self.clock.now())
             }
             (Some(Binding::Certificate(wanted)), false, _) => {
                 match certificate::thumbprint(attributes, self.certificates) {
@@ -334,22 +392,38 @@ impl Verifier {
         }
     }
 
-    /// Who is asked about a token of this place, if it is no JWT.
-    fn introspector(&self, token: &str, place: &Location) -> Option<&Arc<Introspector>> {
-        let is_jwt = token.bytes().filter(|&byte| byte == b'.').count() == 2;
-        let mut introspectors = self.introspectors.iter().filter(|_| !is_jwt);
-        introspectors.find(|introspector| introspector.issuer.settings.locations.contains(place))
+    /// Whether the workload of the connection, by its certificate and never by a header, has counted proofs and tokens for one use already.
+    pub fn was_counted(&self, attributes: &Attributes<'_>) -> bool {
+        !attributes.source_principal.is_empty() && self.proofs.is_counted_by(attributes.source_principal)
     }
 
-    fn cached(&self, fingerprint: &Fingerprint, place: &Location) -> Option<TokenState> {
-        let verified = self.cache.get(fingerprint)?;
+    /// Who is asked about a token of this place: about one that is no JWT, and about a JWT where its issuer says so.
+    fn introspector(&self, token: &str, place: &Location) -> Option<&Arc<Introspector>> {
+        if self.introspectors.is_empty() {
+            return None;
+        }
+        let mut here = self.introspectors.iter().filter(|it| it.issuer.settings.locations.contains(place));
+        match Unverified::parse(token) {
+            // Opaque tokens may have dots, too.
+            Err(_) if !looks_like_jwt(token) => here.next(),
+            Err(_) => here.find(|introspector| introspector.is_for_all()),
+            Ok(jwt) => here.find(|it| it.is_for_all() && jwt.issuer() == Some(&it.issuer.settings.issuer)),
+        }
+    }
+
+    fn cached(&self, fingerprint: &Fingerprint, place: &Location) -> Cached {
+        let Some(verified) = self.cache.get(fingerprint) else { return Cached::Unknown { before: None } };
         match verified.recheck(self.clock.now(), place) {
-            Ok(()) => Some(TokenState::Verified(verified)),
+            Ok(()) => Cached::Known(TokenState::Verified(verified)),
+            // It is kept for the time that its issuer may be away.
+            Err(Stale::Verify) if matches!(verified.voucher, Voucher::Issuer { .. }) => {
+                Cached::Unknown { before: Some(verified) }
+            }
             Err(stale) => {
                 self.cache.remove(fingerprint);
                 match stale {
-                    Stale::Refused(error) => Some(TokenState::Rejected(error)),
-                    Stale::Verify => None,
+                    Stale::Refused(error) => Cached::Known(TokenState::Rejected(error)),
+                    Stale::Verify => Cached::Unknown { before: None },
                 }
             }
         }
@@ -371,10 +445,10 @@ impl Verifier {
         }
         unverified.header.check(&issuer.settings)?;
         let Unverified { header, payload, signed, signature } = unverified;
-        let claims = Claims::check(payload, &issuer.settings, self.clock.now())?;
+        let claims = Claims::check(payload, header.typ.as_deref(), &issuer.settings, self.clock.now())?;
 
         let (key, generation) = self.verifying_key(issuer, &header, signed, signature, deadline).await?;
-        let authn = issuer.settings.assurance.assess(claims.document());
+        let authn = issuer.settings.assess(claims.document());
         let document = document(issuer, Some(&header), &claims);
         let voucher = Voucher::Key { fingerprint: key, generation: AtomicU64::new(generation) };
         let digest = digest_of(signed);
@@ -401,9 +475,9 @@ impl Verifier {
                 Some(Err(failure)) => failure,
                 None => TokenError::KeysUnavailable,
             };
-            // A wrong signature under a named key is final; without a name, the right key may just not be here yet.
-            let may_be_new = failure != TokenError::BadSignature || header.kid.is_none();
-            if refreshed || !may_be_new {
+            // The right key may just not be here yet, also under a known name: a restored provider has new keys under old names. The gate
+            // bounds what made-up tokens can bring about.
+            if refreshed {
                 return Err(failure);
             }
             issuer.refresh(self.clock.now(), deadline).await;

@@ -24,9 +24,7 @@ use stepgate::lifecycle::Lifecycle;
 use stepgate::opa::input::Attributes;
 use stepgate::remote::Remote;
 use stepgate::telemetry::Metrics;
-use stepgate::token::{
-    AssuranceTable, Issuer, IssuerSettings, KeySource, Location, Profile, Settings, TokenError, TokenState, Verifier,
-};
+use stepgate::token::{Issuer, IssuerSettings, KeySource, Settings, TokenError, TokenState, Verifier};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -78,18 +76,10 @@ impl Bench {
         lifecycle.spawn_until_stop(async move { axum::serve(listener, router).await.expect("it serves") });
 
         let (issuer, asked) = Issuer::new(IssuerSettings {
-            issuer: "i".to_owned(),
             audiences: vec!["a".to_owned()],
             algorithms: vec![Alg::Es256],
             keys: KeySource::JwksUrl(url),
-            leeway: Duration::ZERO,
-            profile: Profile::Legacy,
-            locations: vec![Location::bearer()],
-            assurance: AssuranceTable::default(),
-            preset: stepgate::token::Preset::Generic,
-            max_lifetime: None,
-            claims_challenge: None,
-            introspection: None,
+            ..IssuerSettings::new("i")
         });
         let clock = Clock::fixed(NOW);
         let feed = KeyFeed {

@@ -42,7 +42,13 @@ fn checker() -> Checker {
     let (tokens, clock) = verifier_for_tests();
     let asserted = vec![AssertedSettings { payload_key: "payload".to_owned(), issuer: issuer_for_tests() }];
     let demand = RouteDemand { level: 1, ..RouteDemand::default() };
-    let route = Route { hosts: vec![], methods: vec![], path: PathPattern::parse("/true").expect("a path"), demand };
+    let route = Route {
+        hosts: vec![],
+        methods: vec![],
+        path: PathPattern::parse("/true").expect("a path"),
+        peers: vec![],
+        demand,
+    };
     let settings = Settings { asserted, routes: vec![route], ..settings() };
     Checker::new(settings, store_of(POLICY), Some(tokens), clock, Arc::new(Metrics::new(None)))
 }

@@ -7,7 +7,13 @@ use super::*;
 use crate::token::{token_for_tests, verifier_for_tests};
 
 fn route(path: &str, demand: RouteDemand) -> Route {
-    Route { hosts: Vec::new(), methods: Vec::new(), path: PathPattern::parse(path).expect("a pattern"), demand }
+    Route {
+        hosts: Vec::new(),
+        methods: Vec::new(),
+        path: PathPattern::parse(path).expect("a pattern"),
+        peers: Vec::new(),
+        demand,
+    }
 }
 
 /// A checker that takes tokens of `token_for_tests`.
@@ -61,7 +67,11 @@ async fn routes_demand_beside_the_policy() {
     }
     assert_eq!(denial(&with_token(&checker, "/false", &good).await).0, 403, "a denial stays one");
     let (status, header, _) = denial(&respond(&checker, "/true", &[]).await);
-    assert_eq!((status, header.as_str()), (401, "Bearer realm=\"stepgate\""), "who has no token is asked for one");
+    assert_eq!(
+        (status, header.as_str()),
+        (401, "Bearer realm=\"stepgate\", scope=\"pay\""),
+        "who has no token is asked for one"
+    );
     for bypass in ["//true", "/x/../true", "/true;a", "/tru%2565"] {
         assert_eq!(denial(&with_token(&checker, bypass, &json!({})).await).0, 400, "{bypass}");
     }
@@ -112,12 +122,13 @@ async fn all_routes_that_match_count() {
 async fn a_client_that_gets_nowhere_is_told_to_stop() {
     let demand = RouteDemand { level: 2, ..RouteDemand::default() };
     let checker = checker(Settings { routes: vec![route("/true", demand)], ..settings() });
-    let weak = |number: u32| json!({"amr": ["pwd"], "jti": number.to_string()});
-    for number in [1, 1, 1, 2, 2] {
+    let now = verifier_for_tests().1.now();
+    let weak = |number: u32| json!({"amr": ["pwd"], "jti": number.to_string(), "auth_time": now});
+    for number in [1, 1, 1, 2, 2, 3] {
         assert_eq!(denial(&with_token(&checker, "/true", &weak(number)).await).0, 401);
     }
     for path in ["/true", "/step-up"] {
-        let checks = [3, 4].map(weak);
+        let checks = [4, 5].map(weak);
         for claims in &checks {
             let response = with_token(&checker, path, claims).await;
             let (status, header, body) = denial(&response);
@@ -131,20 +142,21 @@ async fn a_client_that_gets_nowhere_is_told_to_stop() {
         }
     }
     assert_eq!(code(&with_token(&checker, "/true", &json!({"amr": ["mfa"]})).await), 0, "a better token is welcome");
-    assert_eq!(denial(&with_token(&checker, "/true", &weak(3)).await).0, 401, "and ends the matter");
+    assert_eq!(denial(&with_token(&checker, "/true", &weak(4)).await).0, 401, "and ends the matter");
 }
 
 #[tokio::test]
 async fn what_else_is_allowed_resets_nothing() {
     let demand = RouteDemand { level: 2, ..RouteDemand::default() };
     let checker = checker(Settings { routes: vec![route("/true", demand)], ..settings() });
+    let now = verifier_for_tests().1.now();
     let mut answers = Vec::new();
-    for number in 0..4 {
-        let claims = json!({"amr": ["pwd"], "jti": number.to_string(), "auth_time": number + 1});
+    for number in 0..5 {
+        let claims = json!({"amr": ["pwd"], "jti": number.to_string(), "auth_time": now + number});
         answers.push(denial(&with_token(&checker, "/true", &claims).await).0);
         assert_eq!(code(&with_token(&checker, "/path", &claims).await), 0);
     }
-    assert_eq!(answers, [401, 401, 403, 403]);
+    assert_eq!(answers, [401, 401, 401, 403, 403]);
 }
 
 #[tokio::test]
@@ -249,7 +261,7 @@ async fn browsers_that_navigate_are_sent_to_the_login() {
 #[tokio::test]
 async fn anybody_may_read_the_metadata() {
     let resource = ResourceMetadata::new("https://api.example.com/v1", serde_json::Map::new());
-    let checker = checker(Settings { resource, ..settings() });
+    let checker = checker(Settings { resources: resource.into_iter().collect(), ..settings() });
     let ask = |method: &str, host: &str, path: &str| {
         let http =
             HttpRequest { method: method.into(), host: host.into(), path: path.into(), ..HttpRequest::default() };

@@ -9,6 +9,7 @@ pub struct HttpStatus(u16);
 
 impl HttpStatus {
     pub const OK: Self = Self(200);
+    pub const NO_CONTENT: Self = Self(204);
     pub const FOUND: Self = Self(302);
     pub const BAD_REQUEST: Self = Self(400);
     pub const UNAUTHORIZED: Self = Self(401);

@@ -4,6 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use super::*;
 use crate::token::dpop::thumbprint;
+use crate::token::error::ProofFault;
 use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
 fn jwk(key: &SigningKey) -> Json {
@@ -78,29 +79,29 @@ async fn every_numbered_check_counts() {
     let mut private = jwk(&EC_OTHER);
     private["d"] = json!("AQAB");
     for (number, (header, payload), want) in [
-        ("3 jti", (proof_header(), without(proof_payload(&token), "jti")), TokenError::Proof),
-        ("3 jti empty", in_payload("jti", json!("")), TokenError::Proof),
-        ("3 jti long", in_payload("jti", json!("x".repeat(257))), TokenError::Proof),
-        ("3 iat", (proof_header(), without(proof_payload(&token), "iat")), TokenError::Proof),
-        ("3 iat text", in_payload("iat", json!(NOW.to_string())), TokenError::Proof),
-        ("4 typ", in_header("typ", json!("JWT")), TokenError::Proof),
-        ("4 no typ", (without(proof_header(), "typ"), proof_payload(&token)), TokenError::Proof),
-        ("5 none", in_header("alg", json!("none")), TokenError::Proof),
-        ("5 secret", in_header("alg", json!("HS256")), TokenError::Proof),
-        ("5 not on the list", in_header("alg", json!("RS512")), TokenError::Proof),
-        ("6 another key", in_header("jwk", jwk(&EC)), TokenError::Proof),
-        ("6 no key", (without(proof_header(), "jwk"), proof_payload(&token)), TokenError::Proof),
-        ("7 private", in_header("jwk", private), TokenError::Proof),
-        ("8 htm", in_payload("htm", json!("GET")), TokenError::Proof),
-        ("8 letter case", in_payload("htm", json!("post")), TokenError::Proof),
-        ("9 path", in_payload("htu", json!("https://api.test/other")), TokenError::Proof),
-        ("9 host", in_payload("htu", json!("https://evil.test/pay")), TokenError::Proof),
-        ("9 query", in_payload("htu", json!("https://api.test/pay?x=1")), TokenError::Proof),
+        ("3 jti", (proof_header(), without(proof_payload(&token), "jti")), TokenError::Proof(ProofFault::Id)),
+        ("3 jti empty", in_payload("jti", json!("")), TokenError::Proof(ProofFault::Id)),
+        ("3 jti long", in_payload("jti", json!("x".repeat(257))), TokenError::Proof(ProofFault::Id)),
+        ("3 iat", (proof_header(), without(proof_payload(&token), "iat")), TokenError::Proof(ProofFault::Time)),
+        ("3 iat text", in_payload("iat", json!(NOW.to_string())), TokenError::Proof(ProofFault::Time)),
+        ("4 typ", in_header("typ", json!("JWT")), TokenError::Proof(ProofFault::Type)),
+        ("4 no typ", (without(proof_header(), "typ"), proof_payload(&token)), TokenError::Proof(ProofFault::Type)),
+        ("5 none", in_header("alg", json!("none")), TokenError::Proof(ProofFault::Algorithm)),
+        ("5 secret", in_header("alg", json!("HS256")), TokenError::Proof(ProofFault::Algorithm)),
+        ("5 not on the list", in_header("alg", json!("RS512")), TokenError::Proof(ProofFault::Algorithm)),
+        ("6 another key", in_header("jwk", jwk(&EC)), TokenError::Proof(ProofFault::Signature)),
+        ("6 no key", (without(proof_header(), "jwk"), proof_payload(&token)), TokenError::Proof(ProofFault::Key)),
+        ("7 private", in_header("jwk", private), TokenError::Proof(ProofFault::Key)),
+        ("8 htm", in_payload("htm", json!("GET")), TokenError::Proof(ProofFault::Method)),
+        ("8 letter case", in_payload("htm", json!("post")), TokenError::Proof(ProofFault::Method)),
+        ("9 path", in_payload("htu", json!("https://api.test/other")), TokenError::Proof(ProofFault::Url)),
+        ("9 host", in_payload("htu", json!("https://evil.test/pay")), TokenError::Proof(ProofFault::Url)),
+        ("9 query", in_payload("htu", json!("https://api.test/pay?x=1")), TokenError::Proof(ProofFault::Url)),
         ("11 old", in_payload("iat", json!(NOW - 61)), TokenError::ProofStale),
         ("11 of the future", in_payload("iat", json!(NOW + 61)), TokenError::ProofStale),
         ("12 no ath", (proof_header(), without(proof_payload(&token), "ath")), TokenError::WrongKey),
         ("12 another token", in_payload("ath", json!("AAAA")), TokenError::WrongKey),
-        ("crit", in_header("crit", json!(["x"])), TokenError::Proof),
+        ("crit", in_header("crit", json!(["x"])), TokenError::Proof(ProofFault::Extension)),
     ] {
         let proof = token_of(&EC_OTHER, &header, &payload);
         assert_eq!(refusal(&dpop_bench(), &token, &proof).await, Some(want), "{number}");
@@ -114,14 +115,14 @@ async fn every_numbered_check_counts() {
         token_of(&EC_OTHER, &header, &filled)
     };
     assert_eq!(refusal(&dpop_bench(), &token, &huge(8 * 1024 - 4)).await, None, "just small enough");
-    for (number, bad) in [
-        ("1 two", format!("{proof},{proof}")),
-        ("2 no JWT", "x".to_owned()),
-        ("2 cut", proof.split('.').take(2).collect::<Vec<_>>().join(".")),
-        ("2 huge", huge(8 * 1024 + 1)),
-        ("6 changed", format!("{}AAAA", proof.get(..proof.len() - 4).expect("a proof"))),
+    for (number, fault, bad) in [
+        ("1 two", ProofFault::Repeated, format!("{proof},{proof}")),
+        ("2 no JWT", ProofFault::Syntax, "x".to_owned()),
+        ("2 cut", ProofFault::Syntax, proof.split('.').take(2).collect::<Vec<_>>().join(".")),
+        ("2 huge", ProofFault::TooLarge, huge(8 * 1024 + 1)),
+        ("6 changed", ProofFault::Signature, format!("{}AAAA", proof.get(..proof.len() - 4).expect("a proof"))),
     ] {
-        assert_eq!(refusal(&dpop_bench(), &token, &bad).await, Some(TokenError::Proof), "{number}");
+        assert_eq!(refusal(&dpop_bench(), &token, &bad).await, Some(TokenError::Proof(fault)), "{number}");
     }
     // 12: a whole proof of a key that the token is not bound to.
     let strange = token_of(&EC, &with(proof_header(), "jwk", jwk(&EC)), &proof_payload(&token));

@@ -51,8 +51,8 @@ async fn everything_else_is_refused() {
         (in_payload("sub", json!("spiffe://example.org/a/")), TokenError::UnknownIssuer),
         (in_payload("sub", json!("alice")), TokenError::UnknownIssuer),
         (in_payload("aud", json!(["other"])), TokenError::WrongAudience),
-        ((svid_header(), without(svid_payload(), "exp")), TokenError::BadClaim),
-        ((svid_header(), without(svid_payload(), "aud")), TokenError::BadClaim),
+        ((svid_header(), without(svid_payload(), "exp")), absent("exp")),
+        ((svid_header(), without(svid_payload(), "aud")), absent("aud")),
     ] {
         let token = token_of(&EC, &header, &payload);
         assert_eq!(svid_bench().refusal(&token).await, Some(want), "{header} {payload}");
@@ -65,7 +65,7 @@ async fn everything_else_is_refused() {
         &svid_header(),
         &with(with(svid_payload(), "iss", json!("spiffe://example.org")), "sub", json!("a")),
     );
-    assert_eq!(svid_bench().refusal(&named).await, Some(TokenError::BadClaim));
+    assert_eq!(svid_bench().refusal(&named).await, Some(wrong("sub")));
 }
 
 #[tokio::test]

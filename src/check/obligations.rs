@@ -1,0 +1,89 @@
+//! What routes demand beside the policy: who must meet it, and what becomes of tokens that cannot.
+
+use super::evidence::Evidence;
+use super::respond::Verdict;
+use super::routes::{self, Demand, Unmet};
+use super::{Checker, USED_SPAN};
+use crate::opa::input::Attributes;
+use crate::token::{TokenError, Unfit};
+
+impl Checker {
+    /// What the routes demand of this request.
+    pub(super) fn demand(
+        &self,
+        attributes: &Attributes<'_>,
+        path: Option<&str>,
+        evidence: &Evidence,
+    ) -> Option<Demand> {
+        let http = attributes.http.as_ref().filter(|_| !self.settings.routes.is_empty())?;
+        // By the certificate of the connection, never by a header; and a token that was sent and refused stays refused.
+        let peer = Some(attributes.source_principal).filter(|peer| !peer.is_empty() && evidence.has_no_token());
+        routes::demand(&self.settings.routes, http, path?, peer)
+    }
+
+    /// What the request lacks of a demand; nothing when all is there.
+    pub(super) fn unmet(
+        &self,
+        demand: &Demand,
+        attributes: &Attributes<'_>,
+        evidence: &Evidence,
+        now: i64,
+    ) -> Option<Unmet> {
+        if demand.same_origin && attributes.http.as_ref().is_some_and(routes::is_cross_origin) {
+            return Some(Unmet::Origin);
+        }
+        demand.unmet(evidence.verified(), now)
+    }
+
+    /// Refuses the token where it cannot do what is demanded: it is of another issuer, or was used before.
+    pub(super) fn settle(&self, verdict: Verdict, attributes: &Attributes<'_>) -> Verdict {
+        let was_counted = self.tokens.as_ref().is_some_and(|tokens| tokens.was_counted(attributes));
+        let error = match &verdict.unmet {
+            Some(Unmet::Issuer) => Some(TokenError::OtherIssuer),
+            _ if verdict.demand.as_ref().is_some_and(|demand| demand.one_use)
+                && verdict.is_allow()
+                && !verdict.decision.ignores_demand() =>
+            {
+                self.use_up(&verdict, was_counted).err()
+            }
+            _ => None,
+        };
+        match error {
+            Some(error) => Verdict { unmet: Some(Unmet::Token), evidence: verdict.evidence.refused(error), ..verdict },
+            None => verdict,
+        }
+    }
+
+    /// Takes the caller's token as used. Last of all, so that a request which is denied uses up nothing.
+    fn use_up(&self, verdict: &Verdict, was_counted: bool) -> Result<(), TokenError> {
+        let Some((verified, used)) = verdict.evidence.verified().zip(self.used.as_ref()) else {
+            return Err(TokenError::NotForOneUse);
+        };
+        let id = verified.id().filter(|id| !id.is_empty()).ok_or(TokenError::NotForOneUse)?;
+        let left = verified.expires_with_leeway().saturating_sub(verdict.now);
+        if u64::try_from(left).is_ok_and(|left| left > USED_SPAN.as_secs()) {
+            return Err(TokenError::NotForOneUse);
+        }
+        if was_counted {
+            return Ok(());
+        }
+        used.first(&[verified.issuer(), id], verdict.now).map_err(|unfit| match unfit {
+            Unfit::Again => TokenError::Used,
+            Unfit::NoRoom => TokenError::ProofsFull,
+        })
+    }
+
+    /// Whether the caller has come with too many tokens that are not enough, or cannot come with a better one.
+    pub(super) fn is_not_satisfiable(&self, verdict: &Verdict) -> bool {
+        let Some(verified) = verdict.evidence.verified() else { return false };
+        if let Some(step_up) = verdict.step_up() {
+            // Nobody is there who could authenticate: the tokens of workloads have no levels.
+            let is_hopeless = verdict.unmet.is_some() && step_up.acr_values.is_empty() && step_up.max_age.is_none();
+            return is_hopeless || self.repeats.is_one_too_many(verified, step_up, verdict.now);
+        }
+        if verdict.is_allow() {
+            self.repeats.satisfied(verified, verdict.now);
+        }
+        false
+    }
+}
