@@ -385,7 +385,10 @@ impl Checker {
         let now = self.clock.now();
         let acr_values = self.tokens.as_ref().zip(demand.as_ref());
         let acr_values = acr_values.map(|(tokens, demand)| tokens.acr_values(demand.level)).unwrap_or_default();
-        let verdict = Verdict { decision, evidence, unmet, demand, acr_values, is_not_satisfiable: false, now };
+        let tokens = self.tokens.as_ref().zip(attributes.http.as_ref());
+        let subprotocols = tokens.and_then(|(tokens, http)| tokens.subprotocols_without_tokens(http));
+        let is_not_satisfiable = false;
+        let verdict = Verdict { decision, evidence, unmet, demand, acr_values, is_not_satisfiable, subprotocols, now };
         let mut verdict = self.settle(verdict, attributes);
         verdict.is_not_satisfiable = self.is_not_satisfiable(&verdict);
         record.reason = verdict.reason();

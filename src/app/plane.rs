@@ -263,6 +263,7 @@ impl Plane {
                 service,
                 metrics: Arc::clone(&self.metrics),
                 clock: self.clock.clone(),
+                unusable: Mutex::default(),
             };
             feed.start(asked, &self.lifecycle);
             issuer

@@ -8,7 +8,7 @@ use crate::value::{Value, as_text, member};
 
 use super::Settings;
 use super::evidence::Evidence;
-use crate::token::{Authn, Verified};
+use crate::token::{Authn, Verified, WEBSOCKET_PROTOCOL};
 
 /// One header that stepgate owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +117,16 @@ impl Mutation {
             }
         }
         mutation
+    }
+
+    /// The same, with the subprotocols of a WebSocket that the upstream may see.
+    pub fn with_subprotocols(mut self, subprotocols: Option<&str>) -> Self {
+        match subprotocols {
+            None => {}
+            Some("") => self.remove.push(WEBSOCKET_PROTOCOL.to_owned()),
+            Some(others) => self.set.push((WEBSOCKET_PROTOCOL.to_owned(), others.to_owned())),
+        }
+        self
     }
 
     pub fn is_empty(&self) -> bool {

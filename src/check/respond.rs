@@ -72,6 +72,8 @@ pub struct Verdict {
     pub acr_values: Vec<String>,
     /// Whether one token after another has not been enough.
     pub is_not_satisfiable: bool,
+    /// The subprotocols of a WebSocket without tokens, where there was one among them.
+    pub subprotocols: Option<String>,
     pub now: i64,
 }
 
@@ -85,6 +87,7 @@ impl Verdict {
             unmet: None,
             acr_values: Vec::new(),
             is_not_satisfiable: false,
+            subprotocols: None,
             now,
         }
     }
@@ -128,7 +131,10 @@ impl Verdict {
 /// The answer to a decided check.
 pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'_>, id: &str) -> (Decided, Answer) {
     let now = verdict.now;
-    let mutation = || Mutation::of(settings, &verdict.evidence, attributes, now);
+    let mutation = || {
+        let mutation = Mutation::of(settings, &verdict.evidence, attributes, now);
+        mutation.with_subprotocols(verdict.subprotocols.as_deref())
+    };
     // The next nonce comes with the answer to a good proof, so that nobody has to be refused first.
     let is_bound = verdict.evidence.verified().is_some_and(Verified::is_bound);
     let nonce = || is_bound.then(|| settings.challenge.nonce(now)).flatten();

@@ -172,6 +172,12 @@ impl Resolver<'_> {
         if login_url.is_none() {
             self.problems.error(format!("{place}.login_url"), "expected an http or https URL");
         }
+        let is_plain = login_url.as_ref().is_some_and(|url| url.scheme() == "http");
+        if is_plain && item.flag("allow_http") != Some(true) {
+            let message =
+                "over plain http anyone on the way can read the login and change it; for a test set `allow_http: true`";
+            self.problems.error(format!("{place}.login_url"), message);
+        }
         let mut return_origins = Vec::new();
         for text in item.texts("return_origins") {
             match Url::parse(text).ok().filter(|url| is_web(url) && url.path() == "/" && url.query().is_none()) {

@@ -18,6 +18,8 @@ use crate::token::{
 
 /// The greatest difference between clocks that is allowed for.
 const MAX_LEEWAY: Duration = Duration::from_secs(600);
+/// Tenants of one entry; each has keys of its own.
+const MAX_TENANTS: usize = 100;
 /// Where keys may come from.
 pub(super) const KEY_SOURCES: [&str; 5] = ["jwks_url", "discovery", "jwks_file", "jwks_service", "jwks"];
 
@@ -50,11 +52,13 @@ impl Resolver<'_> {
             if is_asserted(&item) {
                 continue;
             }
-            let Some(issuer) = self.issuer(Section(Some(&item)), &place, services) else { continue };
-            if issuers.iter().any(|known| known.issuer == issuer.issuer) {
-                self.problems.error(format!("{place}.issuer"), "named twice");
+            for item in self.of_tenants(item, &place) {
+                let Some(issuer) = self.issuer(Section(Some(&item)), &place, services) else { continue };
+                if issuers.iter().any(|known| known.issuer == issuer.issuer) {
+                    self.problems.error(format!("{place}.issuer"), "named twice");
+                }
+                issuers.push(issuer);
             }
-            issuers.push(issuer);
         }
         self.check_locations(&issuers);
         self.check_introspection(&issuers);
@@ -95,7 +99,7 @@ impl Resolver<'_> {
         let locations = || issuers.iter().flat_map(|issuer| &issuer.locations);
         let header = |location: &Location| match location {
             Location::Header { name, scheme } => Some((name.clone(), scheme.is_some())),
-            Location::Cookie { .. } => None,
+            Location::Cookie { .. } | Location::WebSocketProtocol { .. } => None,
         };
         let whole = locations().filter_map(header).filter(|(_, scheme)| !scheme);
         for (name, _) in whole {
@@ -177,6 +181,49 @@ impl Resolver<'_> {
         item.text("issuer").filter(|given| is_odd(given)).into_iter().for_each(|given| warn("issuer", given));
         audiences.iter().filter(|given| is_odd(given)).for_each(|given| warn("audiences", given));
         item.members("acr_levels").filter(|(acr, _)| acr.is_empty()).for_each(|(acr, _)| warn("acr_levels", acr));
+    }
+
+    /// The entry for each of its tenants: their names in the place of the named part of `issuer` and of the URLs of keys.
+    fn of_tenants(&mut self, item: Value, place: &str) -> Vec<Value> {
+        let issuer = item.get("issuer").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let part =
+            issuer.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(name, _)| format!("{{{name}}}"));
+        let tenants: Vec<String> = Section(Some(&item)).texts("tenants").into_iter().map(str::to_owned).collect();
+        let place = format!("{place}.tenants");
+        let Some(part) = part else {
+            if item.get("tenants").is_some() {
+                self.problems.error(
+                    &place,
+                    "`issuer` has no named part, as in `https://login.microsoftonline.com/{tenant}/v2.0`",
+                );
+            }
+            return vec![item];
+        };
+        if tenants.is_empty() || tenants.len() > MAX_TENANTS {
+            let message = format!(
+                "required: the tenants whose tokens are accepted, at most {MAX_TENANTS}; anybody may have one of their own"
+            );
+            self.problems.error(&place, message);
+            return Vec::new();
+        }
+        let is_good = |tenant: &String| {
+            tenant.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+                && !matches!(tenant.as_str(), "" | "." | ".." | "common" | "organizations" | "consumers")
+        };
+        if let Some(bad) = tenants.iter().find(|tenant| !is_good(tenant)) {
+            self.problems.error(&place, format!("`{bad}` is not one tenant: name each by its id"));
+            return Vec::new();
+        }
+        let for_tenant = |tenant: &String| {
+            let mut item = item.clone();
+            for name in ["issuer", "discovery", "jwks_url"] {
+                if let Some(Value::String(text)) = item.get_mut(name) {
+                    *text = text.replace(&part, tenant);
+                }
+            }
+            item
+        };
+        tenants.iter().map(for_tenant).collect()
     }
 
     fn subject_claims(&mut self, item: Section<'_>, place: &str) -> Vec<String> {
@@ -265,11 +312,19 @@ impl Resolver<'_> {
         let Some(listed) = item.at("token_from").and_then(Value::as_array) else { return vec![Location::bearer()] };
         let mut locations = Vec::new();
         for (at, listed) in listed.iter().map(|value| Section(Some(value))).enumerate() {
-            for name in ["header", "cookie", "scheme"] {
+            for name in ["header", "cookie", "scheme", "websocket_protocol"] {
                 if let Some(given) = listed.text(name).filter(|given| !is_token(given)) {
                     let message = format!("`{given}` is no name of a {name}, so that no token is found there");
                     self.problems.warn(format!("{place}.token_from[{at}].{name}"), message);
                 }
+            }
+            if let Some(prefix) = listed.text("websocket_protocol") {
+                if listed.at("header").is_some() || listed.at("cookie").is_some() || prefix.is_empty() {
+                    let message = "give one of `header`, `cookie` and a `websocket_protocol` that is not empty";
+                    self.problems.error(format!("{place}.token_from[{at}]"), message);
+                }
+                locations.push(Location::WebSocketProtocol { prefix: prefix.to_owned() });
+                continue;
             }
             match (listed.text("header"), listed.text("cookie")) {
                 (Some(name), None) => locations.push(Location::Header {
@@ -279,8 +334,14 @@ impl Resolver<'_> {
                 (None, Some(_)) if listed.text("scheme").is_some() => {
                     self.problems.error(format!("{place}.token_from[{at}].scheme"), "a cookie has no scheme");
                 }
-                (None, Some(name)) => locations.push(Location::Cookie { name: name.to_owned() }),
-                _ => self.problems.error(format!("{place}.token_from[{at}]"), "give either `header` or `cookie`"),
+                (None, Some(name)) => {
+                    let chunks = listed.flag("chunks").unwrap_or(false);
+                    locations.push(Location::Cookie { name: name.to_owned(), chunks });
+                }
+                _ => {
+                    let message = "give one of `header`, `cookie` and `websocket_protocol`";
+                    self.problems.error(format!("{place}.token_from[{at}]"), message);
+                }
             }
         }
         if locations.is_empty() {

@@ -28,7 +28,7 @@ use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, MemorySettings, OutboundSettings};
 use crate::remote::service::ServiceSettings;
 use crate::serve::{Address, GrpcSettings, SocketAccess, TlsSettings};
-use crate::token::{self, CertificateSettings, IssuerSettings, Location, Scale};
+use crate::token::{self, CertificateSettings, IssuerSettings, Scale};
 
 /// Buckets of OPA's `grpc_request_duration_seconds`.
 const OPA_BUCKETS: [f64; 11] = [1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 3e-3, 5e-3, 0.1, 1.0];
@@ -290,11 +290,7 @@ impl Resolver<'_> {
         check.challenge.dpop = dpop_challenge(issuers.as_deref().unwrap_or_default(), &proofs);
         let mut decision_log = self.decision_log(document, entrypoint.configured(), own.section("log"), &services);
         let locations = issuers.iter().flatten().flat_map(|issuer| &issuer.locations);
-        let header = |location: &Location| match location {
-            Location::Header { name, .. } => Some(name.clone()),
-            Location::Cookie { .. } => None,
-        };
-        decision_log.token_headers = locations.filter_map(header).collect();
+        decision_log.token_headers = locations.filter_map(|location| location.header().map(str::to_owned)).collect();
         if check.audit && decision_log.max_per_second.is_some() {
             let message =
                 "decisions over the limit are not logged, which `plugins.stepgate.log.audit: required` rules out";

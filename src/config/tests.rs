@@ -277,6 +277,28 @@ fn envoy_may_be_trusted_with_what_it_is_asked_for_alone() {
 }
 
 #[test]
+fn an_entry_may_be_for_several_tenants() {
+    let entra = |tenants: serde_json::Value| {
+        let mut issuer = json!({
+            "issuer": "https://login.example.com/{tenant}/v2.0", "audiences": ["a"], "algorithms": ["RS256"],
+            "discovery": "https://login.example.com/{tenant}/v2.0/.well-known/openid-configuration",
+        });
+        issuer["tenants"] = tenants;
+        own(json!({"issuers": [issuer]}))
+    };
+    let (config, problems) = resolve(&Document(entra(json!(["t-1", "t-2"]))), None);
+    assert!(problems.errors.is_empty(), "{problems:?}");
+    let issuers = config.expect("it is good").issuers.expect("issuers");
+    let names: Vec<_> = issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+    assert_eq!(names, ["https://login.example.com/t-1/v2.0", "https://login.example.com/t-2/v2.0"]);
+    assert!(matches!(&issuers[1].keys, crate::token::KeySource::Discovery(url) if url.contains("/t-2/")));
+    for bad in [json!([]), json!(["*"]), json!(["common"]), json!([".."]), json!(["a/b"]), json!([""]), json!(null)] {
+        let found = super::tests::problems(entra(bad.clone()));
+        assert!(found.errors.iter().any(|error| error.to_string().contains("tenants")), "{bad}: {found:?}");
+    }
+}
+
+#[test]
 fn names_that_match_nothing_are_found() {
     let with = |name: &str, value: serde_json::Value| {
         let mut issuer = issuer();
@@ -338,6 +360,10 @@ fn what_routes_redirects_and_resources_say_is_checked() {
             "step_up.redirect.return_origins",
         ),
         (json!({"step_up": {"redirect": {"login_url": "javascript:1"}}}), "step_up.redirect.login_url"),
+        (
+            json!({"step_up": {"redirect": {"login_url": "http://l", "return_origins": ["https://a"]}}}),
+            "step_up.redirect.login_url",
+        ),
         (json!({"resource": {"id": "http://api.example.com"}}), "resource.id"),
         (json!({"issuers": [{"issuer": "i", "audiences": ["a"], "trust": "envoy"}]}), "issuers[0].payload_in_metadata"),
         (

@@ -3,11 +3,13 @@
 //! OpenID Connect Discovery section 4, OpenID Connect Core section 10.1.1, RFC 7517. A failed refresh changes nothing:
 //! the last good keys stay.
 
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc::Receiver;
 use url::Url;
 
@@ -27,6 +29,8 @@ const DEFAULT_PERIOD: Duration = Duration::from_secs(600);
 /// The bounds of what a server may say by `Cache-Control: max-age`.
 const SHORTEST_PERIOD: Duration = Duration::from_secs(60);
 const LONGEST_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// Keys that are remembered as unusable.
+const MAX_UNUSABLE: usize = 1_000;
 /// The first and the longest pause after a failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -63,6 +67,8 @@ pub struct KeyFeed {
     pub service: Option<Service>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
+    /// Keys that were reported as unusable.
+    pub unusable: Mutex<HashSet<[u8; 32]>>,
 }
 
 impl KeyFeed {
@@ -110,6 +116,7 @@ impl KeyFeed {
         match outcome {
             Ok((keys, period)) => {
                 let count = keys.len() as u64;
+                self.report_unusable(&keys);
                 match self.issuer.replace_keys(keys) {
                     true => tracing::info!(issuer, keys = count, "the keys are new"),
                     false => tracing::debug!(issuer, keys = count, "the keys are the same"),
@@ -122,6 +129,22 @@ impl KeyFeed {
                 self.issuer.refresh_ended();
                 self.metrics.keys_refreshed(issuer, Outcome::Failure, self.clock.now());
                 Err(error)
+            }
+        }
+    }
+
+    /// Logs and counts each key that cannot be used, once.
+    fn report_unusable(&self, keys: &KeySet) {
+        let mut known = self.unusable.lock();
+        // A provider that always makes new ones is reported afresh at times, and fills nothing.
+        if known.len() > MAX_UNUSABLE {
+            known.clear();
+        }
+        for key in keys.unusable() {
+            if known.insert(key.fingerprint) {
+                let (issuer, reason) = (self.issuer.settings.issuer.as_str(), key.reason);
+                tracing::warn!(issuer, kid = key.kid, reason, "a key of the issuer cannot be used");
+                self.metrics.key_unusable(issuer, reason);
             }
         }
     }
@@ -171,8 +194,8 @@ fn jwks_uri(document: &[u8], url: &str, issuer: &str) -> Result<(String, Origin)
     let limits = JsonLimits { depth: 16, duplicates: DuplicateKeys::Refuse };
     let document = parse_json(document, limits).map_err(|_| KeysError::Malformed)?;
     let text = |name: &str| member(&document, name).and_then(as_text).ok_or(KeysError::Malformed);
-    // Byte for byte (OpenID Connect Discovery section 4.3).
-    if text("issuer")? != issuer {
+    // Byte for byte (OpenID Connect Discovery section 4.3). AD FS has another issuer in access tokens, and says so.
+    if text("issuer")? != issuer && text("access_token_issuer").ok() != Some(issuer) {
         return Err(KeysError::OtherIssuer(text("issuer")?.chars().take(256).collect()));
     }
     let jwks_uri = text("jwks_uri")?;
@@ -222,6 +245,8 @@ mod tests {
             Err(KeysError::OtherIssuer(_))
         ));
         assert!(matches!(check("{}"), Err(KeysError::Malformed)));
+        let adfs = r#"{"issuer":"https://adfs","access_token_issuer":"https://id.example.com","jwks_uri":"http://idp.cluster.local/k"}"#;
+        assert!(matches!(check(adfs), Ok((_, Origin::Operator))));
     }
 
     #[test]

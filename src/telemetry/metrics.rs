@@ -185,6 +185,7 @@ pub struct Metrics {
     certificate_not_after: Family<Labels, Gauge>,
     key_refreshes: Family<Labels, Counter>,
     key_refreshed_at: Family<Labels, Gauge>,
+    unusable_keys: Family<Labels, Counter>,
     bundle_polls: Family<Labels, Counter>,
     decision_logs: Family<Labels, Counter>,
     bundle_polled_at: Family<Labels, Gauge>,
@@ -253,6 +254,7 @@ impl Metrics {
             certificate_not_after: Family::default(),
             key_refreshes: Family::default(),
             key_refreshed_at: Family::default(),
+            unusable_keys: Family::default(),
             policy_activations: Family::default(),
             bundle_polls: Family::default(),
             decision_logs: Family::default(),
@@ -296,6 +298,8 @@ impl Metrics {
         registry.register("stepgate_certificate_not_before_seconds", help, self.certificate_not_before.clone());
         let help = "When it ends";
         registry.register("stepgate_certificate_not_after_seconds", help, self.certificate_not_after.clone());
+        let help = "Keys of an issuer that cannot be used, by reason";
+        registry.register("stepgate_unusable_keys", help, self.unusable_keys.clone());
         registry.register("stepgate_key_refreshes", "Key set refreshes by issuer", self.key_refreshes.clone());
         let help = "When the issuer's keys were last refreshed, in seconds since the epoch";
         registry.register("stepgate_key_refreshed_at_seconds", help, self.key_refreshed_at.clone());
@@ -376,6 +380,12 @@ impl Metrics {
     }
 
     /// One refresh of an issuer's keys ended at `now`.
+    /// A key of an issuer cannot be used; each counts once.
+    pub fn key_unusable(&self, issuer: &str, reason: &'static str) {
+        let labels = vec![("issuer", issuer.to_owned()), ("reason", reason.to_owned())];
+        self.unusable_keys.get_or_create(&labels).inc();
+    }
+
     pub fn keys_refreshed(&self, issuer: &str, outcome: Outcome, now: i64) {
         let issuer = ("issuer", issuer.to_owned());
         self.key_refreshes.get_or_create(&vec![issuer.clone(), ("outcome", outcome.label())]).inc();

@@ -32,7 +32,22 @@ pub struct Key {
 #[derive(Debug)]
 pub struct KeySet {
     keys: Vec<Arc<Key>>,
+    unusable: Vec<UnusableKey>,
 }
+
+/// A key of a set that cannot verify signatures of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnusableKey {
+    /// At most 64 characters of it.
+    pub kid: String,
+    pub reason: &'static str,
+    pub fingerprint: [u8; 32],
+}
+
+/// Why a key is none of ours.
+const NOT_FOR_US: &str = "use";
+/// Characters of a `kid` that are reported.
+const MAX_KID_CHARS: usize = 64;
 
 /// Why a key set is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +76,8 @@ impl Key {
         self.verifying.key_type() == alg.key_type() && self.alg.is_none_or(|own| own == alg)
     }
 
-    fn parse(jwk: &Value, profile: Profile) -> Option<Self> {
+    /// The key, or why it cannot be used.
+    fn parse(jwk: &Value, profile: Profile) -> Result<Self, &'static str> {
         let text = |name: &str| member(jwk, name).and_then(as_text);
         let is_for_us = match profile {
             // A bundle has keys of X.509 certificates, too, and all keys have names (JWT-SVID section 4).
@@ -70,25 +86,31 @@ impl Key {
             _ => member(jwk, "use").is_none() || text("use") == Some("sig"),
         };
         if !is_for_us {
-            return None;
+            return Err(NOT_FOR_US);
         }
         if let Some(operations) = member(jwk, "key_ops") {
-            let operations = operations.as_array()?;
-            if !operations.iter().any(|operation| as_text(operation) == Some("verify")) {
-                return None;
+            let mut operations = operations.as_array().ok_or("key_ops")?.iter();
+            if !operations.any(|operation| as_text(operation) == Some("verify")) {
+                return Err("key_ops");
             }
         }
-        let verifying = verifying_key(text("kty")?, &text).ok()?;
+        let verifying = verifying_key(text("kty").ok_or("kty")?, &text).map_err(|_| "key")?;
         let alg = match text("alg") {
-            Some(name) => Some(Alg::named(name)?),
+            Some(name) => Some(Alg::named(name).ok_or("alg")?),
             None => None,
         };
         if alg.is_some_and(|alg| alg.key_type() != verifying.key_type()) {
-            return None;
+            return Err("alg");
         }
-        let fingerprint = digest(&SHA256, json_text(jwk).as_bytes()).as_ref().try_into().ok()?;
-        Some(Self { kid: text("kid").map(str::to_owned), alg, verifying, fingerprint })
+        Ok(Self { kid: text("kid").map(str::to_owned), alg, verifying, fingerprint: fingerprint_of(jwk) })
     }
+}
+
+/// A hash of a JWK.
+fn fingerprint_of(jwk: &Value) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest(&SHA256, json_text(jwk).as_bytes()).as_ref());
+    fingerprint
 }
 
 pub(super) fn verifying_key<'a>(kty: &str, text: &impl Fn(&str) -> Option<&'a str>) -> Result<VerifyingKey, KeyError> {
@@ -116,11 +138,28 @@ impl KeySet {
         if listed.len() > MAX_KEYS {
             return Err(KeySetError::TooMany);
         }
-        let keys: Vec<_> = listed.iter().filter_map(|jwk| Key::parse(jwk, profile)).map(Arc::new).collect();
+        let (mut keys, mut unusable) = (Vec::new(), Vec::new());
+        for jwk in listed {
+            match Key::parse(jwk, profile) {
+                Ok(key) => keys.push(Arc::new(key)),
+                // One for encryption, or for certificates, is not meant for us.
+                Err(NOT_FOR_US) => {}
+                Err(reason) => {
+                    let kid = member(jwk, "kid").and_then(as_text).unwrap_or_default();
+                    let kid = kid.chars().take(MAX_KID_CHARS).collect();
+                    unusable.push(UnusableKey { kid, reason, fingerprint: fingerprint_of(jwk) });
+                }
+            }
+        }
         if keys.is_empty() {
             return Err(KeySetError::NoneUsable(listed.len()));
         }
-        Ok(Self { keys })
+        Ok(Self { keys, unusable })
+    }
+
+    /// The keys that cannot be used, each with why: its `key_ops`, `kty` or `alg`, or `key` for what it is made of.
+    pub fn unusable(&self) -> &[UnusableKey] {
+        &self.unusable
     }
 
     /// What identifies the set, whatever the order of its keys.

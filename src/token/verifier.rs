@@ -14,13 +14,13 @@ use super::certificate::{self, CertificateSettings};
 use super::claims::{Binding, Claims, TokenHeader, Unverified};
 use super::dpop::{self, Proofs};
 use super::error::TokenError;
-use super::extract::{Location, find_token};
+use super::extract::{Location, find_token, without_tokens};
 use super::introspection::{Endpoint, IntrospectionSettings, Introspector};
 use super::issuer::{ClaimsChallenge, Issuer, KeySource};
 use super::keyset::KeySet;
 use super::workload;
 use crate::clock::Clock;
-use crate::opa::input::Attributes;
+use crate::opa::input::{Attributes, Http};
 use crate::telemetry::CacheCount;
 use crate::value::{Members, Value};
 
@@ -282,7 +282,12 @@ impl Verifier {
 
     /// Whether tokens of some issuer come in the header of this name, in lower case.
     pub fn reads_header(&self, name: &str) -> bool {
-        self.locations.iter().any(|location| matches!(location, Location::Header { name: known, .. } if known == name))
+        self.locations.iter().any(|location| location.header() == Some(name))
+    }
+
+    /// The header of WebSocket subprotocols without tokens, where there is one in it.
+    pub fn subprotocols_without_tokens(&self, http: &Http<'_>) -> Option<String> {
+        without_tokens(http, &self.locations)
     }
 
     /// The same, counting what its cache is good for.
@@ -328,6 +333,7 @@ impl Verifier {
             Ok(None) => return TokenState::Absent,
             Err(error) => return TokenState::Rejected(error),
         };
+        let token = token.as_ref();
         if token.len() > self.token_bytes {
             return TokenState::Rejected(TokenError::TooLarge);
         }

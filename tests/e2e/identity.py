@@ -172,7 +172,7 @@ def a_browser_is_sent_to_the_login_and_comes_back():
     callback = f'http://127.0.0.1:{login}/callback'
     with tempfile.TemporaryDirectory() as folder, Provider([callback]) as provider:
         def own(api):
-            redirect = {'login_url': f'http://127.0.0.1:{login}/login', 'return_origins': [api]}
+            redirect = {'login_url': f'http://127.0.0.1:{login}/login', 'return_origins': [api], 'allow_http': True}
             return {**settings(provider, folder)(api), 'step_up': {'redirect': redirect}}
         with Stack(policy(folder), own, plugin={'path': 'api/allow'}) as stack:
             print(node('browser.mjs', issuer=provider.issuer, login=login, api=f'http://127.0.0.1:{stack.port}'))

@@ -88,6 +88,7 @@ impl Bench {
             service: None,
             metrics: Arc::new(Metrics::new(None)),
             clock: clock.clone(),
+            unusable: Mutex::default(),
         };
         feed.start(asked, &lifecycle);
         let limits = Settings {

@@ -188,3 +188,28 @@ fn only_other_keys_are_new() {
     assert!(!replace(&[("k2", &EC_OTHER), ("k1", &EC)]), "the order means nothing");
     assert!(replace(&[("k1", &EC)]) && replace(&[("k1", &EC_OTHER)]));
 }
+
+#[test]
+fn keys_that_cannot_be_used_are_listed_with_the_reason() {
+    let good: Json = serde_json::from_str(&jwks(&[("k1", &EC)])).expect("JSON");
+    let mut keys = good["keys"].as_array().expect("keys").clone();
+    for (kid, change) in [
+        ("enc", json!({"use": "enc"})),
+        ("ops", json!({"key_ops": ["encrypt"]})),
+        ("alg", json!({"alg": "RS256"})),
+        ("unknown", json!({"alg": "X"})),
+        ("oct", json!({"kty": "oct"})),
+        // RFC 7518 section 6.2.1.2: as long as the curve asks for.
+        ("short", json!({"x": "AQAB"})),
+    ] {
+        let mut key = keys[0].clone();
+        key["kid"] = json!(kid);
+        for (name, value) in change.as_object().expect("members") {
+            key[name] = value.clone();
+        }
+        keys.push(key);
+    }
+    let set = KeySet::parse(json!({"keys": keys}).to_string().as_bytes()).expect("one is good");
+    let told: Vec<_> = set.unusable().iter().map(|key| (key.kid.as_str(), key.reason)).collect();
+    assert_eq!(told, [("ops", "key_ops"), ("alg", "alg"), ("unknown", "alg"), ("oct", "key"), ("short", "key")]);
+}

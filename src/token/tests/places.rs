@@ -36,7 +36,7 @@ async fn tokens_are_found_only_where_they_may_be() {
 
 #[tokio::test]
 async fn cookies_and_headers_are_used_when_configured_and_never_both() {
-    let cookie = Location::Cookie { name: "token".to_owned() };
+    let cookie = Location::Cookie { name: "token".to_owned(), chunks: false };
     let bench = bench_with(IssuerSettings { locations: vec![Location::bearer(), cookie], ..settings() });
     let good = good_token();
     for (name, headers, verified) in [
@@ -51,5 +51,64 @@ async fn cookies_and_headers_are_used_when_configured_and_never_both() {
     ] {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         assert_eq!(matches!(bench.headers(&headers).await, TokenState::Verified(_)), verified, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_may_be_cut_over_cookies() {
+    let cookie = Location::Cookie { name: "s".to_owned(), chunks: true };
+    let bench = bench_with(IssuerSettings { locations: vec![cookie], ..settings() });
+    let good = good_token();
+    let (one, rest) = good.split_at(100);
+    let (two, three) = rest.split_at(100);
+    for (cookies, want) in [
+        (format!("s={good}"), "verified"),
+        (format!("s_0={one}; a=1; s_1={two}; s_2={three}"), "verified"),
+        (format!("s.2={three}; s.0={one}; s.1={two}"), "verified"),
+        (format!("s=chunks-3; sC1={one}; sC2={two}; sC3={three}"), "verified"),
+        (format!("s_1={two}; s_2={three}"), "absent"),
+        (format!("s=chunks-3; sC1={one}; sC3={three}"), "malformed_header"),
+        ("s=chunks-33".to_owned(), "malformed_header"),
+        (format!("s_0={one}; s_0={one}; s_1={two}; s_2={three}"), "several_tokens"),
+        (format!("s={good}; s_0={one}; s_1={two}; s_2={three}"), "several_tokens"),
+        (format!("s_0={good}; s.0={good}"), "several_tokens"),
+        (format!("s_0={one}; s_1={two}"), "not_a_jwt"),
+    ] {
+        let got = match bench.headers(&[("cookie", &cookies)]).await {
+            TokenState::Verified(_) => "verified",
+            TokenState::Absent => "absent",
+            TokenState::Rejected(error) => error.reason(),
+            other => panic!("unexpected {other:?}"),
+        };
+        assert_eq!(got, want, "{}", cookies.get(..30).unwrap_or(&cookies));
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_carries_its_token_as_a_subprotocol() {
+    let of = |prefix: &str| Location::WebSocketProtocol { prefix: prefix.to_owned() };
+    let locations = vec![Location::bearer(), of("bearer."), of("base64url.bearer.authorization.k8s.io.")];
+    let bench = bench_with(IssuerSettings { locations, ..settings() });
+    let good = good_token();
+    let encoded = URL_SAFE_NO_PAD.encode(&good);
+    for (protocols, authorization, want) in [
+        (format!("chat, bearer.{good}"), None, "verified"),
+        (format!("base64url.bearer.authorization.k8s.io.{encoded}, v4"), None, "verified"),
+        ("chat".to_owned(), None, "absent"),
+        ("bearer.".to_owned(), None, "malformed_header"),
+        ("base64url.bearer.authorization.k8s.io.!".to_owned(), None, "malformed_header"),
+        (format!("bearer.{good}, bearer.{good}"), None, "several_tokens"),
+        (format!("bearer.{good}, base64url.bearer.authorization.k8s.io.{encoded}"), None, "several_tokens"),
+        (format!("bearer.{good}"), Some(format!("Bearer {good}")), "several_tokens"),
+    ] {
+        let mut headers = vec![("sec-websocket-protocol", protocols.as_str())];
+        headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
+        let got = match bench.headers(&headers).await {
+            TokenState::Verified(_) => "verified",
+            TokenState::Absent => "absent",
+            TokenState::Rejected(error) => error.reason(),
+            other => panic!("unexpected {other:?}"),
+        };
+        assert_eq!(got, want, "{}", protocols.get(..30).unwrap_or(&protocols));
     }
 }

@@ -54,6 +54,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("plugins.stepgate.step_up.redirect.login_url", Kind::Text, "required", "The page that authenticates."),
     key(
+        "plugins.stepgate.step_up.redirect.allow_http",
+        Kind::Bool,
+        "false",
+        "Take a `login_url` of plain http, for tests.",
+    ),
+    key(
         "plugins.stepgate.step_up.redirect.return_origins",
         Kind::Texts,
         "required",
@@ -208,7 +214,18 @@ pub const KEYS: &[Key] = &[
         "",
         "Whose tokens are accepted. Without this key tokens mean nothing; an empty list stops the start.",
     ),
-    key("plugins.stepgate.issuers[].issuer", Kind::Text, "required", "Compared to `iss` byte for byte."),
+    key(
+        "plugins.stepgate.issuers[].issuer",
+        Kind::Text,
+        "required",
+        "Compared to `iss` byte for byte. With a named part, as in `https://login.microsoftonline.com/{tenant}/v2.0`, it is that of each of `tenants`. AD FS has another issuer in access tokens than elsewhere: write that one; its configuration names it as `access_token_issuer`.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].tenants",
+        Kind::Texts,
+        "",
+        "The tenants whose tokens are accepted, at most 100, in the place of the named part of `issuer`, `discovery` and `jwks_url`. Required with one: anybody may have a tenant.",
+    ),
     key(
         "plugins.stepgate.issuers[].trust",
         Kind::Choice(&["envoy"]),
@@ -304,6 +321,18 @@ pub const KEYS: &[Key] = &[
         "The scheme before the token; none if left out.",
     ),
     key("plugins.stepgate.issuers[].token_from[].cookie", Kind::Text, "", "A cookie's name."),
+    key(
+        "plugins.stepgate.issuers[].token_from[].chunks",
+        Kind::Bool,
+        "false",
+        "The token may be cut over several cookies: `name_0`, `name_1`, …, or `name.0`, …, or `nameC1`, … after `name=chunks-2`.",
+    ),
+    key(
+        "plugins.stepgate.issuers[].token_from[].websocket_protocol",
+        Kind::Text,
+        "",
+        "The beginning of an entry of `Sec-WebSocket-Protocol`, such as `bearer.`: what follows is the token, or its base64url where the prefix begins with `base64url.`. The upstream does not see the entry.",
+    ),
     key(
         "plugins.stepgate.issuers[].preset",
         Kind::Choice(&crate::token::Preset::NAMES),
