@@ -1,6 +1,7 @@
 """End-to-end tests through the real Envoy. Closes with a line 'N passed, N failed'."""
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -57,6 +58,26 @@ def two_challenges_on_one_denial():
         answer = stack.request('GET', '/two-challenges')
         eq(answer.status, 401, 'status')
         eq(answer.header('www-authenticate'), ['Bearer realm="a"', 'DPoP algs="ES256"'], 'challenges')
+
+
+def cors_before_ext_authz_lets_scripts_read_challenges():
+    with open(os.path.join(HERE, '../../docs/providers/mcp.md'), encoding='utf-8') as page:
+        snippets = [json.loads(block) for block in re.findall(r'```json\n(.*?)\n```', page.read(), re.S)]
+    cors = next(one for one in snippets if one.get('name') == 'envoy.filters.http.cors')
+    virtual_host = next(one for one in snippets if 'typed_per_filter_config' in one)
+    origin = ('origin', 'https://inspector.example.com')
+    with Stack(POLICY, before=[cors], virtual_host=virtual_host) as stack:
+        preflight = [('access-control-request-method', 'POST'), ('access-control-request-headers', 'authorization')]
+        answer = stack.request('OPTIONS', '/two-challenges', [origin, *preflight])
+        eq((answer.status, answer.body), (200, ''), 'a preflight is answered by Envoy')
+        eq(answer.header('access-control-allow-origin'), [origin[1]], 'for the origin that is named')
+        eq('authorization' in answer.header('access-control-allow-headers')[0], True, 'scripts may send a token')
+        answer = stack.request('GET', '/two-challenges', [origin])
+        eq(answer.status, 401, 'other requests are checked')
+        eq(answer.header('access-control-allow-origin'), [origin[1]], 'scripts may read the denial')
+        eq('www-authenticate' in answer.header('access-control-expose-headers')[0], True, 'and its challenge')
+        answer = stack.request('OPTIONS', '/two-challenges', [('origin', 'https://evil.example.com'), *preflight])
+        eq((answer.status, answer.header('access-control-allow-origin')), (401, []), 'another origin is checked like any request')
 
 
 def identity_headers_cannot_be_smuggled():
@@ -307,7 +328,7 @@ def a_probe_goes_through_a_proxy():
 
 
 TESTS = [
-    the_demo_walk, unix_sockets, headers_change_on_the_way, two_challenges_on_one_denial,
+    the_demo_walk, unix_sockets, headers_change_on_the_way, two_challenges_on_one_denial, cors_before_ext_authz_lets_scripts_read_challenges,
     identity_headers_cannot_be_smuggled, the_upstream_is_told_by_a_token_of_our_own, bodies_are_buffered_and_truncation_is_seen,
     faults_are_denials_even_with_failure_mode_allow, text_bodies_that_are_not_utf8_are_denied,
     an_oversize_grpc_header_list_is_answered, dry_run_allows_denials_but_not_faults, health_follows_the_state,

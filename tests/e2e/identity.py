@@ -2,15 +2,18 @@
 
 The provider is npm's oidc-provider, the client openid-client, the browser Chromium; all of them in tests/idp."""
 import base64
+import http.server
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import urllib.parse
 import urllib.request
+from concurrent import futures
 
 from stack import Stack, free_port
 
@@ -84,7 +87,8 @@ def settings(provider, folder, **more):
                          'token_from': [{'header': 'authorization', 'scheme': 'bearer'}, {'cookie': 'session'}]}],
             'resource': {'id': api}, 'dpop': {'nonce_key_file': nonce_key},
             'routes': [{'path': '/pay', 'methods': ['POST'], 'level': 2}, {'path': '/fresh', 'max_age': '2s'},
-                       {'path': '/page', 'level': 2}], **more}
+                       {'path': '/page', 'level': 2}, {'path': '/strict', 'level': 2, 'max_age': '60s'},
+                       {'path': '/never', 'level': 'phishing_resistant'}], **more}
     return own
 
 
@@ -148,6 +152,66 @@ def opaque_tokens_are_asked_about():
             eq((answer.status, json.loads(answer.body)['reason']), (503, 'introspection_unavailable'), 'an outage')
 
 
+class Slow:
+    """Passes requests on to the provider, each after a while."""
+
+    def __init__(self, target, delay):
+        slow = self
+        self.target, self.delay, self.asked = target, delay, 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+
+            def do_POST(self):
+                slow.asked += 1
+                body = self.rfile.read(int(self.headers['content-length']))
+                headers = {name: self.headers[name] for name in ('authorization', 'content-type')}
+                time.sleep(slow.delay)
+                with urllib.request.urlopen(urllib.request.Request(slow.target + self.path, body, headers)) as answer:
+                    status, data = answer.status, answer.read()
+                self.send_response(status)
+                self.send_header('content-type', 'application/json')
+                self.send_header('content-length', str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size, daemon_threads = 1024, True
+
+        self.server = Server(('127.0.0.1', 0), Handler)
+        self.url = f'http://127.0.0.1:{self.server.server_port}'
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def a_slow_provider_denies_nobody_who_was_here_before():
+    callback = f'http://127.0.0.1:{free_port()}/callback'
+    with tempfile.TemporaryDirectory() as folder, Provider([callback], format='opaque') as provider:
+        slow = Slow(provider.issuer, 0.3)
+        secret = os.path.join(folder, 'secret')
+        with open(secret, 'w') as f:
+            f.write('only for tests\n')
+
+        def own(api):
+            asked = {'service': 'idp', 'resource': '/token/introspection', 'ttl': '2s', 'timeout': '1s', 'client_id': 'api', 'client_secret_file': secret}
+            issuer = {'issuer': provider.issuer, 'audiences': [api], 'introspection': asked}
+            return {**settings(provider, folder)(api), 'issuers': [issuer], 'limits': {'check_timeout': '1s'}}
+        with Stack(policy(folder), own, plugin={'path': 'api/allow'}, config={'services': {'idp': {'url': slow.url}}}) as stack:
+            api = f'http://127.0.0.1:{stack.port}'
+            tokens = node('token.mjs', issuer=provider.issuer, callback=callback, api=api, count=50).split()
+            ask = lambda token: stack.request('GET', '/read', token=token).status
+            with futures.ThreadPoolExecutor(40) as pool:
+                eq(set(pool.map(ask, tokens)), {200}, 'each is asked about, and waited for')
+                time.sleep(2.2)
+                made_up = [pool.submit(ask, f'made-up-{number}') for number in range(300)]
+                known = [pool.submit(ask, token) for token in tokens]
+                eq({job.result() for job in known}, {200}, 'tokens that were active before, beside 300 that nobody gave out')
+                eq({job.result() for job in made_up} <= {401, 503}, True, 'those')
+        slow.server.shutdown()
+
+
 def grpc_callers_see_unauthenticated():
     import grpc
     callback = f'http://127.0.0.1:{free_port()}/callback'
@@ -178,7 +242,7 @@ def a_browser_is_sent_to_the_login_and_comes_back():
             print(node('browser.mjs', issuer=provider.issuer, login=login, api=f'http://127.0.0.1:{stack.port}'))
 
 
-TESTS = [the_whole_loop_with_a_real_provider, keys_rotate_and_the_provider_restarts, opaque_tokens_are_asked_about, grpc_callers_see_unauthenticated,
+TESTS = [the_whole_loop_with_a_real_provider, keys_rotate_and_the_provider_restarts, opaque_tokens_are_asked_about, a_slow_provider_denies_nobody_who_was_here_before, grpc_callers_see_unauthenticated,
          a_browser_is_sent_to_the_login_and_comes_back]
 
 

@@ -94,8 +94,8 @@ class Answer:
         return found
 
 
-def envoy_config(port, admin, upstream, authz, failure_mode_allow, extra, initial_metadata):
-    """One listener: ext_authz over gRPC, then the upstream. `authz` is a port or a socket path."""
+def envoy_config(port, admin, upstream, authz, failure_mode_allow, extra, initial_metadata, before=(), virtual_host=None):
+    """One listener: the filters `before`, ext_authz over gRPC, then the upstream. `authz` is a port or a socket path."""
     if isinstance(authz, int):
         address = {'socket_address': {'address': '127.0.0.1', 'port_value': authz}}
     else:
@@ -121,8 +121,9 @@ def envoy_config(port, admin, upstream, authz, failure_mode_allow, extra, initia
         'stat_prefix': 'in', 'max_request_headers_kb': 512,
         'common_http_protocol_options': {'max_headers_count': 2000},
         'route_config': {'virtual_hosts': [{'name': 'all', 'domains': ['*'], 'routes': [
-            {'match': {'prefix': '/'}, 'route': {'cluster': 'upstream'}}]}]},
+            {'match': {'prefix': '/'}, 'route': {'cluster': 'upstream'}}], **(virtual_host or {})}]},
         'http_filters': [
+            *before,
             {'name': 'envoy.filters.http.ext_authz', 'typed_config': authz_filter},
             {'name': 'envoy.filters.http.router', 'typed_config': {
                 '@type': 'type.googleapis.com/envoy.extensions.filters.http.router.v3.Router'}}]}
@@ -141,7 +142,7 @@ class Stack:
     """stepgate, Envoy and the upstream, with keys and tokens."""
 
     def __init__(self, policies, stepgate=None, plugin=None, addr=None, failure_mode_allow=False, ext_authz=None,
-                 initial_metadata=None, args=(), config=None):
+                 initial_metadata=None, args=(), config=None, before=(), virtual_host=None):
         self.folder = tempfile.mkdtemp(prefix='stepgate-e2e-')
         self.processes, self.upstream = [], Upstream()
         try:
@@ -165,7 +166,7 @@ class Stack:
                 '--config-file', os.path.join(self.folder, 'config.json'), '--log-level', 'info', *args, *policies])
             self.wait('stepgate', lambda: self.diagnose('/ready').status == 200)
             envoy = envoy_config(self.port, free_port(), self.upstream.port, authz, failure_mode_allow, ext_authz or {},
-                                 initial_metadata)
+                                 initial_metadata, before, virtual_host)
             self.write('envoy.json', json.dumps(envoy))
             self.start('envoy', [ENVOY, '-c', os.path.join(self.folder, 'envoy.json'), '--base-id', str(self.port),
                                  '--log-level', 'error', '--concurrency', '1'])

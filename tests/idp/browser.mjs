@@ -76,6 +76,34 @@ try {
   assert.match(asked.shift().acr_values, /^mfa/);
   assert.equal(asked.length, 0);
   console.log('- a page that demands more leads to the login, which asks for it, and back');
+
+  // Somebody else, who comes straight to what demands a level and freshness: one login is enough.
+  const other = await (await browser.newContext()).newPage();
+  const logInThere = async (page, code) => {
+    await page.getByLabel('Name').fill('fay');
+    await page.getByLabel('Code').fill(code);
+    await page.getByRole('button').click();
+    await page.waitForURL((url) => url.href.startsWith(api) || url.href.startsWith(issuer));
+  };
+  await other.goto(`${api}/strict`);
+  await logInThere(other, '123456');
+  assert.equal(other.url(), `${api}/strict`);
+  const [once, ...more] = asked.splice(0);
+  assert.match(once.acr_values, /^mfa/);
+  assert.equal(once.max_age, '60');
+  assert.equal(more.length, 0);
+  console.log('- a level and an age are asked for in one login');
+
+  // The provider never reaches what /never demands.
+  let told = '';
+  for (let attempt = 0; attempt < 6 && !told; attempt++) {
+    await other.goto(`${api}/never`);
+    const text = await other.locator('body').innerText();
+    if (text.includes('Signing in did not help')) told = text;
+    else await logInThere(other, '123456');
+  }
+  assert.match(told, /step_up_not_satisfiable/);
+  console.log('- a loop of logins ends in a page that says why');
 } finally {
   await browser.close();
 }

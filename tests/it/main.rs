@@ -6,6 +6,7 @@ mod hostile;
 mod keys;
 mod ledger;
 mod policies;
+mod providers;
 mod random;
 mod rego;
 mod tidy;
