@@ -1,4 +1,4 @@
-//! What the parts of a check cost: the document, a token (cold and cached), the evaluation, and all of it.
+//! The costs of the parts of a check: the document, a token (cold and cached), the evaluation, and the whole check.
 
 use std::collections::HashMap;
 use std::hint::black_box;

@@ -188,7 +188,7 @@ fn engines(c: &mut Criterion) {
     });
 }
 
-/// How often `work` runs in a while on this many threads.
+/// The number of runs of `work` within a fixed time on this many threads.
 fn rounds(threads: usize, work: &(dyn Fn() + Sync)) -> u64 {
     let end = std::time::Instant::now() + std::time::Duration::from_millis(500);
     let count = std::sync::atomic::AtomicU64::new(0);
@@ -209,7 +209,7 @@ fn rounds(threads: usize, work: &(dyn Fn() + Sync)) -> u64 {
     count.into_inner()
 }
 
-/// What a second thread brings: one policy for both, against a loop that shares nothing.
+/// The speed-up by a second thread: one policy for both, against a loop that shares nothing.
 fn threads(_: &mut Criterion) {
     let speed_up = |work: &(dyn Fn() + Sync)| {
         let mut all: Vec<f64> = (0..9).map(|_| rounds(2, work) as f64 / rounds(1, work) as f64).collect();

@@ -31,7 +31,7 @@ const THREAD_STACK_BYTES: usize = 8 << 20;
 pub struct Launch {
     pub config: Config,
     pub config_warnings: usize,
-    /// What the configuration was resolved from.
+    /// The inputs of the configuration.
     pub origin: Origin,
     pub files: PolicyFiles,
     /// Where the API is served.
@@ -39,10 +39,10 @@ pub struct Launch {
     /// Where only health and metrics are.
     pub diagnostic: Vec<HttpAddress>,
     pub http_socket_access: SocketAccess,
-    /// Of the HTTP listeners.
+    /// TLS of the HTTP listeners.
     pub tls: Option<TlsSettings>,
     pub authentication: Authentication,
-    /// Whether the policy says who may use the API.
+    /// The policy authorizes requests to the API.
     pub authorization: bool,
     pub policy_writes: bool,
     pub watch: bool,
@@ -52,7 +52,7 @@ pub struct Launch {
     pub shutdown_grace: Duration,
 }
 
-/// What a configuration is resolved from, at the start and when one is discovered.
+/// The inputs of the configuration, at the start and when one is discovered.
 #[derive(Clone, Debug)]
 pub struct Origin {
     pub document: Document,
@@ -79,7 +79,7 @@ fn to_its_end<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
     outcome
 }
 
-/// What a start with this launch would come to, told in lines, without serving or asking anybody: policies are compiled and tried out, and the
+/// The findings of a start with this launch, as lines, without serving or network requests: policies are compiled and evaluated once, and the
 /// files of TLS are read.
 ///
 /// # Errors
@@ -181,7 +181,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
             let address = listener.local_address();
             tracing::warn!(
                 address,
-                "only health and metrics are served here: other machines can reach it, and without --authorization=basic nobody says who may use the API"
+                "API disabled on a non-loopback address, only health and metrics are served: set --authorization=basic"
             );
         }
         doors.push((listener, DoorKind::Api(Arc::clone(&api)), tls));

@@ -1,7 +1,7 @@
 //! The request plane: from the bytes of a `CheckRequest` to an answer.
 //!
 //! Touches memory only, with two waits that are short and bounded: for keys that a token needs and that are not here yet, and
-//! for other servers where the policy calls `http.send`, on threads aside.
+//! for other servers where the policy calls `http.send`, on separate threads.
 //! Knows nothing about gRPC servers or where policies, keys and settings come from.
 
 mod caller;
@@ -64,12 +64,12 @@ pub use self::term::Term;
 const MAX_WAITING_EVALUATIONS: usize = 256;
 /// Evaluations beyond a brief attempt that compute at the same time, for each processor.
 const LONG_EVALUATIONS_PER_PROCESSOR: usize = 1;
-/// What an evaluation took goes back to the system at once from this size on.
+/// From this size on, the memory of an evaluation is returned to the operating system at once.
 const LARGE_EVALUATION_BYTES: usize = 1 << 20;
-/// How long a used token is remembered, and the longest that one for one use may still live: an hour, and the longest leeway.
+/// Retention of the ids of used tokens, and the longest remaining lifetime of a single-use token: an hour plus the longest leeway.
 const USED_SPAN: Duration = Duration::from_secs(4_200);
 
-/// What `dry-run` turns into an allow.
+/// The denials that `dry-run` turns into an allow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DryRun {
     #[default]
@@ -81,7 +81,7 @@ pub enum DryRun {
 }
 
 impl DryRun {
-    /// What is allowed that was to be denied; nothing where checks are answered as they are decided.
+    /// The dry-run scope; `None` where checks are answered as they are decided.
     pub fn warning(self) -> Option<&'static str> {
         match self {
             Self::Off => None,
@@ -105,13 +105,13 @@ pub struct Compat {
 }
 
 impl Compat {
-    /// How results of the policy are read.
+    /// The form in which results of the policy are read.
     pub fn dialect(self) -> Dialect {
         if self.decision_keys { Dialect::Opa } else { Dialect::Stepgate }
     }
 }
 
-/// How checks are made; fixed for the life of the process.
+/// Settings of all checks; fixed for the life of the process.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub input: input::Options,
@@ -121,12 +121,12 @@ pub struct Settings {
     /// The longest that one evaluation may take.
     pub evaluation_timeout: Duration,
     pub dry_run: DryRun,
-    /// Whether a check is denied whose decision finds no room in the decision log.
+    /// Deny a check whose decision finds no room in the decision log.
     pub audit: bool,
     pub compat: Compat,
-    /// What is believed of who sends a request, and from where.
+    /// The trusted sources of the caller's identity and address.
     pub caller: CallerSettings,
-    /// Whether preflight requests of CORS pass without asking the policy.
+    /// Allow CORS preflight requests without evaluating the policy.
     pub allow_preflight: bool,
     /// Issuers whose tokens Envoy verifies.
     pub asserted: Vec<AssertedSettings>,
@@ -135,13 +135,13 @@ pub struct Settings {
     pub redirect: Option<Redirect>,
     /// Served to anybody, before the policy is asked.
     pub resources: Vec<ResourceMetadata>,
-    /// What is demanded beside the policy.
+    /// The requirements of routes beside the policy.
     pub routes: Vec<Route>,
     pub identity_headers: Vec<IdentityHeader>,
     pub response_limits: ResponseLimits,
     /// Tokens for one use that are remembered; beyond, further ones are refused.
     pub max_used_tokens: usize,
-    /// Signs what the upstream is told.
+    /// Signs identity tokens for the upstream.
     pub minter: Option<Arc<Minter>>,
 }
 
@@ -196,7 +196,7 @@ impl Checker {
         }
     }
 
-    /// The same, telling every decision.
+    /// The same, logging every decision.
     pub fn with_journal(self, journal: Arc<Journal>) -> Self {
         Self { journal: Some(journal), ..self }
     }
@@ -252,7 +252,7 @@ impl Checker {
         answer
     }
 
-    /// Whether Envoy can use an answer.
+    /// Checks that Envoy can use an answer.
     fn usable(&self, answer: &Answer) -> Result<(), DecisionError> {
         match answer {
             Answer::Respond(response) => self.settings.response_limits.check(response),
@@ -266,13 +266,13 @@ impl Checker {
         self.settings.resources.iter().find_map(|resource| resource.wanted(http))
     }
 
-    /// What will be told of a check; no more than its id when nobody is told.
+    /// The log record of a check; no more than its id when nothing reads the log.
     fn record(&self, is_wanted: bool) -> Record {
         let timestamp_ns = if is_wanted { self.clock.now_ns() } else { 0 };
         Record { decision_id: decision_id(), is_wanted, timestamp_ns, ..Record::default() }
     }
 
-    /// The journal, while somebody reads it.
+    /// The decision queue, while it has consumers.
     fn journal(&self) -> Option<&Journal> {
         self.journal.as_deref().filter(|journal| journal.is_wanted())
     }
@@ -317,7 +317,7 @@ impl Checker {
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
         record.snapshot = record.is_wanted.then(|| Arc::clone(&snapshot));
         let path = self.canonical(attributes).map_err(|fault| self.shown(fault, message, attributes, record))?;
-        // A body that no rule looks at can be as broken as it likes, unless OPA's answer is wanted.
+        // A body that no rule reads may be malformed, unless OPA's answer is wanted.
         let is_read = self.settings.compat.body_errors || snapshot.reads_body();
         let body = match (is_read, record.is_wanted) {
             (true, _) => BodyUse::Decision,
@@ -375,7 +375,7 @@ impl Checker {
         let mut decision = decision;
         let unmet = unmet.filter(|_| !decision.ignores_demand()).and_then(|unmet| match &mut decision {
             Decision::True | Decision::Allow(_) => Some(unmet),
-            // What the policy asks for and what the route asks for is asked for at once.
+            // The requirements of the policy and of the route are asked for at once.
             Decision::Deny(Deny { step_up: Some(step_up), .. }) => {
                 unmet.add_to(step_up);
                 None
@@ -480,8 +480,8 @@ impl Checker {
             effort,
             memory: Some(memory),
         };
-        // Nearly every evaluation is done within a brief attempt, where its connection is read. One that is not must keep nobody else
-        // waiting: it is made again on a thread aside.
+        // Nearly every evaluation is done within a brief attempt, on the thread that reads its connection. A longer one must not delay
+        // other checks: it starts again on a separate thread.
         let brief = snapshot.eval(&input, bounds(Effort::Brief, memory));
         let evaluation = match brief {
             Err(policy::EvalError::Unfinished) => {

@@ -17,7 +17,7 @@ pub enum Clock {
 }
 
 impl Clock {
-    /// A clock that stands at `seconds` since the Unix epoch until a test moves it.
+    /// A clock that is fixed at `seconds` since the Unix epoch until a test moves it.
     pub fn fixed(seconds: i64) -> Self {
         Self::Fixed(Arc::new(AtomicI64::new(seconds)))
     }

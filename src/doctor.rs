@@ -1,4 +1,4 @@
-//! What is wrong with an installation, seen from outside, and how to mend it: `stepgate doctor`.
+//! Findings about an installation, seen from outside, with their remediation: `stepgate doctor`.
 
 mod k8s;
 mod manifests;

@@ -23,7 +23,7 @@ use crate::value::{DuplicateKeys, JsonLimits};
 /// Data nested deeper than this cannot be kept by the engine.
 const DATA: JsonLimits = JsonLimits { depth: 120, duplicates: DuplicateKeys::LastWins };
 
-/// A new file that only we may read: bundles and events are nobody else's business.
+/// Creates a new file that only our own user may read: bundles and events are confidential.
 fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }

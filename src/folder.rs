@@ -5,12 +5,12 @@ use std::fs::DirEntry;
 use std::io;
 use std::path::Path;
 
-/// Whether the name is one that the kubelet reserves for itself. What it hides is visible under other names.
+/// The name is reserved by the kubelet. Its contents are visible under other names.
 pub fn is_reserved(name: &str) -> bool {
     name.starts_with("..")
 }
 
-/// Whether an entry is a folder to look into: a real one, or the kubelet's link to one (`sub -> ..data/sub`). Other links to
+/// The entry is a folder to descend into: a real one, or the kubelet's link to one (`sub -> ..data/sub`). Other links to
 /// folders are not followed: they may lead out, or in circles.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use stepgate_rego::signing::unsigned;
 pub use stepgate_rego::signing::{SigningError, Verifier as ConfiguredKey, sign as sign_with};
 
-/// What a signature is made over: header and payload, each in base64url (RFC 7515 section 5.1).
+/// The signing input: header and payload, each in base64url (RFC 7515 section 5.1).
 pub fn signing_input(header: &serde_json::Value, payload: &serde_json::Value) -> String {
     format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload.to_string()))
 }
@@ -186,7 +186,7 @@ impl VerifyingKey {
         self.key_type
     }
 
-    /// Whether `signature` (base64url) is this key's over `message`. False for an algorithm of another key type.
+    /// Verifies `signature` (base64url) of `message` with this key. False for an algorithm of another key type.
     pub fn verify(&self, alg: Alg, message: &[u8], signature: &str) -> bool {
         if alg.key_type() != self.key_type {
             return false;

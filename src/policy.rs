@@ -32,19 +32,19 @@ pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};
 pub use self::trail::{Step, Trail, Visits};
 pub use self::world::{BuiltinSettings, Surroundings, World};
 
-/// Holds the snapshot in force. Readers take a reference and keep it for the whole check.
+/// Holds the active snapshot. Readers take a reference and keep it for the whole check.
 #[derive(Debug, Default)]
 pub struct Store {
     current: ArcSwapOption<Snapshot>,
 }
 
 impl Store {
-    /// The snapshot in force; nothing before the first activation.
+    /// The active snapshot; `None` before the first activation.
     pub fn current(&self) -> Option<Arc<Snapshot>> {
         self.current.load_full()
     }
 
-    /// Puts a built snapshot in force. Checks in flight finish on the one they began with.
+    /// Activates a built snapshot. Checks in flight finish on the one they began with.
     pub fn activate(&self, snapshot: Snapshot) {
         self.current.store(Some(Arc::new(snapshot)));
     }

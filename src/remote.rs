@@ -1,7 +1,7 @@
 //! Fetching documents over HTTP, for the control plane. With the files in `remote/`, the only one that names the HTTP client.
 //!
 //! No redirects are followed. A URL that an operator wrote may lead anywhere; one that was learned from a document may
-//! not lead to a private address, so that an identity provider's metadata cannot make stepgate knock on inner doors.
+//! resolve to a private address: an SSRF guard for URLs that an identity provider's metadata contain.
 
 pub mod aws;
 pub mod credentials;
@@ -19,7 +19,7 @@ use reqwest::header::CACHE_CONTROL;
 use reqwest::redirect::Policy;
 use url::{Host, Url};
 
-/// How long one fetch may take.
+/// The time limit of one fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Fetches documents. The clients are made when they are first needed: with their root certificates they weigh
@@ -62,7 +62,7 @@ pub enum RemoteError {
     Late(Duration),
     #[error("the server redirects too often, or to something that is no http or https URL")]
     Redirect,
-    #[error("`{0}` is no header, or its value cannot stand in one")]
+    #[error("`{0}` is no header name, or its value is not valid in a header")]
     Header(String),
     #[error("`{}` cannot be read", .0.display())]
     File(PathBuf, #[source] std::io::Error),
@@ -154,7 +154,7 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// Whether an address may be reached on behalf of a document.
+/// An address may be reached on behalf of a document.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),

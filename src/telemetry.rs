@@ -1,4 +1,4 @@
-//! What operators see: log lines as OPA writes them, and Prometheus metrics.
+//! Log lines as OPA writes them, and Prometheus metrics.
 
 mod decisions;
 pub mod log;

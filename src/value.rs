@@ -118,7 +118,7 @@ pub fn items(value: &Value) -> Vec<&Value> {
     }
 }
 
-/// The value without what stands at `path`; nothing when nothing stands there.
+/// The value without the value at `path`; `None` when there is none.
 pub fn without(value: &Value, path: &[String]) -> Option<Value> {
     let (first, rest) = path.split_first()?;
     let changed = |inner: &Value| if rest.is_empty() { Some(None) } else { without(inner, rest).map(Some) };

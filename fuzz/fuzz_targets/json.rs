@@ -8,7 +8,7 @@ libfuzzer_sys::fuzz_target!(|text: &[u8]| {
     for duplicates in [DuplicateKeys::Refuse, DuplicateKeys::LastWins] {
         let limits = JsonLimits { depth: 64, duplicates };
         let Ok(value) = parse_json(text, limits) else { continue };
-        // What is not UTF-8 is replaced, as Go does it; another reader refuses it.
+        // Invalid UTF-8 is replaced, as Go does it; another reader refuses it.
         let plain = std::str::from_utf8(text).ok();
         assert!(plain.is_none_or(|text| serde_json::from_str::<&RawValue>(text).is_ok()), "only we take it");
         let written = json_text(&value);

@@ -1,4 +1,4 @@
-//! What the targets share: a checker with everything switched on that reads what callers send, and a policy that allows verified
+//! Shared by the targets: a checker with every feature switched on that reads untrusted bytes, and a policy that allows verified
 //! callers alone. No key of its issuer exists, so whatever is sent, an allow is a hole.
 
 use std::sync::{Arc, LazyLock};
@@ -95,7 +95,7 @@ pub fn checker() -> Checker {
     Checker::new(settings, store, Some(verifier), clock, Arc::new(Metrics::new(None)))
 }
 
-/// The module in force, if it compiles.
+/// The active module, if it compiles.
 pub fn snapshot(text: &str) -> Option<Snapshot> {
     let module = Module { path: "p.rego".into(), text: text.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };

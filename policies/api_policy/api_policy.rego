@@ -1,6 +1,6 @@
 # METADATA
 # title: The founding policy
-# description: Admin data may be read by callers who proved two factors; whoever has not is asked to.
+# description: Admin data may be read by callers who proved two factors; other callers get a step-up challenge.
 package api_policy
 
 import data.lib.step_up
@@ -13,7 +13,7 @@ allow if {
 	"mfa" in input.jwt.claims.amr
 }
 
-# The same rule as a full decision: who is known but has proved too little is told what would be enough.
+# The same rule as a full decision: a verified caller with too low a level gets a step-up challenge.
 default decision := {"allowed": false, "reason": "not_allowed"}
 
 decision := {"allowed": true} if allow

@@ -3,8 +3,8 @@
 # description: >-
 #   As `plugins.stepgate.routes`, for teams that ship their table in the bundle: `data.routes` is a list of objects with
 #   `path` (`*` is one segment, `**` any number), and optionally `hosts`, `methods`, `level`, `max_age` in seconds and
-#   `scopes`. All that match count. `step_up` is what to put into a decision; it is undefined when nothing is missing. A
-#   request whose path is ambiguous, or a table that cannot be understood, is met by a demand that nobody meets; `problems`
+#   `scopes`. Every match counts. `step_up` is a member for a decision; it is undefined when nothing is missing. A
+#   request whose path is ambiguous, or a table that cannot be understood, gets a requirement that no caller meets; `problems`
 #   names what is wrong with a table: put `lib/routes/problems` into `plugins.stepgate.load_checks`.
 package lib.routes
 
@@ -72,7 +72,7 @@ has_method(methods) if count(methods) == 0
 
 has_method(methods) if method in {upper(known) | some known in methods}
 
-# What answers GET answers HEAD.
+# HEAD is treated as GET.
 method := "GET" if upper(input.method) == "HEAD"
 
 method := upper(input.method) if upper(input.method) != "HEAD"

@@ -1,7 +1,7 @@
 # METADATA
 # title: Sessions
 # description: >-
-#   How long an authentication counts, by its level: what was proven strongly counts longer. `data.session.max_age`
+#   Maximum age of an authentication, by its level: stronger ones count longer. `data.session.max_age`
 #   overrides the seconds per level. What is unknown is over.
 package lib.session
 
@@ -22,7 +22,7 @@ over := false if {
 	input.authn.age_seconds <= limit
 }
 
-# What to put under `step_up` in a decision when the session is over.
+# The `step_up` of a decision when the session is over.
 step_up := {"max_age": limit, "reason": "session_over"} if {
 	over
 	limit := seconds(object.get(max_age, sprintf("%d", [object.get(input, ["authn", "level"], 0)]), 0))

@@ -5,10 +5,10 @@
 #   `role` and `conditions`, as cloud providers have them. All operators of `conditions` must hold, and all claims under
 #   each; of several values of one claim, one is enough. `StringEquals`, `StringNotEquals`, `StringLike` (`*` and `?`) and
 #   `Bool` are known; a policy with another never matches. `problems` says what is dangerous about them: put
-#   `lib/workload/problems` into `plugins.stepgate.load_checks`, and such data is not put in force.
+#   `lib/workload/problems` into `plugins.stepgate.load_checks`, and such data is not activated.
 package lib.workload
 
-# The roles of the caller. Jobs that strangers can start have none when they would change something.
+# The roles of the caller. Jobs with an untrusted trigger have none when they would change something.
 roles contains policy.role if {
 	input.jwt.state == "verified"
 	not by_stranger
@@ -22,7 +22,7 @@ by_stranger if {
 	not input.method in {"GET", "HEAD", "OPTIONS"}
 }
 
-# Whether a claim of the token fulfils every condition.
+# A claim of the token fulfils every condition.
 matches(conditions) if {
 	count(conditions) > 0
 	every operator, claims in conditions {
@@ -70,7 +70,7 @@ operators := {"StringEquals", "StringNotEquals", "StringLike", "Bool"}
 # Claims that name one repository, project, owner or account for good.
 lasting := {"repository_id", "repository_owner_id", "project_id", "namespace_id"}
 
-# What is dangerous about the trust policies, as sentences.
+# Dangerous entries of the trust policies, as sentences.
 problems contains problem if {
 	some policy in data.workload.trust
 	some problem in problems_of(policy)
@@ -114,7 +114,7 @@ names_one(conditions) if {
 	}
 }
 
-# Whether a pattern of `sub` covers what others own. Without stars it covers one subject.
+# A pattern of `sub` covers subjects of other owners. Without stars it covers one subject.
 is_wide(pattern) if {
 	has_star(pattern)
 	not is_narrow(pattern)

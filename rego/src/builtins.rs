@@ -81,7 +81,7 @@ impl From<EvalError> for BuiltinError {
 /// A result of a function.
 pub type Outcome = Result<Value, BuiltinError>;
 
-/// What functions may use besides their arguments.
+/// The context of functions besides their arguments.
 pub struct Context<'a> {
     pub host: &'a dyn Host,
     pub strict: bool,
@@ -143,7 +143,7 @@ impl<'a> Context<'a> {
         *self.now.get_or_insert_with(|| self.host.now_ns())
     }
 
-    /// What a function gave for these arguments earlier in this evaluation.
+    /// The cached result of a function for these arguments in this evaluation.
     pub(crate) fn remembered(&self, key: &(&'static str, Value)) -> Option<Value> {
         self.remembered.get(key).cloned()
     }

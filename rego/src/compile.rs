@@ -49,7 +49,7 @@ pub struct Source {
     pub version: Version,
 }
 
-/// What a policy may do.
+/// The capabilities of a policy.
 #[derive(Clone, Debug, Default)]
 pub struct Capabilities {
     /// Functions that are refused when a policy calls them, with what to say about it.
@@ -58,13 +58,13 @@ pub struct Capabilities {
     pub allowed: Option<HashSet<String>>,
 }
 
-/// How a policy is compiled.
+/// Options of the compiler.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub capabilities: Capabilities,
-    /// Whether data under a rule's path is refused.
+    /// Data under a rule's path is refused.
     pub data_conflicts: DataConflicts,
-    /// Whether evaluations tell the host of every statement that they come by ([`crate::Host::visit`]).
+    /// Evaluations report every statement to the host ([`crate::Host::visit`]).
     pub traced: bool,
     /// Refuses imports, arguments and assigned variables that nothing uses (`opa check --strict`).
     pub strict: bool,
@@ -72,7 +72,7 @@ pub struct Options {
     pub separate_tests: bool,
 }
 
-/// What to do about data at a place where rules define a value.
+/// The treatment of data at the path of a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DataConflicts {
     #[default]
@@ -105,7 +105,7 @@ pub fn compile(sources: &[Source], data: Value, options: &Options) -> Result<Pol
     tree::build(&modules, data, options)
 }
 
-/// Whether a rule of this name is a test.
+/// A rule of this name is a test.
 pub fn is_test_name(name: &str) -> bool {
     name.starts_with("test_") || name.starts_with("todo_test_")
 }
@@ -150,7 +150,7 @@ const DEPRECATED: &[&str] = &[
     "set_diff",
 ];
 
-/// What names mean in one module.
+/// The names of one module.
 #[derive(Debug)]
 pub struct Names<'a> {
     pub file: Arc<str>,
@@ -165,7 +165,7 @@ pub struct Names<'a> {
     pub shared: &'a Shared,
 }
 
-/// What is the same for all modules.
+/// The state shared by all modules.
 #[derive(Debug, Default)]
 pub struct Shared {
     /// The number of arguments of every function, by its path.
@@ -178,7 +178,7 @@ pub struct Shared {
 }
 
 impl Names<'_> {
-    /// What a name means that no variable hides: an import or a rule of the package.
+    /// The meaning of a name that no variable hides: an import or a rule of the package.
     pub fn global(&self, name: &str) -> Option<(Root, Vec<Term>)> {
         if let Some((import, path)) = self.imports.get_key_value(name) {
             self.used.borrow_mut().insert(import.clone());
@@ -228,7 +228,7 @@ impl Names<'_> {
         self.shared.arities.contains_key(path)
     }
 
-    /// Whether `path` leads into the value of a rule.
+    /// `path` leads into the value of a rule.
     pub fn is_inside_rule(&self, path: &[Value]) -> bool {
         (1..path.len()).any(|len| path.get(..len).is_some_and(|prefix| self.shared.paths.contains(prefix)))
     }

@@ -30,7 +30,7 @@ const MAX_WEIGHT: usize = 1 << 25;
 /// The deepest value that an evaluation may make: values are compared, written and dropped level by level.
 const MAX_VALUE_DEPTH: u32 = 2_000;
 
-/// What one step may go through.
+/// The candidates of one step.
 const WEIGHT_PER_STEP: usize = 256;
 
 /// Registers that every evaluation has room for.
@@ -53,7 +53,7 @@ impl Default for Limits {
     }
 }
 
-/// How an evaluation treats errors.
+/// The treatment of errors by an evaluation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EvalOptions {
     pub limits: Limits,
@@ -66,7 +66,7 @@ pub struct EvalOptions {
 pub struct EvalError {
     pub kind: ErrorKind,
     pub message: String,
-    /// File, row and column, when there is a place.
+    /// File, row and column, if known.
     pub at: Option<(std::sync::Arc<str>, Location)>,
 }
 
@@ -137,14 +137,14 @@ impl fmt::Display for EvalError {
 
 impl std::error::Error for EvalError {}
 
-/// Whether a search goes on after a solution.
+/// The search continues after a solution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Continue,
     Stop,
 }
 
-/// What is done with every solution of a body.
+/// The action for every solution of a body.
 type Sink<'s, 'a> = &'s mut dyn FnMut(&mut Evaluator<'a>) -> Result<Flow, EvalError>;
 
 #[derive(Clone, Copy)]
@@ -172,7 +172,7 @@ struct World<'a> {
     documents: HashMap<NodeId, Option<&'a Value>, ahash::RandomState>,
     /// Calls of functions so far.
     calls: u32,
-    /// What functions gave for their arguments, once there were many calls.
+    /// Cached results of functions by arguments, once there were many calls.
     results: HashMap<(GroupId, Vec<&'a Value>), Option<&'a Value>, ahash::RandomState>,
 }
 
@@ -367,7 +367,7 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// Counts one level of nesting; an error ends the evaluation, so that nobody has to climb back from it.
+    /// Counts one level of nesting; an error ends the evaluation, so that no caller has to unwind it.
     #[inline]
     fn descend(&mut self) -> Result<(), EvalError> {
         if self.depth >= MAX_DEPTH {

@@ -6,17 +6,17 @@ use std::time::Duration;
 use crate::syntax::Location;
 use crate::value::Value;
 
-/// What evaluation asks of the program around it.
+/// The interface of an evaluation to its host program.
 pub trait Host {
     /// Nanoseconds since the epoch; asked at most once in an evaluation.
     fn now_ns(&self) -> i64;
 
-    /// Whether the evaluation must end. Asked every few hundred steps.
+    /// The evaluation must end. Polled every few hundred steps.
     fn is_expired(&self) -> bool {
         false
     }
 
-    /// Whether the evaluation may hold `bytes` more; they are its own until it ends. Asked for what goes beyond
+    /// Charges `bytes` to the evaluation until it ends; false when they are refused. Called for memory beyond
     /// [`FREE_BYTES`](crate::meter::FREE_BYTES), some hundred kilobytes at once.
     fn grant_memory(&self, _bytes: usize) -> bool {
         true
@@ -28,27 +28,27 @@ pub trait Host {
     /// A line that `print` wrote, with its place.
     fn print(&self, _line: &str) {}
 
-    /// What `trace` was given.
+    /// The arguments of `trace`.
     fn note(&self, _text: &str) {}
 
-    /// A statement is about to run, or a definition has a value; told only when the policy was compiled to tell it.
+    /// A statement is about to run, or a definition has a value; called only when the policy was compiled for tracing.
     fn visit(&self, _place: &Place) {}
 
     /// A test with cases begins this one: the path below `data` of the member that is its result, as an array.
     fn test_case(&self, _path: &Value) {}
 
-    /// What a function is to give whose result is not decided by its arguments, because it gave that before; it is not called then.
+    /// A recorded result to replay for a non-deterministic function, which is not called then.
     fn recalled(&self, _name: &'static str, _args: &[&Value]) -> Option<Value> {
         None
     }
 
-    /// What a function gave whose result is not decided by its arguments.
+    /// Records the result of a non-deterministic function.
     fn answered(&self, _name: &'static str, _args: &[&Value], _result: &Value) {}
 
     /// Random bytes, for `rand.intn` and `uuid.rfc4122`.
     fn random(&self, bytes: &mut [u8]);
 
-    /// What an earlier verification of a signature gave. `key` covers token, key material and algorithm.
+    /// The cached result of a signature verification. `key` covers token, key material and algorithm.
     fn known_signature(&self, _key: &[u8; 32]) -> Option<bool> {
         None
     }
@@ -56,7 +56,7 @@ pub trait Host {
     /// Remembers what a verification gave.
     fn remember_signature(&self, _key: [u8; 32], _valid: bool) {}
 
-    /// What `opa.runtime()` gives.
+    /// The value of `opa.runtime()`.
     fn runtime(&self) -> Value {
         Value::empty_object()
     }
@@ -72,7 +72,7 @@ pub trait Host {
     }
 }
 
-/// A place in a policy that an evaluation comes by.
+/// A source position of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     pub file: Arc<str>,
@@ -84,7 +84,7 @@ pub struct Place {
 /// A request of `http.send`.
 #[derive(Clone, Debug)]
 pub struct HttpRequest {
-    /// What responses are kept under.
+    /// The cache key of responses.
     pub key: Value,
     pub caching: Caching,
     /// In capitals.
@@ -100,7 +100,7 @@ pub struct HttpRequest {
     pub tls: TlsOptions,
 }
 
-/// How long a response may be used by later evaluations.
+/// The freshness of a response for later evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caching {
     Off,
@@ -110,7 +110,7 @@ pub enum Caching {
     Forced(u32),
 }
 
-/// How a request is protected.
+/// TLS settings of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TlsOptions {
     /// The system's roots besides `roots`; without any `roots` they count anyway.
@@ -131,7 +131,7 @@ pub enum Pem {
     Variable(String),
 }
 
-/// What came back.
+/// The response.
 #[derive(Clone, Debug)]
 pub struct HttpResponse {
     pub status: u16,

@@ -16,7 +16,7 @@ pub const FREE_BYTES: usize = 256 << 10;
 /// Bytes that are asked of the host at once, so that it is seldom asked.
 const GRANT_BYTES: usize = 256 << 10;
 
-/// What a value takes in a vector while that grows: the vector may be half empty, and its old half may still be there.
+/// The memory of a value in a growing vector: the vector may be half empty, and its old half may still be allocated.
 pub const ITEM_BYTES: usize = 48;
 /// The same for a key and its value.
 pub const MEMBER_BYTES: usize = 96;

@@ -14,7 +14,7 @@ use crate::value::Value;
 
 /// A rule, by its place among the groups of a policy.
 pub type GroupId = u32;
-/// A place in the tree of packages and rules.
+/// A node in the tree of packages and rules.
 pub type NodeId = u32;
 
 /// The place of the tree's root, `data`.
@@ -27,7 +27,7 @@ pub struct Policy {
     pub(crate) nodes: Vec<Node>,
     pub(crate) data: Value,
     pub(crate) waits: bool,
-    /// What traced evaluations can come by.
+    /// The source positions of traced evaluations.
     pub(crate) places: Vec<crate::host::Place>,
     pub(crate) names: NameTable,
     pub(crate) types: crate::compile::Types,
@@ -40,7 +40,7 @@ pub struct NameTable {
     pub rules: HashMap<Vec<Value>, std::collections::HashSet<Arc<str>>>,
 }
 
-/// A place in the tree of `data`.
+/// A node in the tree of `data`.
 #[derive(Debug, Default)]
 pub struct Node {
     /// From `data` to here.
@@ -52,7 +52,7 @@ pub struct Node {
     pub dynamic: Option<GroupId>,
 }
 
-/// What the definitions of one rule add up to.
+/// The kind of document that the definitions of one rule make together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupKind {
     Complete,
@@ -73,7 +73,7 @@ pub struct Group {
     pub index: Index,
     /// The rules that its definitions refer to.
     pub refers_to: Vec<GroupId>,
-    /// What its definitions themselves look at in the input.
+    /// The reads of its definitions themselves.
     pub reads: Reads,
     /// All definitions give this one value, so the first that succeeds decides.
     pub constant: Option<Value>,
@@ -99,12 +99,12 @@ impl Policy {
         &self.data
     }
 
-    /// Whether a rule may wait for something outside of the process, such as `http.send`.
+    /// A rule may wait for something outside of the process, such as `http.send`.
     pub fn waits(&self) -> bool {
         self.waits
     }
 
-    /// Every place that evaluations tell of; none unless the policy was compiled to tell.
+    /// The source positions that evaluations report; none unless the policy was compiled for tracing.
     pub fn places(&self) -> &[crate::host::Place] {
         &self.places
     }
@@ -119,7 +119,7 @@ impl Policy {
         path.iter().try_fold(ROOT, |node, key| self.nodes.get(node as usize)?.children.get(key).copied())
     }
 
-    /// Whether rules or data can give the document at `path` a value: there is a rule at, above or below it, or data at it.
+    /// Rules or data can give the document at `path` a value: there is a rule at, above or below it, or data at it.
     pub fn can_define(&self, path: &[Value]) -> bool {
         let in_data = path.iter().try_fold(&self.data, |data, key| data.get(key));
         if in_data.is_some() {
@@ -148,7 +148,7 @@ impl Policy {
         false
     }
 
-    /// How much of the path of a rule is its package.
+    /// The length of the package in the path of a rule.
     pub fn package_len(&self, path: &[Value]) -> usize {
         let is_rule = |at: &usize| {
             let (Some(package), Some(Value::String(name))) = (path.get(..*at), path.get(*at)) else { return false };

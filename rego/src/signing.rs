@@ -54,7 +54,7 @@ impl Verifier {
                 private::public_half(key).ok_or_else(|| SigningError::Key(format!("malformed {label}")))?
             }
             _ => {
-                // What follows the block is not looked at, as in OPA.
+                // Text after the block is ignored, as in OPA.
                 let end = format!("-----END {label}-----");
                 let at = key.find(&end).map(|at| at.saturating_add(end.len())).and_then(|end| key.get(..end));
                 let mut keys = verifying_keys(at.unwrap_or(key)).map_err(SigningError::Key)?;
@@ -70,7 +70,7 @@ impl Verifier {
         if fits { Ok(Self { algorithm, key }) } else { Err(SigningError::Key(format!("it is not for {name}"))) }
     }
 
-    /// Whether `signature` is this key's over `signed`.
+    /// Verifies `signature` of `signed` with this key.
     pub fn verifies(&self, signed: &[u8], signature: &[u8]) -> bool {
         self.key.verifies(self.algorithm, signed, signature)
     }

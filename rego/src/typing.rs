@@ -15,7 +15,7 @@ const MAX_PARTS: usize = 20_000;
 /// The most levels of one type; below, it is any.
 const MAX_DEPTH: usize = 64;
 
-/// What a term can be.
+/// The type of a term.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Type {
     /// Nothing is known: what has it unifies with nothing.
@@ -32,12 +32,12 @@ pub enum Type {
     Function(Arc<FunctionType>),
 }
 
-/// What is known of a composite without looking inside.
+/// The summary of a composite without looking inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Extent {
     parts: usize,
     depth: usize,
-    /// Whether something inside is unknown.
+    /// Some part inside is unknown.
     vague: bool,
 }
 
@@ -45,7 +45,7 @@ struct Extent {
 pub struct ArrayType {
     extent: Extent,
     pub items: Vec<Type>,
-    /// Of the items that follow.
+    /// The type of the further items.
     pub rest: Option<Type>,
 }
 
@@ -160,7 +160,7 @@ impl Type {
         }
     }
 
-    /// Whether it, or something inside it, is unknown.
+    /// It, or something inside it, is unknown.
     pub fn is_vague(&self) -> bool {
         match self {
             Self::Unknown => true,
@@ -172,7 +172,7 @@ impl Type {
         }
     }
 
-    /// What is one or the other.
+    /// The union of two types.
     pub fn or(self, other: Self) -> Self {
         match (self, other) {
             (Self::Unknown, known) | (known, Self::Unknown) => known,
@@ -212,7 +212,7 @@ impl Type {
         }
     }
 
-    /// Whether every value of `other` is known to be one of its own.
+    /// Every value of `other` is known to be one of its own.
     fn contains(&self, other: &Self) -> bool {
         match self {
             Self::Any(all) => all.is_empty() || all.binary_search(other).is_ok(),
@@ -238,7 +238,7 @@ impl Type {
         }
     }
 
-    /// The type of what can stand in brackets behind it; `None` when nothing can.
+    /// The type of a key in brackets behind it; `None` when there can be none.
     pub fn keys(&self) -> Option<Self> {
         match self {
             Self::Array(_) => Some(Self::Number),
@@ -268,7 +268,7 @@ impl Type {
         }
     }
 
-    /// Whether a value can have both types. What is unknown has none.
+    /// A value can have both types. An unknown type has none.
     ///
     /// Mirrors: `unifies`, OPA `v1/ast/check.go`, v1.19.0.
     pub fn unifies(&self, other: &Self) -> bool {
@@ -293,7 +293,7 @@ impl Type {
         }
     }
 
-    /// What two definitions of one rule can give.
+    /// The type of two definitions of one rule together.
     ///
     /// Mirrors: `mergeTypes`, OPA `v1/ast/env.go`, v1.19.0.
     pub fn merge(self, other: Self) -> Self {

@@ -163,8 +163,8 @@ impl Value {
         matches!(self, Self::Bool(false))
     }
 
-    /// How many values there are in the tree below, long texts counting for several. Shared values count wherever they
-    /// stand: it is what writing, comparing or walking the value costs.
+    /// The number of values in the tree below, long texts counting for several. A shared value counts each
+    /// time: this is the cost of writing, comparing or walking the value.
     #[inline]
     pub fn weight(&self) -> usize {
         self.measure().weight

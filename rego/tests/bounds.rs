@@ -1,7 +1,7 @@
 //! Every built-in function keeps the bounds of an evaluation, whatever its arguments are: memory is charged before it is allocated, and no
 //! less than what is allocated.
 //!
-//! How much work lies between two polls of the deadline is measured in instructions by `make instructions`, with the same calls.
+//! The work between two polls of the deadline is measured in instructions by `make instructions`, with the same calls.
 
 #[allow(dead_code, reason = "the example uses the rest")]
 mod calls;

@@ -4,7 +4,7 @@ use stepgate_rego::compile::Options;
 use stepgate_rego::{EvalOptions, Host, Source, Value, Version, compile};
 
 /// Made with `openssl req -x509`: nameConstraints (critical), certificatePolicies 1.2.3.4, inhibitAnyPolicy 0,
-/// policyConstraints with requireExplicitPolicy 2, and a critical extension 1.2.3 that nobody knows.
+/// policyConstraints with requireExplicitPolicy 2, and an unknown critical extension 1.2.3.
 const AUTHORITY: &str = include_str!("certificates/authority.b64");
 /// Made with `openssl req -new`: challengePassword, subjectAltName, basicConstraints (critical).
 const REQUEST: &str = include_str!("certificates/request.b64");

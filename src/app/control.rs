@@ -1,4 +1,4 @@
-//! What the API shows and changes of the process.
+//! The parts of the process that the API shows and changes.
 
 use serde_json::{Value as Json, json};
 

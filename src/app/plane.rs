@@ -36,7 +36,7 @@ use crate::telemetry::{Metrics, Tracer, chain};
 use crate::token::{Issuer, IssuerSettings, KeySource, Verifier};
 use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
-/// How often it is said that `dry-run` is on.
+/// The interval of the warning that `dry-run` is on.
 const DRY_RUN_WARNINGS: Duration = Duration::from_secs(60);
 /// Configurations are no deeper.
 const CONFIG: JsonLimits = JsonLimits { depth: 100, duplicates: DuplicateKeys::LastWins };
@@ -45,7 +45,7 @@ const CONFIG: JsonLimits = JsonLimits { depth: 100, duplicates: DuplicateKeys::L
 #[derive(Debug)]
 pub struct Plane {
     origin: Origin,
-    /// Of this process, in its labels.
+    /// The labels of this process.
     id: String,
     pub activation: Arc<Activation>,
     pub health: Health,
@@ -65,7 +65,7 @@ pub struct Plane {
     has_discovered: AtomicBool,
 }
 
-/// What is asked of policies.
+/// The requirements for policies.
 fn how(config: &Config, metrics: &Metrics) -> How {
     let memory = EvaluationMemory::new(config.builtins.memory, Some(metrics.evaluation_memory.clone()));
     How {
@@ -358,13 +358,13 @@ impl Plane {
             if taken.is_ok() {
                 self.has_discovered.store(true, Ordering::Release);
             }
-            // Nobody listens once everything stops.
+            // At shutdown the receiver is gone.
             let _ = reply.send(taken);
         }
     }
 
-    /// Puts a discovered configuration in force as a whole, or says why not. What cannot be changed while the process runs is
-    /// told and left as it is.
+    /// Activates a discovered configuration as a whole, or reports why not. Keys that cannot change while the process runs are
+    /// logged and left as they are.
     async fn take(&self, discovered: Json, is_signed: bool) -> Result<Option<String>, String> {
         let merged = merge(&self.origin.document, discovered, is_signed, &self.origin.environment)?;
         let (config, problems) = resolve(&merged.document, self.origin.memory_limit);

@@ -1,6 +1,6 @@
-//! Who sent the request as the mesh knows it, and from where: `input.peer` and `input.client`.
+//! The sender of the request as the mesh knows it: `input.peer` and `input.client`.
 //!
-//! What Envoy has seen of the connection is believed. What stands in a header is believed only where the configuration says
+//! Envoy's own view of the connection is trusted. A header is trusted only where the configuration says
 //! which proxy has written it: `x-forwarded-client-cert` by its last element, since an Istio sidecar appends and a client
 //! can write whatever comes before; `x-forwarded-for` by counting from its end.
 
@@ -10,7 +10,7 @@ use crate::opa::input::Attributes;
 use crate::token::{forwarded_uri, parse_spiffe_id, single_header};
 use crate::value::{Key, Members, Value};
 
-/// Where the address of the client is told.
+/// The source of the client's address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ClientAddress {
     /// By the connection itself: right where no proxy is before this Envoy.
@@ -22,10 +22,10 @@ pub enum ClientAddress {
     Header(String),
 }
 
-/// What is believed of peers.
+/// The trusted sources of the peer's identity.
 #[derive(Clone, Debug, Default)]
 pub struct CallerSettings {
-    /// Whether the last element of `x-forwarded-client-cert` counts where the connection shows no principal.
+    /// Use the last element of `x-forwarded-client-cert` where the connection shows no principal.
     pub peer_from_xfcc: bool,
     pub client_address: ClientAddress,
 }
@@ -120,7 +120,7 @@ mod tests {
         for settings in [&CallerSettings::default(), &open] {
             assert_eq!(told(settings, seen, "", &[forged]), want);
         }
-        assert_eq!(told(&CallerSettings::default(), "", "", &[forged]), "{}", "a header is not believed by itself");
+        assert_eq!(told(&CallerSettings::default(), "", "", &[forged]), "{}", "a header is not trusted by default");
         let other = told(&open, "CN=client", "", &[]);
         assert_eq!(other, r#"{"peer":{"principal":"CN=client","source":"connection"}}"#);
         assert!(!told(&open, "spiffe://a/b", "", &[]).contains("namespace"));

@@ -76,7 +76,7 @@ fn decoded(path: &str) -> Result<String, Ambiguity> {
         }
     }
     let bytes = percent_decode(path.as_bytes()).map_err(|_| Ambiguity::Escape)?;
-    // What would decode a second time, whichever of its bytes were encoded.
+    // A segment that would decode a second time, by any of its encoded bytes.
     if bytes.windows(3).any(|three| matches!(three, [b'%', digits @ ..] if digits.iter().all(u8::is_ascii_hexdigit))) {
         return Err(Ambiguity::EncodedDelimiter);
     }

@@ -1,4 +1,4 @@
-//! Telling the caller what to prove: RFC 6750 section 3 and RFC 9470 section 3, as header and as JSON.
+//! Authentication challenges: RFC 6750 section 3 and RFC 9470 section 3, as header and as JSON.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::opa::decision::{HttpStatus, StepUp};
 use crate::token::{ClaimsChallenge, Nonces, TokenError, TokenState, Verified, is_context};
 
-/// What stands in every challenge.
+/// The parameters of every challenge.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub realm: Option<String>,
@@ -18,18 +18,18 @@ pub struct Settings {
     pub dpop: Option<DpopChallenge>,
 }
 
-/// What stands in challenges for bound tokens.
+/// The parameters of challenges for sender-constrained tokens.
 #[derive(Clone, Debug)]
 pub struct DpopChallenge {
     /// The algorithms that proofs may have.
     pub algorithms: String,
-    /// Whether no token without a proof is taken from anybody.
+    /// Every issuer requires a proof of possession.
     pub is_required: bool,
     /// Where proofs must have a nonce of ours.
     pub nonces: Option<Arc<Nonces>>,
 }
 
-/// How a client is asked for more, by the token that it has sent.
+/// The authentication scheme of a challenge, by the token that the client sent.
 #[derive(Clone, Copy, Debug)]
 pub enum Form<'a> {
     Bearer,
@@ -52,12 +52,12 @@ impl<'a> Form<'a> {
 /// `realm` of a challenge that would otherwise have no parameter at all, which RFC 6750 does not allow.
 const DEFAULT_REALM: &str = "stepgate";
 
-/// What a challenge says beside its error.
+/// The parameters of a challenge beside its error.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hints<'a> {
     /// Where the metadata of the resource is that the request is for.
     pub resource_metadata: Option<&'a str>,
-    /// What a token for the request must have been issued for.
+    /// The audience of a token for the request.
     pub scope: Option<&'a str>,
 }
 
@@ -71,7 +71,7 @@ pub struct Challenge {
     pub location: Option<String>,
     /// `Set-Cookie`, with that.
     pub cookie: Option<String>,
-    /// What a person reads in the place of the body.
+    /// The body for a person, in the place of JSON.
     pub page: Option<&'static str>,
     /// Members of the JSON body, beside `decision_id`.
     pub body: serde_json::Map<String, serde_json::Value>,
@@ -159,11 +159,12 @@ impl Settings {
         Challenge { status: HttpStatus::FORBIDDEN, headers, body, ..Challenge::denial() }
     }
 
-    /// What is answered when one token after another did not satisfy the demand: no challenge, so that the client stops.
+    /// The answer when several tokens in a row did not meet the requirement: no challenge, so that the client stops.
     pub fn not_satisfiable(&self, step_up: &StepUp, hints: Hints<'_>) -> Challenge {
         let mut body = self.step_up(step_up, Form::Bearer, hints).body;
         body.insert("reason".to_owned(), "step_up_not_satisfiable".into());
-        let description = "What the provider gives does not satisfy what is demanded; asking again will not help";
+        let description =
+            "The identity provider's tokens do not meet the requirement; authenticating again is not expected to help";
         body.insert("error_description".to_owned(), description.into());
         Challenge { status: HttpStatus::FORBIDDEN, body, ..Challenge::denial() }
     }

@@ -1,4 +1,4 @@
-//! What is known about the request beside what Envoy says: its canonical path, its token, and what that token proves.
+//! The facts about the request beside Envoy's attributes: its canonical path, its token, and the level that the token proves.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ static JWT: Key = crate::key!("jwt");
 static AUTHN: Key = crate::key!("authn");
 static WORKLOAD: Key = crate::key!("workload");
 
-/// What to do about a path that has no canonical form.
+/// The treatment of a path that has no canonical form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AmbiguousPath {
     /// Count and log it; `input.path` is absent, so a policy that needs it fails closed.
@@ -62,7 +62,7 @@ impl Evidence {
         Self { token: TokenState::Rejected(error) }
     }
 
-    /// Whether no token was sent, or none means anything here.
+    /// No token was sent, or none is expected here.
     pub fn has_no_token(&self) -> bool {
         matches!(self.token, TokenState::Absent | TokenState::Unconfigured)
     }

@@ -1,4 +1,4 @@
-//! What can go wrong while deciding. Each fault is an explicit denial with a reason, an HTTP status and a metric.
+//! The faults of a decision. Each is an explicit denial with a reason, an HTTP status and a metric.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ pub enum Fault {
     Input(#[source] InputError),
     #[error("the request's path is ambiguous")]
     AmbiguousPath(#[source] Ambiguity),
-    #[error("no policy is in force yet")]
+    #[error("no policy is active yet")]
     NoPolicy,
     #[error("the policy gave no decision")]
     Undefined,
@@ -83,7 +83,7 @@ impl Fault {
         }
     }
 
-    /// What OPA's `error_counter` calls it.
+    /// The value of OPA's `error_counter`.
     pub fn opa_reason(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Compressed | Self::TooLarge(_) | Self::Overloaded => "start_check_error",
@@ -98,7 +98,7 @@ impl Fault {
         }
     }
 
-    /// What the client sees.
+    /// The text that the client sees.
     pub fn http_status(&self) -> HttpStatus {
         match self {
             Self::Malformed(_) | Self::Compressed | Self::Input(_) | Self::AmbiguousPath(_) => HttpStatus::BAD_REQUEST,
@@ -133,7 +133,7 @@ impl Fault {
             }
             Self::CallerDeadline => (GrpcCode::Unknown, "context deadline reached during query execution".to_owned()),
             Self::Cancelled => (GrpcCode::Unavailable, self.to_string()),
-            // What a client can bring about by the size or the content of its request is never an error that Envoy may turn into an allow,
+            // A fault that a client can cause by the size or the content of its request is never an error that Envoy may turn into an allow;
             // nor is a lack of room in the decision log.
             Self::Result(_)
             | Self::OverBudget
@@ -147,8 +147,8 @@ impl Fault {
         })
     }
 
-    /// Faults of the policy or of stepgate are errors; those of a client are not the operator's to mend. Those of a crowd are told
-    /// now and then, by `crowd`: writing a line for each would take the time that is missing.
+    /// Faults of the policy or of stepgate log as errors, those of a client as information. Overload faults go through a rate
+    /// limiter: a line for each would take processor time from the checks.
     pub(super) fn log(&self, id: &str, [overloaded, late]: &[Throttle; 2]) {
         let (reason, error) = (self.reason(), chain(self));
         match self {

@@ -1,4 +1,4 @@
-//! The headers that tell the upstream who the caller is, and the removal of a caller's own copies of them.
+//! Identity headers for the upstream, and the removal of a caller's own copies of them.
 //!
 //! A received header counts as a copy when its name is the same after lower-casing and reading everything but letters and digits as `-`:
 //! CGI and its kin hand `X_Auth`, `X-Auth` and `X.Auth` to the application as one (CVE-2025-64484).
@@ -64,7 +64,7 @@ impl IdentitySource {
         (!path.is_empty()).then_some(Self::Claim(path))
     }
 
-    /// What the evidence says.
+    /// The identity that was verified.
     pub fn found(&self, verified: &Verified, now: i64) -> Option<Value> {
         match self {
             Self::Claim(path) => {
@@ -78,7 +78,7 @@ impl IdentitySource {
     }
 }
 
-/// What to do with the request's headers on allow.
+/// The changes to the request's headers on allow.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Mutation {
     pub set: Vec<(String, String)>,
@@ -139,7 +139,7 @@ fn is_same(owned: &str, received: &str) -> bool {
     owned.bytes().map(plain).eq(received.bytes().map(plain))
 }
 
-/// Text that may stand in a header; lists of texts are joined by a comma. Anything else has no header form.
+/// Text that is valid in a header; arrays of strings are joined by a comma. Other values have no header form.
 fn header_text(value: &Value) -> Option<String> {
     let text = match value {
         Value::String(text) => text.to_string(),

@@ -1,6 +1,6 @@
-//! A short-lived token of our own that tells the upstream who the caller is.
+//! A short-lived token of our own with the caller's identity, for the upstream.
 //!
-//! Unlike headers it cannot be made up by whoever reaches the upstream past Envoy. It is made of what was verified, lives no
+//! Unlike headers it cannot be forged by a client that reaches the upstream past Envoy. It is made of what was verified, lives no
 //! longer than the caller's own token, and is of a type that is no access token (RFC 8725 section 3.11).
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What routes demand beside the policy: who must meet it, and what becomes of tokens that cannot.
+//! Evaluation of the route requirements: the callers they apply to, and the treatment of tokens that cannot meet them.
 
 use super::evidence::Evidence;
 use super::respond::Verdict;
@@ -8,7 +8,7 @@ use crate::opa::input::Attributes;
 use crate::token::{TokenError, Unfit};
 
 impl Checker {
-    /// What the routes demand of this request.
+    /// The requirements of all routes that match this request.
     pub(super) fn demand(
         &self,
         attributes: &Attributes<'_>,
@@ -21,7 +21,7 @@ impl Checker {
         routes::demand(&self.settings.routes, http, path?, peer)
     }
 
-    /// What the request lacks of a demand; nothing when all is there.
+    /// The shortfall of the request; `None` when the requirement is met.
     pub(super) fn unmet(
         &self,
         demand: &Demand,
@@ -73,11 +73,11 @@ impl Checker {
         })
     }
 
-    /// Whether the caller has come with too many tokens that are not enough, or cannot come with a better one.
+    /// The caller has presented too many tokens that are not enough, or cannot obtain a better one.
     pub(super) fn is_not_satisfiable(&self, verdict: &Verdict) -> bool {
         let Some(verified) = verdict.evidence.verified() else { return false };
         if let Some(step_up) = verdict.step_up() {
-            // Nobody is there who could authenticate: the tokens of workloads have no levels.
+            // The tokens of workloads have no levels, and no person could authenticate.
             let is_hopeless = verdict.unmet.is_some() && step_up.acr_values.is_empty() && step_up.max_age.is_none();
             return is_hopeless || self.repeats.is_one_too_many(verified, step_up, verdict.now);
         }

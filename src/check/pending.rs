@@ -1,4 +1,4 @@
-//! A check that is being decided. However it ends, it is told: also when its caller gives up, and its future is dropped.
+//! A check that is being decided. It is logged however it ends, also when the client cancels it and its future is dropped.
 
 use tokio::time::Instant;
 
@@ -6,7 +6,7 @@ use super::fault::Fault;
 use crate::policy::{Place, Record};
 use crate::telemetry::Metrics;
 
-/// What will be told of a check, and the place for it.
+/// The log record of a check, and its permit in the decision queue.
 pub struct Pending<'a> {
     pub record: Record,
     place: Option<Place<'a>>,
@@ -35,7 +35,7 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        // A panic is told as what it is, by whoever catches it.
+        // A panic is logged as such by its handler.
         if self.is_done || std::thread::panicking() {
             return;
         }
@@ -68,7 +68,7 @@ mod tests {
             let _pending = pending();
             panic!("a defect");
         }));
-        assert!(broken.is_err() && records.try_recv().is_err(), "nobody gave up");
+        assert!(broken.is_err() && records.try_recv().is_err(), "it was not cancelled");
         assert!(metrics.text().contains("stepgate_cancelled_checks_total 1"));
     }
 }

@@ -20,7 +20,7 @@ const FOREIGN: &[&str] = &[
 /// Ends of the names of headers for credentials, such as `x-api-key`.
 const CREDENTIALS: &[&str] = &["-key", "-token"];
 
-/// Whether it is one: OPTIONS, with one origin and one method asked for, no body, and nothing that says who sends it. `is_token_header` says
+/// Recognizes a preflight: OPTIONS, with one origin and one method asked for, no body, and no credential. `is_token_header` says
 /// whether an issuer's tokens come in the header of a name in lower case.
 pub fn is_preflight(http: &Http<'_>, is_token_header: impl Fn(&str) -> bool) -> bool {
     let once = |name: &str| matches!(http.header_values(name).as_slice(), [value] if !value.is_empty());

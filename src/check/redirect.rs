@@ -1,8 +1,8 @@
-//! Sending a browser to the page that authenticates, where a challenge in a header would help nobody.
+//! Redirects of browsers to the login page, where a challenge in a header is of no use.
 //!
-//! stepgate keeps no session and has no login of its own: the login page is somebody else's, and its answer comes back as a
+//! stepgate keeps no session and has no login of its own: the login page belongs to the application, and its answer comes back as a
 //! token of its own place. No `state` and no signature is needed: nothing would have to be redeemed here. It says what is asked
-//! for, and where to come back to, which is always a place of the configured list.
+//! for, and where to come back to, which is always an origin of the configured list.
 //!
 //! A provider that never does what is asked would send the browser round for ever. A cookie counts how often the same path demanded more;
 //! it is not signed, because changing it only changes when one's own browser stops.
@@ -15,12 +15,12 @@ use crate::opa::input::Http;
 
 /// A longer target of the request is not returned to; the browser comes back to the start.
 const MAX_TARGET_BYTES: usize = 2_048;
-/// How often a path demanded more in a row, and a hash of that path.
+/// Counts the step-ups for one path in a row; the value has a hash of that path.
 const COOKIE: &str = "__Host-stepgate-step-up";
 const COOKIE_ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Lax";
-/// How long it counts, in seconds.
+/// The lifetime of the cookie, in seconds.
 const COOKIE_SECONDS: u64 = 300;
-/// How often a browser is sent to the login for more, for one path within that.
+/// Redirects for step-up for one path within that time.
 const MAX_STEP_UPS: u32 = 3;
 
 /// `plugins.stepgate.step_up.redirect`.
@@ -33,7 +33,7 @@ pub struct Redirect {
     pub return_origins: Vec<Url>,
 }
 
-/// What a browser gets in the place of a challenge.
+/// The answer to a browser in the place of a challenge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Page {
     /// 302, and the value of `Set-Cookie`.
@@ -43,7 +43,7 @@ pub enum Page {
 }
 
 impl Redirect {
-    /// What this request gets; nothing unless a browser navigates, with GET, to a place that it may come back to. `is_step_up` says
+    /// The answer to this request; `None` unless a browser navigates, with GET, to an allowed origin. `is_step_up` says
     /// that its token is good and not enough.
     pub fn page(&self, http: &Http<'_>, step_up: &StepUp, is_step_up: bool) -> Option<Page> {
         if !is_navigation(http) {
@@ -103,7 +103,7 @@ pub const END_OF_LOOP: &str = "<!doctype html>\n<html lang=\"en\"><head><meta ch
     likely not change that: the identity provider does not give what is asked for.</p>\n\
     <p>Please tell whoever runs this service: <code>step_up_not_satisfiable</code>.</p>\n</body></html>\n";
 
-/// How often a path demanded more, and the hash of that path, as far as the browser's cookie says.
+/// The number of step-ups, and the hash of the path, from the browser's cookie.
 fn step_ups(http: &Http<'_>) -> Option<(u32, u64)> {
     let prefix = format!("{COOKIE}=");
     let headers = http.header_values("cookie");
@@ -121,7 +121,7 @@ fn hash(path: &str) -> u64 {
     digest.as_ref().iter().take(8).fold(0, |so_far, &byte| (so_far << 8) | u64::from(byte))
 }
 
-/// Whether a browser navigates at its top: it says so itself, or, where it is too old to, asks for a page.
+/// Recognizes a top-level navigation: by `Sec-Fetch-Mode` and `Sec-Fetch-Dest`, or without them by `Accept`.
 fn is_navigation(http: &Http<'_>) -> bool {
     let one = |name: &str| match http.header_values(name).as_slice() {
         [value] => Some(*value),
@@ -132,7 +132,7 @@ fn is_navigation(http: &Http<'_>) -> bool {
         Some(mode) => mode == b"navigate",
         None => !has("sec-fetch-mode") && one("accept").is_some_and(accepts_page),
     };
-    // A frame would show the login inside of another page, and what is fetched ahead nobody has asked for.
+    // A frame would show the login inside of another page, and a prefetch is not an action of the user.
     let is_document = !has("sec-fetch-dest") || one("sec-fetch-dest") == Some(b"document");
     let is_ahead = ["purpose", "sec-purpose", "x-purpose", "x-moz"]
         .iter()
@@ -142,7 +142,7 @@ fn is_navigation(http: &Http<'_>) -> bool {
     http.method == "GET" && says_so && is_document && !is_ahead && !is_script && !is_upgrade
 }
 
-/// Whether `Accept` takes a page: `text/html` with a weight above zero (RFC 9110 section 12.5.1).
+/// `Accept` takes a page: `text/html` with a weight above zero (RFC 9110 section 12.5.1).
 fn accepts_page(accept: &[u8]) -> bool {
     accept.split(|&byte| byte == b',').any(|range| {
         let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);

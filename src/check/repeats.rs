@@ -1,9 +1,9 @@
-//! Whether a demand for stronger authentication gets anywhere.
+//! Detection of loops of step-up challenges.
 //!
 //! A provider that cannot do what is asked sends the client back with another token that is no better, and the client
 //! would go on for ever. The third different token within two minutes that answers a challenge and does not satisfy the same demand ends
 //! that. A token answers a challenge if its holder authenticated after it (`auth_time`, else `iat`): devices with sessions of their own
-//! are no loop. Only verified tokens count, so that one stolen token, or many requests with the same one, lock nobody out.
+//! are no loop. Only verified tokens count, so one stolen token, or many requests with the same one, cannot lock a subject out.
 //!
 //! Everything is kept by caller and demand, both of which are ours to say: what a client writes into paths and hosts makes
 //! nothing grow.
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::opa::decision::StepUp;
 use crate::token::Verified;
 
-/// How long an attempt counts.
+/// The window in which an attempt counts.
 pub const WINDOW_SECONDS: i64 = 120;
 /// Different tokens that answer a challenge and are challenged again; the next one is refused.
 const MAX_CHALLENGED: usize = 2;
@@ -37,7 +37,7 @@ struct Attempts {
     /// When it was first demanded, and with which token, which answers nothing.
     challenged: i64,
     first: Digest,
-    /// Whether it was a level that was missing, and not only freshness.
+    /// A level was missing, and not only freshness.
     is_for_level: bool,
     /// The best that was shown.
     level: usize,

@@ -21,11 +21,11 @@ pub struct ResourceMetadata {
     /// Where clients find it, for `resource_metadata` of challenges.
     pub url: String,
     pub body: String,
-    /// What a token for it may be asked for, where no route says.
+    /// The scopes of a challenge where no route names any.
     pub scope: Option<String>,
 }
 
-/// What to do about a request for a document.
+/// The answer to a request for a metadata document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted<'a> {
     Document(&'a str),
@@ -83,7 +83,7 @@ impl ResourceMetadata {
         self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
 
-    /// What a request wants of the document; nothing where it is for something else.
+    /// The kind of a request for the document; `None` for other requests.
     pub fn wanted(&self, http: &Http<'_>) -> Option<Wanted<'_>> {
         let path = http.path.split_once('?').map_or(http.path, |(path, _)| path);
         if path != self.path || !self.is_host(http.host) {

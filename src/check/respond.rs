@@ -1,5 +1,5 @@
 //! From a verdict to the `CheckResponse`. Status and body are built from one decision, so they cannot disagree: Envoy
-//! goes by `status` alone, and a denied body under an OK status would allow.
+//! acts on `status` alone, and a denied body under an OK status would allow.
 
 use std::collections::HashMap;
 
@@ -29,7 +29,7 @@ const OK: i32 = 0;
 const PERMISSION_DENIED: i32 = 7;
 const UNAUTHENTICATED: i32 = 16;
 
-/// What goes back to Envoy.
+/// The answer to Envoy.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     Respond(Box<CheckResponse>),
@@ -41,7 +41,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Whether the request may pass, in a word.
+    /// The outcome in one word.
     pub fn word(&self) -> &'static str {
         let passes = |response: &CheckResponse| response.status.as_ref().is_none_or(|status| status.code == 0);
         match self {
@@ -64,13 +64,13 @@ pub enum GrpcCode {
 pub struct Verdict {
     pub decision: Decision,
     pub evidence: Evidence,
-    /// What the routes demand beside the policy.
+    /// The requirements of the routes.
     pub demand: Option<Demand>,
-    /// What of that the caller lacks.
+    /// The shortfall of the caller.
     pub unmet: Option<Unmet>,
-    /// What the provider may be asked for so that the demanded level is reached.
+    /// The `acr_values` to request so that the required level is reached.
     pub acr_values: Vec<String>,
-    /// Whether one token after another has not been enough.
+    /// Several tokens in a row were not enough.
     pub is_not_satisfiable: bool,
     /// The subprotocols of a WebSocket without tokens, where there was one among them.
     pub subprotocols: Option<String>,
@@ -111,7 +111,7 @@ impl Verdict {
         }
     }
 
-    /// What a caller without a good token is asked for at once, so that one login is enough.
+    /// The challenge for a caller without a valid token, with every requirement, so that one login is enough.
     fn asked_at_first(&self) -> StepUp {
         let Some(demand) = &self.demand else { return StepUp::default() };
         let is_named = !demand.acr_values.is_empty();
@@ -135,7 +135,7 @@ pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'
         let mutation = Mutation::of(settings, &verdict.evidence, attributes, now);
         mutation.with_subprotocols(verdict.subprotocols.as_deref())
     };
-    // The next nonce comes with the answer to a good proof, so that nobody has to be refused first.
+    // The next nonce comes with the answer to a valid proof, so that the client's next proof is not rejected first.
     let is_bound = verdict.evidence.verified().is_some_and(Verified::is_bound);
     let nonce = || is_bound.then(|| settings.challenge.nonce(now)).flatten();
     let met = settings.redirect.as_ref().filter(|_| verdict.demand.is_some()).zip(attributes.http.as_ref());
@@ -301,7 +301,7 @@ fn denial(settings: &Settings, verdict: &Verdict, attributes: &Attributes<'_>, i
         (None, _) => settings
             .challenge
             .for_token(evidence.token(), hints)
-            // What a new login cannot mend is said, and not sent round.
+            // A shortfall that a new login cannot remedy is an error, not a redirect.
             .map(|challenge| match evidence.token() {
                 TokenState::Absent | TokenState::Rejected(TokenError::Expired) => {
                     for_browser(settings, challenge, &first, attributes, false)
@@ -404,7 +404,7 @@ fn as_page(challenge: Challenge, page: Option<Page>) -> Challenge {
     }
 }
 
-/// The challenge with what the caller has proven so far, so that a client can tell a fresh demand from one it has met.
+/// The challenge with the caller's current level, so that a client can distinguish a new requirement from one it has met.
 fn with_have(mut challenge: Challenge, verdict: &Verdict) -> Challenge {
     let authn = verdict.evidence.verified().map(Verified::authn);
     let mut have = serde_json::Map::new();

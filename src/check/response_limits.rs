@@ -1,4 +1,4 @@
-//! What an answer may hold, so that Envoy can read it and use it: one that it cannot use counts as an error, which `failure_mode_allow` turns
+//! Limits of an answer, so that Envoy can read and use it: an answer that it cannot use counts as an error, which `failure_mode_allow` turns
 //! into an allow.
 
 use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
@@ -31,7 +31,7 @@ impl Default for ResponseLimits {
 }
 
 impl ResponseLimits {
-    /// Whether an answer keeps the bounds.
+    /// Checks an answer against the limits.
     ///
     /// # Errors
     /// The first bound that it exceeds.
@@ -88,7 +88,7 @@ impl Headers {
     }
 }
 
-/// Whether there are at most `levels` levels. Values of policies are nested less deeply than the stack bears.
+/// There are at most `levels` levels. Values of policies are nested less deeply than the stack allows.
 fn is_shallow(object: &Struct, levels: usize) -> bool {
     levels > 0 && object.fields.values().all(|value| fits(value, levels.saturating_sub(1)))
 }

@@ -1,4 +1,4 @@
-//! What each route demands, without a line of Rego.
+//! Requirements of routes, without a line of Rego.
 //!
 //! Every route that matches counts: the highest level, the shortest age and all scopes are demanded together, so that a
 //! further route can only demand more.
@@ -21,7 +21,7 @@ pub struct Route {
     pub demand: Demand,
 }
 
-/// What is demanded of the caller.
+/// A requirement on the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
     /// The least `input.authn.level`.
@@ -29,18 +29,18 @@ pub struct Demand {
     /// The greatest age of the authentication, in seconds.
     pub max_age: Option<u64>,
     pub scopes: Vec<String>,
-    /// Whether a token is good for one such request.
+    /// A token is valid for one such request.
     pub one_use: bool,
-    /// What to ask the provider for; without them, what the caller's issuer is known to understand. One of them in the token is as
+    /// The `acr_values` to request; without them, those that the caller's issuer is known to understand. One of them in the token is as
     /// good as the level.
     pub acr_values: Vec<String>,
     /// For each route that names some: the issuers of which one must have given the token.
     pub issuers: Vec<Vec<String>>,
-    /// Whether requests that change something must come from a page of the same origin.
+    /// Unsafe methods must come from a page of the same origin.
     pub same_origin: bool,
 }
 
-/// What a caller lacks.
+/// The shortfall of a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unmet {
     /// A token of a configured issuer.
@@ -72,7 +72,7 @@ impl PathPattern {
             .then(|| Self(segments.iter().filter(|segment| !segment.is_empty()).cloned().collect()))
     }
 
-    /// Whether a canonical path matches, with or without a slash at its end.
+    /// Matches a canonical path, with or without a slash at its end.
     pub fn matches(&self, path: &str) -> bool {
         let segments: Vec<_> = path.split('/').filter(|segment| !segment.is_empty()).collect();
         // As shell patterns are matched: the last `**` alone ever needs to be tried again.
@@ -120,7 +120,7 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str, peer: Option<&str>)
     let is_exempt = |route: &Route| peer.is_some_and(|peer| route.peers.iter().any(|pattern| pattern.matches(peer)));
     for route in routes.iter().filter(|route| route.matches(http, path) && !is_exempt(route)) {
         let so_far = found.get_or_insert_default();
-        // What to ask for goes with the level that it is enough for.
+        // The `acr_values` belong to the level that they are enough for.
         let is_as_high = route.demand.level == so_far.level && so_far.acr_values.is_empty();
         if route.demand.level > so_far.level || is_as_high {
             so_far.acr_values.clone_from(&route.demand.acr_values);
@@ -166,7 +166,7 @@ impl Unmet {
 }
 
 impl Demand {
-    /// What a caller lacks of it; nothing when all is there.
+    /// The shortfall of a caller; `None` when every requirement is met.
     pub fn unmet(&self, verified: Option<&Verified>, now: i64) -> Option<Unmet> {
         let Some(verified) = verified else { return Some(Unmet::Token) };
         if !self.issuers.iter().all(|accepted| accepted.iter().any(|issuer| issuer == verified.issuer())) {
@@ -209,8 +209,8 @@ impl Demand {
     }
 }
 
-/// Whether a request that changes something comes from a page of another origin, as far as its browser says (`Sec-Fetch-Site`, else
-/// `Origin`). What says neither is no browser of today.
+/// An unsafe request comes from a page of another origin, by the browser's own statement (`Sec-Fetch-Site`, else
+/// `Origin`). A request without either does not come from a current browser.
 pub fn is_cross_origin(http: &Http<'_>) -> bool {
     let is_upgrade = !http.header_values("upgrade").is_empty();
     if matches!(http.method, "GET" | "HEAD" | "OPTIONS" | "TRACE") && !is_upgrade {
@@ -233,8 +233,8 @@ static SCOPES: Key = crate::key!("scopes");
 static ONE_USE: Key = crate::key!("one_use");
 static IS_MET: Key = crate::key!("satisfied");
 
-/// Whether the request's host, whatever its port, letter case or dots at the end, is the one meant. What is no host can be
-/// taken for any.
+/// Compares the request's host, without port, letter case and trailing dots. A value that is no host name can match
+/// any host.
 fn is_host(wanted: &str, received: &str) -> bool {
     let name = match received.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

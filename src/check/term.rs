@@ -1,4 +1,4 @@
-//! How long a check may take.
+//! The deadline of a check.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::fault::Fault;
 pub struct Term {
     pub arrived: Instant,
     pub deadline: Instant,
-    /// Whether the caller's own deadline comes before `limits.check_timeout`.
+    /// The caller's own deadline comes before `limits.check_timeout`.
     pub is_callers: bool,
 }
 
@@ -27,13 +27,13 @@ impl Term {
         Self { is_callers: true, ..Self::of(length) }
     }
 
-    /// What a check is that went over its deadline.
+    /// The outcome of a check that exceeded its deadline.
     pub fn exceeded(&self) -> Fault {
         if self.is_callers { Fault::CallerDeadline } else { Fault::Deadline }
     }
 
-    /// Whether the check has waited for its turn so long that too little is left to answer it: three quarters of its time. Whoever is
-    /// denied then still hears of it, and those behind it do not wait for an answer that would come too late as well. Less would deny
+    /// The check was queued for more than 75 % of its time, so that too little is left to answer it. The client of a
+    /// shed check still receives the denial, and checks behind it do not wait for an answer that would be late as well. Less would deny
     /// what was only throttled: a limit of 0.1 CPU stops a process for 90 of 100 ms.
     pub fn is_stale(&self) -> bool {
         self.arrived.elapsed() > self.deadline.saturating_duration_since(self.arrived) / 4 * 3

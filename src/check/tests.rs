@@ -103,7 +103,7 @@ fn message(path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     message_of(http("GET", path, headers), None)
 }
 
-/// A request that comes from somebody, and from somewhere.
+/// A request with a client address and a peer.
 pub fn message_with(principal: &str, address: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     let socket = SocketAddress { address: address.into(), ..SocketAddress::default() };
     let address = Address { address: Some(address::Address::SocketAddress(socket)) };

@@ -1,4 +1,4 @@
-//! What a trace shows of a check.
+//! The spans of a check.
 
 use uuid::Uuid;
 
@@ -12,7 +12,7 @@ pub(super) fn traceparent<'a>(http: &Http<'a>) -> Option<&'a str> {
     std::str::from_utf8(value).ok()
 }
 
-/// What a trace says of a request; nothing of its query, nor of who is named before a host.
+/// The span attributes of a request; neither its query nor userinfo before a host.
 pub(super) fn told_of(http: &Http<'_>) -> Told {
     let is_origin_form = http.path.starts_with('/');
     let path = http.path.split(['?', '#']).next().filter(|_| is_origin_form).unwrap_or_default();

@@ -21,7 +21,7 @@ use crate::value::json_text;
 /// Bytes of a bundle that these commands handle.
 const LIMIT: u64 = 1 << 30;
 
-/// Who signs.
+/// The signing key and claims.
 #[derive(Debug, Args)]
 struct SigningArgs {
     /// A private key in PEM, a secret, or the path of either

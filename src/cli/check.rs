@@ -12,7 +12,7 @@ use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
 use crate::opa::signature::{Demand, Verification};
 use crate::policy::{RegoVersion, Rejection, Sources, Strictness, Surroundings, compile_sources};
 
-/// What commands over policies on disk have in common.
+/// Flags shared by commands over policies on disk.
 #[derive(Debug, Args)]
 pub struct PolicyArgs {
     /// Leave out files and folders with such names, for example `.*`
@@ -47,7 +47,7 @@ impl PolicyArgs {
             ignore: self.ignore.iter().filter_map(|pattern| ignore_pattern(pattern)).collect(),
             version: self.version(),
             as_bundles,
-            // Whoever looks at a bundle with these tools has not put it in force.
+            // These tools read a bundle that is not active.
             verification: Verification { demand: Demand::Skip, ..Verification::default() },
         }
     }

@@ -57,9 +57,9 @@ enum Command {
         #[arg(short, long, value_enum, default_value = "pretty")]
         format: Format,
     },
-    /// Tell what `stepgate run` would come to with these flags, without serving: configuration, policies, files of TLS
+    /// Validate the flags and configuration of `stepgate run` without serving: configuration, policies, TLS files
     Plan(Box<run::Run>),
-    /// Tell what changes for an OPA-Envoy deployment whose image becomes stepgate's
+    /// Show what changes for an OPA-Envoy deployment whose image becomes stepgate's
     Migrate {
         /// Files, folders, or `-` for the standard input
         #[arg(required = true)]
@@ -186,7 +186,7 @@ fn await_good(
     }
 }
 
-/// What a server says of itself.
+/// The status reports of a server.
 struct Found {
     /// It is ready, and decides by its newest policies.
     is_good: bool,
@@ -226,7 +226,7 @@ fn look(url: &str, ask: impl Fn(&str) -> Result<(u16, String), ProbeError>) -> a
     Ok(Found { is_good: is_ready && !is_rejected(&metrics), lines })
 }
 
-/// What to do about a condition of readiness.
+/// The remediation of a condition of readiness.
 fn hint(condition: &str) -> &'static str {
     match condition {
         "policy" => "no policy is active; `stepgate check` says what is wrong with it",

@@ -57,10 +57,10 @@ pub struct Eval {
     /// Read the query from standard input
     #[arg(long, conflicts_with = "query")]
     stdin: bool,
-    /// How the answer is written
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Json)]
     format: Format,
-    /// The package that the query stands in, such as `app.authz`
+    /// The package of the query, such as `app.authz`
     #[arg(long)]
     package: Option<String>,
     /// Errors of built-in functions end the evaluation
@@ -195,7 +195,7 @@ impl Eval {
         ExitCode::from(2)
     }
 
-    /// What was asked for beside the answer, by the name of its member in OPA's JSON.
+    /// Optional results beside the answer, by the name of their member in OPA's JSON.
     fn records(&self, policy: &Policy, trail: &Trail) -> Vec<(&'static str, Value)> {
         let mut records = Vec::new();
         if self.coverage {

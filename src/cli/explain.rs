@@ -47,19 +47,19 @@ pub struct Explain {
     policy: PolicyArgs,
 }
 
-/// What is explained.
+/// The decision to explain.
 struct Case {
     input: Value,
     /// As the event has it, such as `mesh/decision`.
     path: Option<String>,
-    /// What was decided at the time.
+    /// The result at the time.
     logged: Option<String>,
-    /// What Envoy was told, and why that is not what the policy said.
+    /// The answer to Envoy, and why it differs from the policy's result.
     answered: Option<String>,
     reason: Option<String>,
     /// Why there was no decision.
     error: Option<String>,
-    /// What functions answered at the time (`nd_builtin_cache`).
+    /// The answers of built-in functions at the time (`nd_builtin_cache`).
     answers: Option<Value>,
     /// When that was, in nanoseconds since the epoch.
     now_ns: Option<i64>,
@@ -88,7 +88,7 @@ impl Explain {
         };
         let query = compile_query(&policy, &rule, version, &[])
             .map_err(|_| anyhow::anyhow!("`{rule}` is no rule of these policies"))?;
-        // Somebody else's input must not send requests from here, nor show the environment of whoever reads the log. What the event
+        // A foreign input must not send requests from here, nor show the environment of the reader. The values that the event
         // says of the world at the time counts.
         let alone = Surroundings::new(&BuiltinSettings::default());
         let world = World::lasting(TIMEOUT, &alone).following(Trail::default()).recalling(case.answers, case.now_ns);
@@ -106,7 +106,7 @@ impl Explain {
         lines.push(format!("{rule} is {now}"));
         if let Some(answered) = case.answered {
             let why = case.reason.map_or_else(String::new, |reason| format!(", reason {reason}"));
-            lines.push(format!("Envoy was told to {answered}{why}"));
+            lines.push(format!("Envoy was answered {answered}{why}"));
         }
         if let Some(error) = case.error {
             let has_evidence = member(&case.input, "jwt").is_some();
@@ -124,7 +124,7 @@ impl Explain {
         out.push_str(&story(&policy, &trail, &sources.modules));
         out.push_str("\ninput, without credentials and names of persons\n");
         out.push_str(&indented(&redacted("input", &case.input)));
-        // Whoever has seen enough closes the pipe.
+        // The reader has closed the pipe.
         match std::io::stdout().write_all(out.as_bytes()) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
             _ => Ok(ExitCode::SUCCESS),
@@ -205,7 +205,7 @@ impl Explain {
     }
 }
 
-/// Texts of an input that are not shown: what proves who somebody is, and names of persons.
+/// Redaction of credentials and names of persons in an input.
 struct Hidden(Vec<String>);
 
 impl Hidden {
@@ -228,7 +228,7 @@ impl Hidden {
     }
 }
 
-/// A text and its words, as far as they are long enough to tell something.
+/// A text and its words, if they are long enough to identify something.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|c: char| c.is_whitespace() || "?&=;,\"".contains(c)).filter(|word| word.len() > 5);
     std::iter::once(text).filter(|text| text.len() > 3).chain(words)

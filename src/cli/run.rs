@@ -69,11 +69,11 @@ pub struct Run {
     /// Where to serve OPA's API, health and metrics over HTTP
     #[arg(short, long, env = "OPA_RUN_ADDR", default_value = "localhost:8181", value_delimiter = ',')]
     addr: Vec<String>,
-    /// How callers of the API say who they are: `token` hands a bearer token to the policy as `input.identity`,
+    /// Authentication of API callers: `token` passes a bearer token to the policy as `input.identity`,
     /// `tls` the subject of a client certificate
     #[arg(long, env = "OPA_RUN_AUTHENTICATION", value_enum, default_value = "off")]
     authentication: AuthenticationFlag,
-    /// Who may use the API: `basic` asks the policy at `data.system.authz.allow`
+    /// Authorization of API callers: `basic` evaluates the policy at `data.system.authz.allow`
     #[arg(long, env = "OPA_RUN_AUTHORIZATION", value_enum, default_value = "off")]
     authorization: AuthorizationFlag,
     /// Allow PUT and DELETE of /v1/policies
@@ -119,7 +119,7 @@ pub struct Run {
     /// Permissions of HTTP socket files, octal
     #[arg(long, env = "OPA_RUN_UNIX_SOCKET_PERM", default_value = "755")]
     unix_socket_perm: String,
-    /// How many errors of a policy are shown
+    /// Maximum number of policy errors to print
     #[arg(short, long, env = "OPA_RUN_MAX_ERRORS", default_value_t = 10)]
     max_errors: usize,
     #[command(flatten)]
@@ -165,7 +165,7 @@ impl TlsFlags {
     }
 }
 
-/// How the bundles of the command line are verified.
+/// Verification of the bundles of the command line.
 #[derive(Debug, Args)]
 struct Verify {
     /// Take signed bundles without looking at their signatures
@@ -279,7 +279,7 @@ impl Refused {
     }
 }
 
-/// What stepgate makes of the arguments of `opa run`, where it is not simply the same.
+/// The arguments of `opa run` that stepgate reads differently.
 pub fn judge(arguments: &[&str]) -> Vec<(Verdict, String)> {
     #[derive(Debug, Parser)]
     #[command(args_override_self = true)]
@@ -334,7 +334,7 @@ impl Run {
         app::run(self.launch()?)
     }
 
-    /// What it would be started with. Warnings go to the log.
+    /// The launch settings. Warnings go to the log.
     pub fn launch(self) -> anyhow::Result<Launch> {
         if let Some((flag, why)) = self.refused.given().first() {
             bail!("--{flag} is refused: {why}");

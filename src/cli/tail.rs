@@ -61,7 +61,7 @@ impl Tail {
         let place = self.socket.strip_prefix("unix://").unwrap_or(&self.socket);
         let stream = UnixStream::connect(place).with_context(|| {
             format!(
-                "nobody listens at `{place}`; `plugins.stepgate.admin_socket` makes the socket, its owner may use it"
+                "no server listens at `{place}`; set `plugins.stepgate.admin_socket` there, and run as the owner of the socket"
             )
         })?;
         // HTTP/1.0: an answer without end has no chunks.
@@ -91,7 +91,7 @@ impl Tail {
                 Format::Pretty => writeln!(out, "{}", pretty(&event, has_colors)),
             };
             match told.and_then(|()| out.flush()) {
-                // Whoever has seen enough closes the pipe.
+                // The reader has closed the pipe.
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => break,
                 told => told?,
             }
@@ -124,7 +124,7 @@ pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || is_bidi(c) { '?' } else { c }).collect()
 }
 
-/// Whether the request passed; demands, preflights and `dry-run` overrule the policy.
+/// The request passed; route requirements, preflights and `dry-run` overrule the policy.
 fn is_allowed(event: &Value) -> bool {
     match event.pointer("/custom/answered").and_then(Value::as_str) {
         Some(answered) => answered == "allow",
@@ -200,7 +200,7 @@ mod tests {
         let mut overruled = event(json!(true));
         overruled["custom"] = json!({"reason": "demand_not_met"});
         assert!(!is_allowed(&overruled));
-        // What was answered counts, not what the policy said.
+        // The answer to Envoy counts, not the policy's result.
         let mut passed = event(json!({"allowed": false}));
         passed["custom"] = json!({"answered": "allow"});
         assert!(is_allowed(&passed) && pretty(&passed, false).contains(" dry-run "), "{}", pretty(&passed, false));

@@ -43,7 +43,7 @@ pub struct Test {
     /// List the tests that pass, too
     #[arg(short, long)]
     verbose: bool,
-    /// How the report is written
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Pretty)]
     format: Format,
     /// The longest that one test may take
@@ -58,7 +58,7 @@ pub struct Test {
     /// Measure how long each test takes
     #[arg(long, conflicts_with = "coverage")]
     bench: bool,
-    /// How often each test runs when measured
+    /// Number of runs of each test in a benchmark
     #[arg(long, default_value_t = 1_000)]
     count: u32,
     /// End with 0 although tests were skipped (`todo_test_…`)

@@ -29,14 +29,14 @@ const SIZE_LIMIT: u64 = 1 << 30;
 /// OPA's algorithm of a key that names none.
 pub(super) const KEY_ALGORITHM: &str = "RS256";
 
-/// What bundles lean on beside their own section.
+/// The other sections that bundles depend on.
 pub(super) struct BundleContext<'a> {
     pub document: &'a Value,
     pub services: &'a BTreeMap<String, ServiceSettings>,
     pub keys: BTreeMap<String, PublicKey>,
     /// `compat: {bundle_signatures: opa}`.
     pub signatures_as_in_opa: bool,
-    /// Of the process, in bytes.
+    /// The memory of the process, in bytes.
     pub memory: Memory,
 }
 

@@ -1,4 +1,4 @@
-//! What proves to services who we are.
+//! Credentials for services.
 //!
 //! Mirrors: OPA `v1/plugins/rest/{auth,auth_tls,aws,gcp,azure}.go`, v1.19.0.
 

@@ -26,7 +26,7 @@ const EVENT_LIMIT: u64 = 10_000;
 const SPILL_LIMIT: u64 = 1 << 30;
 
 impl Resolver<'_> {
-    /// Where decisions are logged, and how; without `decision_logs` nowhere, which is how they are shown to whoever watches.
+    /// The destinations and limits of decision logs; without `decision_logs` only subscribers receive decisions.
     pub(super) fn decision_log(
         &mut self,
         document: &Value,
@@ -91,7 +91,7 @@ impl Resolver<'_> {
                 events: bytes(events),
                 overflow: match (own.text("overflow"), own.text("audit")) {
                     (Some("spill"), _) => Overflow::Spill,
-                    // What must be logged is not dropped later: checks wait, and are denied.
+                    // Required events are never dropped: checks wait, and are denied.
                     (_, Some("required")) => Overflow::Wait,
                     (Some("drop_new"), _) => Overflow::DropNew,
                     _ => Overflow::DropOld,

@@ -1,4 +1,4 @@
-//! What routes demand, and the ways to ask for it.
+//! Configuration of route requirements and of challenges.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 /// Where Entra's clients authenticate, of whatever tenant they are.
 const ENTRA_AUTHORIZE: &str = "https://login.microsoftonline.com/common/oauth2/authorize";
 
-/// Whether it can be a method: a token; one with a star is always meant for several.
+/// Valid as a method: a token without `*`, which is always meant for several.
 fn is_method(text: &str) -> bool {
     is_token(text) && !text.contains('*')
 }
@@ -91,7 +91,8 @@ impl Resolver<'_> {
             }
         }
         if let Some(scope) = scopes.iter().find(|scope| scope.is_empty() || scope.contains(' ')) {
-            self.problems.error(format!("{place}.scopes"), format!("`{scope}` is not one scope: nobody could have it"));
+            self.problems
+                .error(format!("{place}.scopes"), format!("`{scope}` is not one scope, and no token could have it"));
         }
         let methods = owned("methods");
         if let Some(method) = methods.iter().find(|method| !is_method(method)) {
@@ -189,7 +190,7 @@ impl Resolver<'_> {
             }
         }
         if return_origins.is_empty() {
-            self.problems.error(format!("{place}.return_origins"), "no place to come back to is named");
+            self.problems.error(format!("{place}.return_origins"), "the list is empty: name at least one origin");
         }
         let return_parameter = item.text("return_parameter").unwrap_or("return_to").to_owned();
         Some(Redirect { login_url: login_url?, return_parameter, return_origins })
@@ -266,7 +267,7 @@ impl Resolver<'_> {
         metadata.map(|metadata| metadata.at(hosts, prefix))
     }
 
-    /// The token that tells the upstream who the caller is.
+    /// The identity token for the upstream.
     pub(super) fn identity_token(&mut self, own: Section<'_>, check: &mut check::Settings) {
         let item = own.section("identity_token");
         if item.0.is_none() {

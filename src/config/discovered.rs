@@ -1,4 +1,4 @@
-//! What a discovered configuration and that of the start make together.
+//! Merging of a discovered configuration with that of the start.
 //!
 //! Mirrors: OPA `v1/plugins/discovery`, v1.19.0: whatever was configured at the start wins. What differs, on purpose: who may be
 //! trusted, and how far, is not for an unsigned document to say.
@@ -11,10 +11,10 @@ use super::document::{Document, substitute};
 
 /// Sections that say whom to trust.
 const SECURITY: [&str; 2] = ["keys", "plugins.stepgate"];
-/// What is shown in place of a URL's query, which may hold a signature or a key.
+/// Replaces a URL's query, which may contain a signature or a key.
 const HIDDEN_QUERY: &str = "hidden";
 
-/// All of them: those, services that the start has (their TLS and where credentials go), and what is believed of bundles.
+/// Keys that discovery cannot change: those, services of the start (their TLS and credentials), and bundle verification.
 fn security(boot: &Value, discovered: &Map<String, Value>) -> Vec<Vec<String>> {
     let members = |section: &Value| -> Vec<String> {
         section.as_object().into_iter().flat_map(|members| members.keys().cloned()).collect()
@@ -42,7 +42,7 @@ pub fn merge(
     is_signed: bool,
     environment: &BTreeMap<String, String>,
 ) -> Result<Merged, String> {
-    // What is not signed does not read our environment, either.
+    // An unsigned document does not read our environment, either.
     let discovered = if is_signed {
         let text = substitute(&discovered.to_string(), environment);
         serde_json::from_str(&text).map_err(|error| error.to_string())?
@@ -101,7 +101,7 @@ fn withhold(
     }
 }
 
-/// What the start says wins, key by key.
+/// Keys of the start win, one by one.
 fn overlay(into: &mut Map<String, Value>, boot: &Map<String, Value>, path: &str, left_out: &mut Vec<String>) {
     for (name, value) in boot {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
@@ -137,7 +137,7 @@ pub fn public(document: &Document) -> Value {
     shown
 }
 
-/// Takes out of URLs what lets somebody in: names, passwords and what the query says.
+/// Removes credentials from URLs: user names, passwords and query values.
 fn blank_urls(value: &mut Value) {
     match value {
         Value::String(text) => {
@@ -147,7 +147,7 @@ fn blank_urls(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(blank_urls),
         Value::Object(members) => {
-            // What is asked of a service is the rest of a URL.
+            // The rest of a URL is the path of a request.
             if let Some(Value::String(resource)) = members.get_mut("resource")
                 && let Some((path, _)) = resource.split_once('?')
             {
@@ -219,7 +219,7 @@ mod tests {
         let (document, _) = merged(boot, found, false);
         assert_eq!(document.pointer("/plugins/stepgate/issuers"), Some(&json!([])));
         assert_eq!(document.pointer("/plugins/stepgate/log"), None);
-        // What the start does not allow cannot allow itself.
+        // A document cannot allow itself what the start does not allow.
         let (document, _) = merged(json!({}), json!({"plugins": {"stepgate": {"discovery_may_set": ["keys"]}}}), false);
         assert_eq!(document, json!({"plugins": {}}));
     }

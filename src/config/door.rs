@@ -65,7 +65,7 @@ impl Resolver<'_> {
     }
 
     fn tls(&mut self, grpc: Section<'_>, address: Option<&Address>) -> Option<TlsSettings> {
-        // A section that is there and empty is no wish for plain text.
+        // An empty `tls: {}` is an error, not plaintext.
         if grpc.0.and_then(|grpc| grpc.get("tls")).is_some_and(Value::is_null) {
             self.problems.error(TLS, "the section is empty: give cert_file and private_key_file, or remove it");
         }
@@ -91,10 +91,11 @@ impl Resolver<'_> {
             }
         }
         if tls.at("allowed_spiffe_ids").is_some() && tls.texts("allowed_spiffe_ids").is_empty() {
-            self.problems.error(format!("{TLS}.allowed_spiffe_ids"), "the list is empty, so nobody could connect");
+            self.problems.error(format!("{TLS}.allowed_spiffe_ids"), "the list is empty, so no client could connect");
         }
         if !clients.is_empty() && client_roots.is_none() {
-            self.problems.error(format!("{TLS}.allowed_spiffe_ids"), "needs ca_cert_file: nobody else proves an id");
+            self.problems
+                .error(format!("{TLS}.allowed_spiffe_ids"), "needs ca_cert_file: without it clients prove no id");
         }
         let (certificate, key) = pair?;
         let needs_client = client_roots.is_some();

@@ -28,7 +28,7 @@ fn part(amount: &str, unit: &str) -> Option<Duration> {
     };
     let (whole, fraction) = amount.split_once('.').unwrap_or((amount, "0"));
     let whole: u64 = whole.parse().ok()?;
-    // What is finer than a nanosecond of an hour does not count.
+    // Fractions below a nanosecond of an hour are ignored.
     let digits = fraction.get(..fraction.len().min(13))?;
     let scale = 10_u128.checked_pow(u32::try_from(digits.len()).ok()?)?;
     let rest = digits.parse::<u128>().ok()?.checked_mul(nanoseconds.into())?.checked_div(scale)?;

@@ -23,7 +23,7 @@ const MAX_TENANTS: usize = 100;
 /// Where keys may come from.
 pub(super) const KEY_SOURCES: [&str; 5] = ["jwks_url", "discovery", "jwks_file", "jwks_service", "jwks"];
 
-/// Whether Envoy is believed to have verified an issuer's tokens.
+/// Envoy is trusted to have verified an issuer's tokens.
 fn is_asserted(item: &Value) -> bool {
     item.get("trust").and_then(Value::as_str) == Some("envoy")
 }
@@ -125,7 +125,7 @@ impl Resolver<'_> {
         let (audiences, names) = (item.texts("audiences"), item.texts("algorithms"));
         require("issuer", item.text("issuer").is_none_or(str::is_empty));
         require("audiences", audiences.is_empty());
-        // Who is only asked signs nothing that is read here.
+        // An issuer with introspection alone has no keys to be configured.
         let has_keys = KEY_SOURCES.iter().any(|name| item.at(name).is_some());
         let is_only_asked = item.0.is_some_and(is_asserted) || (!has_keys && item.at("introspection").is_some());
         require("algorithms", names.is_empty() && !is_only_asked);
@@ -170,7 +170,7 @@ impl Resolver<'_> {
     /// Finds names that no token can have.
     fn check_names(&mut self, item: Section<'_>, audiences: &[&str], place: &str) {
         if audiences.contains(&"") {
-            let message = "an empty audience would accept tokens that are meant for nobody: name this API";
+            let message = "an empty audience would accept tokens that are meant for no API: name this one";
             self.problems.error(format!("{place}.audiences"), message);
         }
         let mut warn = |name: &str, given: &str| {
@@ -345,7 +345,7 @@ impl Resolver<'_> {
             }
         }
         if locations.is_empty() {
-            self.problems.error(format!("{place}.token_from"), "no place is named");
+            self.problems.error(format!("{place}.token_from"), "the list is empty: name at least one location");
         }
         locations
     }

@@ -9,7 +9,7 @@ pub use self::table::all;
 use super::duration;
 use super::problem::Problems;
 
-/// What a value must be.
+/// The type of a value.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Text,
@@ -41,13 +41,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether the value is looked at here, and not key by key.
+    /// The value is checked as a whole, and not key by key.
     fn is_leaf(self) -> bool {
         !matches!(self, Self::Section | Self::Sections | Self::Named | Self::SectionOrStrict)
     }
 }
 
-/// Whether a key does something.
+/// The support of a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Effect {
     Works,
@@ -71,7 +71,7 @@ pub struct Key {
 /// The prefix of stepgate's own section, where an unknown key stops the start.
 const OWN: &str = "plugins.stepgate";
 
-/// What is wrong with the keys of a configuration that was written for another machine: its `${…}` are taken for good.
+/// Problems of the keys of a configuration for another machine: its `${…}` are accepted unexpanded.
 pub fn problems(document: &Value) -> Problems {
     let mut problems = Problems::default();
     check(&filled(document), &mut problems);
@@ -149,7 +149,7 @@ fn item_of(item: &Value, path: String, pattern: &str, problems: &mut Problems) {
     }
 }
 
-/// Whether any text in `value` still has a `${`.
+/// Some string in `value` still has a `${`.
 fn holds_placeholder(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains("${"),
@@ -159,12 +159,12 @@ fn holds_placeholder(value: &Value) -> bool {
     }
 }
 
-/// Whether it can be a level: whether there is such a one is known later.
+/// Valid as a level name; the existence of the level is checked later.
 fn is_level(value: &Value) -> bool {
     value.is_string() || value.is_u64()
 }
 
-/// What was expected, when `value` is not it.
+/// The expected type, when `value` has another.
 fn mismatch(kind: Kind, value: &Value) -> Option<String> {
     let texts = |items: &Vec<Value>| items.iter().all(Value::is_string);
     let (fits, expected) = match kind {

@@ -1,10 +1,10 @@
-//! How much memory there is, and how much of it each consumer may hold: one table for all defaults.
+//! The memory limit of the process, and the share of each consumer: one table for all defaults.
 
 /// The memory limit of the process in bytes, where it has one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory(pub Option<u64>);
 
-/// What fills up with requests.
+/// A consumer whose memory grows with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Consumer {
     /// One policy evaluation, with the request body that it reads; part of `Evaluations`.

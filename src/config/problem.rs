@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, with its place and a hint.
+//! Problems of a configuration, each with its key and a hint.
 
 use std::fmt;
 

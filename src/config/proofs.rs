@@ -143,7 +143,7 @@ impl Resolver<'_> {
         Some(Secret::new(format!("Basic {}", STANDARD.encode(pair.expose()))))
     }
 
-    /// Nobody can tell whose token it is that two issuers could be asked about.
+    /// A token that two issuers could introspect has no determinable issuer.
     pub(super) fn check_introspection(&mut self, issuers: &[IssuerSettings]) {
         let asked: Vec<_> = issuers.iter().filter(|issuer| issuer.introspection.is_some()).collect();
         let overlaps = |(at, issuer): (usize, &&IssuerSettings)| {
@@ -168,7 +168,7 @@ pub(super) fn with_dpop(mut locations: Vec<Location>, dpop: Option<&str>) -> Vec
     locations
 }
 
-/// What challenges say of bound tokens; nothing where no issuer has them.
+/// The parameters of challenges for bound tokens; `None` where no issuer has them.
 pub(super) fn dpop_challenge(issuers: &[IssuerSettings], proofs: &ProofSettings) -> Option<DpopChallenge> {
     let takes = |issuer: &IssuerSettings| issuer.locations.contains(&Location::dpop());
     issuers.iter().any(takes).then(|| DpopChallenge {

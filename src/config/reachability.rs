@@ -1,11 +1,11 @@
-//! Demands that nobody can meet, and settings that cannot do what they are for: reported at the start, with the route, the issuers and
+//! Requirements that no caller can meet, and settings without effect: reported at the start, with the route, the issuers and
 //! what is missing.
 
 use super::resolve::Resolver;
 use crate::check::{self, Route};
 use crate::token::{IssuerSettings, Location, Preset, ProofSettings};
 
-/// What stands in the tokens of everybody, by provider.
+/// Audiences of every token of a provider.
 const EVERYBODYS_AUDIENCES: &[(Preset, &str)] = &[
     // Keycloak puts it into every token whose user may manage the own account.
     (Preset::Keycloak, "account"),

@@ -47,12 +47,12 @@ pub struct Config {
     pub tracing: Option<TraceSettings>,
     pub discovery: Option<DiscoverySettings>,
     pub api: ApiConfig,
-    /// Of this process, without `id` and `version`.
+    /// The labels of this process, without `id` and `version`.
     pub labels: BTreeMap<String, String>,
     pub check: check::Settings,
     /// Services, and those that issuers need beside them.
     pub issuer_services: BTreeMap<String, ServiceSettings>,
-    /// Documents that must be empty before policies come in force.
+    /// Documents that must be empty before policies are activated.
     pub load_checks: Vec<Vec<String>>,
     /// Not ready before a policy with the entry point is active; OPA does not look.
     pub awaits_entrypoint: bool,
@@ -139,7 +139,7 @@ impl<'a> Section<'a> {
 /// The longest that a check takes which waits for nothing; Envoy's own default is 200 ms.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(180);
 
-/// Whether it is a token of RFC 9110, section 5.6.2, as methods, schemes and the names of headers and cookies are.
+/// A token of RFC 9110, section 5.6.2, as methods, schemes and the names of headers and cookies are.
 pub(super) fn is_token(text: &str) -> bool {
     let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_of_token)
@@ -150,7 +150,7 @@ pub(super) fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// What policies may reach. `strict` allows what OPA allows.
+/// The network access of policies. `strict` allows what OPA allows.
 fn builtins(document: &Value, own: Section<'_>, strict: bool, limits: Section<'_>, memory: Memory) -> BuiltinSettings {
     let decision_cache_bytes = limits.count("decision_cache_bytes", 0);
     let cache = Section(document.get("caching")).section("inter_query_builtin_cache");
@@ -173,7 +173,7 @@ fn builtins(document: &Value, own: Section<'_>, strict: bool, limits: Section<'_
     }
 }
 
-/// What an answer may hold.
+/// The limits of an answer.
 fn response_limits(limits: Section<'_>) -> ResponseLimits {
     let default = ResponseLimits::default();
     let size = |name, default: usize| limits.size(name, default as u64);
@@ -220,7 +220,7 @@ impl Resolver<'_> {
             let message = "more than evaluations_memory_bytes, which all evaluations share";
             self.problems.error("plugins.stepgate.limits.evaluation_memory_bytes", message);
         }
-        // Whoever lets policies wait for other servers has told Envoy to wait, too; its own timeout still counts.
+        // A configuration that lets policies wait for other servers has a longer Envoy timeout, too; Envoy's own timeout still counts.
         let check_timeout = if builtins.http_send.is_some() { Duration::from_secs(10) } else { CHECK_TIMEOUT };
         let check_timeout = limits.duration("check_timeout", check_timeout);
         let evaluation_timeout = limits.duration("evaluation_timeout", Duration::from_millis(50));
@@ -285,7 +285,7 @@ impl Resolver<'_> {
         }
         self.check_reachability(issuers.as_deref().unwrap_or_default(), &check, &proofs);
         if issuers.is_none() && !check.routes.is_empty() {
-            self.problems.error("plugins.stepgate.routes", "without `issuers` nobody could meet their demands");
+            self.problems.error("plugins.stepgate.routes", "without `issuers` no caller could meet their requirements");
         }
         check.challenge.dpop = dpop_challenge(issuers.as_deref().unwrap_or_default(), &proofs);
         let mut decision_log = self.decision_log(document, entrypoint.configured(), own.section("log"), &services);

@@ -43,7 +43,7 @@ impl Resolver<'_> {
             self.problems.error(format!("{place}.type"), "expected `oci`, or nothing for a plain server");
         }
         if item.flag("allow_insecure_tls") == Some(true) {
-            let message = "the server is not verified: whoever stands between can replace every policy";
+            let message = "the server is not verified: a machine in between can replace every policy";
             self.problems.warn(format!("{place}.allow_insecure_tls"), message);
         }
         let headers = item

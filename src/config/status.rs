@@ -19,7 +19,7 @@ const DECODED_LIMIT: u64 = 32 << 20;
 /// OPA's smallest answer that is compressed.
 const GZIP_FROM: u64 = 1_024;
 
-/// What the HTTP API is told by the configuration.
+/// The settings of the HTTP API.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
     pub limits: BodyLimits,

@@ -51,7 +51,7 @@ fn put(members: &mut Map<String, Value>, defaults: &Value) {
     }
 }
 
-/// The services, and the API server as every pod reaches it where an issuer has its keys there. It is nobody else's service.
+/// The services, and the API server as every pod reaches it where an issuer has its keys there. No other service uses that.
 pub(super) fn with_kubernetes(
     document: &Value,
     services: &BTreeMap<String, ServiceSettings>,
@@ -84,7 +84,7 @@ pub(super) fn with_kubernetes(
 }
 
 impl Resolver<'_> {
-    /// An audience that the provider gives to every job is nobody's.
+    /// Rejects an audience that the provider gives to every job.
     pub(super) fn check_workload_audiences(&mut self, item: Section<'_>, place: &str) {
         let preset = item.text("preset").and_then(Preset::named);
         for audience in item.texts("audiences") {

@@ -13,7 +13,7 @@ use super::manifests::{Manifests, Object};
 
 pub use self::workloads::{Authorizer, asks_more_than_life, authorizers, configurations};
 
-/// How bad it is.
+/// The severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// Opens a hole, or denies everything.
@@ -47,9 +47,9 @@ fn hit(object: &Object, what: impl Into<String>) -> Hit<'_> {
 pub struct Rule {
     pub id: &'static str,
     pub severity: Severity,
-    /// What happens because of it.
+    /// The consequence.
     pub why: &'static str,
-    /// What to do.
+    /// The remediation.
     pub mend: &'static str,
     find: fn(&Manifests) -> Vec<Hit<'_>>,
 }
@@ -113,13 +113,13 @@ pub const RULES: &[Rule] = &[
     ),
     warning(
         "custom-path-rules",
-        "What a path in `rules` does not match is not checked at all, and it matches neither `//admin` nor `/ADMIN` where it says `/admin`.",
+        "A path that no entry of `rules` matches is not checked at all, and `/admin` matches neither `//admin` nor `/ADMIN`.",
         "Use `rules: [{}]`, or exclude with `notPaths`, and decide by path in Rego. `pathNormalization: MERGE_SLASHES` helps against `//admin` alone.",
         policies::path_rules,
     ),
     warning(
         "custom-client-rules",
-        "Headers and hosts are what the client writes: whoever leaves the header out, or reaches the workload by another name, is not checked at all.",
+        "Headers and hosts are written by the client: a request without the header, or to another name of the workload, is not checked at all.",
         "Use `rules: [{}]` and decide by them in Rego.",
         policies::client_rules,
     ),
@@ -203,7 +203,7 @@ pub const RULES: &[Rule] = &[
     ),
     warning(
         "cut-bodies",
-        "With `allowPartialMessage` Envoy cuts a longer body, and the policy decides about its beginning: a member that it forbids may stand in the rest.",
+        "With `allowPartialMessage` Envoy cuts a longer body, and the policy decides about its beginning: a member that it forbids may be in the rest.",
         "Deny where `input.truncated_body` is true, or remove `allowPartialMessage`: Envoy then answers 413 to longer bodies.",
         providers::partial_bodies,
     ),
@@ -307,11 +307,11 @@ pub struct Finding {
     pub object: String,
     /// The file.
     pub origin: String,
-    /// What exactly was seen.
+    /// The observed value.
     pub what: String,
 }
 
-/// What the rules find, errors first.
+/// The findings of the rules, errors first.
 pub fn examine(manifests: &Manifests) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for rule in RULES {

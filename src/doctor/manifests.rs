@@ -97,12 +97,12 @@ fn json_of(value: yaml_serde::Value) -> Value {
         }
         Yaml::Sequence(items) => items.into_iter().map(json_of).collect(),
         Yaml::Tagged(tagged) => json_of(tagged.value),
-        // What JSON has no number for is nothing.
+        // A number outside JSON's range becomes null.
         scalar => yaml_serde::from_value(scalar).unwrap_or_default(),
     }
 }
 
-/// What an object is found by: its kind, with the group where other groups have kinds of that name.
+/// The identity of an object: its kind, with the group where other groups have kinds of that name.
 fn kind_of(value: &Value) -> Option<String> {
     let kind = text(value, &["kind"])?;
     let version = text(value, &["apiVersion"]).unwrap_or_default();
@@ -137,7 +137,7 @@ fn camel_case(name: &str) -> String {
     out
 }
 
-/// What stands at a path of member names.
+/// The value at a path of member names.
 pub fn at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a Value> {
     path.iter().try_fold(value, |here, name| here.get(name)).filter(|found| !found.is_null())
 }
@@ -147,7 +147,7 @@ pub fn text<'a>(value: &'a Value, path: &[&str]) -> Option<&'a str> {
     at(value, path)?.as_str()
 }
 
-/// Whether a switch is on, in the words of YAML 1.1 that Helm and Istio read, too.
+/// A switch is on, in the words of YAML 1.1 that Helm and Istio read, too.
 pub fn is_on(value: Option<&Value>) -> bool {
     match value {
         Some(Value::Bool(flag)) => *flag,
@@ -199,7 +199,7 @@ pub struct Manifests {
     objects: BTreeMap<String, Vec<Object>>,
     /// Mesh configurations, wherever they are kept, as objects without kind.
     meshes: Vec<Object>,
-    /// What could not be read; the rest is examined all the same.
+    /// The unreadable documents; the rest is examined all the same.
     unread: Vec<ManifestsError>,
 }
 
@@ -238,7 +238,7 @@ impl Manifests {
             let name = |entry: &PathBuf| entry.file_name().map(|name| name.to_string_lossy().into_owned());
             let entries: BTreeSet<_> =
                 entries.into_iter().filter(|entry| !name(entry).is_some_and(|name| is_reserved(&name))).collect();
-            // What Helm has not rendered is no YAML yet.
+            // A Helm template that was not rendered is no YAML yet.
             let templates = entries.contains(&path.join("Chart.yaml")).then(|| path.join("templates"));
             for entry in entries.into_iter().filter(|entry| Some(entry) != templates.as_ref()) {
                 let is_manifest = entry.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");

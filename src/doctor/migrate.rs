@@ -1,4 +1,4 @@
-//! What changes for a deployment of OPA-Envoy when its image becomes stepgate's.
+//! The changes for a deployment of OPA-Envoy when its image becomes stepgate's.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::config::key_problems;
 /// The image to put in OPA's place.
 pub const IMAGE: &str = concat!("registry.example/stepgate:", env!("CARGO_PKG_VERSION"));
 
-/// What a line of a migration asks of its reader.
+/// The action that a line of a migration asks of its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Works as it is.
@@ -35,7 +35,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What was found about one container or configuration.
+/// The findings about one container or configuration.
 #[derive(Debug)]
 pub struct Migration {
     pub title: String,
@@ -43,7 +43,7 @@ pub struct Migration {
     pub lines: Vec<(Verdict, String)>,
 }
 
-/// What changes, for every container that runs OPA and every configuration of it. `judge` says of the arguments after the
+/// The changes for every container that runs OPA and every configuration of it. `judge` returns which of the arguments after the
 /// program's name what is not simply the same.
 pub fn migrations(manifests: &Manifests, judge: fn(&[&str]) -> Vec<(Verdict, String)>) -> Vec<Migration> {
     let mut found: Vec<Migration> = Vec::new();

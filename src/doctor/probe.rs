@@ -8,11 +8,11 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-/// How long connecting and each read may take.
+/// The time limit of connecting and of each read.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of an answer.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
-/// Of the head of an answer.
+/// The size limit of the head of an answer.
 const MAX_LINE_BYTES: u64 = 16 << 10;
 const MAX_LINES: usize = 200;
 

@@ -1,4 +1,4 @@
-//! What the metrics of a running server show that somebody should know.
+//! Findings from the metrics of a running server.
 
 use std::collections::BTreeMap;
 
@@ -27,12 +27,12 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     Some(Sample { name, labels: labels.collect(), value: value.parse().ok()? })
 }
 
-/// Whether the newest policies of a source are rejected: a restart would fail, or decide by none.
+/// The newest policies of a source are rejected: a restart would fail, or start without them.
 pub fn is_rejected(metrics: &str) -> bool {
     metrics.lines().filter_map(sample).any(|sample| sample.name == "stepgate_policy_rejected" && sample.value > 0.0)
 }
 
-/// What somebody should know, with what to do; counts are those since the start. `now` is in seconds since the epoch.
+/// The findings, with their remediation; counts are those since the start. `now` is in seconds since the epoch.
 pub fn signs(metrics: &str, now: f64) -> Vec<String> {
     metrics.lines().filter_map(sample).filter_map(|sample| sign(&sample, now)).collect()
 }
@@ -70,7 +70,7 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                 "deadline" => "Envoy waits no longer; is the processor throttled?",
                 "no_policy" => "`stepgate check` says what is wrong with the policy",
                 "undefined_decision" => "no rule gave a decision; give the entry point a default",
-                "over_budget" => "the policy takes too long; `stepgate eval --profile` tells where",
+                "over_budget" => "the policy is too slow; `stepgate eval --profile` shows where",
                 _ => "docs/status-codes.md, and the log",
             };
             format!("{count} check(s) denied by a fault, {}: {mend}", label("reason"))
@@ -97,7 +97,7 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                     "256 are open there, and the oldest made room: who keeps so many?"
                 }
                 "limit" => "raise limits.connections, or add replicas",
-                "handshakes" => "somebody begins handshakes and does not go on, or there is too little processor",
+                "handshakes" => "clients open TLS connections without completing the handshake, or the process is CPU-starved",
                 "handshake" => "is TLS spoken there, of a version that is wanted here? The log says more",
                 "abandoned" => "probes that only open the port, or callers that left without a word",
                 "distrusted" => "the caller does not trust our certificate: give it our root",

@@ -1,4 +1,4 @@
-//! What is in force: the files of the command line and the bundles, put together, compiled and swapped as one.
+//! Activation of policies: the files of the command line and the bundles, merged, compiled and swapped as one.
 //!
 //! A candidate is built beside what serves. It takes its place only when all of it is sound; otherwise nothing changes.
 
@@ -25,7 +25,7 @@ use crate::policy::{
 use crate::telemetry::{Metrics, Outcome};
 use crate::value::{Value, parse_json};
 
-/// Why a candidate was not put in force.
+/// The reason that a candidate was not activated.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
     #[error("the bundle was removed from the configuration, or changed there, meanwhile")]
@@ -42,7 +42,7 @@ pub enum ActivationError {
     Patch(#[from] PatchError),
     #[error("the manifest has no whole number at `metadata.sequence`, which is asked of this bundle")]
     NoSequence,
-    #[error("`metadata.sequence` fell from {from} to {to}: an older bundle is not put in force again")]
+    #[error("`metadata.sequence` fell from {from} to {to}: an older bundle is not activated again")]
     Rollback { from: i64, to: i64 },
     #[error("it is owned by the bundle `{0}`")]
     Owned(String),
@@ -59,14 +59,14 @@ fn list(rejections: &[Rejection]) -> String {
     format!("{} error(s) in the policy:\n{}", lines.len(), lines.join("\n"))
 }
 
-/// A bundle that may be in force.
+/// A candidate bundle.
 #[derive(Clone, Debug)]
 struct Part {
     bundle: Bundle,
     etag: String,
 }
 
-/// What was put in force.
+/// The active bundles and files.
 #[derive(Debug, Default)]
 pub struct Activated {
     pub revision: String,
@@ -76,20 +76,20 @@ pub struct Activated {
 
 type Parts = BTreeMap<String, Arc<Part>>;
 
-/// What is asked of policies.
+/// Requirements for policies.
 #[derive(Clone, Debug)]
 pub struct How {
     pub entrypoint: Entrypoint,
     pub surroundings: Arc<Surroundings>,
     /// Documents that must be empty.
     pub load_checks: Vec<Vec<String>>,
-    /// Whether to be ready means that the entry point has been defined.
+    /// Readiness requires that the entry point has been defined.
     pub awaits_entrypoint: bool,
     /// Bundles that are configured.
     pub bundles: usize,
 }
 
-/// Puts policies in force.
+/// Activates policies.
 #[derive(Debug)]
 pub struct Activation {
     how: Mutex<How>,
@@ -126,7 +126,7 @@ impl Activation {
         }
     }
 
-    /// Changes what is asked of policies and what they may call. What is in force is built anew.
+    /// Changes the requirements for policies and their capabilities. The active policy is rebuilt.
     pub fn configure(&self, how: How) -> Result<(), ActivationError> {
         let before = std::mem::replace(&mut *self.how.lock(), how);
         if before.entrypoint != self.how.lock().entrypoint {
@@ -147,7 +147,7 @@ impl Activation {
     }
 
     /// Replaces or changes one bundle. Compiling takes time and blocks the thread. With `rollback_guard` its
-    /// `metadata.sequence` must not fall. Nothing is done when the bundle `is_over` by the time it is its turn.
+    /// `metadata.sequence` must not fall. Nothing is done when the bundle `is_over` by the time it is processed.
     pub fn replace_bundle(
         &self,
         name: &str,
@@ -239,7 +239,7 @@ impl Activation {
         removed
     }
 
-    /// Comes with everything that is put in force: what did not fit before may fit now.
+    /// Updated with every activation: a candidate that conflicted before may be valid now.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -249,7 +249,7 @@ impl Activation {
         self.metrics.insides.policy_rejected(source, is_rejected);
     }
 
-    /// Whether a policy with the entry point has been active, where that is asked for.
+    /// A policy with the entry point has been active, where that is required.
     pub fn has_had_entrypoint(&self) -> bool {
         !self.how.lock().awaits_entrypoint || self.was_defined.load(Ordering::Acquire)
     }
@@ -272,7 +272,7 @@ impl Activation {
         }
     }
 
-    /// Builds what a change makes of everything, and puts it in force when it is sound.
+    /// Builds the result of a change, and activates it when it is valid.
     fn change(&self, change: impl FnOnce(&mut Active) -> Result<(), ActivationError>) -> Result<(), ActivationError> {
         let _alone = self.changing.lock();
         self.put_in_force(change)
@@ -328,7 +328,7 @@ impl Active {
         of_files.chain(self.changed.values().flatten()).cloned().collect()
     }
 
-    /// What lies under the roots of a bundle is the bundle's.
+    /// Data under the roots of a bundle belong to the bundle.
     fn check_owner(&self, module: &Module) -> Result<(), ActivationError> {
         // One that cannot be parsed is reported when everything is compiled.
         let Some(package) = package_of(module) else { return Ok(()) };
@@ -383,7 +383,7 @@ impl Part {
         Ok(Bundle { manifest: delta.manifest, sources })
     }
 
-    /// What stands under `data.system.bundles.<name>`.
+    /// The document of `data.system.bundles.<name>`.
     fn record(&self) -> Value {
         let manifest = &self.bundle.manifest;
         let mut document = manifest.document.clone().unwrap_or_else(|| json!({}));
@@ -456,7 +456,7 @@ mod tests {
         let greedy = bundle("{}", "package q\nx := 1");
         let error = activation.replace_bundle("b", greedy, "", false, || false).expect_err("both own `p`");
         assert_eq!(error.to_string(), "the bundles `a` and `b` both own `p`");
-        assert_eq!(decide(&store), one, "the first stays in force");
+        assert_eq!(decide(&store), one, "the first stays active");
         let beside = bundle(r#"{"roots": ["q"]}"#, "package q\nx := 1");
         activation.replace_bundle("b", beside, "", false, || false).expect("they are apart");
         assert!(decide(&store).contains(r#""b":{"etag":"""#));

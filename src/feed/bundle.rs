@@ -1,6 +1,6 @@
 //! Bundles: archives of policies and data that a server offers, fetched again and again.
 //!
-//! Mirrors: OPA `v1/plugins/bundle`, v1.19.0. Whatever goes wrong, what is in force stays in force.
+//! Mirrors: OPA `v1/plugins/bundle`, v1.19.0. The active bundle stays active whatever fails.
 
 pub mod archive;
 pub mod contents;
@@ -29,7 +29,7 @@ use crate::telemetry::{Metrics, Outcome, chain};
 /// The first pause before a file is read again, and the longest.
 const FIRST_REREAD: Duration = Duration::from_secs(1);
 const LONGEST_REREAD: Duration = Duration::from_secs(60);
-/// How long a saved bundle waits for others that it needs, before its server is asked.
+/// The time to retry activating a saved bundle whose dependencies are not yet active.
 const KEPT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where a bundle comes from.
@@ -52,11 +52,11 @@ pub struct BundleSettings {
     pub verification: Verification,
     /// Where it is kept for the next start.
     pub kept: Option<Kept>,
-    /// Whether `metadata.sequence` of its manifest must be there and never fall.
+    /// `metadata.sequence` of its manifest is required and must never fall.
     pub rollback_guard: bool,
-    /// How long its server may be unheard of before readiness ends.
+    /// The silence of its server after which readiness ends.
     pub max_staleness: Option<Duration>,
-    /// Of everything that it was configured with: what differs is started anew.
+    /// The configuration as one value: a bundle whose configuration differs is restarted.
     pub fingerprint: u64,
 }
 
@@ -67,15 +67,15 @@ pub enum BundleFeedError {
     Poll(#[from] PollError),
     #[error("the bundle is refused")]
     Bundle(#[from] BundleError),
-    #[error("the bundle is not put in force")]
+    #[error("bundle activation failed")]
     Activation(#[from] ActivationError),
     #[error("the saved bundle cannot be read")]
     Kept(#[source] std::io::Error),
-    #[error("the bundle is not put in force: building it panicked")]
+    #[error("bundle activation failed: building it panicked")]
     Panic,
 }
 
-/// What a poll found.
+/// The result of a poll.
 #[derive(Debug, PartialEq, Eq)]
 enum Polled {
     Same,
@@ -97,12 +97,12 @@ pub struct BundleFeed {
     pub refresh: Arc<Notify>,
     /// Ends when the configuration has the bundle no more, or another one of its name.
     pub lifecycle: Lifecycle,
-    /// Whether it has been in force since it was started.
+    /// It has been active since it was started.
     pub was_active: Arc<AtomicBool>,
 }
 
 impl BundleFeed {
-    /// Polls for ever; for a file, until it is in force.
+    /// Polls for ever; for a file, until it is active.
     pub async fn run(mut self) {
         self.begin_with_kept().await;
         if self.settings.polling.is_manual {
@@ -116,7 +116,7 @@ impl BundleFeed {
             let pause = match (&self.poller, &polled) {
                 (Some(poller), _) => poller.pause(failures),
                 (None, Err(_)) => backoff(FIRST_REREAD, LONGEST_REREAD, failures),
-                // Read once, as in OPA; again only when somebody asks.
+                // Read once, as in OPA; again only on request.
                 (None, Ok(_)) => Duration::MAX,
             };
             tokio::select! {
@@ -153,7 +153,7 @@ impl BundleFeed {
         });
     }
 
-    /// Puts the saved bundle in force, so that a start does not wait for a server.
+    /// Activates the saved bundle, so that a start does not wait for a server.
     async fn begin_with_kept(&mut self) {
         let Some(kept) = self.settings.kept.clone() else { return };
         let limit = self.settings.size_limit;
@@ -196,7 +196,7 @@ impl BundleFeed {
                 let asked = loop {
                     tokio::select! {
                         asked = poller.ask() => break asked?,
-                        // Whoever asks for a poll wants one now, not after a server that holds its answer back.
+                        // A requested poll starts now, not after a server that holds its answer back.
                         () = self.refresh.notified() => {}
                     }
                 };
@@ -234,7 +234,7 @@ impl BundleFeed {
             };
             let read = nanoseconds(began.elapsed());
             let is_snapshot = matches!(contents, Contents::Snapshot(_));
-            // What is not to be saved need not be held while the policy is built.
+            // Only an archive that is to be saved stays in memory while the policy is built.
             let archive = settings.kept.as_ref().filter(|_| is_snapshot && is_new).map(|_| download.archive);
             let etag = download.etag.unwrap_or_default();
             let began = Instant::now();
@@ -245,7 +245,7 @@ impl BundleFeed {
                 && let Err(error) = kept.save(&archive)
             {
                 let (name, folder) = (&settings.name, kept.folder.display());
-                tracing::warn!(name, %folder, %error, "the bundle is in force and could not be saved for the next start");
+                tracing::warn!(name, %folder, %error, "the bundle is active and could not be saved for the next start");
             }
             Ok((activated, read, nanoseconds(began.elapsed())))
         });

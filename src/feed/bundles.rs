@@ -28,7 +28,7 @@ pub struct Bundles {
     status: Status,
     metrics: Arc<Metrics>,
     clock: Clock,
-    /// What modules are written in unless a manifest says.
+    /// The Rego version of modules unless a manifest has one.
     version: RegoVersion,
     lifecycle: Lifecycle,
     running: Mutex<BTreeMap<String, Running>>,
@@ -39,7 +39,7 @@ struct Running {
     settings: Arc<BundleSettings>,
     refresh: Arc<Notify>,
     lifecycle: Lifecycle,
-    /// Whether this one has been in force, and not only one of its name before it.
+    /// This instance has been active, and not only an earlier one of its name.
     was_active: Arc<AtomicBool>,
 }
 
@@ -56,7 +56,7 @@ impl Bundles {
         Self { activation, status, metrics, clock, version, lifecycle, running: Mutex::default() }
     }
 
-    /// Makes these the bundles. Taking one out of force blocks the thread. What is new is started, what is as it was goes on, what is gone ends and is in force no more.
+    /// Replaces the set of bundles. Deactivation blocks the thread. New bundles start, unchanged ones continue, and removed ones stop and become inactive.
     pub fn apply(&self, wanted: Vec<BundleSettings>, services: &Services) {
         let is_wanted = |name: &str| wanted.iter().any(|it| it.name == name);
         let gone: Vec<_> = self.running.lock().extract_if(.., |name, _| !is_wanted(name)).collect();
@@ -66,7 +66,7 @@ impl Bundles {
             self.status.forget_bundle(&name);
             self.activation.report_rejected(&name, false);
             if let Err(error) = self.activation.remove_bundle(&name) {
-                // The others make no sense without it: what is in force stays, as with every failed change.
+                // The others make no sense without it: the active policy stays, as with every failed change.
                 tracing::error!(name, "the bundle is not taken out of force: {error}");
             }
         }
@@ -124,7 +124,7 @@ impl Bundles {
         Some(Running { settings, refresh, lifecycle, was_active })
     }
 
-    /// Whether every bundle has been in force as it is configured now.
+    /// Every bundle has been active as it is configured now.
     pub fn are_active(&self) -> bool {
         self.running.lock().values().all(|running| running.was_active.load(Ordering::Acquire))
     }

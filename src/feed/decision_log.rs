@@ -1,7 +1,7 @@
 //! The decision log: events made of decisions, masked, and written to the console or sent to a service.
 //!
 //! Mirrors: OPA `v1/plugins/logs`, v1.19.0. Everything here is off the request path, and takes no more than its share of the
-//! machine: what then finds no room is dropped and counted. What proves who somebody is never leaves in clear: see [`secrets`].
+//! machine: events that find no room are dropped and counted. Credentials never leave in clear: see [`secrets`].
 
 pub mod buffer;
 mod event;
@@ -34,9 +34,9 @@ use crate::telemetry::{Logged, Metrics};
 
 /// The first pause after a failed upload.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
-/// How often it is looked for uploads where there is nothing to upload to.
+/// The interval of checks for uploads without a service.
 const IDLE: Duration = Duration::from_secs(3_600);
-/// How long decisions are waited for once everything stops.
+/// The wait for pending decisions at shutdown.
 const LAST_DECISIONS: Duration = Duration::from_millis(500);
 /// Events that are made in one go, before others have the processor.
 const BATCH: usize = 64;
@@ -44,7 +44,7 @@ const BATCH: usize = 64;
 const LAST_UPLOAD: usize = 32_768;
 /// From here on an event is made where checks need not wait for it.
 const SLOW_EVENT: Duration = Duration::from_millis(1);
-/// How long an event without room waits before it is looked whether everything stops.
+/// The interval of shutdown checks while an event waits for room.
 const LOOK: Duration = Duration::from_millis(50);
 /// The buffer while there is no target.
 const NO_ROOM: Limits = Limits { bytes: 0, events: 0, overflow: Overflow::DropOld };
@@ -59,11 +59,11 @@ pub struct DecisionLogSettings {
     pub resource: String,
     /// The path of the decision, as it was configured.
     pub path: String,
-    /// Of this process, in every event.
+    /// The labels of this process, in every event.
     pub labels: BTreeMap<String, String>,
     pub mask: Vec<String>,
     pub drop: Vec<String>,
-    /// Whether credentials are taken out of events whatever the mask says.
+    /// Credentials are erased from events whatever the mask says.
     pub redact: bool,
     /// Headers where tokens are looked for, in lower case.
     pub token_headers: Vec<String>,
@@ -71,18 +71,18 @@ pub struct DecisionLogSettings {
     pub max_delay: Duration,
     /// Bytes of one upload, compressed.
     pub upload_limit: usize,
-    /// What may wait for an upload.
+    /// The limit of events that wait for an upload.
     pub limits: Limits,
     /// Bytes of decisions that are no events yet, about.
     pub waiting_bytes: usize,
     pub spill: Option<SpillSettings>,
     pub max_per_second: Option<u64>,
-    /// Of all processors, in percent.
+    /// The share of all processors, in percent.
     pub share: u64,
 }
 
 impl DecisionLogSettings {
-    /// Whether decisions are logged at all, and not only shown to whoever watches.
+    /// Decisions are logged, and not only sent to subscribers.
     pub fn is_anywhere(&self) -> bool {
         self.console || self.service.is_some()
     }
@@ -104,7 +104,7 @@ pub struct DecisionLog {
     pub target: Targets,
     pub metrics: Arc<Metrics>,
     pub status: Status,
-    /// Who watches decisions as they are made.
+    /// The subscribers to decisions.
     pub watchers: Watchers,
 }
 
@@ -176,7 +176,7 @@ async fn upload(
                 },
                 changed = targets.changed() => {
                     if changed.is_err() {
-                        // The process ends: there is nobody to change it any more.
+                        // The process ends: no further change arrives.
                         std::future::pending::<()>().await;
                     }
                     target = targets.borrow_and_update().clone();
@@ -306,7 +306,7 @@ impl Writer {
             };
             match overflow {
                 Overflow::DropNew => return self.metrics.decisions_logged(Logged::BufferFull, 1),
-                // Nobody makes room any more once everything stops, and no more than a queue is to come.
+                // Shutdown makes no more room, and at most one queue of events follows.
                 Overflow::Wait | Overflow::Spill if self.lifecycle.is_stopping() => return self.buffer.cram(event),
                 Overflow::Wait | Overflow::Spill => {
                     self.buffer.tell_full();

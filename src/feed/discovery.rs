@@ -1,7 +1,7 @@
 //! Discovery: a bundle whose policy says how everything else is configured.
 //!
 //! Mirrors: OPA `v1/plugins/discovery`, v1.19.0: where the configuration stands, and that what was configured at the start wins.
-//! Knows no configuration: it hands a document on, and tells what becomes of it.
+//! Knows no configuration: it hands a document on, and reports the result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::policy::{Complaint, Entrypoint, Question, Rejection, Snapshot, Surrou
 use crate::telemetry::chain;
 use crate::value::json_text;
 
-/// How long the configuration may be computed.
+/// The time limit of computing the configuration.
 const BUDGET: Duration = Duration::from_secs(5);
 
 /// The discovery of a configuration.
@@ -34,13 +34,13 @@ pub struct DiscoverySettings {
 #[derive(Debug)]
 pub struct Discovered {
     pub document: Json,
-    /// Whether a key that was configured at the start vouches for it.
+    /// A key that was configured at the start has verified it.
     pub is_signed: bool,
-    /// What becomes of it: why it is refused, or what of it was left out, if anything.
+    /// Receives the result: the reason of a rejection, or the parts that were left out, if any.
     pub reply: oneshot::Sender<Result<Option<String>, String>>,
 }
 
-/// Why a discovered configuration is not in force.
+/// The reason that a discovered configuration is not active.
 #[derive(Debug, thiserror::Error)]
 enum DiscoveryError {
     #[error(transparent)]
@@ -71,7 +71,7 @@ pub struct Discovery {
     pub status: Status,
     pub clock: Clock,
     pub discovered: mpsc::Sender<Discovered>,
-    /// What of the configuration in force counts for nothing, if anything.
+    /// The parts of the active configuration that are ignored, if any.
     pub left_out: Option<String>,
 }
 
@@ -130,7 +130,7 @@ impl Discovery {
         }
     }
 
-    /// Whether there was something new.
+    /// There was a new document.
     async fn poll(&mut self) -> Result<bool, DiscoveryError> {
         let Some(Download { archive, etag }) = self.poller.ask().await? else { return Ok(false) };
         let now = self.clock.now_ns();
@@ -144,7 +144,7 @@ impl Discovery {
         if let Some(kept) = self.settings.bundle.kept.clone()
             && let Ok(Err(error)) = tokio::task::spawn_blocking(move || kept.save(&archive)).await
         {
-            tracing::warn!("the discovery bundle is in force and could not be saved for the next start: {error}");
+            tracing::warn!("the discovery bundle is active and could not be saved for the next start: {error}");
         }
         tracing::info!(etag, "Discovery update processed successfully.");
         self.poller.etag = etag;
@@ -171,7 +171,7 @@ impl Discovery {
         let (revision, document) = computed.await.map_err(|_| DiscoveryError::Panic)??;
         let (reply, answer) = oneshot::channel();
         let is_signed = self.reading.verification.demand == Demand::Required;
-        // Nobody takes it, or answers, once everything stops.
+        // At shutdown the receiver is gone.
         let gone = || DiscoveryError::Refused("stopping".to_owned());
         self.discovered.send(Discovered { document, is_signed, reply }).await.map_err(|_| gone())?;
         self.left_out = answer.await.map_err(|_| gone())?.map_err(DiscoveryError::Refused)?;

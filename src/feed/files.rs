@@ -31,7 +31,7 @@ const MAX_FILES: usize = 100_000;
 const MAX_TOTAL_BYTES: u64 = 1 << 30;
 /// The name of the files of the command line among the sources of policies.
 const FILES: &str = "files";
-/// How long the files must be quiet before they are read again.
+/// The quiet period of the files before they are read again.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// One path of the command line.
@@ -57,7 +57,7 @@ impl PathSpec {
     }
 }
 
-/// What is loaded, and how.
+/// The files to load, and their kind.
 #[derive(Clone, Debug)]
 pub struct PolicyFiles {
     pub paths: Vec<PathSpec>,
@@ -65,7 +65,7 @@ pub struct PolicyFiles {
     pub version: RegoVersion,
     /// Each path is a bundle: an archive or a folder.
     pub as_bundles: bool,
-    /// How such bundles are verified.
+    /// Verification of such bundles.
     pub verification: Verification,
 }
 
@@ -130,8 +130,8 @@ impl PolicyFiles {
         Ok(loading.sources)
     }
 
-    /// Whether a change of `path` can change what is loaded. Others would never end: a log file in the same folder grows with
-    /// every reload that it tells of.
+    /// A change of `path` can change the loaded files. Other changes would never end: a log file in the same folder grows with
+    /// every reload that it logs.
     fn may_change_with(&self, path: &Path) -> bool {
         let name = path.file_name().unwrap_or_default();
         // Kubernetes swaps a link named `..data`.
@@ -249,7 +249,7 @@ fn read_error(path: &Path, source: io::Error) -> FilesError {
     FilesError::Read { path: path.to_owned(), source }
 }
 
-/// Why files were not put in force.
+/// The reason that files were not activated.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesFeedError {
     #[error("the files cannot be loaded")]
@@ -258,7 +258,7 @@ pub enum FilesFeedError {
     Activation(#[from] ActivationError),
 }
 
-/// Puts the policy of a set of files in force.
+/// Activates the policy of a set of files.
 #[derive(Clone, Debug)]
 pub struct PolicyFeed {
     pub files: PolicyFiles,
@@ -312,10 +312,10 @@ impl PolicyFeed {
                 Ok(Err(error)) => {
                     tracing::error!(
                         error = crate::telemetry::chain(&error),
-                        "policy not reloaded; the old one stays in force"
+                        "policy not reloaded; the previous policy stays active"
                     );
                 }
-                Err(_) => tracing::error!("policy not reloaded: loading it panicked; the old one stays in force"),
+                Err(_) => tracing::error!("policy not reloaded: loading it panicked; the previous policy stays active"),
             }
         }
     }

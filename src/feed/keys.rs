@@ -24,7 +24,7 @@ use crate::value::{DuplicateKeys, JsonLimits, as_text, member, parse_json};
 
 /// The largest key set or provider configuration that is read.
 const MAX_DOCUMENT_BYTES: usize = 512 * 1024;
-/// How often keys are refreshed when the server does not say.
+/// The refresh interval of keys when the server sends none.
 const DEFAULT_PERIOD: Duration = Duration::from_secs(600);
 /// The bounds of what a server may say by `Cache-Control: max-age`.
 const SHORTEST_PERIOD: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! How bundles, discovery and the decision log are doing: kept here by the feeds, shown at `/v1/status`, sent to a service.
+//! The status of bundles, discovery and the decision log: updated by the feeds, served at `/v1/status`, sent to a service.
 //!
 //! Mirrors: `Status` of OPA `v1/plugins/bundle/status.go` and `UpdateRequestV1` of `v1/plugins/status/plugin.go`, v1.19.0.
 
@@ -17,14 +17,14 @@ use crate::clock::rfc3339;
 use crate::policy::{Complaint, Rejection};
 use crate::telemetry::{BundleTold, chain};
 
-/// How Go writes a time that never was.
+/// Go's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 /// Errors that a status lists at most.
 const MAX_ERRORS: usize = 100;
 /// Bytes of a message, which may quote what a bundle or a server says.
 const MAX_MESSAGE: usize = 2_000;
 
-/// What went wrong with the last attempt.
+/// The error of the last attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fault {
     pub code: &'static str,
@@ -44,7 +44,7 @@ pub fn clipped(message: &str) -> String {
 }
 
 impl Fault {
-    /// Of a bundle, as OPA tells it.
+    /// The status of a bundle, in OPA's form.
     pub fn of_bundle(error: &dyn std::error::Error) -> Self {
         Self { code: "bundle_error", message: clipped(&chain(error)), errors: Vec::new(), http_code: None }
     }
@@ -71,7 +71,7 @@ impl Fault {
     }
 }
 
-/// How one bundle is doing. Times are nanoseconds since the epoch.
+/// The state of one bundle. Times are nanoseconds since the epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BundleStatus {
     pub name: String,
@@ -125,7 +125,7 @@ impl BundleStatus {
         Json::Object(members)
     }
 
-    /// What OPA's metrics tell of it.
+    /// Metrics by OPA's names.
     fn told(&self) -> BundleTold<'_> {
         BundleTold {
             name: &self.name,
@@ -138,13 +138,13 @@ impl BundleStatus {
         }
     }
 
-    /// What counts as a change: not when the server was asked.
+    /// The parts that count as a change: not the time of the last request.
     fn essence(&self) -> Self {
         Self { answered_at: None, asked_at: None, timers: BTreeMap::new(), ..self.clone() }
     }
 }
 
-/// Everything that the status tells.
+/// The whole status document.
 #[derive(Debug, Default)]
 pub struct Board {
     state: Mutex<State>,
@@ -164,7 +164,7 @@ impl Board {
         self.state.lock().labels = labels;
     }
 
-    /// Changes what is told of a bundle.
+    /// Updates the status of a bundle.
     pub fn bundle(&self, name: &str, change: impl FnOnce(&mut BundleStatus)) {
         let mut state = self.state.lock();
         let status = state.bundles.entry(name.to_owned()).or_insert_with(|| BundleStatus::named(name));
@@ -181,7 +181,7 @@ impl Board {
         }
     }
 
-    /// Changes what is told of discovery.
+    /// Updates the status of discovery.
     pub fn discovery(&self, change: impl FnOnce(&mut BundleStatus)) {
         let mut state = self.state.lock();
         let status = state.discovery.get_or_insert_with(|| BundleStatus::named("discovery"));
@@ -210,7 +210,7 @@ impl Board {
         self.state.lock().bundles.values().cloned().collect()
     }
 
-    /// Whether the server has been heard of within `limit` before `now`.
+    /// The server has answered within `limit` before `now`.
     pub fn is_fresh(&self, name: &str, limit: Duration, now_ns: i64) -> bool {
         let limit = i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX);
         let state = self.state.lock();

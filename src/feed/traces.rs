@@ -21,10 +21,10 @@ const INTERNAL: i32 = 1;
 const SERVER: i32 = 2;
 const CLIENT: i32 = 3;
 const ERROR: i32 = 2;
-/// How long the last traces may take once everything stops.
+/// The flush timeout at shutdown.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 
-/// How traces travel.
+/// The export protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Grpc,
@@ -36,13 +36,13 @@ pub enum Protocol {
 pub struct TraceSettings {
     pub protocol: Protocol,
     pub service: ServiceSettings,
-    /// Of the traces that begin here.
+    /// The sampling rate of traces that begin here.
     pub percent: f64,
     /// `service.name` and its like.
     pub resource: Vec<(&'static str, String)>,
     pub batch: usize,
     pub waiting: usize,
-    /// How long a batch is gathered.
+    /// The gathering period of a batch.
     pub pause: Duration,
 }
 
@@ -175,7 +175,7 @@ fn spans(trace: &Trace) -> Vec<otlp::Span> {
         status: is_fault.then(|| otlp::Status { message: told.reason.to_owned(), code: ERROR }),
     };
     let part = |(number, (phase, begin, end)): (u8, &(_, Duration, Duration))| {
-        // Told apart from the root by one byte: nobody else makes children of it.
+        // Differs from the root by one byte: only this function creates children of it.
         let mut id = trace.context.span;
         if let Some(last) = id.last_mut() {
             *last ^= number;
@@ -193,7 +193,7 @@ fn spans(trace: &Trace) -> Vec<otlp::Span> {
     };
     let parts: Vec<_> = (1u8..).zip(&trace.phases).map(part).collect();
     let calls = trace.calls().into_iter().map(|(call, begin, end)| {
-        // Neither path nor query: what policies ask others may hold what nobody else may read.
+        // Neither path nor query: requests of policies may contain confidential data.
         let outcome = match call.outcome {
             Ok(status) => otlp::number("http.response.status_code", i64::from(status)),
             Err(word) => otlp::text("error.type", word),

@@ -1,4 +1,4 @@
-//! What a policy returned, checked and typed.
+//! A policy's result, checked and typed.
 //!
 //! Mirrors: opa-envoy-plugin `envoyauth/response.go`: the same keys, the same types, the same refusals. Two keys are
 //! ours, `step_up` and `reason`; under OPA's dialect they are unknown keys and ignored. Text that could split a header is
@@ -43,7 +43,7 @@ pub struct Allow {
     pub query_parameters_to_remove: Vec<String>,
     pub dynamic_metadata: Option<Metadata>,
     pub reason: Option<String>,
-    /// Whether what the route demands does not count.
+    /// The route requirements do not count.
     pub ignore_demand: bool,
 }
 
@@ -65,7 +65,7 @@ pub struct Header {
     pub value: String,
 }
 
-/// What the caller must prove before the request is allowed (RFC 9470 section 3).
+/// The requirements that the caller must meet before the request is allowed (RFC 9470 section 3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepUp {
     /// Authentication context classes, in order of preference; one of them is required.
@@ -103,7 +103,7 @@ pub enum DecisionError {
 }
 
 impl DecisionError {
-    /// Whether the decision is of the right shape, but Envoy could not use the answer to it.
+    /// The decision has the right shape, but Envoy could not use the answer to it.
     pub fn is_unusable(&self) -> bool {
         matches!(self, Self::HeaderText(_) | Self::QueryText(_) | Self::Response { .. })
     }
@@ -114,7 +114,7 @@ impl Decision {
         matches!(self, Self::True | Self::Allow(_))
     }
 
-    /// Whether it allows whatever the route demands.
+    /// It allows whatever the route requires.
     pub fn ignores_demand(&self) -> bool {
         matches!(self, Self::Allow(allow) if allow.ignore_demand)
     }

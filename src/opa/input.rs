@@ -2,7 +2,7 @@
 //!
 //! Mirrors: opa-envoy-plugin `envoyauth/request.go` (the behaviour of its main branch where that differs from v1.9.0).
 //! The message is never turned into Rust structs first: a table of fields (`schema`) says how each one is written, so
-//! building the document is one walk over the bytes. `docs/adr/0001-input-from-the-wire.md` tells why.
+//! building the document is one walk over the bytes. The reasons are in `docs/adr/0001-input-from-the-wire.md`.
 
 mod attributes;
 mod body;

@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Roots that one manifest may name.
 const MAX_ROOTS: usize = 10_000;
 
-/// What a bundle says about itself.
+/// The manifest of a bundle.
 #[derive(Clone, Debug, Default)]
 pub struct Manifest {
     pub revision: String,
@@ -124,19 +124,19 @@ impl Roots {
         }
     }
 
-    /// Whether `path` lies at or under a root.
+    /// `path` is at or under a root.
     pub fn own<T: AsRef<str>>(&self, path: &[T]) -> bool {
         self.0.iter().any(|root| {
             root.len() <= path.len() && root.iter().zip(path).all(|(own, part)| own.as_str() == part.as_ref())
         })
     }
 
-    /// Whether something under `path` can belong to a root.
+    /// Some path under `path` can belong to a root.
     pub fn reach_below<T: AsRef<str>>(&self, path: &[T]) -> bool {
         self.0.iter().any(|root| root.iter().zip(path).all(|(own, part)| own.as_str() == part.as_ref()))
     }
 
-    /// A place that both own.
+    /// A path that both own.
     pub fn shared_with(&self, other: &Self) -> Option<String> {
         let inside = |a: &Self, b: &Self| a.0.iter().find(|root| b.own(root)).cloned();
         inside(self, other).or_else(|| inside(other, self)).map(|root| root.join("/"))

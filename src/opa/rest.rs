@@ -1,4 +1,4 @@
-//! What OPA's REST API reads and writes: bodies and paths.
+//! Bodies and paths of OPA's REST API.
 
 use std::io::{Read as _, Write as _};
 

@@ -27,7 +27,7 @@ pub struct PublicKey {
     pub scope: String,
 }
 
-/// How bundles are verified.
+/// Settings of bundle verification.
 #[derive(Clone, Debug, Default)]
 pub struct Verification {
     pub keys: BTreeMap<String, PublicKey>,
@@ -39,7 +39,7 @@ pub struct Verification {
     pub demand: Demand,
 }
 
-/// What happens without a signature.
+/// The treatment of bundles without a signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Demand {
     /// The bundle is taken; one that is signed must verify.
@@ -52,7 +52,7 @@ pub enum Demand {
     Skip,
 }
 
-/// Why a bundle is not believed.
+/// The error of a bundle's verification.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     #[error("bundle missing .signatures.json file: a key is configured, so only signed bundles are taken")]
@@ -99,7 +99,7 @@ pub fn exclusion(pattern: &str) -> Option<GlobMatcher> {
 }
 
 impl Verification {
-    /// Whether `files` are vouched for by `signatures`, the content of their signature file.
+    /// Verifies `files` by `signatures`, the content of their signature file.
     pub fn check(&self, signatures: Option<&[u8]>, files: &[File<'_>], is_delta: bool) -> Result<(), SignatureError> {
         if self.demand == Demand::Skip || (self.demand == Demand::AsInOpa && is_delta) {
             return Ok(());
@@ -192,7 +192,7 @@ fn tokens(bytes: &[u8]) -> Result<Vec<String>, SignatureError> {
     list.iter().map(|token| token.as_str().map(str::to_owned).ok_or(malformed("a signature is not text"))).collect()
 }
 
-/// Who signs, and how.
+/// The signing key and algorithm.
 #[derive(Clone, Debug)]
 pub struct Signer<'a> {
     /// A private key in PEM, or a secret.

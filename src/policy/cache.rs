@@ -1,4 +1,4 @@
-//! What a policy answered before, for evaluations that cannot come out differently (ADR 7).
+//! The decision cache, for evaluations that are deterministic (ADR 7).
 //!
 //! A cache belongs to one policy with its data, and ends with it. An answer is found again by everything that the evaluation can
 //! have looked at in the input, spelled out, and is kept only when the evaluation asked the world for nothing.
@@ -11,9 +11,9 @@ use crate::value::{Text, Value, items, json_text};
 
 /// Longer keys cost more than most evaluations do: bodies, for example.
 const MAX_KEY_BYTES: usize = 16 << 10;
-/// What an entry takes beside its key and answer, about.
+/// The approximate memory of an entry beside its key and answer.
 const OVERHEAD: usize = 400;
-/// What a text or collection takes beside its parts, and what each part takes in it, about.
+/// The approximate memory of a text or collection beside its parts, and of each part in it.
 const ALLOCATION: usize = 64;
 const PART: usize = 16;
 
@@ -37,7 +37,7 @@ impl DecisionCache {
         is_useful.then(|| Self { places, entries: Cache::builder().weigher(weight).max_capacity(bytes).build() })
     }
 
-    /// What an evaluation of `input` depends on; nothing where that is too long. JSON has no zero bytes, so that no two inputs have
+    /// The inputs of an evaluation of `input`, as a key; `None` where that is too long. JSON has no zero bytes, so that no two inputs have
     /// one key, and spells numbers as they came: `1` and `1.0` are equal to policies, but can be printed.
     pub fn key(&self, input: &Value) -> Option<Arc<[u8]>> {
         let mut key = Vec::with_capacity(256);
@@ -62,7 +62,7 @@ impl DecisionCache {
     }
 }
 
-/// What a value takes in memory, about.
+/// The approximate memory of a value.
 fn bytes_of(value: &Value) -> usize {
     let parts = match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => return PART,

@@ -58,9 +58,9 @@ pub enum EvalError {
 pub struct Evaluation {
     /// Nothing when no rule gave a decision.
     pub value: Option<Value>,
-    /// What `print` said, in order.
+    /// The output of `print`, in order.
     pub prints: Vec<String>,
-    /// What functions answered that may answer differently the next time, where that is kept.
+    /// The answers of non-deterministic functions, where they are recorded.
     pub answers: Option<Value>,
     pub source: AnswerSource,
 }
@@ -76,21 +76,21 @@ pub enum AnswerSource {
     Hit,
 }
 
-/// How long an evaluation may take, and who follows it.
+/// The time limit of an evaluation, and its trace.
 #[derive(Debug)]
 pub struct Bounds {
     /// For its own work, without what it waits for.
     pub budget: Duration,
     /// When it ends, whatever it waits for.
     pub deadline: Instant,
-    /// Who learns what it asks of other servers.
+    /// Receives the requests to other servers.
     pub followed: Option<Followed>,
     pub effort: Effort,
-    /// What it may hold; absent: as much as any evaluation.
+    /// The memory limit; `None`: the one of every evaluation.
     pub memory: Option<Arc<MemoryGrant>>,
 }
 
-/// How much an evaluation does before it gives up.
+/// The work limit of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
     /// Little work, and no waiting for others: what nearly every evaluation needs. It is [`EvalError::Unfinished`] beyond that.
@@ -102,7 +102,7 @@ pub enum Effort {
 const BRIEF_STEPS: u64 = 20_000;
 
 impl Bounds {
-    /// Work and waiting have `length` together, and nobody follows.
+    /// Work and waiting have `length` together, without a trace.
     pub fn within(length: Duration) -> Self {
         let deadline = Instant::now() + length;
         Self { budget: length, deadline, followed: None, effort: Effort::Full, memory: None }
@@ -148,7 +148,7 @@ impl Engine {
         &self.surroundings
     }
 
-    /// Whether rules or data can give the decision a value.
+    /// Rules or data can give the decision a value.
     pub fn can_decide(&self) -> bool {
         self.policy.can_define(&self.entrypoint)
     }
@@ -160,7 +160,7 @@ impl Engine {
         rules.filter_map(|path| Some(path.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?.join("/")))
     }
 
-    /// Whether an evaluation may wait for another server.
+    /// An evaluation may wait for another server.
     pub fn waits(&self) -> bool {
         self.policy.waits()
     }
@@ -170,12 +170,12 @@ impl Engine {
         self.surroundings.memory()
     }
 
-    /// Whether the decision can depend on the parsed body.
+    /// The decision can depend on the parsed body.
     pub fn reads_body(&self) -> bool {
         self.reads_body
     }
 
-    /// Whether the decision can depend on who connects.
+    /// The decision can depend on the connection and the client.
     pub fn reads_caller(&self) -> bool {
         self.reads_caller
     }
@@ -243,7 +243,7 @@ pub fn package_of(module: &Module) -> Option<Vec<String>> {
     Some(parsed.package.iter().map(|part| part.to_string()).collect())
 }
 
-/// How the tools of the command line compile.
+/// The compiler options of the command-line tools.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Strictness {
     /// Refuse what is never used, too.

@@ -41,13 +41,13 @@ impl Drop for Held {
     }
 }
 
-/// Whoever watches events of the decision log as they are made.
+/// The subscribers to decision log events.
 #[derive(Clone, Debug)]
 pub struct Watchers {
     /// Bytes of events that all of them together may be behind: each has a part of the same last ones.
     max_behind_bytes: usize,
     all: Arc<Mutex<Vec<Arc<Unseen>>>>,
-    /// How many there are. Every check asks, and must not take the lock for it.
+    /// Their number. Every check reads it without taking the lock.
     count: Arc<AtomicUsize>,
 }
 
@@ -91,7 +91,7 @@ impl Watchers {
     }
 }
 
-/// What one watcher has still to see.
+/// The pending events of one subscriber.
 #[derive(Debug, Default)]
 struct Unseen {
     max_bytes: usize,
@@ -159,10 +159,10 @@ impl Drop for Watcher {
     }
 }
 
-/// What the data API asked for, where it and not Envoy asked.
+/// The path that the data API was asked for, where it and not Envoy asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// Of the document.
+    /// The path of the document.
     pub path: Option<String>,
     pub query: Option<String>,
     /// The caller's address.
@@ -174,7 +174,7 @@ pub struct Asked {
 #[derive(Debug, Default)]
 pub struct Record {
     pub decision_id: String,
-    /// Whether it will be read; otherwise nothing but its id is gathered.
+    /// It will be read; otherwise only its id is gathered.
     pub is_wanted: bool,
     /// The word for what went wrong; empty when nothing did.
     pub reason: &'static str,
@@ -182,16 +182,16 @@ pub struct Record {
     pub timestamp_ns: i64,
     /// Absent for a check.
     pub asked: Option<Box<Asked>>,
-    /// What decided.
+    /// The origin of the decision.
     pub snapshot: Option<Arc<Snapshot>>,
     /// Absent when the request could not be turned into input.
     pub input: Option<Value>,
     pub result: Option<Value>,
-    /// What functions answered that may answer differently the next time.
+    /// The answers of non-deterministic functions.
     pub answers: Option<Value>,
     /// Why there is no decision.
     pub error: Option<String>,
-    /// What Envoy was told, `allow` or `deny`; empty where nobody was. Demands and `dry-run` overrule the policy.
+    /// The answer to Envoy, `allow` or `deny`; empty for other callers. Requirements and `dry-run` overrule the policy.
     pub answered: &'static str,
     pub evaluation: Duration,
     pub total: Duration,
@@ -243,12 +243,12 @@ impl Journal {
         self.watchers.clone()
     }
 
-    /// Whether anybody is told of decisions; while nobody is, nothing needs to be gathered for it.
+    /// Decisions have consumers; while there are none, nothing needs to be gathered.
     pub fn is_wanted(&self) -> bool {
         self.is_read() || self.watchers.are_there()
     }
 
-    /// Whether decisions are logged.
+    /// Decisions are logged.
     pub fn is_read(&self) -> bool {
         self.is_read.load(Ordering::Relaxed)
     }
@@ -257,13 +257,13 @@ impl Journal {
         self.is_read.store(is_read, Ordering::Relaxed);
     }
 
-    /// A place for a decision that is to come; without one it is counted as dropped, and nothing needs to be gathered for it.
+    /// A permit for a decision; without one it is counted as dropped, and nothing needs to be gathered for it.
     pub fn reserve(&self) -> Option<Place<'_>> {
         let has_room = self.waiting.load(Ordering::Relaxed) < self.max_waiting_bytes;
         match self.records.try_reserve() {
             Ok(permit) if has_room => Some(Place { permit, waiting: &self.waiting }),
             _ => {
-                // Where nobody logs decisions, none is missing in the log.
+                // Without a decision log, no event is missing.
                 if self.is_read() {
                     self.metrics.decisions_logged(Logged::QueueFull, 1);
                 }
@@ -318,8 +318,8 @@ mod tests {
         journal.set_read(false);
         let mut alone = journal.watchers().watch();
         assert!(journal.reserve().is_none());
-        assert_eq!(alone.next().await, Err(1), "who watches is told");
-        assert!(journal.metrics.text().contains(dropped), "nothing is missing in a log that nobody keeps");
+        assert_eq!(alone.next().await, Err(1), "the subscriber receives the count");
+        assert!(journal.metrics.text().contains(dropped), "a disabled log misses nothing");
         journal.set_read(true);
         drop(alone);
         drop(records.recv().await);
@@ -332,7 +332,7 @@ mod tests {
             assert_eq!(
                 healthy.next().await,
                 Ok(event.as_str().into()),
-                "whoever reads loses nothing by one who does not"
+                "a reading subscriber loses nothing by one that does not read"
             );
         }
         assert_eq!(watcher.next().await, Err(20 - 8), "what found no room is counted");

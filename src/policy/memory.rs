@@ -1,4 +1,4 @@
-//! The memory that evaluations may hold: each of them, and all that run at once.
+//! The memory limits of evaluations: of each, and of concurrent ones together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 pub struct MemorySettings {
     /// For one evaluation, with the request body that it reads.
     pub each: usize,
-    /// For all that run at once, beside the first 256 KiB of each.
+    /// The limit of concurrent evaluations together, beside the first 256 KiB of each.
     pub all: usize,
 }
 
@@ -21,7 +21,7 @@ impl Default for MemorySettings {
     }
 }
 
-/// What all evaluations of a process share.
+/// The memory account shared by all evaluations of a process.
 #[derive(Debug)]
 pub struct EvaluationMemory {
     settings: MemorySettings,

@@ -18,11 +18,11 @@ use crate::value::Value;
 
 /// Pauses between attempts: the first, and the longest.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
-/// What a kept response weighs beside its body.
+/// The weight of a cached response beside its body.
 const ENTRY_BYTES: usize = 512;
 const NANOSECONDS: i64 = 1_000_000_000;
 
-/// What `http.send` may do.
+/// The limits of `http.send`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboundSettings {
     /// Hosts that may be asked, without ports; nothing allows all.
@@ -205,7 +205,7 @@ impl Outbound {
         }
     }
 
-    /// Sends, and tells whoever follows the check. As in OPA, the other server is told of the trace.
+    /// Sends, and records a child span of the check. As in OPA, the other server receives the trace context.
     fn deliver(
         &self,
         mut outgoing: Outgoing,
@@ -219,7 +219,7 @@ impl Outbound {
         })?;
         let Some(followed) = followed else { return self.attempt(&outgoing, retries, end) };
         let (span, traceparent) = followed.step();
-        // What the policy says itself counts.
+        // The policy's own header counts.
         if !outgoing.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("traceparent")) {
             outgoing.headers.push(("traceparent".to_owned(), traceparent));
         }
@@ -388,7 +388,7 @@ mod tests {
         built.map(Arc::new).map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 
-    /// What `p.allow` is, asked on a thread that may block.
+    /// The value of `p.allow`, evaluated on a thread that may block.
     async fn ask(snapshot: &Arc<Snapshot>) -> Result<Option<Value>, EvalError> {
         let snapshot = Arc::clone(snapshot);
         let evaluation = tokio::task::spawn_blocking(move || snapshot.eval(&Value::Null, Bounds::within(BUDGET)));

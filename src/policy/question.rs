@@ -9,11 +9,11 @@ use super::engine::{Engine, Rejection};
 use super::world::World;
 use crate::value::Value;
 
-/// How a question is asked.
+/// The options of a query.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     pub input: Option<&'a Value>,
-    /// Whether an error of a built-in function ends the evaluation.
+    /// An error of a built-in function ends the evaluation.
     pub strict_builtin_errors: bool,
     pub budget: Duration,
 }

@@ -62,7 +62,7 @@ impl Snapshot {
         self.engine.query(text, question)
     }
 
-    /// Whether an evaluation may wait for another server.
+    /// An evaluation may wait for another server.
     pub fn waits(&self) -> bool {
         self.engine.waits()
     }
@@ -72,12 +72,12 @@ impl Snapshot {
         self.engine.memory()
     }
 
-    /// Whether the decision can depend on the parsed body.
+    /// The decision can depend on the parsed body.
     pub fn reads_body(&self) -> bool {
         self.engine.reads_body()
     }
 
-    /// Whether the decision can depend on who connects.
+    /// The decision can depend on the connection and the client.
     pub fn reads_caller(&self) -> bool {
         self.engine.reads_caller()
     }

@@ -1,4 +1,4 @@
-//! What a snapshot is made of: Rego modules and one data document.
+//! The sources of a snapshot: Rego modules and one data document.
 
 use crate::value::Value;
 

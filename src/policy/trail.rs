@@ -8,7 +8,7 @@ use stepgate_rego::Place;
 /// Steps that an explanation shows at most.
 const MAX_STEPS: usize = 100_000;
 
-/// How often an evaluation came by a place, and how long it was busy from there to the next.
+/// Evaluation count and time of a source location.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Visits {
     pub count: u64,
@@ -19,11 +19,11 @@ pub struct Visits {
 #[derive(Clone, Debug)]
 pub enum Step {
     At(Place),
-    /// What `trace` was given.
+    /// The arguments of `trace`.
     Note(String),
 }
 
-/// Everything that evaluations told.
+/// The complete record of evaluations.
 #[derive(Debug, Default)]
 pub struct Trail {
     pub visits: BTreeMap<Place, Visits>,

@@ -1,4 +1,4 @@
-//! What policies see of the world around them: the clock, randomness, the process, and signatures already verified.
+//! The host functions of policies: the clock, randomness, the process, and cached signature checks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ const RECORDED: [&str; 6] =
 pub const MAX_CASES: usize = 100_000;
 /// Answers of one function that one evaluation keeps.
 const MAX_ANSWERS: usize = 100;
-/// What `opa.runtime().version` says: the OPA whose behaviour is mirrored.
+/// The value of `opa.runtime().version`: the OPA whose behaviour is mirrored.
 const OPA_VERSION: &str = "1.19.0";
 
 /// Which built-in functions that reach outside a policy may call.
@@ -34,21 +34,21 @@ pub struct BuiltinSettings {
     pub http_send: Option<OutboundSettings>,
     /// `opa.runtime`, which shows a policy the environment of the process with all its secrets.
     pub opa_runtime: bool,
-    /// Whether it is kept what functions answered that may answer differently the next time.
+    /// Record the answers of non-deterministic functions.
     pub keeps_answers: bool,
     /// Room for answers of a policy that cannot come out differently; 0 to keep none.
     pub decision_cache_bytes: u64,
     pub memory: MemorySettings,
 }
 
-/// What all policies share.
+/// The state shared by all policies.
 #[derive(Debug)]
 pub struct Surroundings {
     /// The environment of the process, where policies may see it.
     runtime: Option<Value>,
     outbound: Option<Outbound>,
-    /// Whether a signature is right, by the hash of token, key material and algorithm. That never changes, so nothing
-    /// ends an entry but lack of room.
+    /// Results of signature checks, by the hash of token, key material and algorithm. They never change, so an
+    /// entry is only evicted for lack of room.
     signatures: Cache<[u8; 32], bool>,
     keeps_answers: bool,
     decision_cache_bytes: u64,
@@ -83,7 +83,7 @@ impl Surroundings {
         surroundings
     }
 
-    /// For the tools of the command line: whoever types a command sees the environment and reaches the network anyway.
+    /// For the command-line tools: their user sees the environment and reaches the network anyway.
     pub fn local() -> std::io::Result<Self> {
         Ok(Self::with(true, Some(Outbound::alone(&OutboundSettings::default())?)))
     }
@@ -144,12 +144,12 @@ fn runtime() -> Value {
 
 type Answers = BTreeMap<&'static str, BTreeMap<String, Value>>;
 
-/// What the answer of a function with these arguments is kept under.
+/// The cache key of a function with these arguments.
 fn arguments(args: &[&Value]) -> String {
     json_text(&Value::array(args.iter().map(|arg| (*arg).clone()).collect()))
 }
 
-/// What one evaluation sees of the world.
+/// The host of one evaluation.
 #[derive(Debug)]
 pub struct World<'a> {
     /// When its own work must end; waiting for others moves it.
@@ -159,17 +159,17 @@ pub struct World<'a> {
     prints: RefCell<Vec<String>>,
     cases: RefCell<Vec<Value>>,
     trail: Option<RefCell<Trail>>,
-    /// What functions answered, by name and arguments in JSON; absent where nobody wants to know.
+    /// The answers of functions, by name and arguments in JSON; `None` where they are not recorded.
     answers: Option<RefCell<Answers>>,
-    /// What they answered before, and answer again.
+    /// Recorded answers to replay.
     recalled: Option<Value>,
-    /// What time it is; absent: what the system's clock says.
+    /// The current time; `None`: the system's clock.
     now_ns: Option<i64>,
     /// Follows what is asked of other servers.
     followed: Option<Followed>,
-    /// Whether it was asked for anything that may be otherwise the next time.
+    /// A non-deterministic function was called.
     was_asked: Cell<bool>,
-    /// Whether it may wait for other servers.
+    /// It may wait for other servers.
     may_wait: bool,
     memory: Arc<MemoryGrant>,
     surroundings: &'a Surroundings,
@@ -202,7 +202,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A world that goes on with what earlier evaluations have told, and keeps what this one tells.
+    /// A host that appends to an existing evaluation trace.
     pub fn following(self, trail: Trail) -> Self {
         Self { trail: Some(RefCell::new(trail)), ..self }
     }
@@ -227,7 +227,7 @@ impl<'a> World<'a> {
         self.memory.left()
     }
 
-    /// A world that tells what is asked of other servers.
+    /// A host that records requests to other servers.
     pub fn followed(self, followed: Option<Followed>) -> Self {
         Self { followed, ..self }
     }
@@ -237,14 +237,14 @@ impl<'a> World<'a> {
         self.cases.borrow().clone()
     }
 
-    /// What `print` said, in order, and where the evaluation came by.
+    /// The output of `print`, in order, and the evaluated locations.
     pub fn into_records(self) -> (Vec<String>, Trail) {
         let mut trail = self.trail.map(RefCell::into_inner).unwrap_or_default();
         trail.pause();
         (self.prints.into_inner(), trail)
     }
 
-    /// What functions answered, as OPA's `nd_builtin_cache` has it.
+    /// The answers of functions, as OPA's `nd_builtin_cache` has them.
     pub fn answers(&self) -> Option<Value> {
         let answers = self.answers.as_ref()?.borrow();
         let of = |(name, results): (&&'static str, &BTreeMap<String, Value>)| {
@@ -254,12 +254,12 @@ impl<'a> World<'a> {
         (!answers.is_empty()).then(|| Value::object(answers.iter().map(of).collect()))
     }
 
-    /// Whether the evaluation asked for anything that may be otherwise the next time, or left a mark.
+    /// The evaluation called a non-deterministic function, or had a side effect.
     pub fn was_asked(&self) -> bool {
         self.was_asked.get()
     }
 
-    /// What `print` said, in order.
+    /// The output of `print`, in order.
     pub fn into_prints(self) -> Vec<String> {
         self.prints.into_inner()
     }

@@ -24,7 +24,7 @@ pub enum AwsSource {
     AssumeRole {
         role: String,
         session: Option<String>,
-        /// Those of whoever takes the role on.
+        /// The credentials that assume the role.
         base: Vec<AwsSource>,
     },
     WebIdentity {
@@ -41,7 +41,7 @@ pub enum AwsSource {
     },
 }
 
-/// How requests are signed.
+/// The settings of request signing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsSettings {
     pub region: String,

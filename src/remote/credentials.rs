@@ -1,4 +1,4 @@
-//! What proves to a service who we are, where that is more than a header: tokens that are asked for, kept, and asked for again.
+//! Credentials for services beyond static headers: tokens that are requested, cached, and renewed.
 //!
 //! Mirrors: OPA `v1/plugins/rest/{auth,gcp,azure}.go`, v1.19.0. What differs, on purpose: tokens of GCP and Azure are kept until
 //! shortly before they end, where OPA asks for one with every request.
@@ -20,18 +20,18 @@ use crate::clock::Clock;
 use crate::jws::{sign_with, signing_input};
 use crate::secret::Secret;
 
-/// How long a token must still be good.
+/// The minimum remaining lifetime of a token.
 const MARGIN: Duration = Duration::from_secs(10);
-/// How long a token is kept that does not say when it ends.
+/// The lifetime of a token without an expiry.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(60);
-/// How long a token may be waited for.
+/// The time limit of a token request.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a token's answer.
 const MAX_ANSWER: usize = 1 << 20;
 /// Seconds that an assertion is good for, as in OPA.
 const ASSERTION_LIFETIME: i64 = 600;
 
-/// What proves who we are.
+/// A credential of ours.
 #[derive(Clone, Debug)]
 pub enum Credentials {
     None,
@@ -43,7 +43,7 @@ pub enum Credentials {
     BearerFile {
         scheme: String,
         path: PathBuf,
-        /// Whether it is sent in base64, as registries want it.
+        /// It is sent in base64, as registries want it.
         is_encoded: bool,
     },
     OAuth2(Box<OAuth2Settings>),
@@ -64,7 +64,7 @@ pub struct AssertionKey {
     pub has_jti: bool,
 }
 
-/// How a client proves itself to a token endpoint.
+/// The authentication of a client at a token endpoint.
 #[derive(Clone, Debug)]
 pub enum ClientProof {
     Secret(Secret<String>),
@@ -142,7 +142,7 @@ impl Tokens {
         }
     }
 
-    /// What has been kept is not used again.
+    /// Drops the cached credential.
     pub async fn forget(&self) {
         *self.current.lock().await = None;
     }

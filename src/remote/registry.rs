@@ -14,7 +14,7 @@ use super::service::{Ask, Service};
 const MAX_MANIFEST: usize = 4 << 20;
 const MANIFESTS: &str =
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
-/// What a layer with a bundle is called.
+/// The media types of a layer with a bundle.
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// Which artifact, in which repository.
@@ -47,7 +47,7 @@ impl Reference {
     }
 }
 
-/// What a registry answered.
+/// The answer of a registry.
 #[derive(Debug)]
 pub enum Pulled {
     /// The layer is the one that is known.

@@ -26,7 +26,7 @@ pub struct Outgoing {
     pub client: ClientKind,
 }
 
-/// What a client is made for.
+/// The settings of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClientKind {
     pub follow_redirects: bool,
@@ -38,7 +38,7 @@ pub struct ClientKind {
     pub skip_verification: bool,
 }
 
-/// What came back.
+/// The answer.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
@@ -58,7 +58,7 @@ pub enum SendError {
     Network { method: String, url: String, why: String },
 }
 
-/// Whether a host may be asked; redirects are held to it too.
+/// A host may be reached; redirects are subject to it too.
 pub type AllowHost = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// Sends requests.

@@ -21,16 +21,16 @@ use crate::secret::Secret;
 
 /// Redirects that are followed, as in Go.
 const MAX_REDIRECTS: usize = 10;
-/// How long nothing may arrive in the middle of a body.
+/// The idle timeout in the middle of a body.
 const BODY_PAUSE: Duration = Duration::from_secs(30);
 
-/// How a service is reached.
+/// The settings of a service's client.
 #[derive(Clone, Debug)]
 pub struct ServiceSettings {
     pub url: Url,
     /// A container registry (`type: oci`).
     pub is_registry: bool,
-    /// Whether HTTP/2 is spoken without being asked whether, as gRPC without TLS does.
+    /// HTTP/2 with prior knowledge, as gRPC without TLS.
     pub is_http2: bool,
     pub headers: Vec<(String, Secret<String>)>,
     pub credentials: Credentials,
@@ -72,26 +72,26 @@ struct Clients {
     elsewhere: reqwest::Client,
 }
 
-/// How a service is asked.
+/// The options of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ask<'a> {
     pub headers: &'a [(&'static str, &'a str)],
     /// Bytes of the body at most.
     pub limit: usize,
-    /// How much longer than usual the head of the answer may take: the server was asked to wait.
+    /// The extra time for the head of the answer: the server was asked to wait.
     pub wait: Duration,
     /// In the place of what the service's credentials say.
     pub authorization: Option<&'a str>,
 }
 
-/// How a call of gRPC ended.
+/// The result of a gRPC call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrpcStatus {
     pub http: u16,
     pub grpc: u32,
 }
 
-/// What came back.
+/// The answer.
 #[derive(Debug)]
 pub struct ServiceReply {
     pub status: u16,
@@ -99,7 +99,7 @@ pub struct ServiceReply {
     pub reason: &'static str,
     pub etag: Option<String>,
     pub content_type: Option<String>,
-    /// How to prove who we are, when that is asked.
+    /// The credentials, when they are needed.
     pub challenge: Option<String>,
     /// Empty unless the status is 200.
     pub body: Vec<u8>,
@@ -300,7 +300,7 @@ impl Service {
         Url::parse(&text).map_err(|_| RemoteError::Url(text))
     }
 
-    /// A token of the service that a registry names. It is shown our credentials when nobody can listen.
+    /// A token of the service that a registry names. Our credentials are sent to it only over TLS.
     pub async fn exchange(&self, url: &Url) -> Result<String, RemoteError> {
         let client = self.transport.client()?;
         let mut request = client.get(url.clone());

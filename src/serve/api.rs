@@ -1,7 +1,7 @@
 //! OPA's REST API, as far as it is called beside a sidecar.
 //!
 //! Mirrors: OPA `v1/server/server.go`, v1.19.0: paths, answers and errors. What differs, on purpose: off loopback nothing of it is
-//! open without somebody who says who may; policies change only with `--allow-policy-writes`; and what a caller sends as input
+//! served without access control; policies change only with `--allow-policy-writes`; and the input of a caller
 //! never stands for verified evidence.
 
 mod access;
@@ -35,9 +35,9 @@ use crate::value::{DuplicateKeys, JsonLimits, Value};
 
 /// Evaluations of the API at the same time; further ones wait.
 const MAX_EVALUATIONS: usize = 32;
-/// How long one waits for its turn.
+/// The longest wait of a request for a free worker.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// How long one may take.
+/// The time limit of one evaluation.
 const BUDGET: Duration = Duration::from_secs(10);
 /// Documents that callers send.
 const INPUT: JsonLimits = JsonLimits { depth: 512, duplicates: DuplicateKeys::LastWins };
@@ -63,9 +63,9 @@ pub enum PolicyChangeError {
     Other(String),
 }
 
-/// What the API shows and changes beside decisions.
+/// The parts of the process that the API shows and changes beside decisions.
 pub trait Control: Send + Sync {
-    /// The configuration in force, without anything secret.
+    /// The active configuration, without secrets.
     fn config(&self) -> Json;
     /// Nothing when no status is configured.
     fn status(&self) -> Option<Json>;
@@ -76,7 +76,7 @@ pub trait Control: Send + Sync {
     fn refresh(&self, bundle: &str) -> bool;
 }
 
-/// What the handlers share.
+/// The state shared by the handlers.
 pub struct Api {
     pub policy: Arc<Store>,
     pub control: Arc<dyn Control>,
@@ -84,13 +84,13 @@ pub struct Api {
     pub clock: Clock,
     pub access: Access,
     pub limits: BodyLimits,
-    /// Whether `jwt` and `authn` of an input are taken out: they are stepgate's own.
+    /// Remove `jwt` and `authn` from an input: they are stepgate's own.
     pub guards_evidence: bool,
-    /// Whether PUT and DELETE of policies are allowed.
+    /// PUT and DELETE of policies are allowed.
     pub policy_writes: bool,
     /// The document of `POST /`, part by part.
     pub default_decision: Vec<String>,
-    /// How results of the policy are read.
+    /// The form in which results of the policy are read.
     pub dialect: Dialect,
     /// Where AuthZEN's clients reach this server.
     pub authzen_url: Option<String>,
@@ -146,7 +146,7 @@ impl Api {
         self.requests.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
-    /// Runs `work` where it may keep a thread busy, when its turn comes.
+    /// Runs `work` on a thread that may block, when a permit is free.
     async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let busy = || Failure::new(StatusCode::SERVICE_UNAVAILABLE, "internal_error", "too many evaluations at once");
         let permit = tokio::time::timeout(MAX_WAIT, self.evaluations.acquire()).await;
@@ -156,7 +156,7 @@ impl Api {
     }
 }
 
-/// How the API is served.
+/// Settings of the API's listener.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
     pub access: Access,
@@ -246,7 +246,7 @@ impl IntoResponse for Failure {
     }
 }
 
-/// What stands after the `?`, by name; a bare name means true.
+/// The query parameters, by name; a bare name means true.
 struct Parameters(Vec<(String, String)>);
 
 impl Parameters {

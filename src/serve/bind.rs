@@ -27,10 +27,10 @@ use crate::telemetry::Refused;
 /// Connections of one HTTP listener; beyond, the oldest is closed once it waits for a request. Silent ones take neither the
 /// place of probes nor all descriptors of the process.
 const MAX_CONNECTIONS: usize = 256;
-/// How long to wait after a connection could not be accepted.
+/// The delay after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A place to listen at: `host:port`, `:port`, `grpc://host:port`, `unix:///path` or `unix://@abstract`.
+/// A listen address: `host:port`, `:port`, `grpc://host:port`, `unix:///path` or `unix://@abstract`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp { host: String, port: u16 },
@@ -38,7 +38,7 @@ pub enum Address {
     UnixAbstract(String),
 }
 
-/// A place to serve HTTP at. As in OPA, `http://` is plain whatever certificates there are, `https://` needs one, and an address
+/// A listen address of HTTP. As in OPA, `http://` is plain whatever certificates there are, `https://` needs one, and an address
 /// without either is plain where there is none.
 ///
 /// Mirrors: OPA `v1/server/server.go` `getListener`, v1.9.0.
@@ -48,7 +48,7 @@ pub struct HttpAddress {
     pub security: Security,
 }
 
-/// Whether HTTP is served over TLS.
+/// HTTP is served over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
     Plain,
@@ -77,7 +77,7 @@ impl HttpAddress {
 )]
 pub struct AddressError(String);
 
-/// Who may connect to a socket file.
+/// The users that may connect to a socket file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketAccess {
     /// The permission bits.
@@ -143,7 +143,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Binds `address`. A stale socket file is removed first; one that somebody serves is not.
+    /// Binds `address`. A stale socket file is removed first; one in use is an error.
     pub async fn bind(address: &Address, access: SocketAccess) -> Result<Self, BindError> {
         let failed = |source| BindError::Bind { address: address.clone(), source };
         match address {
@@ -184,7 +184,7 @@ impl Listener {
         }
     }
 
-    /// The next connection. What stands in the way (no descriptor left, a peer that is gone already) is waited out.
+    /// The next connection. Errors of accepting (no descriptor left, a peer that has gone) are retried.
     pub async fn next_connection(&self) -> Connection {
         loop {
             let accepted = match self {
@@ -212,7 +212,7 @@ impl Listener {
         self.next_connection().await
     }
 
-    /// Whether only this machine can reach it.
+    /// Only this machine can reach it.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(listener) => listener.local_addr().is_ok_and(|address| address.ip().is_loopback()),
@@ -220,7 +220,7 @@ impl Listener {
         }
     }
 
-    /// Where it really listens; tells the port that the system chose.
+    /// The bound address, with the port that the system chose.
     pub fn local_address(&self) -> String {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
@@ -267,7 +267,7 @@ pub(super) fn address_of(stream: &TcpStream) -> String {
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub address: String,
-    /// Of the certificate that it has proven to be its own.
+    /// The certificate of the peer, verified.
     pub subject: Option<String>,
     /// That one, and those that vouch for it, in DER.
     pub certificates: Arc<[Vec<u8>]>,

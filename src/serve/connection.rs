@@ -29,7 +29,7 @@ use crate::telemetry::Refused;
 const MAX_HEADER_LIST_BYTES: u32 = 1 << 20;
 /// No table of headers is kept for a peer: entries of it would stand for many times their bytes.
 const HEADER_TABLE_BYTES: u32 = 0;
-/// How long a peer may leave unread what is written to it.
+/// The longest time a peer may leave written data unread.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams are bounded by `Limits`, which denies; HTTP/2's own bound would refuse.
 const MAX_STREAMS: u32 = 100_000;
@@ -40,19 +40,19 @@ const MAX_PENDING_RESETS: usize = 4_096;
 const MAX_LATE_FRAMES: usize = 1 << 20;
 const WINDOW_BYTES: u32 = 1 << 20;
 
-/// How long a peer has to say that it speaks HTTP/2. Whoever only connects would hold a place of `limits.connections` for ever: pings
+/// The time limit for the HTTP/2 preface. An idle TCP connection would otherwise hold a permit of `limits.connections` for ever: pings
 /// begin after that.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the peer has to answer a ping.
+/// The time limit for the answer to a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How a connection lives.
+/// Settings of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionSettings {
     /// A peer that says nothing for so long is asked whether it is there, and left when it does not answer.
     pub keepalive: Duration,
-    /// After so long, give or take a tenth, the peer is told to go away, so that new replicas get their share.
+    /// Maximum age, give or take a tenth, before GOAWAY, so that new replicas get their share.
     pub max_age: Option<Duration>,
 }
 
@@ -67,14 +67,14 @@ impl ConnectionSettings {
     }
 }
 
-/// Takes the work of a connection's streams; whoever polls the connection does it.
+/// Executes the streams of a connection on the task that polls the connection.
 #[derive(Clone, Default)]
 struct Queue(Arc<Mutex<Queued>>);
 
 #[derive(Default)]
 struct Queued {
     works: Vec<(Work, bool)>,
-    /// Whether the work that comes next is only a refusal: hyper hands it over as soon as it has the future of its answer.
+    /// The next work is only a rejection: hyper hands it over as soon as it has the future of its answer.
     is_refusal: bool,
 }
 
@@ -89,14 +89,14 @@ where
     }
 }
 
-/// What becomes of a request.
+/// The outcome of a request.
 pub struct Answering<F> {
     pub answer: F,
-    /// Whether it is refused whatever it says.
+    /// It is rejected whatever it contains.
     pub is_refusal: bool,
 }
 
-/// Serves `connection` until the peer is done; once the tasks of `runner` are to stop, or it is old, it is told to go away, and what it has asked by
+/// Serves `connection` until the peer closes it; on shutdown, or at its maximum age, the peer receives GOAWAY, and its requests up to
 /// then is answered.
 ///
 /// # Errors
@@ -168,7 +168,7 @@ where
             let idle = works.is_empty();
             works.into_iter().for_each(|(work, is_refusal)| runner.run(work, is_refusal));
             match ended {
-                // How it ended is told by what was heard: the peer went away, or spoke no HTTP/2.
+                // The received bytes explain the end: the peer went away, or spoke no HTTP/2.
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending if idle => break,
                 Poll::Pending => {}
@@ -180,7 +180,7 @@ where
         }
         was_blocked = is_blocked;
         is_unread = is_blocked && unread.as_mut().poll(cx).is_ready();
-        // A peer that has said nothing yet cannot be told to go away, and has asked nothing.
+        // A peer without a preface cannot receive GOAWAY, and has no requests.
         let is_lost = !state.has_preface() && (stopped || silence.as_mut().poll(cx).is_ready());
         if is_lost || is_unread { Poll::Ready(()) } else { Poll::Pending }
     })

@@ -1,4 +1,4 @@
-//! What one HTTP/2 connection may take of the process: how much is read of it at once, header blocks that are not complete, and answers that
+//! Memory limits of one HTTP/2 connection: bytes read at once, incomplete header blocks, and answers that
 //! its peer does not read.
 //!
 //! The library `h2` decodes every frame that the socket has before it hands out a request, keeps header blocks until they end, and keeps
@@ -19,7 +19,7 @@ use super::bind::Connection;
 
 /// Bytes that are read of a connection before its requests are looked at.
 const READ_BYTES: usize = 32 << 10;
-/// What an answer takes that its peer does not read: the stream, its task, headers and the message.
+/// The cost of an answer that its peer does not read: the stream, its task, headers and the message.
 pub const UNREAD_ANSWER_BYTES: usize = 8 << 10;
 /// Unread answers that every connection may have.
 const MIN_UNREAD_ANSWERS: usize = 64;
@@ -30,7 +30,7 @@ const CONNECTION_PART: usize = 16;
 /// The beginning of a connection (RFC 9113 section 3.4), in bytes.
 pub const PREFACE_BYTES: usize = 24;
 
-/// What all connections of a listener may take together.
+/// The limits of all connections of a listener together.
 #[derive(Debug)]
 pub struct Quotas {
     max_unread_answers: usize,
@@ -98,7 +98,7 @@ impl ConnectionState {
         self.preface_bytes.load(Ordering::Relaxed) >= PREFACE_BYTES
     }
 
-    /// Whether the peer leaves what is written to it unread.
+    /// The peer leaves written data unread.
     pub fn is_write_blocked(&self) -> bool {
         self.is_write_blocked.load(Ordering::Relaxed)
     }
@@ -177,7 +177,7 @@ struct FrameScanner {
     header: Vec<u8>,
     /// Bytes of the payload that are still to come.
     payload_left: usize,
-    /// Of the header block that is not complete.
+    /// The bytes of the incomplete header block.
     block_bytes: usize,
 }
 
@@ -245,7 +245,7 @@ impl GuardedConnection {
         }
     }
 
-    /// What is written while the peer takes nothing would pile up here: nothing more is read until it does.
+    /// Writes pile up here while the peer reads nothing: reading stops until it does.
     fn wrote<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.state.is_write_blocked.store(result.is_pending(), Ordering::Relaxed);
         result

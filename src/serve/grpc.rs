@@ -42,14 +42,14 @@ const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// The prefix of a gRPC frame: a flag and a 32-bit length.
 const FRAME_PREFIX: usize = 5;
-/// What is left to Envoy of its own deadline to receive the answer.
+/// The part of Envoy's deadline that is left to receive the answer.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
 /// After a wait of this length a check is worth a look whether anybody still waits for it: a caller that opens and resets streams
 /// would have them all decided, while others wait.
 const UNNOTICED: Duration = Duration::from_millis(5);
 
-/// How the door behaves.
+/// Settings of the listener.
 #[derive(Clone, Debug)]
 pub struct GrpcSettings {
     /// `grpc-max-recv-msg-size`.
@@ -139,7 +139,7 @@ impl GrpcServer {
             never = accepting => never,
             never = report_health(&reporter, &health) => match never {},
         }
-        // Nobody is to believe that it is connected who would not be answered.
+        // A connection is refused rather than accepted and never answered.
         drop((handshakes, listener));
         connections.stop();
         tokio::select! {
@@ -148,7 +148,7 @@ impl GrpcServer {
         }
     }
 
-    /// What is served beside checks, by the framework.
+    /// Services beside checks, served by the framework.
     fn other_services(
         &self,
         health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
@@ -180,7 +180,7 @@ async fn report_health(reporter: &tonic_health::server::HealthReporter, health: 
     }
 }
 
-/// What all connections share.
+/// The state shared by all connections.
 struct Shared {
     checker: Arc<Checker>,
     limits: Arc<Limits>,
@@ -189,7 +189,7 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-/// Answers a request. What it waits for its turn, behind others of its connection, is part of its time: it begins here, not when the
+/// Answers a request. Time in the queue behind other streams of its connection counts: the deadline begins here, not when the
 /// future is polled.
 fn respond(
     shared: &Arc<Shared>,
@@ -238,7 +238,7 @@ struct Arrival {
     shared: Arc<Shared>,
     connection: Arc<ConnectionState>,
     term: Term,
-    /// Whether there is an answer, or somebody else tells how it ends.
+    /// The request was answered, or another task logs its end.
     is_told: AtomicBool,
 }
 
@@ -262,7 +262,7 @@ impl Arrival {
         let (checker, term) = (&self.shared.checker, self.term);
         let mut body = request.into_body();
         let Some(mut share) = share else {
-            // What is here already is taken, so that it does not come for a stream that is closed.
+            // A complete message is read now, so that no frame arrives for a stream that is closed.
             std::future::poll_fn(|cx| {
                 while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut body).poll_frame(cx) {}
                 Poll::Ready(())
@@ -317,7 +317,7 @@ impl Shared {
         let mut gathered = BytesMut::new();
         let limit = self.max_message_bytes.saturating_add(FRAME_PREFIX);
         while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            // A reset or broken connection: nobody is left to read the answer.
+            // A reset or broken connection: no client is left to read the answer.
             let Ok(frame) = frame else { return Err(Fault::Cancelled) };
             let Ok(data) = frame.into_data() else { continue };
             if gathered.len().saturating_add(whole.as_ref().map_or(0, Bytes::len)).saturating_add(data.len()) > limit {

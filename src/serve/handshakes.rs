@@ -1,5 +1,5 @@
-//! Handshakes that are under way: as many as one listener bears. They hold no place of a connection, so that nobody who only begins one
-//! takes the place of those who can prove who they are.
+//! Pending TLS handshakes, capped per listener and not counted against `limits.connections`, so that unauthenticated peers cannot
+//! exhaust the connection limit.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::telemetry::Refused;
 
 /// Handshakes at the same time.
 const MAX_HANDSHAKES: usize = 512;
-/// How long each has before it makes room for a newer one, where there are too many; newer ones wait for that.
+/// The minimum time of each before a newer one may replace it at the cap; newer ones wait for that.
 const FAIR_TIME: Duration = Duration::from_millis(500);
 
-/// How a handshake with a peer ended.
+/// The result of a handshake.
 type Shaken = Result<Box<TlsStream<TcpStream>>, (Refusal, String)>;
 
 /// One that is under way.

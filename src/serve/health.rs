@@ -1,4 +1,4 @@
-//! What readiness waits for, by name.
+//! The conditions of readiness, by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-/// The condition that every configured bundle has been in force.
+/// The condition that every configured bundle has been active.
 pub const BUNDLES: &str = "bundles";
 
 /// A part of the process, by the name that OPA has for it.
@@ -42,7 +42,7 @@ pub struct Readiness {
     conditions: Mutex<BTreeMap<&'static str, Condition>>,
     plugins: Mutex<BTreeSet<Plugin>>,
     draining: AtomicBool,
-    /// Whether all plugins have been up at the same time.
+    /// All plugins have been up at the same time.
     was_up: AtomicBool,
 }
 
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Readiness {
 pub type Health = Arc<Readiness>;
 
 impl Readiness {
-    /// Tells of a part that is there, even if readiness never waits for it.
+    /// Registers a plugin, even if readiness never waits for it.
     pub fn has_plugin(&self, plugin: Plugin) {
         self.plugins.lock().insert(plugin);
     }
@@ -111,7 +111,7 @@ impl Readiness {
         states
     }
 
-    /// Whether all parts have been up at the same time, once.
+    /// All plugins have been up at the same time, once.
     pub fn has_been_up(&self) -> bool {
         self.plugins();
         self.was_up.load(Ordering::Acquire)

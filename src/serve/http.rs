@@ -22,15 +22,15 @@ use crate::policy::{Question, Store};
 use crate::telemetry::Metrics;
 use crate::value::Value;
 
-/// How long a health rule of the policy may take.
+/// The time limit of a health rule of the policy.
 const HEALTH_BUDGET: Duration = Duration::from_millis(500);
 /// Health rules that are evaluated at the same time, on all doors; probes ask for one or two.
 static HEALTH_RULES: Semaphore = Semaphore::const_new(4);
 
-/// How long watchers may still read once everything stops; other answers have the grace period.
+/// The time limit of decision streams at shutdown; other answers have the grace period.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
-/// What every HTTP door shows.
+/// The routes of every HTTP listener.
 #[derive(Clone, Debug)]
 pub struct HttpDoor {
     pub health: Health,
@@ -41,7 +41,7 @@ pub struct HttpDoor {
     pub kind: DoorKind,
 }
 
-/// What else a door offers.
+/// Further routes of a listener.
 #[derive(Clone, Debug)]
 pub enum DoorKind {
     /// Nothing: it is for probes.
@@ -83,7 +83,7 @@ pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationTo
                 tracing::error!(error = %error, "an HTTP listener ended");
             }
         }
-        // A watcher that does not read, as a terminal that is stopped, holds up nobody.
+        // A subscriber that does not read, as a stopped terminal, delays no other.
         () = late, if has_watchers => {}
     }
 }
@@ -157,7 +157,7 @@ async fn not_found(State(door): State<HttpDoor>) -> Response {
         DoorKind::Api(_) => {
             "/v1/data, /v0/data, /v1/query, /v1/policies, /v1/config, /v1/status, /health, /live, /ready and /metrics"
         }
-        DoorKind::Admin(_) => "POST /v1/bundles/<name>/refresh and all that the API has",
+        DoorKind::Admin(_) => "POST /v1/bundles/<name>/refresh and everything of the API",
     };
     let body = serde_json::json!({"code": "resource_not_found", "message": format!("stepgate serves {offered} here")});
     json(StatusCode::NOT_FOUND, &body.to_string())

@@ -1,4 +1,4 @@
-//! How much may be in flight: checks, and the bytes of their messages.
+//! Limits of checks in flight and of the bytes of their messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ pub struct Limits {
     incomplete: AtomicUsize,
 }
 
-/// What a check takes whose message is not complete: its stream and a task.
+/// The cost of a check whose message is not complete: its stream and a task.
 pub const INCOMPLETE_BYTES: usize = 16 << 10;
 /// The part of all incomplete messages that one connection may have.
 const INCOMPLETE_PART: usize = 4;
@@ -102,7 +102,7 @@ mod tests {
         let mut first = limits.enter(&one).expect("room");
         let second = limits.enter(&other).expect("room");
         assert!(limits.enter(&one).is_none());
-        assert!(limits.enter(&one).is_none(), "a refused check takes no place");
+        assert!(limits.enter(&one).is_none(), "a refused check holds no permit");
         drop(second);
         assert!(first.hold(60));
         let mut third = limits.enter(&one).expect("room again");

@@ -1,4 +1,4 @@
-//! Connections that are not served: counted each, told now and then.
+//! Rejected connections: each is counted, and logged at a limited rate.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use crate::telemetry::{Metrics, Refused, Throttle};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Refused,
-    /// For people: what was wrong, in the words of whoever found it.
+    /// The description for people, in the words of the component that found it.
     pub why: String,
 }
 

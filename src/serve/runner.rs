@@ -15,20 +15,20 @@ use crate::lifecycle::Lifecycle;
 
 /// Work that keeps its connection waiting longer than this is slow.
 const SLOW: Duration = Duration::from_micros(300);
-/// For how many streams work is done aside after a slow one.
+/// The number of streams whose work moves to the overflow queue after slow work.
 const ASIDE_AFTER_SLOW: u32 = 64;
 
-/// All that is to be done for one stream.
+/// The queued work of one stream.
 pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Decides where the work of all connections of a server is done: by the task that read it from its connection, or, after slow work, aside.
-/// Whoever reads and writes for a connection must not stand behind everything that is slow, and wait again at each of its steps.
+/// Chooses the executor of streams: the task that read them from their connection, or, after slow work, the overflow queue.
+/// Reading and writing of a connection must not queue behind slow work at each step.
 #[derive(Clone)]
 pub struct Runner {
     tasks: Lifecycle,
-    /// For how many streams work is still done aside.
+    /// The number of streams that still go to the overflow queue.
     left_aside: Arc<AtomicU32>,
-    /// How many works wait aside. What comes after them waits as well.
+    /// The length of the overflow queue. Later work queues as well.
     waiting: Arc<AtomicUsize>,
     aside: Arc<Mutex<Aside>>,
     /// As many as there are threads.
@@ -67,7 +67,7 @@ impl Runner {
         }
     }
 
-    /// Whether the next work is done aside.
+    /// The next work goes to the overflow queue.
     fn is_aside(&self) -> bool {
         let left = &self.left_aside;
         let takes_one = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
@@ -76,11 +76,11 @@ impl Runner {
 
     fn run_here(&self, mut work: Work) {
         let begin = Instant::now();
-        // What is not ready is polled again by its own task, so nobody needs to be woken here.
+        // A pending future is polled again by its own task, so it needs no waker here.
         let mut nobody = Context::from_waker(Waker::noop());
         // Twice: a check that has waited steps back once, so that it ends here if its stream was reset, and else goes on.
         let mut is_done = || work.as_mut().poll(&mut nobody).is_ready();
-        // Checks catch their panics themselves; whatever else does not must end neither its connection nor what is done aside.
+        // Checks catch their own panics; a panic of other work must end neither its connection nor the worker.
         match std::panic::catch_unwind(AssertUnwindSafe(|| is_done() || is_done())) {
             Ok(true) => {}
             Ok(false) => self.tasks.spawn(work),
@@ -91,7 +91,7 @@ impl Runner {
         }
     }
 
-    /// Does work aside until there is no more.
+    /// Runs overflow work until the queue is empty.
     async fn take_all(self) {
         let mut begin = Instant::now();
         while let Some(work) = self.next_aside() {
@@ -103,7 +103,7 @@ impl Runner {
         }
     }
 
-    /// The next work; whoever gets none takes no more.
+    /// Pops the next queued future; a worker that finds the queue empty exits.
     fn next_aside(&self) -> Option<Work> {
         let mut aside = self.aside.lock();
         let work = aside.works.pop_front();
@@ -172,18 +172,18 @@ mod tests {
         let (done, is_done) = tokio::sync::oneshot::channel();
         let work = async move {
             let value: u32 = receive.await.expect("a value");
-            done.send(value).expect("somebody waits");
+            done.send(value).expect("the receiver waits");
         };
         let runner = Runner::new(Lifecycle::default(), 1);
         runner.run(Box::pin(work), false);
-        // Another one has its turn meanwhile.
+        // Another stream runs meanwhile.
         let count = Arc::new(AtomicUsize::new(0));
         runner.left_aside.store(1, Ordering::Relaxed);
         runner.run(counted(&count, Duration::ZERO), false);
         while count.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        send.send(7).expect("somebody waits");
+        send.send(7).expect("the receiver waits");
         assert_eq!(is_done.await.expect("a value"), 7);
     }
 }

@@ -24,28 +24,28 @@ use super::refusal::Refusal;
 use crate::telemetry::{Metrics, Refused};
 use crate::token::SpiffePattern;
 
-/// How long a handshake may take.
+/// The time limit of a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The two things that are read again, in the words of metrics and log: certificate with key, and roots of clients.
 const PAIR: &str = "certificate";
 const ROOTS: &str = "ca_cert";
-/// How often it is looked whether a file has changed.
+/// The interval of checks for changed files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What TLS is made of.
+/// The parts of a TLS configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     pub certificate: PathBuf,
     pub key: PathBuf,
     /// Roots of the certificates that clients show.
     pub client_roots: Option<PathBuf>,
-    /// Whether clients must show one.
+    /// Client certificates are required.
     pub needs_client: bool,
     /// TLS 1.3 and nothing older.
     pub only_1_3: bool,
     /// Which workloads may connect; empty: all with a certificate of those roots.
     pub clients: Vec<SpiffePattern>,
-    /// Whether HTTP/2 is what is spoken on top.
+    /// HTTP/2 is the only application protocol.
     pub is_http2: bool,
 }
 
@@ -62,7 +62,7 @@ pub enum TlsError {
     Clients(#[source] VerifierBuilderError),
 }
 
-/// What shows that a file is another, or has other contents; moments of modification alone can be copied.
+/// Identifies a version of a file, by metadata and contents; modification times alone can be copied.
 type Stamp = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 
 fn stamp(path: &Path) -> Stamp {
@@ -80,7 +80,7 @@ struct Current {
     roots_stamp: Stamp,
 }
 
-/// The stamps of files that could not be used: that is told once.
+/// The stamps of unusable files: each is logged once.
 #[derive(Debug, Default)]
 struct Unusable {
     pair: Option<[Stamp; 2]>,
@@ -220,7 +220,7 @@ impl Tls {
     }
 
     /// Reads what has changed. Certificate with key, and roots, are two things: what is wrong with one holds up no change of the other,
-    /// and least of all a root that is taken away. What could not be read is tried again each time. Nobody else changes `current`, so
+    /// and least of all a root that is removed. An unreadable file is read again each time. Only this task changes `current`, so
     /// its lock is not held meanwhile.
     fn look(&self, metrics: &Metrics) {
         let mut new = self.current.lock().clone();
@@ -252,7 +252,7 @@ impl Tls {
         }
     }
 
-    /// What was read; nothing, and a line the first time, when it cannot be used.
+    /// The parsed files; `None`, and a log line the first time, when they cannot be used.
     fn told<T>(&self, part: &'static str, read: Result<T, TlsError>, is_news: bool, metrics: &Metrics) -> Option<T> {
         let listener = self.settings.listener();
         metrics.certificate_usable(listener, part, read.is_ok());
@@ -302,7 +302,7 @@ impl Tls {
     }
 }
 
-/// What a handshake that failed means.
+/// The cause of a failed handshake.
 fn refusal(error: &io::Error) -> Refusal {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let reason = match tls {

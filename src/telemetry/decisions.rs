@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 
 use super::metrics::{Decided, Labels};
 
-/// Counts decisions by outcome, reason, entry point and revision. Only those of the policy in force are told, so that the series are few
+/// Counts decisions by outcome, reason, entry point and revision. Only the active policy's series are exported, so that their number stays small
 /// however often it changes.
 #[derive(Debug, Default)]
 pub struct Decisions {
@@ -31,7 +31,11 @@ impl InForce {
 
 impl Decisions {
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register("stepgate_decisions", "Decisions of the policy in force", self.all.clone());
+        registry.register(
+            "stepgate_decisions",
+            "Decisions of the active policy, by outcome and reason",
+            self.all.clone(),
+        );
     }
 
     /// From now on this policy decides; its revision, or `bundle=revision` for several.

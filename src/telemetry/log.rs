@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// How lines are written.
+/// The log format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     #[default]
@@ -79,7 +79,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         event.record(&mut fields);
         let mut line = self.line(*event.metadata().level(), fields);
         line.push('\n');
-        // Nobody is left to tell when standard error is gone.
+        // Standard error is gone, and with it the only output.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
 }

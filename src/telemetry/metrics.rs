@@ -19,7 +19,7 @@ pub(super) type Labels = Vec<(&'static str, String)>;
 const CHECK_BUCKETS: [f64; 12] =
     [0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.25];
 
-/// How a check ended.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decided {
     Allow,
@@ -40,14 +40,14 @@ impl Decided {
     }
 }
 
-/// Whether something that is tried again and again worked.
+/// The result of a recurring attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Success,
     Failure,
 }
 
-/// What became of a decision in the decision log.
+/// The result of a decision log event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logged {
     /// The service took it.
@@ -292,7 +292,7 @@ impl Metrics {
         registry.register("stepgate_in_flight_checks", "Checks being answered now", self.in_flight.clone());
         let help = "Connections that were not served, by reason";
         registry.register("stepgate_refused_connections", help, self.refused_connections.clone());
-        let help = "Whether the files of a listener's TLS can be used as they are now; 0 while older ones are in use";
+        let help = "1 if the TLS files of a listener are valid as they are on disk, 0 while older ones are in use";
         registry.register("stepgate_certificate_usable", help, self.certificate_usable.clone());
         let help = "When the certificate of a listener begins to be valid, in seconds since the epoch";
         registry.register("stepgate_certificate_not_before_seconds", help, self.certificate_not_before.clone());
@@ -308,7 +308,7 @@ impl Metrics {
         registry.register("stepgate_bundle_polls", "Polls of bundles by outcome", self.bundle_polls.clone());
         let help = "When the bundle was last known to be what its server offers, in seconds since the epoch";
         registry.register("stepgate_bundle_polled_at_seconds", help, self.bundle_polled_at.clone());
-        let help = "Policies that were put in force or refused";
+        let help = "Policy activations, by result";
         registry.register("stepgate_policy_activations", help, self.policy_activations.clone());
         registry.register(
             "stepgate_config_warnings",
@@ -366,7 +366,7 @@ impl Metrics {
         self.refused_connections.get_or_create(&labels).inc();
     }
 
-    /// Whether the files of this part of a listener's TLS can be used as they are now.
+    /// The files of this part of a listener's TLS are valid as they are now.
     pub fn certificate_usable(&self, listener: &'static str, part: &'static str, is_usable: bool) {
         let labels = vec![("listener", listener.to_owned()), ("part", part.to_owned())];
         self.certificate_usable.get_or_create(&labels).set(i64::from(is_usable));
@@ -394,7 +394,7 @@ impl Metrics {
         }
     }
 
-    /// A bundle was asked for and, if it was new, put in force.
+    /// A bundle was requested and, if it was new, activated.
     pub fn bundle_polled(&self, name: &str, outcome: Outcome, now: i64) {
         let name = ("name", name.to_owned());
         self.bundle_polls.get_or_create(&vec![name.clone(), ("outcome", outcome.label())]).inc();
@@ -403,13 +403,13 @@ impl Metrics {
         }
     }
 
-    /// So many decisions came to this end in the decision log.
+    /// Counts events of the decision log by result.
     pub fn decisions_logged(&self, end: Logged, count: usize) {
         let label = vec![("outcome", end.label().to_owned())];
         self.decision_logs.get_or_create(&label).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
-    /// What became of decisions in the decision log so far, by the words of the metric.
+    /// The counts of decision log events so far, by the label of the metric.
     pub fn decision_log_counts(&self) -> BTreeMap<&'static str, u64> {
         let count = |end: &Logged| {
             let label = vec![("outcome", end.label().to_owned())];
@@ -426,7 +426,7 @@ impl Metrics {
         self.config_warnings.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// How all parts and bundles are doing, for `status.prometheus`.
+    /// The state of all plugins and bundles, for `status.prometheus`.
     pub fn status_told(&self, plugins: &BTreeMap<String, &'static str>, bundles: &[BundleTold<'_>]) {
         self.status.tell(plugins, bundles);
     }

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::metrics::Labels;
 
-/// What is told of one bundle. Times are nanoseconds since the epoch.
+/// The metrics of one bundle. Times are nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct BundleTold<'a> {
     pub name: &'a str,
@@ -45,7 +45,11 @@ impl StatusMetrics {
             ("bundle_loaded_counter", "Bundles that were loaded", &self.loaded),
             ("bundle_failed_load_counter", "Bundles that were not", &self.failed),
             ("last_bundle_request", "When the bundle was last asked for, in nanoseconds", &self.asked_at),
-            ("last_success_bundle_activation", "When it was last put in force, in nanoseconds", &self.activated_at),
+            (
+                "last_success_bundle_activation",
+                "Time of the last successful activation, nanoseconds since the epoch",
+                &self.activated_at,
+            ),
             ("last_success_bundle_download", "When it was last downloaded, in nanoseconds", &self.downloaded_at),
             ("last_success_bundle_request", "When its server last answered, in nanoseconds", &self.answered_at),
         ] {
@@ -53,7 +57,7 @@ impl StatusMetrics {
         }
     }
 
-    /// Everything at once: what is gone is told no more.
+    /// Replaces all series at once: removed bundles are no longer exported.
     pub fn tell(&self, plugins: &BTreeMap<String, &'static str>, bundles: &[BundleTold<'_>]) {
         self.info.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         for family in [&self.plugins, &self.activated_at, &self.downloaded_at, &self.answered_at, &self.asked_at] {

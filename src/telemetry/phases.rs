@@ -30,7 +30,7 @@ pub enum Phase {
     Input,
     /// Finding and verifying the token.
     Token,
-    /// What the token proves, what the route demands, and the members that tell it.
+    /// The level of the token, the route requirements, and the members of `input` for them.
     Evidence,
     /// The policy.
     Eval,
@@ -141,10 +141,14 @@ impl Insides {
         self.by_reason.register(registry);
         registry.register("stepgate_denials", "Denials by who denied", self.denials.clone());
         registry.register("stepgate_step_ups", "Demands for more by the caller's level", self.step_ups.clone());
-        registry.register("stepgate_policy_info", "What is in force", self.policy.clone());
+        registry.register(
+            "stepgate_policy_info",
+            "Info metric (value 1) of the active policy, labelled with entrypoint and revision",
+            self.policy.clone(),
+        );
         let help = "Checks whose caller gave up before there was a decision";
         registry.register("stepgate_cancelled_checks", help, self.cancelled.clone());
-        let help = "Whether denials are allowed: 0 no, 1 those of the policy, 2 faults as well";
+        let help = "Dry-run scope: 0 off, 1 denials of the policy are allowed, 2 faults are allowed as well";
         registry.register("stepgate_dry_run", help, self.dry_run.clone());
         let help = "Checks that were allowed although they were to be denied";
         registry.register("stepgate_dry_run_allowed", help, self.dry_run_allowed.clone());
@@ -156,7 +160,7 @@ impl Insides {
         registry.register("stepgate_decision_log_queue", "Decisions that wait to be events", self.log_queue.clone());
     }
 
-    /// A clock for the phases of a check that came at `began`, and whose turn it is now; most tell nothing.
+    /// The phase clock of a check that arrived at `began` and starts now; only samples record anything.
     pub fn clock(&self, began: Instant) -> PhaseClock<'_> {
         let is_sampled = self.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE);
         let since = Instant::now();
@@ -165,17 +169,17 @@ impl Insides {
         clock
     }
 
-    /// Whether the active policy makes every decision undefined.
+    /// The active policy makes every decision undefined.
     pub fn entrypoint_undefined(&self, is_undefined: bool) {
         self.entrypoint_undefined.set(i64::from(is_undefined));
     }
 
-    /// Whether the newest policies of a source, `files` or a bundle's name, were rejected, so that older ones decide.
+    /// The newest policies of a source, `files` or a bundle's name, were rejected, so that older ones stay active.
     pub fn policy_rejected(&self, source: &str, is_rejected: bool) {
         self.rejected.get_or_create(&vec![("source", source.to_owned())]).set(i64::from(is_rejected));
     }
 
-    /// Whether denials are allowed: 0 no, 1 those of the policy, 2 faults as well.
+    /// The dry-run scope: 0 off, 1 denials of the policy, 2 faults as well.
     pub fn dry_run_is(&self, scope: i64) {
         self.dry_run.set(scope);
     }
@@ -190,7 +194,7 @@ impl Insides {
         self.cancelled.inc();
     }
 
-    /// So many traces came to this end.
+    /// Counts traces by result.
     pub fn traces_ended(&self, end: &'static str, count: usize) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.traces.get_or_create(&vec![("outcome", end.to_owned())]).inc_by(count);
@@ -209,7 +213,7 @@ impl Insides {
         self.step_ups.get_or_create(&vec![("level", level.to_string())]).inc();
     }
 
-    /// What decides from now on; what decided before is told no more.
+    /// Exports the active policy; the series of the previous one is removed.
     pub fn policy_in_force<'a>(
         &self,
         entrypoint: &str,
@@ -242,16 +246,16 @@ impl Insides {
 /// Times the phases of one check, one after the other.
 #[derive(Debug)]
 pub struct PhaseClock<'a> {
-    /// Where they are told, if this check is a sample.
+    /// The histograms, if this check is a sample.
     insides: Option<&'a Insides>,
     began: Instant,
     since: Instant,
-    /// Of the check, and who takes it at its end.
+    /// The trace of the check, and its receiver.
     trace: Option<(Box<Trace>, &'a Tracer)>,
 }
 
 impl<'a> PhaseClock<'a> {
-    /// Follows the check that `told` describes, if its caller or chance want that.
+    /// Starts a trace if the incoming traceparent is sampled or local sampling selects this check.
     pub fn follow(&mut self, tracer: &'a Tracer, traceparent: Option<&str>, now_ns: i64, told: impl FnOnce() -> Told) {
         let took = i64::try_from(self.began.elapsed().as_nanos()).unwrap_or_default();
         let trace = tracer.begin(traceparent, self.began, now_ns.saturating_sub(took));
@@ -262,7 +266,7 @@ impl<'a> PhaseClock<'a> {
         });
     }
 
-    /// For whoever asks other servers on behalf of the check, if it is followed.
+    /// The child spans for requests to other servers, if the check is traced.
     pub fn followed(&self) -> Option<Followed> {
         self.trace.as_ref().map(|(trace, _)| trace.followed())
     }

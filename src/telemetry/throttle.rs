@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How often a line of one kind is written; metrics count each.
+/// The interval of log lines of one kind; metrics count each event.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Lets one line of a kind through in ten seconds: whoever can provoke lines must not fill a disk.
+/// Lets one line of a kind through in ten seconds, so that clients cannot fill a disk with log lines.
 #[derive(Debug, Default)]
 pub struct Throttle {
     /// When the last one was let through, and how many were withheld since.
@@ -15,7 +15,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Whether a line is due now, and how many were withheld before it.
+    /// A line is due now; with the number of suppressed ones.
     pub fn due(&self, now: Instant) -> Option<u64> {
         let mut told = self.told.lock();
         let (last, withheld) = &mut *told;

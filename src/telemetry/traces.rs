@@ -9,12 +9,12 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use super::Metrics;
 use super::phases::Phase;
 
-/// Characters of a method, host or path that are told: many traces wait for a slow collector.
+/// Maximum characters of a method, host or path in a span: many traces wait for a slow collector.
 const MAX_TEXT_CHARS: usize = 512;
 /// Requests of one check that have spans.
 const MAX_CALLS: usize = 64;
 
-/// A place in a trace (W3C Trace Context section 3.2).
+/// A position in a trace (W3C Trace Context section 3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
     pub trace: [u8; 16],
@@ -66,7 +66,7 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// A span for a request that is about to be sent, and the `traceparent` that tells it.
+    /// A span for an outgoing request, and its `traceparent`.
     pub fn step(&self) -> ([u8; 8], String) {
         let span = random();
         (span, format!("00-{}-{}-01", hex::encode(self.context.trace), hex::encode(span)))
@@ -81,7 +81,7 @@ impl Followed {
     }
 }
 
-/// What a trace tells of its check.
+/// The attributes of a check's span.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     pub decision_id: String,
@@ -96,13 +96,13 @@ pub struct Told {
 }
 
 impl Told {
-    /// Of a request.
+    /// The attributes of a request.
     pub fn of(method: &str, host: &str, path: &str) -> Self {
         Self { method: short(method), host: short(host), path: short(path), ..Self::default() }
     }
 }
 
-/// As much of a text as is told.
+/// A text, truncated for a span.
 fn short(text: &str) -> String {
     text.chars().take(MAX_TEXT_CHARS).collect()
 }
@@ -124,12 +124,12 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// For whoever asks other servers on behalf of this check.
+    /// For requests to other servers on behalf of this check.
     pub fn followed(&self) -> Followed {
         Followed { context: self.context, calls: Arc::clone(&self.calls) }
     }
 
-    /// What was asked of other servers, each with its begin and end since the check began.
+    /// The requests to other servers, each with its begin and end since the check began.
     pub fn calls(&self) -> Vec<(Call, Duration, Duration)> {
         let offset = |at: Instant| at.saturating_duration_since(self.began);
         self.calls.lock().iter().map(|call| (call.clone(), offset(call.began), offset(call.ended))).collect()
@@ -146,7 +146,7 @@ impl Trace {
 #[derive(Clone, Debug)]
 pub struct Tracer {
     traces: Sender<Box<Trace>>,
-    /// Of 2^63: what share of traces that begin here is kept.
+    /// The sampling rate of traces that begin here, as a number of 2^63.
     threshold: u64,
     metrics: Arc<Metrics>,
 }

@@ -31,7 +31,7 @@ pub struct Asserted {
 }
 
 impl AssertedSettings {
-    /// What the metadata of the request say of a token of this issuer; nothing when there is none.
+    /// The claims of a token of this issuer in the request's metadata, if any.
     pub fn read(&self, attributes: &Value, now: i64) -> Option<Result<Asserted, TokenError>> {
         let filters = member(member(attributes, "metadataContext")?, "filterMetadata")?;
         let payload = member(member(filters, FILTER)?, &self.payload_key)?;

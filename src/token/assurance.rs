@@ -1,4 +1,4 @@
-//! What an authentication proves: `acr`, `amr` and `auth_time` of any identity provider, in one vocabulary.
+//! Authentication levels: `acr`, `amr` and `auth_time` of any identity provider, in one vocabulary.
 //!
 //! Sources: RFC 8176 (amr), OpenID EAP ACR Values 1.0 (`phr`, `phrh`), OpenID Connect Core section 2 (acr, auth_time), and
 //! what Okta, Entra, Auth0 and Keycloak really send. Policies read the result as `input.authn`.
@@ -129,7 +129,7 @@ impl Preset {
         })
     }
 
-    /// Whether its tokens are those of programs.
+    /// Its tokens identify programs.
     pub fn is_of_workloads(self) -> bool {
         matches!(self, Self::Github | Self::Gitlab | Self::Kubernetes)
     }
@@ -161,14 +161,14 @@ impl Preset {
     }
 }
 
-/// How one issuer's words are read.
+/// The mapping of one issuer's `acr` and `amr` values.
 #[derive(Clone, Debug)]
 pub struct AssuranceTable {
     scale: Arc<Scale>,
     amr: HashMap<String, Proof>,
-    /// What the known values of `acr` are worth at least; factors may raise it.
+    /// Minimum levels of the known values of `acr`; factors may raise them.
     acr: HashMap<String, usize>,
-    /// What values are worth by the operator's word, no more and no less.
+    /// Levels that the operator assigned to values, as floor and ceiling.
     fixed: HashMap<String, usize>,
     /// Values of `acr` that this issuer has of its own, and may be asked for.
     own_acr: Vec<String>,
@@ -214,7 +214,7 @@ impl AssuranceTable {
         self.own_acr.push(acr.to_owned());
     }
 
-    /// What a value of `acr` is worth: by the operator's word, else by the known tables. `0` is worth nothing.
+    /// The level of a value of `acr`: by the operator's table, else by the known tables. `0` is level 0.
     pub fn worth(&self, acr: &str) -> Option<usize> {
         match acr {
             NO_LEVEL => Some(0),
@@ -222,17 +222,17 @@ impl AssuranceTable {
         }
     }
 
-    /// Whether the issuer has values of `acr` of its own that it may be asked for.
+    /// The issuer has values of `acr` of its own that can be requested.
     pub fn has_own_values(&self) -> bool {
         !self.own_acr.is_empty()
     }
 
-    /// Whether one of them is an authentication context of Entra.
+    /// One of them is an authentication context of Entra.
     pub fn has_contexts(&self) -> bool {
         self.own_acr.iter().any(|acr| is_context(acr))
     }
 
-    /// What a value of `acr` is worth by the operator's word.
+    /// The level that the operator assigned to a value of `acr`.
     pub fn fixed_worth(&self, acr: &str) -> Option<usize> {
         self.fixed.get(acr).copied()
     }
@@ -259,7 +259,7 @@ impl AssuranceTable {
         if own.is_empty() { enough(&mut ACR.iter().map(|&(word, _)| word)) } else { own }
     }
 
-    /// Does not believe the issuer's `mfa`: two factors must be named.
+    /// Ignores the issuer's `mfa`: two factors must be named.
     pub fn distrust_mfa(&mut self) {
         self.amr.retain(|_, proof| !proof.mfa);
     }
@@ -268,7 +268,7 @@ impl AssuranceTable {
         self.amr_string = true;
     }
 
-    /// What the claims of a verified token prove.
+    /// The level that the claims of a verified token prove.
     pub fn assess(&self, claims: &Value, names: &ClaimNames, leeway: i64) -> Authn {
         let claim = |name: &Option<String>, usual: &str| member(claims, name.as_deref().unwrap_or(usual));
         let mut proof = NOTHING;
@@ -309,7 +309,7 @@ impl AssuranceTable {
                 && is_within(PHISHING_RESISTANT_LEVEL),
             ..proof
         };
-        // What was asked for by name is met by its name, unless that is worth less by the operator's word.
+        // A requested value is met by its name, unless the operator assigned a lower level to it.
         let named = words.filter(|word| *word != NO_LEVEL).map(str::to_owned).collect();
         Authn { named, leeway, ..Authn::new(level, self.scale.name(level), proof, auth_time) }
     }
@@ -339,7 +339,7 @@ impl Proof {
     }
 }
 
-/// What is known about how the caller authenticated. What is unknown is absent, never null: in Rego `null <= 300` is
+/// The known facts about the caller's authentication. An unknown fact is absent, never null: in Rego `null <= 300` is
 /// true.
 #[derive(Clone, Debug)]
 pub struct Authn {

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
-/// What an entry costs beside the token itself: claims, index and bookkeeping.
+/// The cost of an entry beside the token itself: claims, index and bookkeeping.
 const ENTRY_OVERHEAD_BYTES: usize = 1_024;
 /// Decoded claims take several times the room of their text.
 const CLAIMS_FACTOR: usize = 6;

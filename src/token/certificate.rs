@@ -10,16 +10,16 @@ use crate::opa::rest::percent_decoded;
 /// Bytes of a header that are read.
 const MAX_HEADER_BYTES: usize = 65_536;
 
-/// Where clients' certificates are told of, beside what Envoy itself has seen.
+/// Sources of the client certificate beside Envoy's own view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CertificateSettings {
-    /// The element of `x-forwarded-client-cert` that counts, from its end; nothing: the header is not believed.
+    /// The trusted element of `x-forwarded-client-cert`, counted from its end; `None`: the header is ignored.
     pub xfcc_from_end: Option<usize>,
-    /// Whether `client-cert` (RFC 9440) is believed.
+    /// Use `client-cert` (RFC 9440).
     pub client_cert: bool,
 }
 
-/// The `x5t#S256` of the client's certificate: what Envoy has seen, or else the one element of the header that is believed.
+/// The `x5t#S256` of the client's certificate: by Envoy's own view, else by the one trusted header.
 pub fn thumbprint(attributes: &Attributes<'_>, settings: CertificateSettings) -> Option<String> {
     if !attributes.source_certificate.is_empty() {
         return of_pem(attributes.source_certificate);
@@ -47,14 +47,14 @@ pub fn single_header<'a>(attributes: &Attributes<'a>, name: &str) -> Option<&'a 
     std::str::from_utf8(value).ok().filter(|text| text.len() <= MAX_HEADER_BYTES)
 }
 
-/// Of a Byte Sequence with the certificate (RFC 9440 section 2.2, RFC 9651 section 3.3.5).
+/// From a Byte Sequence with the certificate (RFC 9440 section 2.2, RFC 9651 section 3.3.5).
 fn of_client_cert(text: &str) -> Option<String> {
     let body = text.trim().strip_prefix(':')?.strip_suffix(':')?;
     let der = STANDARD.decode(body).ok().filter(|der| !der.is_empty())?;
     Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, &der)))
 }
 
-/// Of an element of `x-forwarded-client-cert`, counted from the end.
+/// From an element of `x-forwarded-client-cert`, counted from the end.
 fn of_element(text: &str, from_end: usize) -> Option<String> {
     let elements = elements(text)?;
     let element = elements.get(elements.len().checked_sub(1)?.checked_sub(from_end)?)?;
@@ -64,7 +64,7 @@ fn of_element(text: &str, from_end: usize) -> Option<String> {
     Some(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// Of a certificate in URL-encoded PEM, the first if there are several.
+/// From a certificate in URL-encoded PEM, the first if there are several.
 fn of_pem(encoded: &str) -> Option<String> {
     let pem = percent_decoded(encoded)?;
     let (_, rest) = pem.split_once("-----BEGIN CERTIFICATE-----")?;

@@ -17,30 +17,30 @@ use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, member, parse_json
 const MAX_KID_BYTES: usize = 512;
 /// Levels of nesting in a header or payload.
 const JSON: JsonLimits = JsonLimits { depth: 32, duplicates: DuplicateKeys::Refuse };
-/// The greatest NumericDate that is believed (the year 9999).
+/// The greatest NumericDate that is accepted (the year 9999).
 const MAX_DATE: f64 = 253_402_300_799.0;
 
 /// Values of `typ` that an access token may have; every other names another kind of token (RFC 8725 section 3.11).
 const ACCESS_TYPES: &[&str] = &["", "jwt", "at+jwt"];
 
-/// What a token must look like.
+/// The expected form of a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
     /// RFC 9068: `typ` is `at+jwt`, and iss, exp, aud, sub, client_id, iat and jti are there.
     Rfc9068,
-    /// What most providers send: no type, `JWT` or `at+jwt`.
+    /// The form of most providers: no type, `JWT` or `at+jwt`.
     #[default]
     Legacy,
     /// A workload's identity of SPIFFE: `sub` is an ID of the issuer's trust domain, and the header says no more than it must.
     JwtSvid,
 }
 
-/// A compact JWS, taken apart but not yet believed.
+/// A compact JWS, parsed but not yet verified.
 #[derive(Debug)]
 pub struct Unverified<'a> {
     pub header: TokenHeader,
     pub payload: Value,
-    /// What the signature covers.
+    /// The signing input.
     pub signed: &'a str,
     pub signature: &'a str,
 }
@@ -51,11 +51,11 @@ pub struct TokenHeader {
     pub alg: Alg,
     pub kid: Option<String>,
     pub typ: Option<String>,
-    /// Whether there are any others.
+    /// There are other keys.
     has_others: bool,
 }
 
-/// What a bound token asks for.
+/// The confirmation of a sender-constrained token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Binding<'a> {
     /// The holder of the key with this thumbprint (RFC 9449 section 6.1).
@@ -129,7 +129,7 @@ impl TokenHeader {
         Ok(Self { alg, kid, typ: text("typ")?, has_others })
     }
 
-    /// Whether this header may stand on an access token of `settings`.
+    /// The header is valid for an access token of `settings`.
     pub fn check(&self, settings: &IssuerSettings) -> Result<(), TokenError> {
         if !settings.algorithms.contains(&self.alg) {
             return Err(TokenError::Algorithm);
@@ -234,7 +234,7 @@ impl Claims {
         if claims.binding().is_some() { Err(TokenError::Bound) } else { Ok(claims) }
     }
 
-    /// What the token is bound to (RFC 7800 section 3.1): it is worth nothing without a proof of that.
+    /// The confirmation of the token (RFC 7800 section 3.1): the token is valid only with a proof of that key.
     pub(super) fn binding(&self) -> Option<Binding<'_>> {
         let confirmation = member(&self.payload, "cnf")?;
         let is_alone = confirmation.as_object().is_some_and(|members| members.iter().count() == 1);
@@ -243,7 +243,7 @@ impl Claims {
         Some(key.or_else(|| text("x5t#S256").map(Binding::Certificate)).unwrap_or(Binding::Other))
     }
 
-    /// Whether the token is within its time; asked again on every use.
+    /// The token is within its validity period; checked on every use.
     pub(super) fn check_time(&self, now: i64, leeway: i64) -> Result<(), TokenError> {
         if now >= self.expires.saturating_add(leeway) {
             return Err(TokenError::Expired);
@@ -254,7 +254,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Whether the token is meant for one of the audiences of `settings`; asked again on every use.
+    /// The token is for one of the audiences of `settings`; checked on every use.
     pub(super) fn check_audience(&self, settings: &IssuerSettings) -> Result<(), TokenError> {
         let is_known = |name: &str| settings.audiences.iter().any(|known| known == name);
         let accepted = |value: &Value| as_text(value).is_some_and(is_known);
@@ -279,7 +279,7 @@ impl Claims {
         member(&self.payload, name).and_then(as_text)
     }
 
-    /// Whether a claim is a list that has this word.
+    /// A claim is an array with this word.
     pub(super) fn lists(&self, name: &str, wanted: &str) -> bool {
         let items = match member(&self.payload, name) {
             Some(Value::Array(items)) => items.as_slice(),
@@ -288,7 +288,7 @@ impl Claims {
         items.iter().any(|item| as_text(item) == Some(wanted))
     }
 
-    /// Whether it was issued for a scope: in the claim that `names` say, else in `scope` (RFC 8693 section 4.2; a list as IdentityServer
+    /// The token has a scope: in the claim that `names` say, else in `scope` (RFC 8693 section 4.2; an array as IdentityServer
     /// has it) or `scp` as Entra and Okta have it.
     pub(super) fn has_scope(&self, wanted: &str, names: &ClaimNames) -> bool {
         let is_named = |text: &str| text.split(' ').any(|scope| scope == wanted);
@@ -304,7 +304,7 @@ impl Claims {
         self.issued
     }
 
-    /// Who the caller is: the first of the issuer's `subject_claims` that is there and not empty.
+    /// The subject: the first of the issuer's `subject_claims` that is present and not empty.
     pub(super) fn subject(&self, settings: &IssuerSettings) -> Result<&str, TokenError> {
         for name in &settings.subject_claims {
             match member(&self.payload, name) {

@@ -27,11 +27,11 @@ const MAX_JTI_BYTES: usize = 256;
 /// Members of a JWK that only its owner may know.
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
-/// How proofs are checked.
+/// Settings of DPoP proofs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub algorithms: Vec<Alg>,
-    /// How old a proof may be, and how far ahead of our clock.
+    /// The accepted window of `iat`, before and after our clock.
     pub window: Duration,
     /// Where clients reach us, such as `https://api.example.com`; empty: where the request says.
     pub origins: Vec<String>,
@@ -64,7 +64,7 @@ pub struct Proofs {
 }
 
 impl Proofs {
-    /// Whether the workload of the connection has counted what it sends.
+    /// The workload of the connection has already counted the proof.
     pub fn is_counted_by(&self, principal: &str) -> bool {
         self.settings.checked_by.iter().any(|pattern| pattern.matches(principal))
     }
@@ -75,8 +75,8 @@ impl Proofs {
         Self { settings, seen }
     }
 
-    /// Whether the request proves that its sender holds the key that `token` is bound to. The numbers are those of RFC 9449 section 4.3.
-    /// A proof that `was_counted` by somebody before us, such as the gateway, may be seen again.
+    /// Verifies that the request's sender holds the key that `token` is bound to. The numbers are those of RFC 9449 section 4.3.
+    /// A proof that `was_counted` by a trusted peer, such as the gateway, is no replay here.
     pub fn check(
         &self,
         http: &Http<'_>,
@@ -154,7 +154,7 @@ impl Proofs {
         if was_counted {
             return Ok(());
         }
-        // And once. Last, so that nobody can use up the memory with proofs that are worth nothing.
+        // Replay last, so that invalid proofs cannot fill the replay cache.
         self.seen.first(&[thumbprint, htu, jti], now).map_err(|unfit| match unfit {
             Unfit::Again => TokenError::ProofReplayed,
             Unfit::NoRoom => TokenError::ProofsFull,
@@ -177,7 +177,7 @@ impl Proofs {
         if is_over || is_ahead { Err(TokenError::ProofStale) } else { Ok(()) }
     }
 
-    /// Whether `htu` is the URL of this request, as clients see it.
+    /// `htu` is the URL of this request, as clients see it.
     fn is_own_url(&self, htu: &str, http: &Http<'_>) -> bool {
         let Some(url) = HttpUrl::parse(htu) else { return false };
         let is_ours = if self.settings.origins.is_empty() {

@@ -1,6 +1,6 @@
 //! Why a token was refused: one variant for each thing that a client or an operator can do something about.
 
-/// What is wrong with a claim.
+/// The problem with a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimProblem {
     #[error("is missing")]
@@ -78,7 +78,7 @@ pub enum TokenError {
     UnknownIssuer,
     #[error("the token is from an issuer that is not accepted for this request")]
     OtherIssuer,
-    #[error("the token was sent in a place that its issuer does not use")]
+    #[error("token location not allowed for this issuer")]
     WrongPlace,
     #[error("the token's algorithm is not accepted")]
     Algorithm,
@@ -182,13 +182,13 @@ impl TokenError {
         }
     }
 
-    /// Whether it is about the proof of possession, so that the challenge is one for it.
+    /// The error is about the proof of possession, so the challenge uses the DPoP scheme.
     pub fn is_of_proof(self) -> bool {
         matches!(self.code(), "invalid_dpop_proof" | "use_dpop_nonce")
             || matches!(self, Self::Bound | Self::NotBound | Self::WrongKey)
     }
 
-    /// Whether the caller can do nothing but wait.
+    /// The caller can only retry later.
     pub fn is_temporary(self) -> bool {
         matches!(self, Self::KeysUnavailable | Self::ProofsFull | Self::IntrospectionUnavailable)
     }

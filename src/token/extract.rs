@@ -8,14 +8,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::error::TokenError;
 use crate::opa::input::Http;
 
-/// A place where a token may be.
+/// The location of a token in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A header, with the scheme that comes before the token, if any. Both are lower case.
     Header { name: String, scheme: Option<String> },
     Cookie {
         name: String,
-        /// Whether the token may be cut over several cookies: `name_0`, `name.0` or, after `name=chunks-2`, `nameC1` and so on.
+        /// The token may be split over several cookies: `name_0`, `name.0` or, after `name=chunks-2`, `nameC1` and so on.
         chunks: bool,
     },
     /// An entry of `Sec-WebSocket-Protocol` that begins so: what follows is the token, or its base64url where the prefix begins
@@ -93,7 +93,7 @@ fn cookie<'a>(http: &Http<'a>, name: &str) -> Result<Option<&'a [u8]>, TokenErro
             let pair = pair.trim_ascii();
             let Some(rest) = pair.strip_prefix(name.as_bytes()) else { continue };
             let value = match rest.strip_prefix(b"=") {
-                // What a browser sends after logging out.
+                // The value that browsers send after logging out.
                 Some(b"") => continue,
                 Some(value) => value,
                 // `name =value`: some upstreams would take it for the cookie.
@@ -108,7 +108,7 @@ fn cookie<'a>(http: &Http<'a>, name: &str) -> Result<Option<&'a [u8]>, TokenErro
     Ok(found)
 }
 
-/// What the pieces of a cut cookie make together. Each stands once, none is left out.
+/// Joins the parts of a split cookie. Each part occurs once, and none is missing.
 fn chunked(http: &Http<'_>, name: &str, whole: Option<&[u8]>) -> Result<Option<Vec<u8>>, TokenError> {
     // ASP.NET says how many there are, and counts from one.
     let announced =
@@ -193,7 +193,7 @@ fn single<'a>(values: &[&'a [u8]]) -> Result<Option<&'a [u8]>, TokenError> {
     }
 }
 
-/// What follows the scheme, whose letter case does not count; nothing when the header has another scheme.
+/// The credentials after the scheme, whose letter case is ignored; `None` when the header has another scheme.
 fn after_scheme<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
     let (head, rest) = value.split_at_checked(scheme.len())?;
     if !head.eq_ignore_ascii_case(scheme.as_bytes()) {

@@ -1,6 +1,6 @@
 //! Tokens that only their issuer can read (RFC 7662): it is asked, and what it says is remembered for a moment.
 //!
-//! Nothing here does I/O: whoever asks is given with [`Endpoint`]. An answer that comes too late for its request is kept for
+//! Nothing here does I/O: the client is injected as [`Endpoint`]. An answer that comes too late for its request is cached for
 //! the next one. A token that is refused for what the issuer says is refused for a short time without asking again; an issuer that
 //! does not answer says nothing about a token. An answer that is in use is asked for again before it ends, and with `stale_if_error` the
 //! last one counts while the issuer is away.
@@ -27,11 +27,11 @@ use crate::secret::Secret;
 const MAX_IN_FLIGHT: usize = 256;
 /// Those of them that may be about tokens never seen before: made-up ones must not keep out those that are in use.
 const MAX_NEW_IN_FLIGHT: usize = MAX_IN_FLIGHT / 2;
-/// How long the last answer counts without asking again, once the issuer did not answer.
+/// The period without another request after a failed one, in which the last answer counts.
 const FAILURE_SECONDS: i64 = 1;
 /// Tokens that are known to be refused.
 const MAX_REFUSED: u64 = 10_000;
-/// How long a token that is refused is not asked about again, by default.
+/// Default lifetime of a cached inactive answer.
 pub const INACTIVE_TTL: Duration = Duration::from_secs(10);
 
 /// `issuers[].introspection`.
@@ -40,17 +40,17 @@ pub struct IntrospectionSettings {
     /// One of `services`, with the credentials of the protected resource.
     pub service: String,
     pub resource: String,
-    /// How long an answer is believed, `exp` or not.
+    /// The lifetime of a cached active answer, shortened by `exp`.
     pub ttl: Duration,
-    /// Whether an answer without `aud` is taken: the issuer gives tokens to one API only.
+    /// Accept an answer without `aud`: the issuer gives tokens to one API only.
     pub may_lack_audience: bool,
     /// The longest that a check waits for an answer; without it, until its own deadline.
     pub timeout: Option<Duration>,
-    /// How long beyond `ttl` the last active answer counts while the issuer does not answer, never past `exp`.
+    /// Extends the last active answer beyond `ttl` while the issuer does not answer, never past `exp`.
     pub stale_if_error: Duration,
-    /// How long a token that is refused is not asked about again.
+    /// Lifetime of a cached inactive answer.
     pub inactive_ttl: Duration,
-    /// Whether JWTs are asked about as well.
+    /// Introspect JWTs as well.
     pub is_for_all: bool,
     /// The value of `Authorization`, where the client of the protected resource has credentials of its own.
     pub authorization: Option<Secret<String>>,
@@ -128,19 +128,19 @@ impl Introspector {
         Self { issuer, endpoint, cache, refused, in_flight: Mutex::default(), failed, clock }
     }
 
-    /// Whether JWTs of the issuer are asked about as well.
+    /// JWTs of the issuer are introspected as well.
     pub fn is_for_all(&self) -> bool {
         self.issuer.settings.introspection.as_ref().is_some_and(|settings| settings.is_for_all)
     }
 
-    /// Asks again about a token whose answer will end soon, while that still counts. Nobody waits.
+    /// Refreshes an answer that will expire soon, in the background.
     pub fn refresh(self: &Arc<Self>, token: &str, fingerprint: Fingerprint) {
         // Without room it is asked about when its answer has ended.
         let _ = self.answer_to(token, fingerprint, false);
     }
 
-    /// What the issuer says of a token. Asks once, however many wait, and waits neither longer than `timeout` nor past `deadline`. `before` is
-    /// what it said the last time.
+    /// The issuer's answer about a token. One request serves all waiters, and none waits longer than `timeout` or past `deadline`. `before` is
+    /// the last known answer.
     pub async fn ask(
         self: &Arc<Self>,
         token: &str,

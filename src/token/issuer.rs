@@ -22,7 +22,7 @@ pub const REFRESH_GATE_SECONDS: i64 = 30;
 /// The longest that keys count without their source having confirmed them: an outage is bridged, a takeover of keys that
 /// were withdrawn meanwhile is not bridged for ever.
 pub const MAX_STALE_SECONDS: i64 = 24 * 3_600;
-/// How long a check waits for keys.
+/// The longest wait of a check for keys.
 pub const KEY_WAIT: Duration = Duration::from_millis(100);
 
 /// Where an issuer's keys come from.
@@ -64,7 +64,7 @@ pub struct IssuerSettings {
     pub claim_names: ClaimNames,
     pub assurance: AssuranceTable,
     pub claims_challenge: Option<ClaimsChallenge>,
-    /// Whether, and how, the issuer is asked about tokens that are no JWTs.
+    /// Introspection of tokens that are no JWTs, if configured.
     pub introspection: Option<IntrospectionSettings>,
 }
 
@@ -121,13 +121,13 @@ impl IssuerSettings {
         i64::try_from(self.leeway.as_secs()).unwrap_or(i64::MAX)
     }
 
-    /// What the claims of a verified token prove of its holder's authentication.
+    /// The authentication level that the claims of a verified token prove.
     pub fn assess(&self, claims: &Value) -> Authn {
         self.assurance.assess(claims, &self.claim_names, self.leeway_seconds())
     }
 }
 
-/// How clients of Microsoft Entra are asked for more (its claims challenge, `insufficient_claims`).
+/// The claims challenge of Microsoft Entra (`insufficient_claims`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimsChallenge {
     /// The application that this API is registered as.
@@ -179,7 +179,7 @@ impl Issuer {
         if self.is_stale(now) { None } else { self.keys.load_full() }
     }
 
-    /// Whether the source has been silent for too long.
+    /// The source has been silent for too long.
     pub fn is_stale(&self, now: i64) -> bool {
         now.saturating_sub(self.confirmed.load(Ordering::Acquire)) > MAX_STALE_SECONDS
     }
@@ -193,7 +193,7 @@ impl Issuer {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether there ever were any keys.
+    /// Keys were loaded at least once.
     pub fn has_keys(&self) -> bool {
         self.keys.load().is_some()
     }
@@ -208,7 +208,7 @@ impl Issuer {
         is_new
     }
 
-    /// Says that a refresh is under way; whoever needs its outcome waits for it.
+    /// Announces that a refresh is under way; its waiters wait for the outcome.
     pub fn refresh_begins(&self) {
         self.in_flight.store(true, Ordering::Release);
     }

@@ -67,7 +67,7 @@ impl Key {
         self.verifying.verify(alg, message, signature)
     }
 
-    /// What identifies this key across refreshes: a hash of its JWK.
+    /// Identifies this key across refreshes: a hash of its JWK.
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
     }
@@ -162,7 +162,7 @@ impl KeySet {
         &self.unusable
     }
 
-    /// What identifies the set, whatever the order of its keys.
+    /// Identifies the set, whatever the order of its keys.
     pub fn fingerprints(&self) -> BTreeSet<[u8; 32]> {
         self.keys.iter().map(|key| key.fingerprint()).collect()
     }
@@ -171,13 +171,13 @@ impl KeySet {
     pub fn candidates<'a>(&'a self, kid: Option<&'a str>, alg: Alg) -> impl Iterator<Item = &'a Arc<Key>> {
         let is_named = move |key: &&Arc<Key>| kid.is_some() && key.kid.as_deref() == kid;
         // A key without a name can be meant by any token; a token without one can mean any key. They come last, so that
-        // they cannot crowd out the key that is named.
+        // they cannot displace the key that is named.
         let possible = move |key: &&Arc<Key>| kid.is_none() || key.kid.is_none();
         let ordered = self.keys.iter().filter(is_named).chain(self.keys.iter().filter(possible));
         ordered.filter(move |key| key.fits(alg)).take(MAX_CANDIDATES)
     }
 
-    /// Whether the key that once verified a token is still here.
+    /// The key that once verified a token is still in the set.
     pub fn holds(&self, fingerprint: &[u8; 32]) -> bool {
         self.keys.iter().any(|key| key.fingerprint == *fingerprint)
     }

@@ -46,7 +46,7 @@ const ANSWERED_TYPES: &[&str] = &["bearer", "dpop", "access_token"];
 pub enum Origin<'a> {
     /// A JWT with this `typ` in its header, in lower case.
     Jwt { typ: &'a str },
-    /// What the issuer says of a token (RFC 7662).
+    /// The kinds in introspection answers (RFC 7662).
     Answer,
 }
 
@@ -82,7 +82,7 @@ fn plain(word: &str) -> String {
     word.strip_suffix("+jwt").unwrap_or(word).replace(['-', ' '], "_")
 }
 
-/// Whether a word names another kind. `dpop` is also the type of a bound access token.
+/// A word names another kind. `dpop` is also the type of a bound access token.
 fn names_other(word: &str) -> bool {
     word != "dpop" && OTHER_KINDS.contains(&word)
 }

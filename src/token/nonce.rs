@@ -9,7 +9,7 @@ use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// How long one nonce is given out. It is taken for as long again.
+/// The period in which one nonce is issued. It is accepted for one period more.
 pub const SPAN_SECONDS: i64 = 60;
 /// The least that a key has, in bytes.
 pub const MIN_KEY_BYTES: usize = 32;
@@ -34,7 +34,7 @@ impl Nonces {
         self.of(now.div_euclid(SPAN_SECONDS))
     }
 
-    /// Whether a nonce was given out a moment ago.
+    /// A nonce was issued in the current or the last period.
     pub fn is_good(&self, nonce: &str, now: i64) -> bool {
         let span = now.div_euclid(SPAN_SECONDS);
         // A replica whose clock is ahead may have given out the next one.

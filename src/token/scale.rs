@@ -10,7 +10,7 @@ const MAX_LEVELS: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scale {
     names: Vec<String>,
-    /// The level that each of the known ones comes to: itself, or the highest known one below that is on the scale.
+    /// The level of each known name: itself, or the highest known one below that is on the scale.
     reached: [usize; KNOWN_LEVELS.len()],
 }
 
@@ -69,7 +69,7 @@ impl Scale {
         self.reached.get(known).copied().unwrap_or(0)
     }
 
-    /// Whether `level` includes what `KNOWN_LEVELS[known]` proves.
+    /// `level` includes the proofs of `KNOWN_LEVELS[known]`.
     pub fn includes(&self, level: usize, known: usize) -> bool {
         let mut above = KNOWN_LEVELS.iter().skip(known).filter_map(|name| self.level(name));
         above.next().is_some_and(|least| level >= least)

@@ -1,4 +1,4 @@
-//! What counts once.
+//! The replay cache of DPoP proofs and single-use tokens.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub enum Unfit {
     NoRoom,
 }
 
-/// What has been seen. Nothing is forgotten before it has lost its worth; when there is no room, nothing new is taken.
+/// The replay cache. An entry is kept until it expires; when the cache is full, new proofs and tokens are rejected.
 pub struct Seen {
     key: MacKey,
     /// Seconds that one generation lasts.

@@ -35,7 +35,7 @@ impl SpiffePattern {
         (is_prefix || !path.is_empty()).then(|| Self { text: plain.to_owned(), is_prefix })
     }
 
-    /// Whether `id` is such an ID. What is no SPIFFE ID, such as one with dot segments, matches nothing.
+    /// Matches a SPIFFE ID. A value that is none, such as one with dot segments, matches nothing.
     pub fn matches(&self, id: &str) -> bool {
         if parse(id).is_none() {
             return false;

@@ -165,7 +165,7 @@ pub fn strange_token_for_tests() -> (String, String) {
     (jwks(&[("k1", &EC_OTHER)]), token_of(&EC_OTHER, &header(), &payload()))
 }
 
-/// What takes such tokens, and its clock.
+/// A verifier for such tokens, and its clock.
 pub fn verifier_for_tests() -> (Arc<Verifier>, Clock) {
     let bench = bench();
     (Arc::new(bench.verifier), bench.clock)

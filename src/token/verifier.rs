@@ -35,7 +35,7 @@ pub struct Settings {
     pub certificates: CertificateSettings,
 }
 
-/// What is known about the caller's token.
+/// The state of the caller's token.
 #[derive(Clone, Debug)]
 pub enum TokenState {
     /// No issuers are configured: tokens mean nothing here.
@@ -43,12 +43,12 @@ pub enum TokenState {
     /// No token was sent.
     Absent,
     Verified(Arc<Verified>),
-    /// Envoy says that it is good, and the configuration that this is to be believed.
+    /// Verified by Envoy, where the configuration trusts it.
     Asserted(Arc<Asserted>),
     Rejected(TokenError),
 }
 
-/// Who says that a token is good, and for how long that counts.
+/// The verifying party, and the period of validity.
 #[derive(Debug)]
 enum Voucher {
     /// A key, while it is among those of its issuer.
@@ -68,7 +68,7 @@ pub struct Verified {
     /// `input.workload`, where the token is that of a program.
     workload: Option<Value>,
     voucher: Voucher,
-    /// SHA-256 of what was signed, or of a token that nobody signed. The signature does not count: one of ECDSA has two forms.
+    /// SHA-256 of the signing input, or of an unsigned token. The signature is left out: one of ECDSA has two forms.
     digest: [u8; 32],
     serial: u64,
 }
@@ -82,7 +82,7 @@ impl Verified {
         &self.issuer.settings.issuer
     }
 
-    /// Who the caller is, by the issuer's `subject_claims`: `sub` unless configured otherwise. It means something only beside the issuer.
+    /// The subject, by the issuer's `subject_claims`: `sub` unless configured otherwise. It is unique only beside the issuer.
     pub fn subject(&self) -> &str {
         self.claims.subject(&self.issuer.settings).unwrap_or_default()
     }
@@ -97,33 +97,33 @@ impl Verified {
         self.claims.text("jti")
     }
 
-    /// What tells this verification from any other in this process.
+    /// Identifies this verification in this process.
     pub fn serial(&self) -> u64 {
         self.serial
     }
 
-    /// What tells this token from any other.
+    /// Identifies this token.
     pub fn digest(&self) -> [u8; 32] {
         self.digest
     }
 
-    /// Whether it was issued for a scope.
+    /// The token has a scope.
     pub fn has_scope(&self, wanted: &str) -> bool {
         self.claims.has_scope(wanted, &self.issuer.settings.claim_names)
     }
 
-    /// What its issuer may be asked for so that its next token has at least this level.
+    /// The `acr_values` to request from the issuer so that its next token has at least this level.
     pub fn acr_values(&self, level: usize) -> Vec<String> {
         self.issuer.settings.assurance.acr_values(level)
     }
 
-    /// Whether its issuer says that one of these values of `acr` was met, which the operator has not said to be worth less than `level`.
+    /// Its issuer states that one of these values of `acr` was met, and the operator did not assign a level below `level` to it.
     pub fn has_acr(&self, wanted: &[String], level: usize) -> bool {
         let assurance = &self.issuer.settings.assurance;
         self.authn.met(wanted).any(|acr| assurance.fixed_worth(acr).is_none_or(|worth| worth >= level))
     }
 
-    /// How its client wants to be asked for more, where that is Entra's way.
+    /// The claims challenge of its client, where the issuer is Entra.
     pub fn claims_challenge(&self) -> Option<&ClaimsChallenge> {
         let is_able = || self.claims.lists("xms_cc", "cp1");
         self.issuer.settings.claims_challenge.as_ref().filter(|_| is_able())
@@ -143,7 +143,7 @@ impl Verified {
         &self.claims
     }
 
-    /// Whether it is bound to a key that its sender proves to hold.
+    /// The token is sender-constrained, and the proof was verified.
     pub fn is_bound(&self) -> bool {
         matches!(self.claims.binding(), Some(Binding::Key(_)))
     }
@@ -172,12 +172,12 @@ impl Verified {
         Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest, serial })
     }
 
-    /// Whether its issuer should be asked again while the answer still counts.
+    /// Its introspection answer should be refreshed while it is still valid.
     fn is_ending(&self, now: i64) -> bool {
         matches!(self.voucher, Voucher::Issuer { refresh, .. } if now >= refresh)
     }
 
-    /// Whether its issuer's last word counts although that does not answer.
+    /// The last introspection answer counts although the issuer does not answer.
     pub(super) fn counts_while_away(&self, now: i64) -> bool {
         let settings = self.issuer.settings.introspection.as_ref();
         let beyond =
@@ -219,7 +219,7 @@ impl Verified {
     }
 }
 
-/// What the cache knows of a token.
+/// The cache's answer about a token.
 enum Cached {
     Known(TokenState),
     /// It must be verified; `before` is what its issuer said the last time.
@@ -228,7 +228,7 @@ enum Cached {
     },
 }
 
-/// Whether a token has the three parts of a signed JWT, and a header that begins as one of JSON.
+/// The token has the three parts of a signed JWT, and a header that begins as one of JSON.
 fn looks_like_jwt(token: &str) -> bool {
     let parts: Vec<&str> = token.split('.').collect();
     // `{"`, and `{` before white space, in base64url.
@@ -280,7 +280,7 @@ impl Verifier {
         }
     }
 
-    /// Whether tokens of some issuer come in the header of this name, in lower case.
+    /// Tokens of some issuer come in the header of this name, in lower case.
     pub fn reads_header(&self, name: &str) -> bool {
         self.locations.iter().any(|location| location.header() == Some(name))
     }
@@ -309,7 +309,7 @@ impl Verifier {
         self
     }
 
-    /// What the provider may be asked for, so that a token has at least this level, where only one issuer gives tokens to people.
+    /// The `acr_values` to request for at least this level, where only one issuer gives tokens to people.
     pub fn acr_values(&self, level: usize) -> Vec<String> {
         let mut of_people = self.issuers.iter().filter(|issuer| !issuer.settings.preset.is_of_workloads());
         match (of_people.next(), of_people.next()) {
@@ -318,7 +318,7 @@ impl Verifier {
         }
     }
 
-    /// Whether every issuer has keys that count, as far as it has any.
+    /// Every issuer that has keys has current ones.
     pub fn has_keys(&self) -> bool {
         let now = self.clock.now();
         let mut with_keys = self.issuers.iter().filter(|issuer| issuer.settings.keys != KeySource::Introspection);
@@ -363,7 +363,7 @@ impl Verifier {
                 verified.map_or_else(TokenState::Rejected, TokenState::Verified)
             }
         };
-        // What is remembered of a token says nothing of who sends it this time.
+        // A cached token is no proof of its sender: possession is proven with each request.
         match state {
             TokenState::Verified(verified) => match self.prove(attributes, token, place, &verified) {
                 Ok(()) => TokenState::Verified(verified),
@@ -373,7 +373,7 @@ impl Verifier {
         }
     }
 
-    /// Whether the sender of a bound token has proven to hold its key.
+    /// Verifies that the sender of a bound token holds its key.
     fn prove(
         &self,
         attributes: &Attributes<'_>,
@@ -398,12 +398,12 @@ impl Verifier {
         }
     }
 
-    /// Whether the workload of the connection, by its certificate and never by a header, has counted proofs and tokens for one use already.
+    /// The workload of the connection, by its certificate and never by a header, has already counted proofs and single-use tokens.
     pub fn was_counted(&self, attributes: &Attributes<'_>) -> bool {
         !attributes.source_principal.is_empty() && self.proofs.is_counted_by(attributes.source_principal)
     }
 
-    /// Who is asked about a token of this place: about one that is no JWT, and about a JWT where its issuer says so.
+    /// The introspection client for a token of this location: for opaque tokens, and for JWTs where its issuer says so.
     fn introspector(&self, token: &str, place: &Location) -> Option<&Arc<Introspector>> {
         if self.introspectors.is_empty() {
             return None;
@@ -438,7 +438,7 @@ impl Verifier {
     async fn verify_afresh(&self, token: &str, place: &Location, deadline: Instant) -> Result<Verified, TokenError> {
         let unverified = Unverified::parse(token)?;
         // Everything that can be refused without a key is refused before one is looked for, so that tokens of
-        // strangers cannot use up an issuer's refreshes.
+        // unauthenticated clients cannot use up an issuer's refreshes.
         let named = |name: &str| self.issuers.iter().find(|issuer| issuer.settings.issuer == name);
         // The trust domain of a SPIFFE ID says whose keys count, whatever `iss` says (JWT-SVID section 4).
         let of_domain = unverified.trust_domain().and_then(|domain| named(&domain));

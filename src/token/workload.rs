@@ -1,6 +1,6 @@
-//! What a workload's token says of it: CI jobs of GitHub and GitLab, service accounts of Kubernetes, SPIFFE IDs, in one vocabulary.
+//! Identities of workloads: CI jobs of GitHub and GitLab, service accounts of Kubernetes, SPIFFE IDs, in one vocabulary.
 //!
-//! Names can be given up and taken by somebody else; ids cannot. The subject is therefore made of ids. GitLab writes booleans as
+//! Names can be given up and registered by another owner; ids cannot. The subject is therefore made of ids. GitLab writes booleans as
 //! texts, which in Rego are never `true`: here they are booleans.
 
 use super::assurance::Preset;
@@ -78,7 +78,7 @@ fn of_preset(preset: Preset, claims: &Value) -> Option<Value> {
         _ => &["push", "schedule", "web", "api", "trigger"],
     };
     let event = text_of(claims, if preset == Preset::Github { "event_name" } else { "pipeline_source" });
-    // What is not known to need write access can be started, or fed, by somebody without it: pull requests, comments, and what
+    // A trigger that is not known to need write access may be started, or fed, without it: pull requests, comments, and what
     // follows from them.
     let is_open = !event.is_some_and(|event| trusted.contains(&event.as_str()));
     members.put_text("open_to_strangers", Value::Bool(is_open));
@@ -120,7 +120,7 @@ fn kubernetes(claims: &Value) -> Value {
     members.into_value()
 }
 
-/// What separates the parts of a subject cannot stand inside one.
+/// A part of a subject cannot contain the separator.
 fn plain(part: &str) -> String {
     part.replace('%', "%25").replace(':', "%3A")
 }

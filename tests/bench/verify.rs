@@ -47,7 +47,7 @@ fn revision(answer: &CheckResponse) -> Option<String> {
     })
 }
 
-/// Whether the answer is what the policy of its own revision says.
+/// The answer is the one of the policy of its own revision.
 fn is_right(answer: &CheckResponse, revision: &str, key: u64) -> bool {
     let mut crc = flate2::Crc::new();
     crc.update(format!("{revision}:k{key}").as_bytes());

@@ -254,7 +254,7 @@ fn a_logged_decision_is_explained_line_by_line() {
     assert!(String::from_utf8_lossy(&unnamed.stderr).contains("--rule is needed"));
 }
 
-/// What `stepgate explain` prints of one event under a policy, and what it complains about.
+/// The output of `stepgate explain` for one event under a policy, and its errors.
 fn explained(name: &str, policy: &str, event: &Value) -> (String, String) {
     let folder = folder(name);
     std::fs::write(folder.join("own.rego"), policy).expect("the policy");
@@ -269,7 +269,7 @@ fn an_explanation_says_what_overruled_the_policy() {
     let mut event = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {"x": true}, "result": true,
         "custom": {"answered": "deny", "reason": "demand_not_met"}});
     let (told, _) = explained("overruled", policy, &event);
-    assert!(told.contains("data.own.allow is true\nEnvoy was told to deny, reason demand_not_met\n"), "{told}");
+    assert!(told.contains("data.own.allow is true\nEnvoy was answered deny, reason demand_not_met\n"), "{told}");
     let given_up = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {}, "error": {"message": "the caller gave up"},
         "custom": {"reason": "cancelled"}});
     let (told, _) = explained("overruled", policy, &given_up);
@@ -293,11 +293,11 @@ fn an_explanation_sees_the_world_as_the_event_has_it() {
     let (told, error) = explained("world", policy, &event);
     assert!(told.contains("data.own.allow is [1767323045000000006,\"hello\"]\n"), "{told}{error}");
     assert!(!told.contains("it was"), "{told}");
-    // Nobody is asked: what is not known is undefined.
+    // No request is sent: an unknown answer is undefined.
     event["input"]["url"] = "http://127.0.0.1:1/y".into();
     let (told, _) = explained("world", policy, &event);
     assert!(told.contains("data.own.allow is undefined\n") && told.contains("it was [1767323045000000006,"), "{told}");
-    // What was logged of the time goes before when it was logged.
+    // Recorded answers are replayed before their time is set.
     event["nd_builtin_cache"] = serde_json::json!({"time.now_ns": {"[]": 7}});
     assert!(explained("clock", "package own\n\nallow := time.now_ns()\n", &event).0.contains("data.own.allow is 7\n"));
 }
@@ -314,7 +314,7 @@ fn an_explanation_asks_nobody_and_commands_no_terminal() {
     let (told, complaints) = explained("alone", &policy, &event);
     assert!(told.contains("decision ?[2J\n") && told.contains("print: ?]0;a??b\n"), "{told:?} {complaints}");
     assert!(!told.contains("PATH"), "the environment is not shown: {told}");
-    assert!(listener.accept().is_err(), "nobody was asked");
+    assert!(listener.accept().is_err(), "no request was sent");
 }
 
 #[test]

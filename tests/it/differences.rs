@@ -1,7 +1,7 @@
 //! Where regorus's interpreter answers otherwise than OPA: ours must answer as OPA does.
 //!
 //! The answers were measured on the real OPA. Each row also asks regorus and expects another answer than OPA's, so that a
-//! row which no longer tells the two apart is noticed.
+//! row that no longer separates the two is noticed.
 
 use stepgate_rego::compile::Options;
 use stepgate_rego::value::{DuplicateKeys, JsonLimits, parse_json};
@@ -152,7 +152,7 @@ const ONCE_MISSED: &[(&str, &str)] = &[
     ("allow := glob.match(\"[]a]\", [], \"]\")", "undefined"),
     ("allow := glob.match(\"[!a-c]x\", [], \"dx\")", "true"),
     ("allow := glob.match(\"[abc-e]\", [], \"-\")", "true"),
-    // What version 1 refuses.
+    // Version 1 refuses these.
     ("allow if any([true])", "refused"),
     ("input := 1\nallow if input == 1", "refused"),
     ("allow if { data := 1; data == 1 }", "refused"),

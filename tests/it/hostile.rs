@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use stepgate_rego::compile::Options;
 use stepgate_rego::{ErrorKind, EvalError, EvalOptions, Host, Limits, Policy, Source, Value, Version, compile};
 
-/// What an evaluation may take; ten times what a check has.
+/// The time limit of an evaluation; ten times that of a check.
 const BUDGET: Duration = Duration::from_millis(500);
-/// How far over it an evaluation may go in a build for development on a busy machine.
+/// The overrun of a development build on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
 struct World {
@@ -99,7 +99,7 @@ fn values_that_double_go_over_the_budget() {
     is_bounded(&doubling("\"ab\"", "replace(@, \"a\", @)"));
     is_bounded(&doubling("[1, 2]", "array.concat(@, @)"));
     is_bounded(&doubling("\"ab\"", "sprintf(\"%s%s\", [@, @])"));
-    // Shared, not copied: cheap until somebody writes, compares or walks it.
+    // Shared, not copied: cheap until it is written, compared or walked.
     for step in ["[@, @]", "{\"a\": @, \"b\": @}", "{@, [@]}"] {
         is_bounded(&doubling("[1]", step));
     }

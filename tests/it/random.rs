@@ -97,7 +97,7 @@ impl Rules {
         .map(str::to_owned)
         .to_vec();
         if self.has_default {
-            out.push("default allow := \"nobody knows\"".to_owned());
+            out.push("default allow := \"unknown\"".to_owned());
         }
         for (value, body) in &self.decisions {
             let value = value.map_or("true".to_owned(), |value| value.to_string());

@@ -126,7 +126,7 @@ fn bound(value: &Value, sort: bool) -> Value {
     }
 }
 
-/// What went wrong in a run: OPA's code and text.
+/// The error of a run: OPA's code and text.
 type Failure = (String, String);
 
 fn run(case: &Case) -> Result<BTreeSet<Value>, Failure> {
@@ -261,7 +261,7 @@ fn opas_own_suite_passes() {
     assert!(written == summary, "run `STEPGATE_REGENERATE=1 cargo test --test it rego` to renew {}", path.display());
 }
 
-/// What passes and what fails, as Markdown.
+/// The passing and failing cases, as Markdown.
 fn summary(table: &BTreeMap<&str, [usize; 2]>) -> String {
     let total = |of: &dyn Fn(&str) -> bool| {
         table.iter().filter(|(name, _)| of(name)).fold([0, 0], |[passed, failed], (_, [p, f])| [passed + p, failed + f])
@@ -270,7 +270,7 @@ fn summary(table: &BTreeMap<&str, [usize; 2]>) -> String {
     let opt_in = |name: &str| name == "logic_operators";
     let mut out = String::from(
         "# OPA's own suite\n\nThe evaluation cases of OPA v1.19.0, versions 0 and 1 of the language, run by `tests/it/rego.rs` as OPA's own \
-         runner\ncompares. Every case that fails stands in `tests/it/rego-failing.txt` with its reason.\n\n\
+         runner\ncompares. Every case that fails is listed in `tests/it/rego-failing.txt` with its reason.\n\n\
          | cases | passed | failed | |\n| --- | ---: | ---: | --- |\n",
     );
     for (name, [passed, failed], note) in [

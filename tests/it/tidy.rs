@@ -74,7 +74,7 @@ const ONLY_PATHS: &[(&str, &[&str])] = &[
 const NAMELESS: &[&str] = &["utils", "util", "helpers", "common", "misc", "types", "prelude"];
 const MAX_CODE_LINES: usize = 500;
 
-/// Every path that a file names, aliases resolved as far as `use` declarations tell.
+/// Every path that a file names, aliases resolved by its `use` declarations.
 #[derive(Default)]
 struct Paths {
     found: BTreeSet<Vec<String>>,

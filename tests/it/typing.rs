@@ -52,7 +52,7 @@ fn what_may_lead_somewhere_is_taken() {
         "allow if http == 1\nhttp := input.n",
         "allow if 1 < \"a\"",
         "x := {}\nallow if x.anything",
-        // What a function's argument is, nobody knows: what is made of it fits anywhere.
+        // The type of a function's argument is unknown: its result fits anywhere.
         "f(x) := object.union({k: x | some k in input.ks}, {\"a\": 1})\nallow if f(1)",
         "f(x) := count([x | some y in input.ys; y])\nallow if f(1)",
         "f(x) if { s := {x}; count(s) == 1 }\nallow if f(1)",

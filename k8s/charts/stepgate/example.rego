@@ -1,4 +1,4 @@
-# What decides while `policies` is empty and no bundles are configured: nobody passes but to what is public.
+# The policy while `policies` is empty and no bundles are configured: only public paths are allowed.
 package mesh
 
 default decision := {"allowed": false}

@@ -85,7 +85,7 @@ fn extreme(context: &mut Context<'_>, args: &[&Value], wanted: Ordering) -> Outc
     for item in items {
         context.step()?;
         let order = metered::compare(context, item, best)?;
-        // Of equal ones the last is the greatest, and the first the least: `1.0` and `1` are spelled differently.
+        // The last of equal ones is the greatest, and the first the least: `1.0` and `1` are spelled differently.
         if order == wanted || (order.is_eq() && wanted.is_gt()) {
             best = item;
         }
@@ -108,7 +108,7 @@ fn sort(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     }
 }
 
-/// Whether an item is as wanted.
+/// An item has the wanted value.
 fn has(context: &mut Context<'_>, args: &[&Value], is_wanted: fn(&Value) -> bool) -> Result<bool, BuiltinError> {
     let value = operand(args, 1)?;
     for item in items(value).ok_or_else(|| wrong_type(1, value, &["array", "set"]))? {

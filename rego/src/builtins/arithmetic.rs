@@ -98,7 +98,7 @@ fn spelled_float(context: &mut Context<'_>, float: &Float) -> Outcome {
 /// Digits before or behind the point of a fraction that is computed.
 const MAX_FLOAT_DIGITS: usize = 30_000;
 
-/// What sums and products have in common.
+/// The common part of sums and products.
 pub(super) struct Operation {
     small: fn(i64, i64) -> Option<i64>,
     big: fn(BigInt, BigInt) -> BigInt,

@@ -272,7 +272,7 @@ fn part_of(context: &mut Context<'_>, large: &Value, small: &Value) -> Result<Op
     })
 }
 
-/// Whether the items of `small` stand side by side in `large`, by the algorithm of Knuth, Morris and Pratt.
+/// The items of `small` are a contiguous part of `large`, by the algorithm of Knuth, Morris and Pratt.
 fn has_run(context: &mut Context<'_>, large: &[Value], small: &[Value]) -> Result<bool, BuiltinError> {
     if small.len() > large.len() {
         return Ok(false);

@@ -86,7 +86,7 @@ pub const TABLE: &[Builtin] = &[
     }),
 ];
 
-/// Whether a text can be read. That there is no room to read it is no answer.
+/// A text is valid. A lack of memory to parse it is an error.
 fn is_valid(context: &mut Context<'_>, args: &[&Value], read: fn(&mut Context<'_>, &str) -> Outcome) -> Outcome {
     let Some(text) = operand(args, 1)?.as_str() else { return Ok(Value::Bool(false)) };
     let before = context.held_bytes();

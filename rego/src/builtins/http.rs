@@ -85,7 +85,7 @@ fn send(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     }
 }
 
-/// What `raise_error: false` gives when there is no response.
+/// The value with `raise_error: false` when there is no response.
 fn no_response(code: &str, message: &str) -> Value {
     let error: Value = [("code", Value::from(code)), ("message", Value::from(message))].into_iter().collect();
     [("status_code", Value::from(0)), ("error", error)].into_iter().collect()
@@ -122,7 +122,7 @@ fn answer(context: &mut Context<'_>, given: &Object, whole: &Value) -> Outcome {
     Ok(value)
 }
 
-/// Whether responses with this status may be used again.
+/// Responses with this status may be cached.
 pub fn is_cacheable(status: u16) -> bool {
     CACHEABLE.contains(&status)
 }
@@ -308,7 +308,7 @@ fn formatted(context: &mut Context<'_>, response: &HttpResponse, json: bool, yam
     .collect())
 }
 
-/// What cannot be decoded is null.
+/// An undecodable body is null.
 fn or_null(decoded: Outcome) -> Outcome {
     match decoded {
         Err(BuiltinError::Halt(error)) => Err(error.into()),

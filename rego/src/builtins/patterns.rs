@@ -151,7 +151,7 @@ impl Prepared {
         }
     }
 
-    /// Whether the subject, the last of `args`, matches; nothing where it is no string.
+    /// Matches the subject, the last of `args`; `None` where it is no string.
     pub(crate) fn run(&self, context: &mut Context<'_>, args: &[&Value]) -> Result<Option<bool>, EvalError> {
         let Some(subject) = args.last().and_then(|subject| subject.as_str()) else { return Ok(None) };
         Ok(Some(match self {

@@ -16,7 +16,7 @@ use crate::value::{Object, Value};
 
 pub const TABLE: &[Builtin] = &[function("providers.aws.sign_req", 3, sign_request)];
 
-/// What is signed at most, in bytes that it takes on the way.
+/// The most bytes that are signed.
 const MAX_SIGNED_BYTES: usize = 8 << 20;
 const REQUIRED_SETTINGS: &[&str] = &["aws_service", "aws_access_key", "aws_secret_access_key", "aws_region"];
 /// Headers that proxies change on the way.

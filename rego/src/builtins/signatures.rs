@@ -1,4 +1,4 @@
-//! What functions take and give, as `signatures.txt` beside this file lists them.
+//! Types of functions' arguments and results, from `signatures.txt` beside this file.
 //!
 //! One line is `name(argument, …) -> result`. A type is a scalar's name, `any`, `set[of]`, `array[of]` of any length,
 //! `[first, second]` of these items, `{"key": value, keys: values}` and `(this | that)`.

@@ -196,7 +196,7 @@ fn memory_key(token: &str, key: &str, algorithm: &str) -> [u8; 32] {
     digest.finish().as_ref().try_into().unwrap_or_default()
 }
 
-/// Whether one of `keys` made the signature: the one that is named, or any whose algorithm fits.
+/// One of `keys` made the signature: the one that is named, or any whose algorithm fits.
 fn signed_by(
     context: &mut Context<'_>,
     keys: &[NamedKey],
@@ -250,7 +250,7 @@ fn verify_secret(context: &mut Context<'_>, args: &[&Value], bits: Bits) -> Outc
     Ok(Value::Bool(key.verifies(Algorithm::Hs(bits), &token.signed(), &signature)))
 }
 
-/// What `io.jwt.decode_verify` asks of a token.
+/// The constraints of `io.jwt.decode_verify`.
 #[derive(Default)]
 struct Constraints {
     keys: Option<(Vec<NamedKey>, String)>,

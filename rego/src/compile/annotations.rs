@@ -13,14 +13,14 @@ use crate::value::Value;
 /// The annotations of all modules.
 #[derive(Debug, Default)]
 pub struct Annotations {
-    /// Of one definition, by module and place; in the order of the file.
+    /// The annotations of one definition, by module and position; in the order of the file.
     rules: HashMap<(usize, Location), Vec<Value>>,
     documents: HashMap<Vec<Value>, Value>,
     packages: HashMap<Vec<Value>, Value>,
     subpackages: HashMap<Vec<Value>, Value>,
 }
 
-/// What an annotation is written above.
+/// The kind of the annotated statement.
 enum Target<'m> {
     Package,
     Import,
@@ -105,12 +105,12 @@ impl OfRule<'_> {
         self.all.rules.get(&(self.at, self.rule.at)).map_or(&[], Vec::as_slice)
     }
 
-    /// What `rego.metadata.rule()` gives.
+    /// The result of `rego.metadata.rule()`.
     pub fn primary(&self) -> Value {
         self.own().first().cloned().unwrap_or_else(Value::empty_object)
     }
 
-    /// What `rego.metadata.chain()` gives: from the rule outward.
+    /// The result of `rego.metadata.chain()`: from the rule outward.
     pub fn chain(&self) -> Value {
         let (path, package) = (path(self.module, self.rule), package(self.module));
         let mut links: Vec<Value> = self.own().iter().rev().map(|it| link(&path, Some(it))).collect();
@@ -160,7 +160,7 @@ fn blocks(comments: &[Comment]) -> Vec<Block> {
     blocks
 }
 
-/// The first statement after a place.
+/// The first statement after a position.
 fn target(module: &Module, at: Location) -> Target<'_> {
     if module.at.row > at.row {
         return Target::Package;

@@ -65,7 +65,7 @@ struct Checker<'a> {
     types: &'a Types,
     vars: &'a [VarInfo],
     file: Arc<str>,
-    /// What is known of variables; the innermost body last.
+    /// The types of variables; the innermost body last.
     scopes: Vec<HashMap<VarId, Type>>,
     /// The types of comprehensions that were checked, by their addresses.
     checked: HashMap<*const Comprehension, Type>,
@@ -91,7 +91,7 @@ impl<'a> Checker<'a> {
         self.errors.push(CompileError { code: "rego_type_error", file: self.file.clone(), at, message });
     }
 
-    /// What a definition gives, its body being checked.
+    /// The type of a definition's value, after checking its body.
     fn rule(&mut self, rule: &hir::Rule, clause: &hir::Clause, tail: &[Term]) -> Type {
         if let Some(args) = &rule.args {
             let mut vars = Vec::new();
@@ -128,7 +128,7 @@ impl<'a> Checker<'a> {
         self.references(expr);
         let known = self.errors.len() == before;
         if let Err((vague, message)) = self.expr(expr) {
-            // What is unknown because of an error is no second one.
+            // An unknown that follows from an error is no second error.
             if known || !vague {
                 self.fail(expr.at, message);
             }
@@ -195,7 +195,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whether the reference can lead somewhere; otherwise what is wrong, for the message.
+    /// Checks that the reference can lead somewhere; otherwise returns the problem, for the message.
     ///
     /// Mirrors: `checkRef`.
     fn reference(&mut self, root: Root, path: &[Term]) -> Result<(), String> {
@@ -229,7 +229,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whether `path` can lead on from a value of type `from`, starting with its part `at`.
+    /// `path` can lead on from a value of type `from`, starting with its part `at`.
     ///
     /// Mirrors: `checkRefLeaf`.
     fn inside(&mut self, mut from: Type, root: Root, path: &[Term], at: usize) -> Result<(), String> {
@@ -253,7 +253,7 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// A key that is not known: what stands in brackets must be able to be one of `keys`, and a new variable is.
+    /// An unknown key: the term in brackets must be able to be one of `keys`, and a new variable is.
     fn key(&mut self, part: &Term, keys: &Type, root: Root, path: &[Term], at: usize) -> Result<(), String> {
         match part {
             Term::Var(var) if self.of_var(*var) == Type::Unknown => {

@@ -9,7 +9,7 @@ use crate::value::{Text, Value};
 /// A variable of one rule.
 pub type VarId = u32;
 
-/// What is known of a variable.
+/// The properties of a variable.
 #[derive(Clone, Debug)]
 pub struct VarInfo {
     pub name: Text,
@@ -28,7 +28,7 @@ pub enum Term {
     Comprehension(Box<Comprehension>),
 }
 
-/// What a reference begins at.
+/// The head of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Root {
     Input,
@@ -46,7 +46,7 @@ pub enum Collection {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comprehension {
     pub kind: Collection,
-    /// Of an object.
+    /// The members of an object.
     pub key: Option<Term>,
     pub value: Term,
     pub body: Vec<Expr>,
@@ -73,7 +73,7 @@ pub enum ExprKind {
     Call {
         function: Function,
         args: Vec<Term>,
-        /// What the result is unified with; a result that is false fails where there is nothing.
+        /// The target of the result; a false result fails where there is none.
         out: Option<Term>,
     },
     Every {
@@ -163,7 +163,7 @@ pub struct Rule {
     pub file: Arc<str>,
     /// Under `data`: the package and the constant part of the head.
     pub path: Vec<Value>,
-    /// What follows in the head, from the first part that is no constant.
+    /// The rest of the head, from the first part that is no constant.
     pub tail: Vec<Term>,
     pub args: Option<Vec<Term>>,
     pub is_default: bool,
@@ -223,7 +223,7 @@ impl Term {
         }
     }
 
-    /// Whether it takes work to evaluate: references and comprehensions inside.
+    /// It takes work to evaluate: references and comprehensions inside.
     pub fn needs_eval(&self) -> bool {
         match self {
             Self::Const(_) | Self::Var(_) => false,

@@ -29,11 +29,11 @@ use crate::value::{TRUE, Value};
 pub struct Tree<'a> {
     pub nodes: &'a [Node],
     pub kinds: Vec<GroupKind>,
-    /// Whether some `with` replaces a comparison; then they are calls as any other.
+    /// Some `with` replaces a comparison; then comparisons are calls as any other.
     pub replaces_comparisons: bool,
-    /// Every place that code tells of, when it is to tell.
+    /// The source positions of the code, when it is traced.
     pub traced: Option<RefCell<Vec<Place>>>,
-    /// Whether the code made so far calls a function that may wait.
+    /// The code made so far calls a function that may wait.
     pub waits: Cell<bool>,
 }
 
@@ -76,7 +76,7 @@ pub struct Lowerer<'a> {
     file: &'a Arc<str>,
     /// Where variables that have values have them.
     places: HashMap<VarId, Src>,
-    /// Registers that hold what stands at a path of the input.
+    /// Registers with the values at paths of the input.
     input_paths: HashMap<Vec<Value>, Reg>,
     next: Reg,
     most: Reg,
@@ -166,7 +166,7 @@ impl<'a> Lowerer<'a> {
         }
     }
 
-    /// Tells of a place, when the policy is to tell.
+    /// Emits a source position, when the policy is traced.
     fn visit(&mut self, at: Location, is_head: bool) {
         if let Some(places) = &self.tree.traced {
             let place = Place { file: self.file.clone(), at, is_head };
@@ -290,7 +290,7 @@ impl<'a> Lowerer<'a> {
         }
     }
 
-    /// What becomes of a call's result: unified with what was written, or looked at.
+    /// The use of a call's result: unified with the written term, or tested.
     fn result(&mut self, out: Option<&Term>, reg: Reg) {
         match out {
             Some(Term::Var(var)) if !self.places.contains_key(var) => self.bind(*var, Src::Reg(reg)),
@@ -351,7 +351,7 @@ impl<'a> Lowerer<'a> {
         }
     }
 
-    /// Whether nothing looks at what the term stands for: a wildcard, or the key that `some x in xs` has to have.
+    /// The value of the term is not used: a wildcard, or the key that `some x in xs` has to have.
     fn is_unused(&self, term: &Term) -> bool {
         match term {
             Term::Var(var) => {
@@ -368,7 +368,7 @@ impl<'a> Lowerer<'a> {
         let input_paths = std::mem::take(&mut self.input_paths);
         let ops = std::mem::take(&mut self.ops);
         self.bare(&Expr { with: [].into(), ..expr.clone() });
-        // What got a value in there keeps it in a register of its own.
+        // A variable that got a value in there keeps it in a register of its own.
         let mut outs = HashSet::new();
         for (var, src) in &self.places {
             if let (Src::Reg(reg), false) = (src, places.contains_key(var)) {
@@ -524,7 +524,7 @@ fn prepare(builtin: &Builtin, args: &[Src]) -> Option<Box<Prepared>> {
     Prepared::of(builtin.name, &constants).map(Box::new)
 }
 
-/// Whether the body replaces a function that comparisons are made of.
+/// The body replaces a function that comparisons are made of.
 pub fn replaces_comparisons(body: &[Expr]) -> bool {
     body.iter().any(|expr| {
         let replaces = expr.with.iter().any(|with| match &with.target {

@@ -14,7 +14,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Whether something in the member of the input is looked at.
+    /// Some part of the member of the input is read.
     pub fn contains(&self, member: &str) -> bool {
         self.places.iter().any(|place| place.first().is_none_or(|name| name == member))
     }
@@ -22,7 +22,7 @@ impl Reads {
     /// The places, without those that lie in others; one without names is the input as a whole.
     pub fn places(&self) -> impl Iterator<Item = &[Text]> {
         let mut last: Option<&[Text]> = None;
-        // What lies in a place comes right after it.
+        // Paths below a path come right after it.
         self.places.iter().map(Vec::as_slice).filter(move |place| {
             let is_inside = last.is_some_and(|last| place.starts_with(last));
             if !is_inside {
@@ -36,7 +36,7 @@ impl Reads {
         self.places.extend(other.places.iter().cloned());
     }
 
-    /// What the definition itself looks at.
+    /// The reads of the definition itself.
     pub(super) fn of(rule: &hir::Rule) -> Self {
         let mut reads = Self::default();
         rule.args.iter().flatten().chain(&rule.tail).for_each(|term| reads.term(term));
@@ -92,7 +92,7 @@ impl Reads {
 }
 
 impl Policy {
-    /// What evaluating `data` at `path` can look at in the input.
+    /// The reads of the input by an evaluation of `data` at `path`.
     pub fn reads(&self, path: &[Value]) -> Reads {
         let mut open: Vec<GroupId> = Vec::new();
         let mut here = Some(ROOT);

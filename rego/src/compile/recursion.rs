@@ -61,7 +61,7 @@ impl<'a> Dependencies<'a> {
         errors
     }
 
-    /// Visits all groups depth first; tells when one and all below it are done, and of cycles.
+    /// Visits all groups depth first; reports when one and all below it are done, and cycles.
     fn walk(&self, mut done: impl FnMut(usize), mut cycle: impl FnMut(&[usize])) {
         let mut colours = vec![Colour::New; self.graph.len()];
         for start in 0..self.graph.len() {

@@ -17,7 +17,7 @@ mod rules;
 
 pub use self::rules::{resolve_query, resolve_rule};
 
-/// How a name came into a scope.
+/// The origin of a name in a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Occurrence {
     Argument,
@@ -38,7 +38,7 @@ pub struct Resolver<'a> {
     names: &'a Names<'a>,
     vars: Vec<VarInfo>,
     scopes: Vec<Scope>,
-    /// What `some` and `every` declare in the scopes that are open.
+    /// The names that `some` and `every` declare in the open scopes.
     pending: Vec<(VarId, Occurrence, Location)>,
     /// Names that are declared somewhere in the bodies around: they hide rules and imports.
     hidden: Vec<Hidden>,
@@ -151,7 +151,7 @@ impl<'a> Resolver<'a> {
         self.hidden.iter().any(|names| names.contains(name))
     }
 
-    /// A variable that nothing declares: the same one wherever its name stands in the rule.
+    /// An undeclared variable: the same one in the whole rule.
     fn loose(&mut self, name: &Arc<str>) -> VarId {
         let id = match self.loose.get(name) {
             Some(id) => *id,
@@ -167,7 +167,7 @@ impl<'a> Resolver<'a> {
         id
     }
 
-    /// What the name means where a reference begins.
+    /// The meaning of the name at the head of a reference.
     fn root(&mut self, name: &Arc<str>) -> (Root, Vec<Term>) {
         if let Some(id) = self.declared(name) {
             return (Root::Var(id), Vec::new());
@@ -565,7 +565,7 @@ pub fn constant(term: Term) -> Term {
     .map_or(term, Term::Const)
 }
 
-/// Whether a name is one of the two documents.
+/// The name is one of the two documents.
 fn is_root(name: &str) -> bool {
     matches!(name, "input" | "data")
 }

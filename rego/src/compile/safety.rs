@@ -55,7 +55,7 @@ pub fn reorder(body: Vec<Expr>, known: &Vars) -> Result<Vec<Expr>, Vec<Unsafe>> 
         errors.extend(missing.map(|var| Unsafe { at: expr.at, var }));
     }
     if errors.is_empty() {
-        // What is left needs, in a comprehension, a variable that only it gives a value to: `x = [x | x = 1]`.
+        // The rest needs, in a comprehension, a variable that only it gives a value to: `x = [x | x = 1]`.
         for expr in waiting.iter().flatten() {
             let outputs = outputs(expr, &safe);
             let mut closed_over = Vars::new();
@@ -272,7 +272,7 @@ fn pattern_outputs(term: &Term, out: &mut Vars) {
 fn unify(left: &Term, right: &Term, safe: &Vars) -> Vars {
     let mut unifier = Unifier { safe, unified: Vars::new(), pending: Vec::new() };
     unifier.unify(left, right);
-    // What waited for a variable goes on until nothing changes.
+    // Statements that waited for a variable are tried again until nothing changes.
     loop {
         let before = unifier.unified.len();
         for (var, terms) in std::mem::take(&mut unifier.pending) {

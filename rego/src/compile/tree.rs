@@ -125,7 +125,7 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
 
 type RuleNames = HashMap<Vec<Value>, HashSet<Arc<str>>>;
 
-/// What must be known of all modules before any name is resolved.
+/// The declarations of all modules, collected before any name is resolved.
 fn survey(modules: &[Named], options: &Options) -> (RuleNames, Shared) {
     let mut rules_of = RuleNames::new();
     let mut shared =

@@ -7,7 +7,7 @@ use crate::policy::{Node, NodeId, Operand};
 use crate::value::Value;
 
 impl<'a> Evaluator<'a> {
-    /// Everything at a place of the tree: rules over base data.
+    /// The whole document at a path: rules over base data.
     pub(super) fn document(&mut self, id: NodeId) -> Result<Option<&'a Value>, EvalError> {
         if let Some(known) = self.world.documents.get(&id) {
             return Ok(*known);

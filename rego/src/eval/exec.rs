@@ -426,7 +426,7 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// What a replaced function gives; nothing when it is not replaced.
+    /// The value of a replaced function; `None` when it is not replaced.
     pub(super) fn mocked(
         &mut self,
         function: Mocking,
@@ -604,7 +604,7 @@ fn halted(error: BuiltinError) -> EvalError {
     }
 }
 
-/// What a walk has still to visit of one value, with the keys.
+/// The values that a walk has still to visit, with their keys.
 enum Children<'a> {
     Array(std::iter::Enumerate<std::slice::Iter<'a, Value>>),
     Object(std::slice::Iter<'a, (Value, Value)>),

@@ -9,7 +9,7 @@ use crate::policy::{Code, Facts, Group, GroupId, GroupKind, KeyPath, Node, NodeI
 use crate::syntax::Location;
 use crate::value::{Value, metered};
 
-/// What an index sees.
+/// The index's view of the input and arguments.
 struct Seen<'e, 'a> {
     evaluator: &'e Evaluator<'a>,
     args: &'e [&'a Value],
@@ -31,7 +31,7 @@ impl<'a> Facts<'a> for Seen<'_, 'a> {
 
 /// Calls of functions that are made without remembering their results: most evaluations make no more.
 const FREE_CALLS: u32 = 64;
-/// The heaviest arguments whose result is remembered: telling them apart takes time.
+/// The heaviest arguments whose result is cached: comparing them takes time.
 const MAX_REMEMBERED_WEIGHT: usize = 64;
 /// Results that are remembered.
 const MAX_RESULTS: usize = 100_000;
@@ -44,7 +44,7 @@ enum Tree<'a> {
     Set(Vec<Value>),
 }
 
-/// What a definition puts at a place.
+/// The contribution of a definition to a path.
 #[derive(Clone, Copy)]
 enum Part<'a> {
     Value(&'a Value),
@@ -83,7 +83,7 @@ impl<'a> Evaluator<'a> {
         Ok(value)
     }
 
-    /// What stands at `path` now, when a `with` has replaced the rules there.
+    /// The value at `path` now, when a `with` has replaced the rules there.
     pub(super) fn replaced(&self, path: &[Value]) -> Option<Option<&'a Value>> {
         if self.world.replaced.iter().any(|replaced| path.starts_with(replaced)) {
             return Some(path.iter().try_fold(self.world.data, |at, key| at.get(key)));
@@ -220,7 +220,7 @@ impl<'a> Evaluator<'a> {
         Ok(items)
     }
 
-    /// The whole object that rules with variables in their heads define at a place, with the rules below it.
+    /// The whole object that rules with variables in their heads define at a path, with the rules below it.
     pub(super) fn extent(&mut self, node: &'a Node) -> Result<Value, EvalError> {
         let mut tree = Tree::Members(BTreeMap::new());
         self.extend(&mut tree, node, &mut Vec::new())?;
@@ -250,7 +250,7 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// Puts what the rules at a place and below it define where `prefix` says.
+    /// Puts the values of the rules at and below a path under `prefix`.
     fn graft(&mut self, tree: &mut Tree<'a>, id: NodeId, prefix: &mut Vec<&'a Value>) -> Result<(), EvalError> {
         let Some(node) = self.policy.nodes.get(id as usize) else { return Ok(()) };
         if let Some(id) = node.group {

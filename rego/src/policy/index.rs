@@ -1,7 +1,7 @@
 //! Which definitions of a rule can apply at all: those whose conditions on the input or the arguments hold.
 //!
 //! A condition is `reference = constant` in the body, or a constant prefix that `startswith` or `glob.match` asks for,
-//! outside negation. Tables lead from the value that stands at a reference now to the definitions that ask for it; those
+//! outside negation. Tables lead from the current value of a reference to the definitions that ask for it; those
 //! that ask for nothing are always tried, and first, as in OPA: where the first success decides, a conflict in one of them is an error although
 //! one that the tables select would succeed.
 //!
@@ -24,7 +24,7 @@ pub struct KeyPath {
     pub path: Box<[Value]>,
 }
 
-/// What a definition asks of the value at a path.
+/// The condition of a definition on the value at a path.
 #[derive(Clone, Debug)]
 pub struct Condition {
     pub path: KeyPath,
@@ -63,11 +63,11 @@ impl Default for Index {
     }
 }
 
-/// What the index may look at.
+/// The values that the index may read.
 pub trait Facts<'v> {
-    /// What stands at a path now.
+    /// The current value at a path.
     fn value_at(&self, path: &KeyPath) -> Option<&'v Value>;
-    /// Whether `startswith` and `glob.match` are themselves, and not replaced.
+    /// `startswith` and `glob.match` are not replaced.
     fn prefixes_hold(&self) -> bool;
 }
 

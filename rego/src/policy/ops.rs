@@ -88,7 +88,7 @@ pub struct Call {
 
 #[derive(Debug)]
 pub enum Op {
-    /// Tells the host where the evaluation is.
+    /// Reports the source position to the host.
     Visit(Box<Place>),
     /// Ends the branch.
     Fail,
@@ -169,7 +169,7 @@ pub enum Op {
         key: Src,
         to: Reg,
     },
-    /// Everything at a place of the tree, rules and base data.
+    /// The whole document at a path of the tree, rules and base data.
     Document {
         node: NodeId,
         to: Reg,

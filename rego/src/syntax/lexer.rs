@@ -9,7 +9,7 @@ use super::tree::Comment;
 /// The largest module, in bytes.
 pub const MAX_BYTES: usize = 64 << 20;
 
-/// A place in a file, both counted from 1; columns count characters.
+/// A position in a file: row and column, both counted from 1; columns count characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location {
     pub row: u32,
@@ -35,7 +35,7 @@ pub enum Lexeme {
     Name(Arc<str>),
     Number(Arc<str>),
     String(Arc<str>),
-    /// The text of a template up to an expression, or to its end.
+    /// The text of a template up to an expression, or to the end of the template.
     Template {
         text: Arc<str>,
         ends: bool,
@@ -49,9 +49,9 @@ pub enum Lexeme {
 pub struct Token {
     pub at: Location,
     pub lexeme: Lexeme,
-    /// Whether white space or a comment stands before it.
+    /// White space or a comment precedes it.
     pub spaced: bool,
-    /// Whether a line ends before it.
+    /// A line ends before it.
     pub on_new_line: bool,
 }
 

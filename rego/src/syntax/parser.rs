@@ -59,7 +59,7 @@ struct Parser {
     tokens: Vec<Token>,
     at: usize,
     depth: u32,
-    /// Levels of the tree below the place where the parser is: what it has read, at its deepest.
+    /// Levels of the tree below the parser's position, at the deepest.
     height: u32,
     visits: usize,
     wildcards: u32,
@@ -137,14 +137,14 @@ impl Parser {
         }
     }
 
-    /// Whether the keyword `word` stands here, and not as the first part of a reference.
+    /// The next token is the keyword `word`, and not the first part of a reference.
     fn is_keyword(&self, word: &str) -> bool {
         matches!(&self.token().lexeme, Lexeme::Name(name) if &**name == word)
             && self.is_keyword_name(word)
             && !self.starts_reference()
     }
 
-    /// Whether `.` or `[` follows at once.
+    /// `.` or `[` follows at once.
     fn starts_reference(&self) -> bool {
         self.after().is_some_and(|next| !next.spaced && matches!(next.lexeme, Lexeme::Sign("." | "[")))
     }
@@ -346,7 +346,7 @@ impl Parser {
         Ok(Import { at, path, alias })
     }
 
-    /// What an import of `future.keywords` or `rego.v1` changes for the rest of the file.
+    /// The effect of an import of `future.keywords` or `rego.v1` on the rest of the file.
     fn apply(&mut self, import: &Import) -> Parsed<()> {
         let path: Vec<&str> = import.path.iter().map(|part| &**part).collect();
         let refused = |message: String| Err(SyntaxError::new(import.at, message));
@@ -450,7 +450,7 @@ impl Parser {
         Ok(rules)
     }
 
-    /// What `p[x]` means: a member of a set in version 0 without `if`, else a key whose value is `true`.
+    /// The meaning of `p[x]`: a member of a set in version 0 without `if`, else a key whose value is `true`.
     fn settle_brackets(&self, head: &mut Head, has_if: bool, has_value: bool) -> Parsed<()> {
         let contains = matches!(head.kind, HeadKind::Contains(_));
         if has_if || contains || has_value || head.args.is_some() || head.path.len() != 2 {
@@ -621,7 +621,7 @@ fn forbidden_in_default(term: &Term) -> Option<&'static str> {
     }
 }
 
-/// Whether the term is a scalar that is written out.
+/// The term is a scalar literal.
 pub fn is_constant(term: &Term) -> bool {
     match &term.kind {
         TermKind::Null | TermKind::Bool(_) | TermKind::Number(_) | TermKind::String(_) => true,

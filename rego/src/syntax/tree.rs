@@ -17,7 +17,7 @@ pub struct Module {
     pub imports: Vec<Import>,
     pub rules: Vec<Rule>,
     pub comments: Vec<Comment>,
-    /// The version that is in force after the imports.
+    /// The Rego version after the imports.
     pub version: Version,
 }
 
@@ -49,7 +49,7 @@ pub struct Rule {
     pub otherwise: Vec<Else>,
 }
 
-/// What a rule defines: `path(args)`, and its value or member.
+/// The head of a rule: `path(args)`, and its value or member.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     pub at: Location,
@@ -60,7 +60,7 @@ pub struct Head {
     pub kind: HeadKind,
 }
 
-/// Whether a rule gives one value or adds to a set.
+/// A rule gives one value or adds to a set.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HeadKind {
     /// `true` where none was written.

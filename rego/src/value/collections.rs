@@ -85,7 +85,7 @@ fn metered_places<'a, M: Meter>(
     Ok(Some(Box::new(table)))
 }
 
-/// How much there is below a value.
+/// The number of values below a value.
 #[derive(Clone, Copy, Debug)]
 pub struct Measure {
     /// See [`Value::weight`].
@@ -101,7 +101,7 @@ impl Default for Measure {
 }
 
 impl Measure {
-    /// Of a collection of `values`.
+    /// The weight of a collection of `values`.
     fn of<'a>(values: impl Iterator<Item = &'a Value>) -> Self {
         let (weight, depth) = values.fold((1usize, 0), |(weight, depth), value| {
             let below = value.measure();

@@ -17,10 +17,10 @@ const MAX_RUN_BYTES: usize = 64 << 10;
 const MAX_SHARED_BYTES: usize = 64;
 /// Distinct strings that are remembered for that.
 const MAX_SHARED: usize = 100_000;
-/// What one of them takes: its key, its value, and the table while it grows.
+/// The memory of one member: its key, its value, and the table while it grows.
 const SHARED_BYTES: usize = 256;
 
-/// What to do about two members of one object with the same name.
+/// The treatment of two members of one object with the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DuplicateKeys {
     LastWins,
@@ -383,7 +383,7 @@ impl<M: Meter> Reader<'_, M> {
         if let Some(plain) = char::from_u32(first) {
             return Ok(plain);
         }
-        // A high surrogate pairs only with a low one that follows at once; anything else stands alone as U+FFFD.
+        // A high surrogate pairs only with a low one that follows at once; any other becomes U+FFFD.
         let here = self.at;
         if (0xd800..0xdc00).contains(&first) && self.text.get(here..).is_some_and(|rest| rest.starts_with(b"\\u")) {
             self.at = here.saturating_add(2);
@@ -475,7 +475,7 @@ fn write_items<'a, M: Meter>(
     Ok(())
 }
 
-/// Whether JSON escapes this byte; U+2028 and U+2029 begin with 0xe2.
+/// JSON escapes this byte; U+2028 and U+2029 begin with 0xe2.
 fn is_escaped(byte: u8) -> bool {
     byte < 0x20 || matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2)
 }

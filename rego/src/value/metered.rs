@@ -56,7 +56,7 @@ fn lists<'v, const N: usize, M: Meter>(
     Ok(a_len.cmp(&b_len))
 }
 
-/// Whether two values are equal.
+/// Equality of two values.
 pub fn equal<M: Meter>(meter: &mut M, a: &Value, b: &Value) -> Result<bool, M::Error> {
     let sizes = match (a, b) {
         (Value::Array(a), Value::Array(b)) => (a.len(), b.len()),
@@ -155,7 +155,7 @@ pub fn object<M: Meter>(meter: &mut M, members: Vec<(Value, Value)>) -> Result<V
     Ok(Value::Object(Object::sorted(sorted, meter)?.into()))
 }
 
-/// Whether these keys are sorted and hashed at once, which is counted then.
+/// These keys are sorted and hashed at once, which is counted then.
 fn is_small<'v, M: Meter>(meter: &mut M, keys: impl ExactSizeIterator<Item = &'v Value>) -> Result<bool, M::Error> {
     let len = keys.len();
     if len > DIRECT_ITEMS {

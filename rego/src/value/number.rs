@@ -129,7 +129,7 @@ impl Number {
         }
     }
 
-    /// Whether the spelling is that of an integer.
+    /// The spelling is that of an integer.
     pub fn is_spelled_int(&self) -> bool {
         match &self.0 {
             Repr::Int(_) => true,

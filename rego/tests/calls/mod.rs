@@ -12,7 +12,7 @@ use stepgate_rego::{
     builtins, compile,
 };
 
-/// What a function takes at one place.
+/// The kind of a function's argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     Text,
@@ -576,7 +576,7 @@ fn token(header: &str) -> Value {
 /// A certificate of a P-256 key, made for these tests.
 const CERTIFICATE: &str = include_str!("certificate.b64");
 
-/// What an evaluation may do, and what it did.
+/// The limits of an evaluation, and its result.
 pub struct TestHost {
     /// The poll at which the deadline has passed.
     pub expire_at: u64,

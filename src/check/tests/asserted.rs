@@ -1,4 +1,4 @@
-//! Tokens that Envoy has verified: believed where that is configured, from its metadata alone, and never as ours.
+//! Tokens that Envoy has verified: trusted where that is configured, from its metadata alone, and never as our own.
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -53,7 +53,7 @@ fn checker() -> Checker {
     Checker::new(settings, store_of(POLICY), Some(tokens), clock, Arc::new(Metrics::new(None)))
 }
 
-/// What the policy sees of the token, in the metadata that it answers.
+/// The policy's view of the token, in the metadata that it answers.
 async fn seen(message: &[u8]) -> String {
     let Answer::Respond(response) = answer(&checker(), message).await else { panic!("a response") };
     format!("{:?}", response.dynamic_metadata)

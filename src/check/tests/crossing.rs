@@ -1,4 +1,4 @@
-//! What a policy verifies with its own key says nothing to the issuers, nor they to it, however often it is remembered.
+//! Tokens that a policy verifies with its own key never count as tokens of an issuer, nor the reverse, however often they are cached.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What is demanded of callers with good tokens, and how it is said.
+//! Route requirements for callers with valid tokens, and the challenges.
 
 use serde_json::{Value as Json, json};
 use url::Url;
@@ -70,7 +70,7 @@ async fn routes_demand_beside_the_policy() {
     assert_eq!(
         (status, header.as_str()),
         (401, "Bearer realm=\"stepgate\", scope=\"pay\""),
-        "who has no token is asked for one"
+        "a request without a token is challenged"
     );
     for bypass in ["//true", "/x/../true", "/true;a", "/tru%2565"] {
         assert_eq!(denial(&with_token(&checker, bypass, &json!({})).await).0, 400, "{bypass}");

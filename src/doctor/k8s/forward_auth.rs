@@ -24,7 +24,7 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Of a URL, such as `http://stepgate.stepgate-system:8181/v1/data/app/allow`.
+    /// From a URL, such as `http://stepgate.stepgate-system:8181/v1/data/app/allow`.
     fn of_url(object: &'a Object, setting: &str, address: &str) -> Option<Self> {
         let url = Url::parse(address).ok()?;
         let mut labels = url.host_str()?.split('.');
@@ -39,7 +39,7 @@ impl<'a> Target<'a> {
         })
     }
 
-    /// Of a reference to a Service.
+    /// From a reference to a Service.
     fn of_backend(object: &'a Object, setting: &str, backend: &Value, path: Option<&str>) -> Option<Self> {
         let service = text(backend, &["name"])?.to_owned();
         let port = at(backend, &["port"]).and_then(Value::as_u64);
@@ -53,7 +53,7 @@ impl<'a> Target<'a> {
         })
     }
 
-    /// Whether the Service is one of an authorizer: by the pods that it selects, or by its name.
+    /// The Service is one of an authorizer: by the pods that it selects, or by its name.
     fn is_authorizer(&self, manifests: &Manifests) -> bool {
         let is_named = ["stepgate", "opa"].iter().any(|name| self.service.split('-').any(|part| part == *name));
         is_named
@@ -68,7 +68,7 @@ impl<'a> Target<'a> {
             })
     }
 
-    /// Whether the requests come to `port` of the pods.
+    /// The requests arrive at `port` of the pods.
     fn reaches(&self, manifests: &Manifests, port: u64) -> bool {
         let of_service = manifests.find("Service", &self.namespace, &self.service).and_then(|service| {
             let mut ports = service.list(&["spec", "ports"]).iter();

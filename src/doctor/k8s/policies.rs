@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{Hit, hit};
 use crate::doctor::manifests::{Manifests, Object, at, list, text};
 
-/// Istio's root namespace where nobody says otherwise.
+/// Istio's default root namespace.
 const ROOT_NAMESPACE: &str = "istio-system";
 
 /// Members of `source` that Istio refuses in CUSTOM policies; each also has a form with `not`.
@@ -18,7 +18,7 @@ fn customs(manifests: &Manifests) -> impl Iterator<Item = &Object> {
     manifests.of_kind("AuthorizationPolicy").filter(|policy| policy.text(&["spec", "action"]) == Some("CUSTOM"))
 }
 
-/// Whether a CUSTOM policy of the manifests asks the provider of this name.
+/// A CUSTOM policy of the manifests uses the provider of this name.
 pub(super) fn is_asked(manifests: &Manifests, name: &str) -> bool {
     customs(manifests).any(|policy| provider(policy) == Some(name))
 }
@@ -107,7 +107,7 @@ pub(super) fn covers_authorizer(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
-/// Whether the authorizer's pods have no proxy that could ask, or every rule leaves its port out.
+/// The authorizer's pods have no proxy that could ask, or every rule leaves its port out.
 fn is_left_out(manifests: &Manifests, policy: &Object, home: &str, name: &str) -> bool {
     let service = manifests.find("Service", home, name);
     let labels = service.and_then(|service| service.at(&["spec", "selector"])).and_then(Value::as_object);
@@ -152,7 +152,7 @@ fn selected(policy: &Object) -> Map<String, Value> {
     policy.at(&["spec", "selector", "matchLabels"]).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-/// Whether pods with these labels are selected.
+/// Pods with these labels are selected.
 fn covers(selected: &Map<String, Value>, labels: &Map<String, Value>) -> bool {
     selected.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
@@ -213,7 +213,7 @@ pub(super) fn is_waypoint(gateway: &Object) -> bool {
     gateway.text(&["spec", "gatewayClassName"]).is_some_and(|class| class.ends_with("waypoint"))
 }
 
-/// Whether something is sent through a waypoint of this name, where namespaces and Services were given.
+/// Some traffic passes a waypoint of this name, where namespaces and Services were given.
 fn is_enrolled(manifests: &Manifests, waypoint: &Object) -> bool {
     const USE: &str = "istio.io/use-waypoint";
     let labelled = ["Namespace", "Service", "ServiceEntry", "Pod"].into_iter().flat_map(|kind| manifests.of_kind(kind));
@@ -319,7 +319,7 @@ fn narrow_rules(manifests: &Manifests) -> impl Iterator<Item = (&Object, usize, 
         .flat_map(|policy| policy.list(&["spec", "rules"]).iter().enumerate().map(move |(n, rule)| (policy, n, rule)))
 }
 
-/// What a rule says of requests.
+/// The conditions of a rule on requests.
 fn operations(rule: &Value) -> impl Iterator<Item = &Value> {
     list(rule, &["to"]).iter().filter_map(|to| at(to, &["operation"]))
 }

@@ -9,7 +9,7 @@ use super::policies::{is_asked, is_waypoint};
 use super::{Hit, hit};
 use crate::doctor::manifests::{Manifests, Object, Provider, at, is_on, list, text};
 
-/// Whether it is a DNS label (RFC 1123).
+/// Valid as a DNS label (RFC 1123).
 fn is_label(name: &str) -> bool {
     let is_edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     name.len() <= 63
@@ -32,7 +32,7 @@ pub(super) fn name(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
-/// Longer waits are errors: nobody waits so long for a page.
+/// Longer timeouts are errors: clients give up before.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn timeout(manifests: &Manifests) -> Vec<Hit<'_>> {
@@ -73,7 +73,7 @@ pub(super) fn fail_open(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
-/// Whether some filter in it allows where the authorizer fails.
+/// Some filter in it allows where the authorizer fails.
 fn allows_on_failure(value: &Value) -> bool {
     match value {
         Value::Object(members) => members.iter().any(|(name, value)| {
@@ -156,7 +156,7 @@ fn request_headers_kb(value: &Value) -> Option<u64> {
     }
 }
 
-/// Whether Istio speaks HTTP/2 to this port of a Service.
+/// Istio speaks HTTP/2 to this port of a Service.
 fn is_http2(port: &Value) -> bool {
     match text(port, &["appProtocol"]) {
         Some(protocol) => {
@@ -234,7 +234,7 @@ pub(super) fn service_port(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
-/// What is wrong with a provider whose host is no Kubernetes Service, where the ServiceEntries were given.
+/// The problem of a provider whose host is no Kubernetes Service, where the ServiceEntries were given.
 fn entry_missing(manifests: &Manifests, provider: &Provider<'_>) -> Option<String> {
     let (host, namespace) = provider.service();
     let entries = entries(manifests, host);

@@ -16,7 +16,7 @@ pub struct Authorizer<'a> {
     pub metadata: Option<&'a Value>,
     pub container: &'a Value,
     pub is_init: bool,
-    /// Whether it is alone in its pod, as a service for others.
+    /// The container is alone in its pod, as a service for others.
     pub is_shared: bool,
 }
 
@@ -29,7 +29,7 @@ impl Authorizer<'_> {
         text(self.container, &["image"]).unwrap_or_default()
     }
 
-    /// Whether it runs OPA rather than stepgate: an image of OPA's, or of somebody's own with OPA's words.
+    /// The container runs OPA rather than stepgate: an image of OPA's, or a custom one with OPA's arguments.
     pub fn is_opa(&self) -> bool {
         !program(self.image()).starts_with("stepgate")
     }
@@ -126,7 +126,7 @@ pub(super) fn socket_not_mounted(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
-/// Whether something else in the pod sees a folder of the authorizer's: istio-proxy by the annotation, an Envoy of the team's own by
+/// Another container of the pod sees a folder of the authorizer's: istio-proxy by the annotation, an Envoy of the team's own by
 /// its mounts.
 fn is_seen_by_proxy(own: &Authorizer<'_>, folder: &str) -> bool {
     let is_there = |mount: &Value| {
@@ -184,7 +184,7 @@ pub(super) fn not_restricted(manifests: &Manifests) -> Vec<Hit<'_>> {
     found
 }
 
-/// Whether a probe's path waits for policies, bundles or keys.
+/// The path of a probe waits for policies, bundles or keys.
 pub fn asks_more_than_life(path: &str) -> bool {
     path.starts_with("/ready") || path.contains("bundle") || path.contains("plugins")
 }
@@ -299,7 +299,7 @@ pub(super) fn single_replica(manifests: &Manifests) -> Vec<Hit<'_>> {
     alone.map(|own| hit(own.object, "has one replica")).collect()
 }
 
-/// Whether a tag names something else tomorrow: a branch or channel, and no version, date or commit after it.
+/// The tag is mutable: a branch or channel, and no version, date or commit after it.
 fn is_moving(tag: &str) -> bool {
     let channels = ["latest", "main", "master", "edge", "dev", "nightly", "stable"];
     let (channel, rest) = tag.split_once('-').unwrap_or((tag, ""));
@@ -310,7 +310,7 @@ pub(super) fn image_not_pinned(manifests: &Manifests) -> Vec<Hit<'_>> {
     let moving = authorizers(manifests).into_iter().filter(|own| {
         let image = own.image();
         let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
-        // What was built here names what was built here.
+        // An image built here has a tag from here.
         !image.starts_with("localhost/") && !image.contains('@') && tag.is_none_or(is_moving)
     });
     moving.map(|own| hit(own.object, format!("`{}`", own.image()))).collect()

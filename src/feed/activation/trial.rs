@@ -1,4 +1,4 @@
-//! What a new policy must pass before it becomes active: one request, and the documents of `load_checks`.
+//! The smoke evaluation of a new policy before its activation: one request, and the documents of `load_checks`.
 
 use std::time::Duration;
 

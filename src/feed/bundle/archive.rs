@@ -91,7 +91,7 @@ pub fn unpack(packed: &[u8], limit: u64) -> Result<Vec<File>, BundleError> {
         entry.read_to_end(&mut bytes).map_err(failed)?;
         files.push(File { name, bytes });
     }
-    // What follows the last file has the checksum: an archive that was cut is no bundle.
+    // The checksum follows the last file: an archive that was cut is no bundle.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(failed)?;
     Ok(files)
 }

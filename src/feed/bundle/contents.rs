@@ -1,4 +1,4 @@
-//! What a bundle holds: policies and data, or changes of data; put together from its files, once they are believed.
+//! The contents of a bundle: policies and data, or a patch; parsed from its files after verification.
 //!
 //! Mirrors: OPA `v1/bundle/bundle.go`, v1.19.0: which files count, and where data goes. Plans and WebAssembly are refused by name.
 
@@ -13,17 +13,17 @@ use crate::opa::signature::{self, SignatureError, Verification};
 use crate::policy::{Module, RegoVersion, SourceConflict, Sources, package_of};
 use crate::value::{Value, parse_json, parse_yaml};
 
-/// How bundles are read.
+/// Settings for reading bundles.
 #[derive(Clone, Debug)]
 pub struct Reading {
     /// Bytes of the archive, and of everything in it.
     pub limit: u64,
-    /// What modules are written in unless the manifest says.
+    /// The Rego version of modules unless the manifest has one.
     pub version: RegoVersion,
     pub verification: Verification,
 }
 
-/// What one archive brings.
+/// The payload of one archive.
 #[derive(Debug)]
 pub enum Contents {
     Snapshot(Bundle),
@@ -37,7 +37,7 @@ pub struct Bundle {
     pub sources: Sources,
 }
 
-/// Changes of the data of the bundle in force.
+/// Changes of the active bundle's data.
 #[derive(Debug)]
 pub struct Delta {
     pub manifest: Manifest,
@@ -59,9 +59,9 @@ pub enum BundleError {
     TooDeep(String),
     #[error("`{0}` leads out of the bundle")]
     Path(String),
-    #[error("`{0}` is neither a file nor a folder; links and devices have no place in a bundle")]
+    #[error("`{0}` is neither a file nor a folder; links and devices are not supported in a bundle")]
     Link(String),
-    #[error("`{0}` stands in the bundle twice")]
+    #[error("duplicate entry `{0}`")]
     Twice(String),
     #[error("`{0}` is not UTF-8")]
     Utf8(String),
@@ -73,13 +73,13 @@ pub enum BundleError {
     Manifest(#[from] ManifestError),
     #[error("`{0}` is not offered: {1}")]
     NotOffered(String, &'static str),
-    #[error("the bundle is not believed")]
+    #[error("bundle signature verification failed")]
     Signature(#[from] SignatureError),
     #[error("`patch.json` is refused")]
     Patch(#[from] PatchError),
     #[error("delta bundle expected to contain only patch file but `{0}` found")]
     NotOnlyPatches(String),
-    #[error("a delta changes a bundle that is in force, and cannot stand alone")]
+    #[error("a delta bundle needs an active bundle to change")]
     LoneDelta,
     #[error("the manifest's roots {roots:?} do not permit {what}")]
     OutsideRoots { roots: Vec<String>, what: String },
@@ -105,7 +105,7 @@ impl Reading {
         }
     }
 
-    /// Puts together what the files are, once they are believed.
+    /// Parses the files after their verification.
     pub fn contents(&self, files: Vec<File>) -> Result<Contents, BundleError> {
         self.believed(files, "")
     }
@@ -147,7 +147,7 @@ fn base(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-/// Whether a file is policy or data.
+/// A file is policy or data.
 fn is_content(file: &File) -> bool {
     file.name.ends_with(".rego") || matches!(base(file.plain()), "data.json" | "data.yaml" | "data.yml")
 }

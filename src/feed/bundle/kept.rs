@@ -1,7 +1,7 @@
-//! The last bundle that was in force, on disk: what a start begins with when its server cannot be reached.
+//! The last active bundle, on disk: used at a start when its server cannot be reached.
 //!
 //! Mirrors: `persist` of OPA `v1/plugins/bundle/plugin.go`, v1.19.0, and its places. What differs, on purpose: a bundle that cannot
-//! be saved is a warning, and is in force all the same.
+//! be saved is a warning, and is active all the same.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;

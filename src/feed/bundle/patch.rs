@@ -17,7 +17,7 @@ const MAX_PATH: usize = 60;
 /// Nesting of a whole `patch.json`: four levels of its own, and values.
 const PATCHES: JsonLimits = JsonLimits { depth: DATA.depth / 2 + 4, ..DATA };
 
-/// What happens at a path.
+/// The operation at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Sets the value; objects on the way are made.
@@ -44,7 +44,7 @@ pub enum PatchError {
     Path(String),
     #[error("it has more than 1,000,000 changes")]
     TooMany,
-    #[error("nothing stands at `/{0}`")]
+    #[error("path `/{0}` not found")]
     Missing(String),
     #[error("`/{0}` leads through something that is neither an object nor a list")]
     Through(String),

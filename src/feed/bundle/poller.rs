@@ -1,7 +1,7 @@
 //! Asking a service for a bundle, again and again.
 //!
 //! Mirrors: OPA `v1/download/download.go`, v1.19.0: what is asked, and when again. What differs, on purpose: the etag is that of
-//! the bundle in force even after a failure, and long polling never asks more often than ten times a second.
+//! the active bundle even after a failure, and long polling never asks more often than ten times a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::remote::service::{Ask, Service};
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The shortest pause between two long polls.
 const LONG_POLL_PAUSE: Duration = Duration::from_millis(100);
-/// What a server calls bundles when it can hold an answer back until there is news.
+/// The content type of bundles from a server that supports long polling.
 const LONG_POLL_TYPE: &str = "application/vnd.openpolicyagent.bundles";
 
 /// When a service is asked.
@@ -23,9 +23,9 @@ const LONG_POLL_TYPE: &str = "application/vnd.openpolicyagent.bundles";
 pub struct Polling {
     pub min_delay: Duration,
     pub max_delay: Duration,
-    /// How long a server that offers it may hold its answer back.
+    /// The longest time that such a server may hold its answer back.
     pub long: Option<Duration>,
-    /// Only when somebody says so.
+    /// Polls only on request.
     pub is_manual: bool,
 }
 
@@ -63,15 +63,15 @@ pub struct Poller {
     pub polling: Polling,
     /// Bytes of an archive at most.
     pub limit: u64,
-    /// Whether changes to the bundle in force are welcome.
+    /// Changes to the active bundle are accepted.
     pub deltas: bool,
-    /// That of the bundle in force.
+    /// The ETag of the active bundle.
     pub etag: Option<String>,
     pub is_long: bool,
 }
 
 impl Poller {
-    /// Asks once; nothing when the server has what is in force.
+    /// Polls once; `None` when the active bundle is current.
     pub async fn ask(&mut self) -> Result<Option<Download>, PollError> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         match &self.resource {
@@ -108,7 +108,7 @@ impl Poller {
         }
     }
 
-    /// How long to wait after so many failures in a row.
+    /// The delay after so many failures in a row.
     pub fn pause(&self, failures: u32) -> Duration {
         if self.polling.is_manual {
             return Duration::MAX;

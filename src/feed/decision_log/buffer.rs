@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// What happens when there is no more room.
+/// The behaviour when the buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
     /// The oldest events go, as in OPA.
@@ -18,7 +18,7 @@ pub enum Overflow {
     Wait,
 }
 
-/// How much may wait.
+/// The capacity of the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub bytes: usize,

@@ -12,7 +12,7 @@ use crate::policy::{Record, Snapshot};
 use crate::telemetry::{Context, Logged, Metrics};
 use crate::value::{Members, Value, as_text, items, json_text, texts, with_at, without};
 
-/// How long a mask or a drop rule may take.
+/// The time limit of a mask or a drop rule.
 const BUDGET: Duration = Duration::from_millis(100);
 /// Parts of an event that masks may name.
 const MASKABLE: [&str; 3] = ["input", "result", "nd_builtin_cache"];
@@ -32,7 +32,7 @@ pub struct Events<'a> {
 /// One rule of a mask.
 struct Rule {
     path: Vec<String>,
-    /// What the part becomes; nothing: it goes.
+    /// The new value of the part; `None` removes it.
     value: Option<Value>,
 }
 
@@ -47,7 +47,7 @@ impl Events<'_> {
             }
             self.mask(snapshot, &view, &mut event);
         }
-        // Of what the mask has left, and before names of persons go.
+        // After the mask, and before names of persons are hashed.
         let mut custom = event.custom(record);
         let mut error = record.error.as_deref();
         if self.settings.redact {
@@ -86,7 +86,7 @@ impl Events<'_> {
         }
     }
 
-    /// Nothing is told of what a mask was meant to hide and did not.
+    /// Contains nothing that a failed mask was meant to erase.
     fn erase_all(&self, event: &mut Event) {
         self.metrics.decisions_logged(Logged::BadMaskRule, 1);
         for part in MASKABLE {
@@ -95,7 +95,7 @@ impl Events<'_> {
     }
 }
 
-/// An input or a result, by its name in events, as the log would show it without any mask: without what proves who somebody is, and names
+/// An input or a result, by its name in events, as the log would show it without any mask: without credentials and names
 /// of persons.
 pub fn redacted(name: &'static str, value: &Value) -> Value {
     let members = [(name, value.clone())].into_iter().collect();
@@ -177,7 +177,7 @@ impl Event {
         Self { members: members.into_value(), erased: Vec::new(), masked: Vec::new() }
     }
 
-    /// What mask and drop rules see.
+    /// The input of mask and drop rules.
     fn view(&self) -> Value {
         self.members.clone()
     }
@@ -204,10 +204,10 @@ impl Event {
         self.apply(Rule { path: path.iter().map(|part| (*part).to_owned()).collect(), value: None });
     }
 
-    /// Takes out what proves who somebody is, and names of persons.
+    /// Erases credentials and names of persons.
     fn redact(&mut self, secrets: Secrets<'_>) {
         let http = ["input", "attributes", "request", "http"];
-        // Unjoined headers say nothing that their names could be told from one by one.
+        // Unjoined headers have no names by which they could be matched one by one.
         self.erase(&[&http[..], &["headerMap"]].concat());
         // Claims that Envoy has verified.
         self.erase(&["input", "attributes", "metadataContext", "filterMetadata", "envoy.filters.http.jwt_authn"]);
@@ -257,7 +257,7 @@ impl Event {
             self.apply(Rule { path, value: None });
         }
         if in_body || is_opaque {
-            // The same stands in the bytes.
+            // The bytes contain the same.
             self.erase(&[&http[..], &["body"]].concat());
             self.erase(&[&http[..], &["rawBody"]].concat());
         }
@@ -307,7 +307,7 @@ impl Event {
         path.iter().try_fold(&self.members, |at, part| at.member(part))
     }
 
-    /// What OPA's events do not have, and an incident asks for.
+    /// Fields beyond OPA's events, for incident response.
     fn custom(&self, record: &Record) -> Custom {
         let mut custom = Custom::default();
         let headers = ["input", "attributes", "request", "http", "headers"];
@@ -337,7 +337,7 @@ impl Event {
     }
 }
 
-/// What an event has beside OPA's members.
+/// The fields of an event beside OPA's members.
 #[derive(Debug, Default)]
 struct Custom {
     trace: Option<(String, String)>,
@@ -345,7 +345,7 @@ struct Custom {
 }
 
 impl Custom {
-    /// Takes out what proves who somebody is, and says where it was: what was erased from the input is not to stand here.
+    /// Erases credentials, and returns their former location: a value that was erased from the input must not occur here.
     fn redact(&mut self, secrets: Secrets<'_>) -> Vec<String> {
         let mut erased = Vec::new();
         for (name, value) in &mut self.members {
@@ -369,7 +369,7 @@ fn trace_and_span(text: &str) -> Option<(String, String)> {
     Some((hex::encode(context.trace), hex::encode(context.span)))
 }
 
-/// The same for the same person: half of a SHA-256. Whoever can guess a subject can recognise it.
+/// A stable pseudonym of a person: half of a SHA-256. It can be confirmed by guessing the subject.
 fn subject_hash(issuer: &str, subject: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{issuer}\0{subject}").as_bytes());
     hex::encode(digest.as_ref().get(..16).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! How much of the machine the decision log may take from checks.
+//! The share of the processor that the decision log may use.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ pub const DEFAULT_SHARE: u64 = 10;
 /// Rests after work so that work stays within its share.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// How long to rest for each unit of work.
+    /// The rest after each unit of work.
     rest: f64,
 }
 

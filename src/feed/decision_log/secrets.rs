@@ -1,4 +1,4 @@
-//! What proves who somebody is, wherever in an event it stands: by its name, or by what it looks like.
+//! Detection of credentials anywhere in an event: by name, or by form.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::value::{Value, as_text};
 
-/// Names of headers, parameters and members whose values prove who somebody is.
+/// Names of headers, parameters and members whose values are credentials.
 const NAMES: [&str; 41] = [
     "access_token",
     "api_key",
@@ -75,7 +75,7 @@ impl Secrets<'_> {
         KNOWN.contains(name) || self.token_headers.iter().any(|header| header == name)
     }
 
-    /// Whether a query, a path or a URL has a secret among its parameters.
+    /// A query, a path or a URL has a credential among its parameters.
     pub fn are_in_query(self, text: &str) -> bool {
         let pairs = text.split(['?', '#', ';']).flat_map(|part| url::form_urlencoded::parse(part.as_bytes()));
         pairs.into_iter().any(|(name, _)| name.eq_ignore_ascii_case(CODE) || self.is_secret(&name))
@@ -119,7 +119,7 @@ impl Secrets<'_> {
     }
 }
 
-/// Whether a value is one that a secret has: text, a number, or a list of such.
+/// The value has the type of a credential: a string, a number, or an array of them.
 fn is_plain(value: &Value) -> bool {
     match value {
         Value::String(_) | Value::Number(_) => true,
@@ -129,7 +129,7 @@ fn is_plain(value: &Value) -> bool {
     }
 }
 
-/// Whether a text holds a JWT, or is the value of an `Authorization` header.
+/// A text contains a JWT, or is the value of an `Authorization` header.
 pub fn is_credential(text: &str) -> bool {
     let is_authorization = text.trim_start().split_once(' ').is_some_and(|(scheme, rest)| {
         let rest = rest.trim();

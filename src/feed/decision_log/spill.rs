@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(spill.write(b"two", 2).expect("it is written"), 0);
         for file in std::fs::read_dir(&settings.folder).expect("a folder") {
             let mode = file.and_then(|file| file.metadata()).expect("a file").permissions().mode();
-            assert_eq!(mode & 0o777, 0o600, "decisions are nobody else's business");
+            assert_eq!(mode & 0o777, 0o600, "decisions are confidential");
         }
         std::fs::write(settings.folder.join("stranger"), "x").expect("another file");
         let mut spill = Spill::open(settings).expect("it opens again");

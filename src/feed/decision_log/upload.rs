@@ -17,10 +17,10 @@ use crate::opa::rest::gunzip;
 use crate::remote::RemoteError;
 use crate::telemetry::{Logged, Metrics, chain};
 
-/// How many times smaller events become, as a first guess.
+/// The compression ratio of events, as a first guess.
 const SHRINK: usize = 10;
 
-/// How often a chunk is refused before it is looked for what of it is.
+/// The number of rejections of a chunk before it is split.
 const MAX_REFUSALS: u32 = 5;
 /// Chunks that are refused and kept. With so many of them no more events are taken from the buffer.
 const MAX_REFUSED: usize = 64;
@@ -32,7 +32,7 @@ const MAX_UNPACKED: usize = 1 << 28;
 struct Chunk {
     body: Vec<u8>,
     events: usize,
-    /// How often the service has refused it for what it is.
+    /// The number of rejections for the content.
     refusals: u32,
 }
 
@@ -49,7 +49,7 @@ impl Chunk {
     }
 }
 
-/// What the service made of a chunk.
+/// The service's answer to a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
     Taken,
@@ -68,7 +68,7 @@ pub struct Uploader {
     pub pace: Pace,
     /// Taken from the buffer when the service took nothing.
     late: Option<Chunk>,
-    /// What the service refuses, while it may take others.
+    /// The service rejects this chunk, while it may take others.
     refused: VecDeque<Chunk>,
 }
 
@@ -113,7 +113,7 @@ impl Uploader {
         }
     }
 
-    /// What is to be sent next, and whether it stays on disk until it has been taken.
+    /// The next chunk, and its location on disk until it has been taken.
     async fn next(&mut self, limit: usize, again: &mut usize) -> Option<(Chunk, bool)> {
         if let Some(chunk) = self.late.take() {
             return Some((chunk, false));
@@ -130,7 +130,7 @@ impl Uploader {
         self.refused.pop_front().map(|chunk| (chunk, false))
     }
 
-    /// What is refused again and again is halved, so that one bad event does not hold up the rest. Gives how many
+    /// A chunk that is rejected again and again is halved, so that one bad event does not hold up the rest. Returns the number of
     /// chunks are to be tried at once.
     fn set_aside(&mut self, mut chunk: Chunk, takes_others: bool, overflow: Overflow) -> usize {
         chunk.refusals = chunk.refusals.saturating_add(1);
@@ -244,7 +244,7 @@ impl Uploader {
         }
     }
 
-    /// What is left at the end goes to disk where that is wanted, and is lost otherwise.
+    /// The rest at shutdown goes to disk where that is configured, and is lost otherwise.
     pub async fn finish(&mut self, limit: usize) {
         let mut left = 0usize;
         loop {
@@ -270,7 +270,7 @@ impl Uploader {
     }
 }
 
-/// What the status tells of an upload that was not taken.
+/// The status text of an upload that was not taken.
 fn fault(sent: &Result<u16, RemoteError>) -> Option<Fault> {
     let told =
         |message: String, http_code| Some(Fault { code: "decision_log_error", message, http_code, errors: Vec::new() });

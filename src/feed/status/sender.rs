@@ -1,6 +1,6 @@
-//! Tells the status to a service and to the console, when it has changed.
+//! Sends the status to a service and to the console when it has changed.
 //!
-//! Mirrors: OPA `v1/plugins/status/plugin.go`, v1.19.0. What differs, on purpose: a poll that found nothing new is not told.
+//! Mirrors: OPA `v1/plugins/status/plugin.go`, v1.19.0. A difference on purpose: a poll that found nothing new is not sent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use crate::remote::RemoteError;
 use crate::remote::service::Service;
 use crate::telemetry::{Metrics, chain};
 
-/// How long changes are gathered before they are told.
+/// The period in which changes are gathered before they are sent.
 const GATHER: Duration = Duration::from_millis(50);
-/// How often it is looked whether a part of the process has changed its state.
+/// The interval of checks for changed states of plugins.
 const LOOK: Duration = Duration::from_secs(1);
 /// The first pause after a failure, and the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// Where the status is told.
+/// The receivers of the status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatusSettings {
     pub console: bool,
-    /// Whether it is in the metrics, by OPA's names.
+    /// Export it as metrics, by OPA's names.
     pub prometheus: bool,
     /// The name of the service.
     pub service: Option<String>,
@@ -74,7 +74,7 @@ impl StatusSender {
     pub async fn run(mut self) {
         let mut told = BTreeMap::new();
         let mut failures = 0u32;
-        // What was already there is told first.
+        // The initial status is sent first.
         let mut is_news = true;
         loop {
             let pause = if failures > 0 { backoff(FIRST_RETRY, LONGEST_RETRY, failures) } else { LOOK };

@@ -1,4 +1,4 @@
-//! What Envoy sent, typed: the few fields that stepgate itself reads, borrowed from the message.
+//! Envoy's attributes, typed: the few fields that stepgate itself reads, borrowed from the message.
 //!
 //! The policy's document is built separately (`document`); both read the same bytes and refuse the same messages.
 
@@ -31,7 +31,7 @@ pub struct Http<'a> {
     pub raw_body: &'a [u8],
     /// Names are lower case; Envoy joins repeated headers by a comma.
     headers: Vec<(&'a str, &'a str)>,
-    /// The headers when Envoy is told to send them unjoined (`encode_raw_headers`).
+    /// The headers when Envoy is configured to send them unjoined (`encode_raw_headers`).
     header_map: Vec<(&'a str, &'a [u8])>,
 }
 

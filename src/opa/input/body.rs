@@ -67,7 +67,7 @@ const GRANT_BYTES: usize = 128 << 10;
 const PART_FACTOR: usize = 32;
 /// The same of a gRPC message.
 const FIELD_FACTOR: usize = 64;
-/// What one pair of a form takes: its texts, a list, and a place in a map while that grows.
+/// The memory of one pair of a form: its texts, an array, and an entry in a map while that grows.
 const PAIR_BYTES: usize = 256;
 
 impl std::fmt::Debug for BodyMemory<'_> {
@@ -119,7 +119,7 @@ fn charge_pairs(memory: &mut BodyMemory<'_>, body: &[u8], separator: u8) -> Resu
 }
 
 impl BodyError {
-    /// Whether an object has a member twice, which `input.duplicate_members: reject` refuses.
+    /// An object has a member twice, which `input.duplicate_members: reject` refuses.
     pub fn is_ambiguous(&self) -> bool {
         matches!(
             self,
@@ -212,7 +212,7 @@ fn whole(
     read(body).map(ParsedBody::complete)
 }
 
-/// Whether fewer bytes arrived than `content-length` declares. A length of -1 declares nothing.
+/// Fewer bytes arrived than `content-length` declares. A length of -1 declares nothing.
 fn is_cut(length: Option<&str>, arrived: usize) -> Result<bool, BodyError> {
     let Some(declared) = length else { return Ok(false) };
     let declared: i64 = declared.parse().map_err(|_| BodyError::ContentLength)?;

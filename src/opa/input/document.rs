@@ -30,7 +30,7 @@ static VERSION_VALUE: LazyLock<Value> = LazyLock::new(|| {
     members.into_value()
 });
 
-/// How documents are built; fixed for the life of the process.
+/// Settings of documents; fixed for the life of the process.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `skip-request-body-parse`: leave out `parsed_body` and `truncated_body`.
@@ -39,11 +39,11 @@ pub struct Options {
     pub depth: usize,
     /// `proto-descriptor`: how to read gRPC bodies; without it they stay null.
     pub descriptors: Option<Descriptors>,
-    /// Whether unjoined headers (`encode_raw_headers`) describe the body too; OPA does not look at them.
+    /// Unjoined headers (`encode_raw_headers`) describe the body too; OPA does not look at them.
     pub raw_headers_count: bool,
     /// Hand the policy `parsed_body: null` and `body_error` instead of refusing an unreadable body.
     pub expose_body_errors: bool,
-    /// What an object with a member twice is: OPA takes the last one, other readers the first.
+    /// The reading of an object with a member twice: OPA takes the last one, other readers the first.
     pub duplicate_members: DuplicateKeys,
 }
 
@@ -78,10 +78,10 @@ impl From<BodyError> for InputError {
 /// Members that only the parsed body gives.
 pub const OF_BODY: [&str; 3] = ["parsed_body", "truncated_body", "body_error"];
 
-/// Members that tell who connects, from where.
+/// Members that identify the connection and the client.
 pub const OF_CALLER: [&str; 2] = ["peer", "client"];
 
-/// What a body is parsed for.
+/// The parsing of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyUse {
     /// The policy can read it: one that is broken has no document.
@@ -260,7 +260,7 @@ fn number(double: f64) -> Value {
 #[derive(Default)]
 struct Gathered {
     lists: Vec<(&'static Field, Vec<Value>)>,
-    /// Of two entries with one key the last counts, as protocol buffers have it.
+    /// The last of two entries with one key counts, as protocol buffers have it.
     maps: Vec<(&'static Field, Vec<(Value, Value)>)>,
 }
 

@@ -16,7 +16,7 @@ pub enum QueryError {
     Semicolon,
 }
 
-/// What `+` stands for.
+/// The decoding of `+`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plus {
     Keep,

@@ -51,7 +51,7 @@ pub(super) fn parse(body: &[u8], boundary: &str, json: JsonLimits) -> Result<Val
     Err(MultipartError::TooManyParts)
 }
 
-/// What stands after a boundary.
+/// The text after a boundary.
 enum Ends<'a> {
     /// `--`: nothing more follows.
     Body,

@@ -1,4 +1,4 @@
-//! How each field of `envoy.service.auth.v3.CheckRequest` is written in the document.
+//! The form of each field of `envoy.service.auth.v3.CheckRequest` in the document.
 //!
 //! Keys are the proto's JSON names. Zero scalars are absent, members of a oneof are present once set, a `Timestamp` is
 //! an object `{seconds, nanos}`, a `Struct` is plain JSON, an `Any` stays packed. Source: Envoy's
@@ -18,7 +18,7 @@ pub struct Field {
     pub kind: Kind,
 }
 
-/// What a field holds.
+/// The type of a field.
 pub enum Kind {
     Text,
     /// A member of a oneof: written even when it is empty.

@@ -1,4 +1,4 @@
-//! Who may use the API.
+//! Access control of the API.
 //!
 //! Mirrors: OPA `v1/server/{authorizer,identifier}`, v1.19.0.
 
@@ -19,7 +19,7 @@ use crate::policy::Question;
 use crate::serve::bind::Peer;
 use crate::value::{Members, Value, certificate, texts};
 
-/// How callers say who they are.
+/// The authentication of callers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Authentication {
     #[default]
@@ -30,7 +30,7 @@ pub enum Authentication {
     Tls,
 }
 
-/// Who may.
+/// The authorization of callers.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     pub authentication: Authentication,
@@ -46,7 +46,7 @@ fn unauthorized(message: impl Into<String>) -> Failure {
 
 /// Passes a request on when it may come in.
 pub(super) async fn check(api: Arc<Api>, is_local: bool, request: Request, next: Next) -> Response {
-    // What the policy is asked about must be what is then served: another spelling of a path is sent to the plain one, as in OPA.
+    // The path that is authorized must be the path that is served: another spelling is redirected to the canonical one, as in OPA.
     if let Some(plain) = plain_path(request.uri().path()) {
         let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -80,7 +80,7 @@ fn plain_path(path: &str) -> Option<String> {
     Some(format!("/{}", parts.join("/")))
 }
 
-/// Whether a proxy asks about a request of somebody else, as nginx (`auth_request`), Traefik (ForwardAuth) and Caddy (`forward_auth`) do. They
+/// Recognizes the forward-auth request of a proxy, as of nginx (`auth_request`), Traefik (ForwardAuth) and Caddy (`forward_auth`). Those
 /// look at the status alone.
 fn is_forward_auth(path: &str, headers: &HeaderMap) -> bool {
     let is_data = ["/v0/data", "/v1/data"].iter().any(|prefix| path.starts_with(prefix));
@@ -89,7 +89,7 @@ fn is_forward_auth(path: &str, headers: &HeaderMap) -> bool {
     is_data && (has("x-original-uri") || has("x-original-url") || is_forwarded)
 }
 
-/// Whether `Host` is a loopback name, and `Origin` is none or of one: a page of another site whose name leads here (DNS rebinding) fails that.
+/// `Host` is a loopback name, and `Origin` is absent or one: a page of another site whose name resolves to us (DNS rebinding) fails that.
 fn is_from_here(request: &Request) -> bool {
     let host = request.headers().get("host").and_then(|value| value.to_str().ok());
     let host = request.uri().authority().map(Authority::as_str).or(host);
@@ -101,7 +101,7 @@ fn is_from_here(request: &Request) -> bool {
     host.is_some_and(is_loopback) && origins.iter().all(is_ours)
 }
 
-/// Whether a host, with or without a port, is `localhost` or a loopback address.
+/// A host, with or without a port, is `localhost` or a loopback address.
 fn is_loopback(host: &str) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host();
@@ -129,7 +129,7 @@ async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Re
                 "with --allow-policy-writes and without --authorization=basic, `Host` must be a loopback name, and `Origin` too where there is one",
             ));
         }
-        // Who has come over TLS with a certificate that was verified; other listeners may be plain.
+        // Callers over TLS with a certificate were verified; other listeners may be plain.
         let peer = request.extensions().get::<ConnectInfo<Peer>>();
         let is_known =
             api.access.authentication == Authentication::Tls && peer.is_some_and(|peer| peer.0.subject.is_some());
@@ -170,7 +170,7 @@ async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Re
     }
 }
 
-/// What the policy sees of a request, and the request with its body put back.
+/// The policy's input of a request, and the request with its body put back.
 async fn described(api: &Api, request: Request) -> Result<(Request, Value), Failure> {
     let (parts, body) = request.into_parts();
     let mut input = Members::default();

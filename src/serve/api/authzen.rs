@@ -1,6 +1,6 @@
 //! AuthZEN's Authorization API 1.0: `/access/v1/evaluation` and `/access/v1/evaluations`, over the policy that checks ask.
 //!
-//! What a caller says stands under `input.authzen` and is no evidence: `input.jwt` and `input.authn` are absent, so that a
+//! The caller's statements are `input.authzen` and no evidence: `input.jwt` and `input.authn` are absent, so that a
 //! rule which needs them does not allow.
 
 use std::sync::Arc;
@@ -99,7 +99,7 @@ fn answer(decision: bool, context: Value) -> Value {
     members.into_value()
 }
 
-/// What could not be evaluated, inside an answer to several.
+/// An evaluation error, inside an answer to several.
 fn error_of(status: StatusCode, message: &str) -> Value {
     let mut error = Members::default();
     error.put_text("status", Value::from(usize::from(status.as_u16())));
@@ -134,7 +134,7 @@ fn answer_of(decision: &Decision) -> Value {
 }
 
 impl Call {
-    /// Asks the policy about one evaluation, and tells the decision log.
+    /// Evaluates the policy once, and logs the decision.
     async fn evaluate(&self, document: Value, snapshot: &Arc<Snapshot>, until: Instant) -> Reply {
         let input: Value = [("authzen", document)].into_iter().collect();
         let (policy, given) = (Arc::clone(snapshot), input.clone());
@@ -166,7 +166,7 @@ impl Call {
             return Err(bad_request("the body is not an object"));
         }
         let snapshot = self.api.policy.current();
-        let missing = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "no policy is in force yet".to_owned());
+        let missing = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "no policy is active yet".to_owned());
         Ok((request, snapshot.ok_or_else(missing)?))
     }
 
@@ -233,7 +233,7 @@ pub(super) async fn evaluations_post(call: Call, body: Bytes) -> Response {
     call.reply(reply)
 }
 
-/// What this server offers, where it is known under which URL it does.
+/// The metadata of this server, where its public URL is configured.
 pub(super) async fn configuration(call: Call) -> Response {
     let Some(url) = call.api.authzen_url.as_deref().map(|url| url.trim_end_matches('/')) else {
         let message = "set plugins.stepgate.authzen.url to the URL of this server";

@@ -18,7 +18,7 @@ const EVIDENCE: [&str; 3] = ["jwt", "authn", "workload"];
 
 type Reply = Result<Response, Failure>;
 
-/// What came of an evaluation.
+/// The result of an evaluation.
 struct Decided {
     id: String,
     value: Option<Value>,
@@ -34,7 +34,7 @@ impl Call {
     }
 
     fn snapshot(&self) -> Result<Arc<Snapshot>, Failure> {
-        let missing = "no policy is in force yet";
+        let missing = "no policy is active yet";
         let failure = || Failure::new(StatusCode::SERVICE_UNAVAILABLE, "internal_error", missing);
         self.api.policy.current().ok_or_else(failure)
     }
@@ -54,7 +54,7 @@ impl Call {
         }
     }
 
-    /// Evaluates the document at `path`, and tells the decision log.
+    /// Evaluates the document at `path`, and logs the decision.
     async fn decide(&self, path: &[String], input: Option<Value>) -> Result<Decided, Failure> {
         let snapshot = self.snapshot()?;
         let strict_builtin_errors = self.parameters.flag("strict-builtin-errors");

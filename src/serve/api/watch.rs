@@ -17,7 +17,11 @@ type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Watcher)> + Send>>;
 
 /// `GET /v1/decisions`.
 pub(super) async fn decisions(call: Call) -> Result<Response, Failure> {
-    let journal = call.api.journal.as_ref().ok_or_else(|| Failure::not_found("decisions are not told".to_owned()))?;
+    let journal = call
+        .api
+        .journal
+        .as_ref()
+        .ok_or_else(|| Failure::not_found("the stream of decisions is disabled".to_owned()))?;
     let events = Events::new(journal.watchers().watch(), call.api.stopping.clone());
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(events)).into_response())
 }
@@ -43,7 +47,7 @@ fn next(mut events: Watcher, stopping: CancellationToken) -> Next {
         };
         let line = received.map(|received| match received {
             Ok(event) => Bytes::from(format!("{event}\n")),
-            // Whoever reads too slowly is told what it has missed; checks do not wait for it.
+            // A slow subscriber receives the number of events that it has missed; checks do not wait for it.
             Err(missed) => Bytes::from(format!("{{\"missed\":{missed}}}\n")),
         });
         (line, events)

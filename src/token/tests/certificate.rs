@@ -5,7 +5,7 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::Peer;
 use super::*;
 
 const PEM: &str = "-----BEGIN%20CERTIFICATE-----%0AaGk%3D%0A-----END%20CERTIFICATE-----%0A";
-/// Of the bytes `hi`.
+/// SHA-256 of the bytes `hi`.
 const HASH: &str = "8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4";
 const THUMBPRINT: &str = "j0NDRmSPa5bfid2pAcUXaxCm2Dlh3TwayItZstwyeqQ";
 
@@ -48,7 +48,7 @@ async fn only_the_client_with_the_certificate_may_use_the_token() {
             false,
         ),
         ("none", None, "", None, false),
-        ("a header that is not believed", None, "", Some(ours.as_str()), false),
+        ("a header that is not trusted", None, "", Some(ours.as_str()), false),
         ("the last element", Some(0), "", Some(last.as_str()), true),
         ("not just any element", Some(0), "", Some(first.as_str()), false),
         ("the one before the last", Some(1), "", Some(first.as_str()), true),

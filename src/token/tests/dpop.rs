@@ -9,7 +9,7 @@ use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
 fn jwk(key: &SigningKey) -> Json {
     let mut jwk = key.public_jwk().expect("a JWK");
-    // What a client sends has no more than the key.
+    // A client's JWK has no more than the key.
     jwk.as_object_mut()
         .expect("an object")
         .retain(|name, _| ["kty", "crv", "x", "y", "n", "e"].contains(&name.as_str()));

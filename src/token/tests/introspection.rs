@@ -159,7 +159,7 @@ async fn an_outage_says_nothing_about_a_token() {
     assert_eq!(opaque.refusal("opaque", None).await, Some(TokenError::IntrospectionUnavailable));
     assert!(TokenError::IntrospectionUnavailable.is_temporary());
     assert_eq!(opaque.refusal("opaque", Some(&active())).await, None, "the next one is asked about");
-    assert_eq!(opaque.bench.refusal(&good_token()).await, None, "tokens with signatures need nobody");
+    assert_eq!(opaque.bench.refusal(&good_token()).await, None, "signed tokens need no introspection");
     assert_eq!(opaque.asked.lock().len(), 0);
 }
 
@@ -168,10 +168,10 @@ async fn one_question_serves_all_and_a_late_answer_the_next() {
     let mut opaque = Opaque::new(false);
     let late = Some(TokenError::IntrospectionUnavailable);
     let (one, other) = tokio::join!(opaque.bench.refusal("opaque"), opaque.bench.refusal("opaque"));
-    assert_eq!((one, other), (late, late), "nobody waits for ever");
+    assert_eq!((one, other), (late, late), "no check waits for ever");
     let (token, done) = opaque.asked.lock().remove(0);
     assert_eq!((token.as_str(), opaque.asked.lock().len()), ("opaque", 0));
     done(Some(active().to_string().into_bytes()));
     assert_eq!(opaque.refusal("opaque", None).await, None);
-    assert_eq!(opaque.count, 0, "nobody was asked again");
+    assert_eq!(opaque.count, 0, "no other request was sent");
 }

@@ -71,7 +71,7 @@ async fn random_key_ids_ask_for_one_refresh_per_gate_interval() {
     for kid in 0..1_000 {
         let token = token_of(&EC_OTHER, &with(header(), "kid", json!(format!("random-{kid}"))), &payload());
         assert_eq!(bench.refusal(&token).await, Some(TokenError::UnknownKey));
-        // What the feed does after an attempt that brought nothing new.
+        // The feed's report after an attempt that brought nothing new.
         if bench.asked.try_recv().is_ok() {
             assert_eq!(kid, 0, "only the first may ask");
             bench.issuer.refresh_ended();

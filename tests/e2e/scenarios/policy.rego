@@ -1,11 +1,11 @@
-# What the scenarios of the mesh ask: who connects, from where, and what Envoy tells beside the request.
+# Rules for the scenarios of the mesh: peers, client addresses, and Envoy's other attributes.
 package mesh
 
 sleep := "spiffe://cluster.local/ns/default/sa/sleep"
 
 default decision := {"allowed": false}
 
-# The upstream sees that somebody decided.
+# The upstream receives the decision.
 decision := {"allowed": true, "headers": {"x-checked": "1"}} if input.path in {"/public", "/protected"}
 
 decision := {"allowed": true, "headers": {"x-peer": input.peer.principal}} if {
@@ -31,7 +31,7 @@ decision := {
 	input.path == "/headers"
 }
 
-# Connections without requests: by the port that they came to.
+# Connections without requests: by their destination port.
 decision := {"allowed": true} if {
 	not input.attributes.request.http
 	input.attributes.destination.address.socketAddress.portValue == data.open_port

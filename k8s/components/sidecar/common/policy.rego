@@ -1,4 +1,4 @@
-# The example: anybody may read /public, whoever has a verified token may read the rest, and /admin needs two factors.
+# The example: everyone may read /public, verified callers may read the rest, and /admin needs two factors.
 # The level that /admin demands is in config.yaml (`routes`): stepgate itself asks for it.
 package mesh
 

@@ -35,13 +35,13 @@ fn parse_path(context: &mut Context<'_>, value: &Value) -> Result<Path, BuiltinE
     }
 }
 
-/// Paths as a tree; one that ends somewhere covers all that go on from there.
+/// Paths as a tree; a path that ends covers every longer one.
 enum Tree {
     End,
     Inner(HashMap<Value, Tree, ahash::RandomState>),
 }
 
-/// What an entry of a tree takes while its table grows.
+/// The memory of an entry of a tree while its table grows.
 const TREE_BYTES: usize = 4 * size_of::<(Value, Tree)>();
 
 fn paths(context: &mut Context<'_>, args: &[&Value]) -> Result<Tree, BuiltinError> {
@@ -192,7 +192,7 @@ enum Node {
     Set(HashMap<Value, Node, ahash::RandomState>),
 }
 
-/// What a member of an opened object or set takes, and an item of an opened array.
+/// The memory of a member of an opened object or set, and of an item of an opened array.
 const NODE_BYTES: usize = 4 * size_of::<(Value, Node)>();
 
 impl Node {
@@ -377,7 +377,7 @@ fn insert(context: &mut Context<'_>, document: &mut Node, path: &[Value], value:
             if at > items.len() {
                 return Err(failed("index for array insertion out of bounds"));
             }
-            // What is behind it is moved.
+            // Later items are moved.
             context.work(items.len().saturating_sub(at) / 64)?;
             items.insert(at, Node::Value(value.clone()));
         }

@@ -1,4 +1,4 @@
-//! Whether a chain of certificates holds.
+//! Verification of certificate chains.
 
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
@@ -27,7 +27,7 @@ pub fn verify_with_options(context: &mut Context<'_>, args: &[&Value]) -> Outcom
     answer(context, &chain, &wanted, false)
 }
 
-/// What cannot be read is no chain.
+/// An unreadable certificate is no chain.
 fn chain(context: &mut Context<'_>, given: &str) -> Result<Vec<Vec<u8>>, BuiltinError> {
     match certificates(context, given) {
         Err(BuiltinError::Halt(error)) => Err(error.into()),
@@ -45,7 +45,7 @@ fn answer(context: &mut Context<'_>, chain: &[Vec<u8>], wanted: &Wanted, uri_str
     }
 }
 
-/// What a chain must be good for.
+/// The required key usage of a chain.
 #[derive(Default)]
 struct Wanted {
     name: Option<String>,

@@ -1,4 +1,4 @@
-//! What a certificate says of the chain below it: name constraints and policies (RFC 5280 sections 4.2.1.4 and
+//! The constraints of a certificate on the chain below it: name constraints and policies (RFC 5280 sections 4.2.1.4 and
 //! 4.2.1.10 to 4.2.1.14), in the shape of Go's `x509.Certificate`.
 
 use x509_parser::extensions::GeneralSubtree;
@@ -96,7 +96,7 @@ fn ip_range(name: &GeneralName<'_>) -> Option<Value> {
     Some([("IP", ip_address(address)?), ("Mask", bytes(mask))].into_iter().collect())
 }
 
-/// Whether Go's parser takes care of everything in the extension.
+/// Go's parser handles everything in the extension.
 ///
 /// Source: `processExtensions` of Go 1.25 `crypto/x509/parser.go`.
 fn is_handled(extension: &X509Extension<'_>) -> bool {

@@ -97,7 +97,7 @@ impl Curve {
         }
     }
 
-    /// Whether signatures of so many bits are made on it (RFC 7518 section 3.4).
+    /// Signatures of so many bits are made on this curve (RFC 7518 section 3.4).
     pub fn fits(self, bits: Bits) -> bool {
         matches!((self, bits), (Self::P256, Bits::B256) | (Self::P384, Bits::B384) | (Self::P521, Bits::B512))
     }
@@ -118,7 +118,7 @@ pub enum VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// Whether `signed` has this signature; a key of another kind never says so.
+    /// Verifies the signature of `signed`; false for a key of another kind.
     pub fn verifies(&self, algorithm: Algorithm, signed: &[u8], signature: &[u8]) -> bool {
         match (self, algorithm) {
             (Self::Rsa { n, e }, Algorithm::Rs(bits)) => {

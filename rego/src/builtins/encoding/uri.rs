@@ -105,7 +105,7 @@ fn escape_error(escape: &str) -> BuiltinError {
     failed(format!("invalid URL escape {}", quoted(escape)))
 }
 
-/// Whether a host may contain this byte as it is.
+/// A host may contain this byte unescaped.
 fn is_plain_in_host(byte: u8) -> bool {
     byte >= 0x80 || byte.is_ascii_alphanumeric() || b"!$&'()*+,;=:[]<>\"-_.~".contains(&byte)
 }
@@ -172,7 +172,7 @@ fn split_host(host: &str, parts: &mut Parts) {
     }
 }
 
-/// Whether a path may contain this byte as it is, when Go spells it.
+/// A path may contain this byte unescaped, as Go writes it.
 fn is_plain_in_path(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&byte)
 }

@@ -17,7 +17,7 @@ use crate::value::{Number, Value, chunks, json_bytes, lossy, metered, quoted};
 /// Values of one document; aliases multiply.
 const MAX_VALUES: usize = 1_000_000;
 const MAX_DEPTH: usize = 200;
-/// What one token of the parser takes while their queue grows.
+/// The memory of one token of the parser while their queue grows.
 const TOKEN_BYTES: usize = 192;
 /// Steps for each byte that is read: the parser looks at characters many times.
 const STEPS_PER_BYTE: usize = 2;
@@ -35,7 +35,7 @@ fn invalid<E>(why: impl std::fmt::Display) -> YamlError<E> {
     YamlError::Invalid(format!("yaml: {why}"))
 }
 
-/// What an unquoted `y` or `n` is, in any case.
+/// The boolean of an unquoted `y` or `n`, in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Letters {
     /// True or false, as YAML 1.1 and OPA have it.
@@ -156,7 +156,7 @@ impl<M: Meter> Loader<'_, '_, M> {
                 }
                 Some(Open::Mapping(anchor, members, _)) => {
                     self.charge(HEADER_BYTES)?;
-                    // Of two equal keys the last one wins.
+                    // The last of two equal keys wins.
                     let made = metered::object(*self.meter.borrow_mut(), members).map_err(YamlError::Limit)?;
                     self.put(made, anchor)
                 }
@@ -229,7 +229,7 @@ fn key_text(key: &Value) -> Result<Value, String> {
     }
 }
 
-/// What a scalar without quotes is read as.
+/// The value of a scalar without quotes.
 enum Scalar {
     Null,
     Bool(bool),
@@ -511,7 +511,7 @@ impl Writer<'_, '_> {
     }
 }
 
-/// Whether a text of several lines can be written as it is.
+/// A text of several lines can be written as it is.
 fn is_block(text: &str) -> bool {
     let is_special = |char: char| char.is_control() && !matches!(char, '\n' | '\t');
     !text.contains(" \n") && !text.ends_with(' ') && !text.contains(is_special) && !text.contains('\u{feff}')

@@ -28,11 +28,11 @@ pub enum Matcher {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManySteps;
 
-/// What stands between two delimiters.
+/// The text between two delimiters.
 #[derive(Debug)]
 pub struct Piece {
     before: String,
-    /// What follows the star, if there is one.
+    /// The pattern after the star, if there is one.
     after: Option<String>,
 }
 
@@ -63,7 +63,7 @@ impl Matcher {
         Ok(Self::Regex(Pattern::untrusted(&translated(&parts, delimiters))?))
     }
 
-    /// Whether the subject matches, and how many steps that took beside those for looking at it once. Patterns of the kind `Regex` are matched
+    /// Matches the subject, and counts the steps beside those for looking at it once. Patterns of the kind `Regex` are matched
     /// by their own bounds.
     pub fn is_match(&self, subject: &str) -> (Result<bool, TooManySteps>, usize) {
         match self {

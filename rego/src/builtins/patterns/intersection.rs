@@ -25,7 +25,7 @@ enum Repeat {
 /// Bytes of a token beside its set, and of one range in that.
 const TOKEN_BYTES: usize = 3 * size_of::<Token>();
 const RANGE_BYTES: usize = 3 * size_of::<(char, char)>();
-/// A place that was visited, in a table that is half empty, and one that is to be visited.
+/// A visited state, in a table that is half empty, and one to visit.
 const PLACE_BYTES: usize = 6 * size_of::<(usize, usize)>();
 
 pub fn meet(context: &mut Context<'_>, left: &str, right: &str) -> Result<bool, BuiltinError> {
@@ -69,7 +69,7 @@ pub fn meet(context: &mut Context<'_>, left: &str, right: &str) -> Result<bool, 
     Ok(false)
 }
 
-/// Whether there is a character that both take. The ranges are in order and apart.
+/// There is a character that both take. The ranges are sorted and disjoint.
 fn share(context: &mut Context<'_>, a: &Token, b: &Token) -> Result<bool, BuiltinError> {
     let (Some(a), Some(b)) = (&a.chars, &b.chars) else { return Ok(true) };
     let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());

@@ -64,7 +64,7 @@ impl Translator<'_> {
         Ok(())
     }
 
-    /// What follows `(?`.
+    /// The syntax after `(?`.
     fn group(&mut self) -> Result<(), String> {
         while let Some(&char) = self.rest.peek() {
             match char {

@@ -6,7 +6,7 @@ use super::super::Context;
 use crate::eval::EvalError;
 use crate::meter::Meter as _;
 
-/// What is looked for at once; of a longer needle the beginning is looked for, and the rest compared.
+/// The longest needle that is searched for at once; of a longer one the beginning is searched for, and the rest compared.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Bytes of the text that are looked through between two polls of the deadline.
 const WINDOW_BYTES: usize = 256 << 10;

@@ -13,7 +13,7 @@ use crate::value::{Float, Value, json_bytes, quoted, spell_plain, spell_scientif
 /// The greatest width and precision that Go reads.
 const MAX_WIDTH: usize = 1_000_000;
 
-/// What OPA gives to Go for one value.
+/// The Go value that OPA passes for one value.
 enum Arg {
     Int(BigInt, &'static str),
     Float(f64),

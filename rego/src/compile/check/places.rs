@@ -15,7 +15,7 @@ pub struct Types {
 
 #[derive(Debug, Default)]
 pub(super) struct Place {
-    /// Of the rule here.
+    /// The types of the rule at this path.
     pub(super) own: Option<Type>,
     pub(super) children: BTreeMap<Value, Place>,
 }
@@ -93,7 +93,7 @@ impl Place {
                 let scalar = |key: &Value| matches!(key, Value::String(_) | Value::Number(_) | Value::Bool(_));
                 let children = self.children.iter().filter(|(key, _)| scalar(key));
                 let members = children.map(|(key, child)| (key.clone(), child.extent())).collect();
-                // Data may stand beside the rules.
+                // Data may exist beside the rules.
                 Type::object(members, Some((Type::String, Type::any())))
             }
         }

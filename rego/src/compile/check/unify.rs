@@ -1,4 +1,4 @@
-//! Which values two terms can have in common, and what that tells of variables.
+//! The common values of two terms, and the types of variables that follow.
 //!
 //! Mirrors: `unify1` and `unify2` of OPA `v1/ast/check.go`, v1.19.0.
 
@@ -7,7 +7,7 @@ use crate::compile::hir::Term;
 use crate::typing::Type;
 
 impl Checker<'_> {
-    /// Whether both terms can have one value.
+    /// Both terms can have one value.
     pub(super) fn unify_terms(&mut self, left: &Term, a: &Type, right: &Term, b: &Type) -> bool {
         match (a.is_vague(), b.is_vague()) {
             (true, false) => return self.unify(left, b, false),
@@ -55,7 +55,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether the term can be of the type; variables that are not known become of it, or (`joins`) of it too.
+    /// The term can be of the type; unknown variables become of it, or (`joins`) of it too.
     pub(super) fn unify(&mut self, term: &Term, wanted: &Type, joins: bool) -> bool {
         match term {
             Term::Var(var) => {
@@ -89,7 +89,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What stands in a composite that may be anything may be anything.
+    /// An item of a composite of any type is of any type.
     fn loosen(&mut self, term: &Term) {
         match term {
             Term::Array(items) | Term::Set(items) => items.iter().for_each(|item| {

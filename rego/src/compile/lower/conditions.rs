@@ -1,4 +1,4 @@
-//! What a definition asks of the input or its arguments, for the index.
+//! The conditions of a definition on the input or its arguments, for the index.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Queries: bodies that stand alone and show their variables.
+//! Queries: bodies without a rule, and their variables.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub struct CompiledQuery {
     pub values: Vec<Src>,
     /// Row and column of each of these statements.
     pub places: Vec<(u32, u32)>,
-    /// Whether a value that is false is an answer.
+    /// A false value is an answer.
     shows_false: bool,
 }
 
@@ -122,13 +122,13 @@ pub fn compile_query(
 }
 
 impl CompiledQuery {
-    /// Whether a row is a solution: a lone statement that ranges over nothing is one whatever its value.
+    /// The row is a solution: a lone statement that ranges over nothing is one whatever its value.
     pub fn is_solution(&self, row: &Row) -> bool {
         self.shows_false || !row.values.iter().any(Value::is_false)
     }
 }
 
-/// Whether a statement ranges over something: a reference has a variable in it, or a relation gives several results.
+/// The statement ranges over something: a reference has a variable in it, or a relation gives several results.
 ///
 /// Mirrors: `iteration` of OPA `v1/rego/rego.go`, v1.19.0.
 fn iterates(expr: &Expr) -> bool {

@@ -121,7 +121,7 @@ impl Lowerer<'_> {
         Some(Step::Split(pairs))
     }
 
-    /// Whether every variable has a value, or gets one from a reference inside.
+    /// Every variable has a value, or gets one from a reference inside.
     pub(super) fn can_eval(&self, term: &Term) -> bool {
         match term {
             Term::Const(_) | Term::Comprehension(_) => true,

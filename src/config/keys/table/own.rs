@@ -47,7 +47,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.log.overflow",
         Kind::Choice(&["drop_old", "drop_new", "spill"]),
         "drop_old",
-        "What happens to events without room: the oldest are dropped, the new ones, or the oldest go to spill_directory.",
+        "Action for events without room in the buffer: drop the oldest, drop the new ones, or move the oldest to spill_directory.",
     ),
     key(
         "plugins.stepgate.log.spill_directory",
@@ -71,7 +71,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.log.cpu_share_percent",
         Kind::Count(1, 100),
         "10",
-        "What logging may take of all processors. Under more load than that decisions are dropped and counted, checks are not slowed.",
+        "Maximum percentage of all processors that decision logging may use. Beyond it decisions are dropped and counted; checks are not slowed.",
     ),
     key("plugins.stepgate.socket_mode", Kind::Text, "\"0660\"", "Permissions of the gRPC socket file, octal."),
     key(
@@ -91,7 +91,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.grpc.max_connection_age",
         Kind::Duration,
         "0s",
-        "After so long, give or take a tenth, Envoy is told to connect anew, so that new replicas get their share; 0s never.",
+        "Maximum age of a connection, give or take a tenth, before Envoy receives GOAWAY and reconnects, so that new replicas get their share; 0s never.",
     ),
     key("plugins.stepgate.grpc.tls", Kind::Section, "", "TLS; the files are read again when they change."),
     key("plugins.stepgate.grpc.tls.cert_file", Kind::Text, "required", "Path of the certificates in PEM."),
@@ -100,13 +100,13 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.grpc.tls.ca_cert_file",
         Kind::Text,
         "",
-        "Path of the roots of client certificates; with it nobody connects without one.",
+        "Path of the trust roots of client certificates (PEM). If set, clients must present a certificate.",
     ),
     key(
         "plugins.stepgate.grpc.tls.allowed_spiffe_ids",
         Kind::Texts,
         "all of those roots",
-        "Who may connect: `spiffe://cluster.local/ns/shop/sa/web`, or all below one: `spiffe://cluster.local/ns/shop/*`.",
+        "Clients that may connect: `spiffe://cluster.local/ns/shop/sa/web`, or all below one: `spiffe://cluster.local/ns/shop/*`.",
     ),
     key(
         "plugins.stepgate.grpc.tls.min_version",
@@ -142,7 +142,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.load_checks",
         Kind::Texts,
         "",
-        "Documents such as `lib/workload/problems` that must be empty: policies and data in which one is not are not put in force.",
+        "Documents such as `lib/workload/problems` that must be empty: policies and data in which one is not are not activated.",
     ),
     key("plugins.stepgate.bundles", Kind::Named, "", "More about the bundles of the same names."),
     key(
@@ -155,7 +155,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.bundles[].rollback_guard",
         Kind::Bool,
         "false",
-        "Refuse a bundle without a whole number at `metadata.sequence` of its manifest, or with one that is lower than that in force.",
+        "Reject a bundle without a whole number at `metadata.sequence` of its manifest, or with a lower one than the active bundle's.",
     ),
     key("plugins.stepgate.input", Kind::Section, "", ""),
     key(
@@ -204,7 +204,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.peer_from_xfcc",
         Kind::Bool,
         "false",
-        "Take `input.peer` from the last element of `x-forwarded-client-cert` where the connection shows no principal, as at a waypoint. Whoever can reach this Envoy without mTLS can then write it.",
+        "Take `input.peer` from the last element of `x-forwarded-client-cert` where the connection shows no principal, as at a waypoint. Any client that can reach this Envoy without mTLS can then forge it.",
     ),
     key(
         "plugins.stepgate.cors_preflight",
@@ -290,7 +290,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.limits.connections",
         Kind::Count(1, 1_000_000),
         "20000, or a sixteenth of the memory limit at 16 KiB each",
-        "Of the gRPC listener, after their handshakes; more are closed at once.",
+        "Maximum number of connections of the gRPC listener, after their handshakes; further ones are closed at once.",
     ),
     key("plugins.stepgate.limits.checks_in_flight", Kind::Count(1, 1_000_000), "4096", "More are denied with 503."),
     key(

@@ -55,11 +55,11 @@ fn what_does_not_belong_is_refused_by_name() {
     for (files, message) in [
         (&[("data.json", "[1]")][..], "`data.json` is not a data document"),
         (&[("data.json", "{")], "is not a data document"),
-        (&[("data.json", "{}"), ("/data.json", "{}")], "stands in the bundle twice"),
+        (&[("data.json", "{}"), ("/data.json", "{}")], "duplicate entry"),
         (&[("data.json", r#"{"a": 1}"#), ("a/data.json", r#"{"b": 1}"#)], "disagree at `data.a`"),
         (&[("policy.wasm", "")], "compiled policies"),
         (&[(".manifest", "[]")], "not an object"),
-        (&[("a/.manifest", "{}"), (".manifest", "{}")], "stands in the bundle twice"),
+        (&[("a/.manifest", "{}"), (".manifest", "{}")], "duplicate entry"),
         (&[("a/.manifest", r#"{"roots": ["z"]}"#), ("p.rego", "package p")], "do not permit `package p`"),
         (&[(".manifest.pb", "")], "manifests in Protobuf"),
         (&[(".manifest", r#"{"roots": ["a"]}"#), ("p.rego", "package b")], "do not permit `package b`"),

@@ -71,7 +71,7 @@ impl Gobwas {
         Self { root: pattern(parts, delimiters) }
     }
 
-    /// Whether the subject matches, and how many steps that took.
+    /// Matches the subject, and counts the steps.
     pub fn is_match(&self, subject: &str) -> (Result<bool, TooManySteps>, usize) {
         let search = Search { left: Cell::new(MAX_STEPS) };
         let fits = search.fits(&self.root, subject.as_bytes());
@@ -429,7 +429,7 @@ impl Search {
         left > 0
     }
 
-    /// Whether the whole text is such a piece.
+    /// The whole text matches such a piece.
     fn fits(&self, piece: &Piece, text: &[u8]) -> bool {
         if !self.go_on(text) {
             return false;
@@ -464,7 +464,7 @@ impl Search {
         }
     }
 
-    /// Whether the text begins with a row of pieces.
+    /// The text begins with a row of pieces.
     fn begins(&self, pieces: &[Piece], text: &[u8]) -> bool {
         let mut rest = text;
         pieces.iter().all(|piece| {
