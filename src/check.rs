@@ -57,7 +57,7 @@ pub use self::redirect::Redirect;
 pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
 pub use self::response_limits::{MAX_METADATA_DEPTH, ResponseLimits};
-pub use self::routes::{Demand as RouteDemand, PathPattern, Route, is_plain_host};
+pub use self::routes::{Demand as RouteDemand, LevelRequirement, PathPattern, Route, is_plain_host};
 pub use self::term::Term;
 
 /// Evaluations that may wait for other servers at the same time; further ones queue until their deadline.
@@ -283,7 +283,7 @@ impl Checker {
         let mut record = self.record(place.is_some());
         if matches!(fault, Fault::Cancelled) {
             drop(Pending::new(record, place, &self.metrics, arrived));
-            return respond::fault(&self.settings, &fault, None, "");
+            return respond::fault(&self.settings, &fault, None, None, "");
         }
         self.metrics.checked(Decided::Fault, fault.reason(), arrived.elapsed());
         let answer = self.fault(fault, None, &mut record);
@@ -303,7 +303,14 @@ impl Checker {
             let message = fault.grpc_error().map(|(_, message)| message);
             record.error = Some(message.unwrap_or_else(|| crate::telemetry::chain(&fault)));
         }
-        respond::fault(&self.settings, &fault, attributes, &record.decision_id)
+        let subprotocols = attributes.and_then(|attributes| self.subprotocols(attributes));
+        respond::fault(&self.settings, &fault, attributes, subprotocols.as_deref(), &record.decision_id)
+    }
+
+    /// The subprotocols of a WebSocket without tokens, where there is one among them.
+    fn subprotocols(&self, attributes: &Attributes<'_>) -> Option<String> {
+        let (tokens, http) = self.tokens.as_ref().zip(attributes.http.as_ref())?;
+        tokens.subprotocols_without_tokens(http)
     }
 
     async fn decide(
@@ -352,6 +359,7 @@ impl Checker {
         let by_envoy = self.settings.asserted.as_slice();
         let shown = document.members.get(&ATTRIBUTES).filter(|_| !by_envoy.is_empty());
         let evidence = evidence.or_asserted(by_envoy, shown, self.clock.now());
+        let evidence = evidence.for_resource(&self.settings.resources, attributes.http.as_ref());
         self.metrics.token(evidence.state_name(), evidence.rejection_reason());
         phases.ended(Phase::Token);
 
@@ -384,9 +392,9 @@ impl Checker {
         });
         let now = self.clock.now();
         let acr_values = self.tokens.as_ref().zip(demand.as_ref());
-        let acr_values = acr_values.map(|(tokens, demand)| tokens.acr_values(demand.level)).unwrap_or_default();
-        let tokens = self.tokens.as_ref().zip(attributes.http.as_ref());
-        let subprotocols = tokens.and_then(|(tokens, http)| tokens.subprotocols_without_tokens(http));
+        let acr_values =
+            acr_values.map(|(tokens, demand)| tokens.acr_values(demand.level(), &demand.issuers)).unwrap_or_default();
+        let subprotocols = self.subprotocols(attributes);
         let is_not_satisfiable = false;
         let verdict = Verdict { decision, evidence, unmet, demand, acr_values, is_not_satisfiable, subprotocols, now };
         let mut verdict = self.settle(verdict, attributes);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::opa::input::Attributes;
+use super::resource::{ResourceMetadata, covering};
+use crate::opa::input::{Attributes, Http};
 use crate::token::{AssertedSettings, Authn, TokenError, TokenState, Verified, Verifier};
 use crate::value::{Key, Members, Value};
 
@@ -60,6 +61,18 @@ impl Evidence {
     /// The same, with the token refused after all.
     pub fn refused(self, error: TokenError) -> Self {
         Self { token: TokenState::Rejected(error) }
+    }
+
+    /// Rejects a token whose audience is another of our resources than that of the request (RFC 8707 section 2).
+    pub fn for_resource(self, resources: &[ResourceMetadata], http: Option<&Http<'_>>) -> Self {
+        let (Some(verified), Some(http), true) = (self.verified(), http, resources.len() > 1) else { return self };
+        let Some(own) = covering(resources, http) else { return self };
+        let is_for = |resource: &ResourceMetadata| verified.is_for(&resource.id);
+        let is_for_another = resources.iter().any(|resource| is_for(resource) == Some(true));
+        match is_for(own) {
+            Some(false) if is_for_another => self.refused(TokenError::WrongAudience),
+            _ => self,
+        }
     }
 
     /// No token was sent, or none is expected here.

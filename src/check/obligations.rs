@@ -64,13 +64,13 @@ impl Checker {
         if u64::try_from(left).is_ok_and(|left| left > USED_SPAN.as_secs()) {
             return Err(TokenError::NotForOneUse);
         }
-        if was_counted {
-            return Ok(());
+        // A use that was counted before is recorded as well: from anyone else it is a second one.
+        match used.first(&[verified.issuer(), id], verdict.now) {
+            Ok(()) => Ok(()),
+            Err(_) if was_counted => Ok(()),
+            Err(Unfit::Again) => Err(TokenError::Used),
+            Err(Unfit::NoRoom) => Err(TokenError::ProofsFull),
         }
-        used.first(&[verified.issuer(), id], verdict.now).map_err(|unfit| match unfit {
-            Unfit::Again => TokenError::Used,
-            Unfit::NoRoom => TokenError::ProofsFull,
-        })
     }
 
     /// The caller has presented too many tokens that are not enough, or cannot obtain a better one.

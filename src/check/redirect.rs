@@ -90,9 +90,9 @@ impl Redirect {
         format!("{COOKIE}=; Max-Age=0; {COOKIE_ATTRIBUTES}")
     }
 
-    /// The same, where the browser has counted: what was demanded is met.
+    /// Ends the count where the browser has counted for this path, which is allowed now.
     pub fn met(&self, http: &Http<'_>) -> Option<String> {
-        step_ups(http).map(|_| Self::forgetting())
+        step_ups(http).filter(|(_, path)| *path == hash(http.path)).map(|_| Self::forgetting())
     }
 }
 
@@ -136,10 +136,16 @@ fn is_navigation(http: &Http<'_>) -> bool {
     let is_document = !has("sec-fetch-dest") || one("sec-fetch-dest") == Some(b"document");
     let is_ahead = ["purpose", "sec-purpose", "x-purpose", "x-moz"]
         .iter()
-        .any(|name| one(name).is_some_and(|value| value.to_ascii_lowercase().starts_with(b"prefetch")));
+        .any(|name| one(name).is_some_and(is_speculative));
     let is_script = one("x-requested-with").is_some_and(|with| with.eq_ignore_ascii_case(b"xmlhttprequest"));
     let is_upgrade = has("upgrade") || has("sec-websocket-key");
     http.method == "GET" && says_so && is_document && !is_ahead && !is_script && !is_upgrade
+}
+
+/// A request of the browser's own, before anybody wants the page: `prefetch;prerender`, `preview` and their like.
+fn is_speculative(purpose: &[u8]) -> bool {
+    let purpose = purpose.to_ascii_lowercase();
+    ["prefetch", "prerender", "preview"].iter().any(|word| purpose.starts_with(word.as_bytes()))
 }
 
 /// `Accept` takes a page: `text/html` with a weight above zero (RFC 9110 section 12.5.1).
@@ -147,8 +153,12 @@ fn accepts_page(accept: &[u8]) -> bool {
     accept.split(|&byte| byte == b',').any(|range| {
         let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
         let is_page = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/html"));
-        let weight = parts.find_map(|part| part.to_ascii_lowercase().strip_prefix(b"q=").map(<[u8]>::to_vec));
-        let is_zero = |weight: Vec<u8>| weight.iter().all(|byte| matches!(byte, b'0' | b'.'));
+        let weight = parts.find_map(|part| {
+            let at = part.iter().position(|&byte| byte == b'=')?;
+            let (name, value) = part.split_at(at);
+            name.trim_ascii().eq_ignore_ascii_case(b"q").then(|| value.to_vec())
+        });
+        let is_zero = |weight: Vec<u8>| weight.iter().all(|byte| matches!(byte, b'0' | b'.' | b'=' | b' '));
         is_page && !weight.is_some_and(is_zero)
     })
 }

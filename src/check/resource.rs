@@ -20,6 +20,8 @@ pub struct ResourceMetadata {
     path: String,
     /// Where clients find it, for `resource_metadata` of challenges.
     pub url: String,
+    /// The identifier, which tokens for it have as their audience (RFC 8707 section 2).
+    pub id: String,
     pub body: String,
     /// The scopes of a challenge where no route names any.
     pub scope: Option<String>,
@@ -47,7 +49,8 @@ impl ResourceMetadata {
             (host, Some(port)) => format!("{host}:{port}"),
         };
         let prefix = url.path().strip_suffix('/').unwrap_or(url.path()).to_owned();
-        let path = format!("{WELL_KNOWN}{prefix}");
+        // Only the slash after the host is left out (RFC 9728 section 3.1).
+        let path = format!("{WELL_KNOWN}{}", if url.path() == "/" { "" } else { url.path() });
         members.insert("resource".to_owned(), resource.into());
         let scopes = members.get("scopes_supported").and_then(serde_json::Value::as_array);
         let scope = scopes.map(|scopes| scopes.iter().filter_map(|scope| scope.as_str()).collect::<Vec<_>>().join(" "));
@@ -58,6 +61,7 @@ impl ResourceMetadata {
             prefix,
             path,
             url: address,
+            id: resource.to_owned(),
             body: serde_json::Value::Object(members).to_string(),
             scope,
         })
@@ -73,9 +77,15 @@ impl ResourceMetadata {
     }
 
     /// Where clients reach it, such as `https://api.example.com`.
-    pub fn origin(&self) -> String {
-        let end = self.url.find(WELL_KNOWN).unwrap_or(self.url.len());
-        self.url.get(..end).unwrap_or_default().to_owned()
+    pub fn origins(&self) -> impl Iterator<Item = String> {
+        let scheme = if self.default_port == ":443" { "https" } else { "http" };
+        self.hosts.iter().map(move |host| format!("{scheme}://{host}"))
+    }
+
+    /// Both are served at the same URL.
+    pub fn collides_with(&self, other: &Self) -> bool {
+        self.path.trim_end_matches('/') == other.path.trim_end_matches('/')
+            && self.hosts.iter().any(|host| other.hosts.contains(host))
     }
 
     fn is_host(&self, host: &str) -> bool {
@@ -86,7 +96,9 @@ impl ResourceMetadata {
     /// The kind of a request for the document; `None` for other requests.
     pub fn wanted(&self, http: &Http<'_>) -> Option<Wanted<'_>> {
         let path = http.path.split_once('?').map_or(http.path, |(path, _)| path);
-        if path != self.path || !self.is_host(http.host) {
+        let without_slash = |path: &'_ str| path.strip_suffix('/').unwrap_or(path).len();
+        let is_path = path.get(..without_slash(path)) == self.path.get(..without_slash(&self.path));
+        if !is_path || !self.is_host(http.host) {
             return None;
         }
         match http.method {
@@ -147,7 +159,7 @@ mod tests {
             ("A.test:443", "/mcp/y?q", Some("https://a.test/.well-known/oauth-protected-resource/mcp")),
             ("a.test:8443", "/mcp", None),
             ("a.test", "/mcpx", None),
-            ("b.test", "/x/1", Some("https://a.test/.well-known/oauth-protected-resource/mcp/b")),
+            ("b.test", "/x/1", Some("https://a.test/.well-known/oauth-protected-resource/mcp/b/")),
             ("b.test", "/mcp", None),
             ("a.test", "/mcp/%2e%2e/x", None),
         ] {

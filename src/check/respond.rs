@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use envoy_types::pb::envoy::r#type::v3::HttpStatus as EnvoyStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
-use envoy_types::pb::google::protobuf::{Struct, Value as Field};
+use envoy_types::pb::google::protobuf::{BoolValue, Struct, Value as Field};
 use envoy_types::pb::google::rpc::Status;
 
 use super::challenge::{Challenge, Form, Hints};
@@ -114,9 +114,9 @@ impl Verdict {
     /// The challenge for a caller without a valid token, with every requirement, so that one login is enough.
     fn asked_at_first(&self) -> StepUp {
         let Some(demand) = &self.demand else { return StepUp::default() };
-        let is_named = !demand.acr_values.is_empty();
+        let named = demand.strongest(None).map(|required| &required.acr_values).filter(|named| !named.is_empty());
         StepUp {
-            acr_values: if is_named { demand.acr_values.clone() } else { self.acr_values.clone() },
+            acr_values: named.unwrap_or(&self.acr_values).clone(),
             max_age: demand.max_age,
             scope: (!demand.scopes.is_empty()).then(|| demand.scopes.join(" ")),
             ..StepUp::default()
@@ -138,7 +138,7 @@ pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'
     // The next nonce comes with the answer to a valid proof, so that the client's next proof is not rejected first.
     let is_bound = verdict.evidence.verified().is_some_and(Verified::is_bound);
     let nonce = || is_bound.then(|| settings.challenge.nonce(now)).flatten();
-    let met = settings.redirect.as_ref().filter(|_| verdict.demand.is_some()).zip(attributes.http.as_ref());
+    let met = settings.redirect.as_ref().zip(attributes.http.as_ref());
     let cookie = met.and_then(|(redirect, http)| redirect.met(http));
     let (decided, response) = match &verdict.decision {
         _ if !verdict.is_allow() && (settings.dry_run == DryRun::Off || !verdict.decision.is_allow()) => {
@@ -166,13 +166,20 @@ pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'
 }
 
 /// The answer to a check that went wrong; `attributes` are there unless the request itself could not be read.
-pub fn fault(settings: &Settings, fault: &Fault, attributes: Option<&Attributes<'_>>, id: &str) -> Answer {
+pub fn fault(
+    settings: &Settings,
+    fault: &Fault,
+    attributes: Option<&Attributes<'_>>,
+    subprotocols: Option<&str>,
+    id: &str,
+) -> Answer {
     // Without attributes the caller's copies of our headers are unknown, so that they could not be removed.
     let removal = match attributes {
         Some(attributes) => Some(Mutation::removal(&settings.identity_headers, attributes)),
         None => settings.identity_headers.is_empty().then(Mutation::default),
     };
     if let (DryRun::DenialsAndFaults, Some(removal)) = (settings.dry_run, removal) {
+        let removal = removal.with_subprotocols(subprotocols);
         return allow(Some(with_identity(OkHttpResponse::default(), removal)), None, id);
     }
     if let (true, Some((code, message))) = (settings.compat.grpc_errors, fault.grpc_error()) {
@@ -235,7 +242,11 @@ fn ok_response(decision: Allow) -> OkHttpResponse {
 
 /// Gives the client the nonce of its next proof, and the cookie that ends a count.
 fn with_nonce(mut ok: OkHttpResponse, nonce: Option<String>, cookie: Option<String>) -> OkHttpResponse {
-    ok.response_headers_to_add.extend(cookie.map(|cookie| header("set-cookie", &cookie)));
+    // Beside the upstream's own cookies.
+    #[expect(deprecated, reason = "older Envoys know no `append_action`, and replace without this")]
+    let appended =
+        |cookie: String| HeaderValueOption { append: Some(BoolValue { value: true }), ..header("set-cookie", &cookie) };
+    ok.response_headers_to_add.extend(cookie.map(appended));
     ok.response_headers_to_add.extend(nonce.map(|nonce| header("dpop-nonce", &nonce)));
     ok
 }

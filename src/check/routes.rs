@@ -24,20 +24,35 @@ pub struct Route {
 /// A requirement on the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// The least `input.authn.level`.
-    pub level: usize,
+    /// Every one of them must be met: one for each route that names a level or `acr_values`.
+    pub levels: Vec<LevelRequirement>,
     /// The greatest age of the authentication, in seconds.
     pub max_age: Option<u64>,
     pub scopes: Vec<String>,
     /// A token is valid for one such request.
     pub one_use: bool,
-    /// The `acr_values` to request; without them, those that the caller's issuer is known to understand. One of them in the token is as
-    /// good as the level.
-    pub acr_values: Vec<String>,
     /// For each route that names some: the issuers of which one must have given the token.
     pub issuers: Vec<Vec<String>>,
     /// Unsafe methods must come from a page of the same origin.
     pub same_origin: bool,
+    /// A request without a token meets it: every matching route has `same_origin` and nothing else.
+    pub allows_anonymous: bool,
+}
+
+/// The level that a route requires. One of `acr_values` in the token is as good.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LevelRequirement {
+    /// The least `input.authn.level`; 0 where only `acr_values` are named.
+    pub level: usize,
+    /// The `acr_values` to request; without them, those that the caller's issuer is known to understand.
+    pub acr_values: Vec<String>,
+}
+
+impl LevelRequirement {
+    fn is_met(&self, verified: &Verified) -> bool {
+        let is_high = self.level > 0 && verified.authn().level >= self.level;
+        is_high || verified.has_acr(&self.acr_values, self.level)
+    }
 }
 
 /// The shortfall of a caller.
@@ -119,13 +134,13 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str, peer: Option<&str>)
     let mut found: Option<Demand> = None;
     let is_exempt = |route: &Route| peer.is_some_and(|peer| route.peers.iter().any(|pattern| pattern.matches(peer)));
     for route in routes.iter().filter(|route| route.matches(http, path) && !is_exempt(route)) {
-        let so_far = found.get_or_insert_default();
-        // The `acr_values` belong to the level that they are enough for.
-        let is_as_high = route.demand.level == so_far.level && so_far.acr_values.is_empty();
-        if route.demand.level > so_far.level || is_as_high {
-            so_far.acr_values.clone_from(&route.demand.acr_values);
+        let so_far = found.get_or_insert_with(|| Demand { allows_anonymous: true, ..Demand::default() });
+        for required in &route.demand.levels {
+            if !so_far.levels.contains(required) {
+                so_far.levels.push(required.clone());
+            }
         }
-        so_far.level = so_far.level.max(route.demand.level);
+        so_far.allows_anonymous &= route.demand.allows_anonymous;
         so_far.max_age = match (so_far.max_age, route.demand.max_age) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -166,37 +181,51 @@ impl Unmet {
 }
 
 impl Demand {
+    /// The highest required level.
+    pub fn level(&self) -> usize {
+        self.levels.iter().map(|required| required.level).max().unwrap_or(0)
+    }
+
+    /// The requirement to ask for first, of all or of those that `verified` does not meet: of the highest level, and of those one that
+    /// names values.
+    pub fn strongest(&self, unmet_by: Option<&Verified>) -> Option<&LevelRequirement> {
+        let is_unmet = |required: &&LevelRequirement| unmet_by.is_none_or(|verified| !required.is_met(verified));
+        // The first of equals.
+        let asked = self.levels.iter().rev().filter(is_unmet);
+        asked.max_by_key(|required| (required.level, !required.acr_values.is_empty()))
+    }
+
     /// The shortfall of a caller; `None` when every requirement is met.
     pub fn unmet(&self, verified: Option<&Verified>, now: i64) -> Option<Unmet> {
-        let Some(verified) = verified else { return Some(Unmet::Token) };
+        let Some(verified) = verified else { return (!self.allows_anonymous).then_some(Unmet::Token) };
         if !self.issuers.iter().all(|accepted| accepted.iter().any(|issuer| issuer == verified.issuer())) {
             return Some(Unmet::Issuer);
         }
-        let has_level = self.level > 0 || self.acr_values.is_empty();
-        let is_high = has_level && verified.authn().level >= self.level;
-        let is_low = !is_high && !verified.has_acr(&self.acr_values, self.level);
+        let too_low = self.strongest(Some(verified));
         let age = verified.authn().age_seconds(now).and_then(|age| u64::try_from(age).ok());
         let is_old = self.max_age.is_some_and(|max_age| age.is_none_or(|age| age > max_age));
         let scope = (!self.scopes.iter().all(|scope| verified.has_scope(scope))).then(|| self.scopes.join(" "));
-        if !is_low && !is_old {
+        if too_low.is_none() && !is_old {
             return scope.map(Unmet::Scope);
         }
-        let known = || verified.acr_values(self.level);
-        let asked = || if self.acr_values.is_empty() { known() } else { self.acr_values.clone() };
+        // Level and age together, so that one login is enough.
+        let asked = too_low.or_else(|| self.strongest(None)).map(|required| match required.acr_values.as_slice() {
+            [] => verified.acr_values(required.level),
+            named => named.to_vec(),
+        });
         Some(Unmet::Authentication(StepUp {
-            // Together, so that one login is enough.
-            acr_values: if is_low || !has_level || self.level > 0 { asked() } else { Vec::new() },
+            acr_values: asked.unwrap_or_default(),
             max_age: self.max_age,
             scope,
             description: None,
-            reason: Some(if is_low { "level_too_low" } else { "authentication_too_old" }.to_owned()),
+            reason: Some(if too_low.is_some() { "level_too_low" } else { "authentication_too_old" }.to_owned()),
         }))
     }
 
     /// `input.demand`.
     pub fn document(&self, is_met: bool) -> Value {
         let mut members = Members::default();
-        members.put(&LEVEL, Value::from(self.level));
+        members.put(&LEVEL, Value::from(self.level()));
         if let Some(max_age) = self.max_age {
             members.put(&MAX_AGE, Value::from(max_age));
         }
@@ -220,11 +249,24 @@ pub fn is_cross_origin(http: &Http<'_>) -> bool {
     if !http.header_values("sec-fetch-site").is_empty() {
         return !all("sec-fetch-site", &|site| matches!(site, b"same-origin" | b"none"));
     }
-    let is_own = |origin: &[u8]| {
-        let host = std::str::from_utf8(origin).ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
-        host.is_some_and(|host| host.eq_ignore_ascii_case(http.host))
+    !all("origin", &|origin| is_own_origin(origin, http))
+}
+
+/// The value of `Origin` is the request's host, with the scheme's own port or without. A page of plain http is another origin (RFC 6454
+/// section 4) where the request came over TLS, which Envoy writes to `x-forwarded-proto`.
+fn is_own_origin(origin: &[u8], http: &Http<'_>) -> bool {
+    let Some((scheme, host)) = std::str::from_utf8(origin).ok().and_then(|origin| origin.split_once("://")) else {
+        return false;
     };
-    !all("origin", &is_own)
+    let port = match scheme {
+        "https" => ":443",
+        "http" if http.header_values("x-forwarded-proto").iter().all(|proto| !proto.eq_ignore_ascii_case(b"https")) => {
+            ":80"
+        }
+        _ => return false,
+    };
+    let plain = |host: &'_ str| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+    plain(host) == plain(http.host)
 }
 
 static LEVEL: Key = crate::key!("level");
@@ -354,26 +396,39 @@ mod tests {
     }
 
     #[test]
-    fn what_to_ask_for_goes_with_the_highest_level() {
-        let at = |level, acr: &[&str]| {
-            let acr_values = acr.iter().map(|&acr| acr.to_owned()).collect();
-            route(&[], &[], Demand { level, acr_values, ..Demand::default() })
+    fn every_level_requirement_of_a_matching_route_counts() {
+        let required = |level, acr: &[&str]| LevelRequirement {
+            level,
+            acr_values: acr.iter().map(|&acr| acr.to_owned()).collect(),
         };
-        for (routes, level, acr) in [
+        let at = |level, acr| route(&[], &[], Demand { levels: vec![required(level, acr)], ..Demand::default() });
+        for (routes, level, asked) in [
             (vec![at(1, &["low"]), at(2, &["high"])], 2, &["high"][..]),
             (vec![at(2, &["high"]), at(1, &["low"])], 2, &["high"][..]),
             (vec![at(2, &["one"]), at(2, &["other"])], 2, &["one"][..]),
             (vec![at(2, &[]), at(2, &["named"])], 2, &["named"][..]),
             (vec![at(1, &["low"]), at(2, &[])], 2, &[][..]),
-            (vec![at(2, &[]), at(1, &["low"])], 2, &[][..]),
+            (vec![at(0, &["c1"]), at(0, &["c2"])], 0, &["c1"][..]),
+            (vec![at(0, &["c1"]), at(1, &[])], 1, &[][..]),
         ] {
             let demand = demand(&routes, &http("GET", "a"), "/", None).expect("they match");
-            assert_eq!(
-                (demand.level, demand.acr_values.as_slice()),
-                (level, &acr.iter().map(|&a| a.to_owned()).collect::<Vec<_>>()[..])
-            );
+            assert_eq!(demand.levels.len(), 2, "none replaces another");
+            let first = demand.strongest(None).expect("a requirement");
+            assert_eq!((demand.level(), &first.acr_values), (level, &required(0, asked).acr_values));
         }
         assert_eq!(demand(&[], &http("GET", "a"), "/", None), None);
+    }
+
+    #[test]
+    fn a_route_with_same_origin_alone_needs_no_token() {
+        let alone = Demand { same_origin: true, allows_anonymous: true, ..Demand::default() };
+        let unmet = |demands: &[&Demand]| {
+            let routes: Vec<_> = demands.iter().map(|&demand| route(&[], &[], demand.clone())).collect();
+            demand(&routes, &http("GET", "a"), "/", None).expect("they match").unmet(None, 0)
+        };
+        assert_eq!(unmet(&[&alone]), None);
+        assert_eq!(unmet(&[&alone, &Demand::default()]), Some(Unmet::Token));
+        assert_eq!(unmet(&[&Demand::default(), &alone]), Some(Unmet::Token));
     }
 
     #[test]
@@ -387,6 +442,10 @@ mod tests {
             ("DELETE", &[("origin", "https://app.test")][..], false),
             ("DELETE", &[("origin", "https://app.test.evil.test")][..], true),
             ("DELETE", &[("origin", "null")][..], true),
+            ("DELETE", &[("origin", "https://app.test:443")][..], false),
+            ("DELETE", &[("origin", "http://app.test")][..], false),
+            ("DELETE", &[("origin", "http://app.test"), ("x-forwarded-proto", "https")][..], true),
+            ("DELETE", &[("origin", "x://app.test")][..], true),
             ("GET", &[("sec-fetch-site", "cross-site")][..], false),
             ("GET", &[("sec-fetch-site", "cross-site"), ("upgrade", "websocket")][..], true),
         ] {

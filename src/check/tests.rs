@@ -33,6 +33,11 @@ allow := input.demand.satisfied if seg == "reads"
 allow := {"allowed": true, "dynamic_metadata": {"state": input.jwt.state, "level": input.authn.level}} if seg == "extras"
 "#;
 
+/// A route's demand for a level alone.
+fn at_level(level: usize) -> RouteDemand {
+    RouteDemand { levels: vec![LevelRequirement { level, acr_values: Vec::new() }], ..RouteDemand::default() }
+}
+
 fn settings() -> Settings {
     Settings {
         input: input::Options {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::issuers::issuer_names;
 use super::proofs::dpop_challenge;
 use super::resolve::{Resolver, Section, is_header_name, is_token};
 use super::workloads::with_defaults;
 use crate::check::{
-    self, IdentityHeader, IdentitySource, MAX_IDENTITY_TOKEN_LIFETIME, Minter, PathPattern, Redirect, ResourceMetadata,
-    Route, RouteDemand, is_plain_host,
+    self, IdentityHeader, IdentitySource, LevelRequirement, MAX_IDENTITY_TOKEN_LIFETIME, Minter, PathPattern, Redirect,
+    ResourceMetadata, Route, RouteDemand, is_plain_host,
 };
 use crate::jws::{Alg, SigningKey};
 use crate::token::{ClaimsChallenge, IssuerSettings, Location, Profile, ProofSettings, Scale, SpiffePattern};
@@ -78,7 +79,8 @@ impl Resolver<'_> {
         let has_no_level = item.at("level").is_none_or(|level| level == 0);
         let same_origin = item.flag("same_origin").unwrap_or(false);
         let demands_token = ["acr_values", "issuers", "peers"].iter().any(|name| !item.texts(name).is_empty());
-        if has_no_level && max_age.is_none() && scopes.is_empty() && !one_use && !same_origin && !demands_token {
+        let allows_anonymous = has_no_level && max_age.is_none() && scopes.is_empty() && !one_use && !demands_token;
+        if allows_anonymous && !same_origin {
             let message = "it demands nothing: give `level`, `max_age`, `scopes`, `acr_values`, `issuers`, `peers`, `same_origin` or `one_use`";
             self.problems.error(&place, message);
         }
@@ -110,30 +112,37 @@ impl Resolver<'_> {
             let message = format!("`{value}` is not one value, and no token can have it");
             self.problems.warn(format!("{place}.acr_values"), message);
         }
-        let issuers = owned("issuers");
-        self.check_route_issuers(&issuers, own, &format!("{place}.issuers"));
+        let issuers = self.route_issuers(&owned("issuers"), own, &format!("{place}.issuers"));
+        let required = LevelRequirement { level, acr_values };
         let demand = RouteDemand {
-            level,
+            levels: if required == LevelRequirement::default() { Vec::new() } else { vec![required] },
             max_age,
             scopes,
             one_use,
-            acr_values,
+            allows_anonymous,
             issuers: if issuers.is_empty() { Vec::new() } else { vec![issuers] },
             same_origin,
         };
         Some(Route { hosts, methods, path, peers: self.peers(item, &place), demand })
     }
 
-    /// Only issuers that are configured can be accepted.
-    fn check_route_issuers(&mut self, issuers: &[String], own: Section<'_>, place: &str) {
-        let configured = own.at("issuers").and_then(Value::as_array);
-        let known = |wanted: &String| {
-            let of = |issuer: &Value| with_defaults(issuer).get("issuer").and_then(Value::as_str) == Some(wanted);
-            configured.into_iter().flatten().any(of)
-        };
-        if let Some(unknown) = issuers.iter().find(|issuer| !known(issuer)) {
-            self.problems.error(place, format!("`{unknown}` is none of plugins.stepgate.issuers"));
+    /// The issuers that a route accepts: of those that are configured, where one with a named part stands for all its tenants.
+    fn route_issuers(&mut self, named: &[String], own: Section<'_>, place: &str) -> Vec<String> {
+        let configured = || own.at("issuers").and_then(Value::as_array).into_iter().flatten();
+        let mut accepted = Vec::new();
+        for wanted in named {
+            let of_entry = |entry: &Value| {
+                let names = issuer_names(entry);
+                let is_whole = with_defaults(entry).get("issuer").and_then(Value::as_str) == Some(wanted);
+                if is_whole { names } else { names.into_iter().filter(|name| name == wanted).collect() }
+            };
+            let found: Vec<String> = configured().flat_map(of_entry).collect();
+            if found.is_empty() {
+                self.problems.error(place, format!("`{wanted}` is none of plugins.stepgate.issuers"));
+            }
+            accepted.extend(found);
         }
+        accepted
     }
 
     fn peers(&mut self, item: Section<'_>, place: &str) -> Vec<SpiffePattern> {
@@ -168,20 +177,31 @@ impl Resolver<'_> {
     pub(super) fn redirect(&mut self, item: Section<'_>) -> Option<Redirect> {
         item.0?;
         let place = "plugins.stepgate.step_up.redirect";
-        let is_web = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+        let is_web = |url: &Url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+        };
         let login_url = item.text("login_url").and_then(|text| Url::parse(text).ok()).filter(is_web);
         if login_url.is_none() {
-            self.problems.error(format!("{place}.login_url"), "expected an http or https URL");
+            self.problems.error(format!("{place}.login_url"), "expected an http or https URL without a user name");
         }
-        let is_plain = login_url.as_ref().is_some_and(|url| url.scheme() == "http");
-        if is_plain && item.flag("allow_http") != Some(true) {
+        let allows_http = item.flag("allow_http") == Some(true);
+        let is_plain = |url: &Url| url.scheme() == "http" && !allows_http;
+        if login_url.as_ref().is_some_and(is_plain) {
             let message =
                 "over plain http anyone on the way can read the login and change it; for a test set `allow_http: true`";
             self.problems.error(format!("{place}.login_url"), message);
         }
         let mut return_origins = Vec::new();
         for text in item.texts("return_origins") {
-            match Url::parse(text).ok().filter(|url| is_web(url) && url.path() == "/" && url.query().is_none()) {
+            let origin = Url::parse(text).ok().filter(|url| is_web(url) && url.path() == "/" && url.query().is_none());
+            match origin.filter(|url| url.fragment().is_none() && !text.contains('*')) {
+                Some(url) if is_plain(&url) => {
+                    let message = format!("`{text}` is plain http: for a test set `allow_http: true`");
+                    self.problems.error(format!("{place}.return_origins"), message);
+                }
                 Some(url) => return_origins.push(url),
                 None => {
                     let message = format!("`{text}` is not an origin such as `https://app.example.com`");
@@ -193,6 +213,9 @@ impl Resolver<'_> {
             self.problems.error(format!("{place}.return_origins"), "the list is empty: name at least one origin");
         }
         let return_parameter = item.text("return_parameter").unwrap_or("return_to").to_owned();
+        if matches!(return_parameter.as_str(), "" | "acr_values" | "max_age" | "scope") {
+            self.problems.error(format!("{place}.return_parameter"), "expected a name of its own, such as `return_to`");
+        }
         Some(Redirect { login_url: login_url?, return_parameter, return_origins })
     }
 
@@ -210,7 +233,12 @@ impl Resolver<'_> {
         }
         for (at, item) in own.at("resources").and_then(Value::as_array).into_iter().flatten().enumerate() {
             let place = format!("plugins.stepgate.resources[{at}]");
-            found.extend(self.resource(Section(Some(item)), &place, issuers, proofs));
+            let Some(resource) = self.resource(Section(Some(item)), &place, issuers, proofs) else { continue };
+            if found.iter().any(|other: &ResourceMetadata| resource.collides_with(other)) {
+                let message = format!("the metadata of another resource is served at `{}`, too", resource.url);
+                self.problems.error(format!("{place}.id"), message);
+            }
+            found.push(resource);
         }
         found
     }
@@ -255,9 +283,20 @@ impl Resolver<'_> {
             }
         }
         let hosts: Vec<String> = item.texts("hosts").into_iter().map(str::to_ascii_lowercase).collect();
+        for host in &hosts {
+            let name = match host.rsplit_once(':') {
+                Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+                _ => host,
+            };
+            if !is_plain_host(name) {
+                let message = format!("`{host}` is not a host such as `api.example.com` or `api.example.com:8443`");
+                self.problems.error(format!("{place}.hosts"), message);
+            }
+        }
         let prefix = item.text("path_prefix");
-        if prefix.is_some_and(|prefix| !prefix.starts_with('/')) {
-            self.problems.error(format!("{place}.path_prefix"), "expected a path such as `/mcp/accounts`");
+        if prefix.is_some_and(|prefix| !prefix.starts_with('/') || prefix.contains(['*', '?', '#', '%'])) {
+            let message = "expected a path such as `/mcp/accounts`, without stars, query and percent-encoding";
+            self.problems.error(format!("{place}.path_prefix"), message);
         }
         let metadata = item.text("id").and_then(|id| ResourceMetadata::new(id, members));
         if metadata.is_none() {

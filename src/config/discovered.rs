@@ -133,27 +133,28 @@ pub fn public(document: &Document) -> Value {
         }
     }
     // Any member may be a URL, and be overridden by a flag.
-    blank_urls(&mut shown);
+    blank_secrets(&mut shown);
     shown
 }
 
-/// Removes credentials from URLs: user names, passwords and query values.
-fn blank_urls(value: &mut Value) {
+/// Removes client secrets, and credentials from URLs: user names, passwords and query values.
+fn blank_secrets(value: &mut Value) {
     match value {
         Value::String(text) => {
             if let Some(blanked) = blanked(text) {
                 *text = blanked;
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(blank_urls),
+        Value::Array(items) => items.iter_mut().for_each(blank_secrets),
         Value::Object(members) => {
+            members.retain(|name, _| name != "client_secret");
             // The rest of a URL is the path of a request.
             if let Some(Value::String(resource)) = members.get_mut("resource")
                 && let Some((path, _)) = resource.split_once('?')
             {
                 *resource = format!("{path}?{HIDDEN_QUERY}");
             }
-            members.values_mut().for_each(blank_urls);
+            members.values_mut().for_each(blank_secrets);
         }
         _ => {}
     }
@@ -251,6 +252,7 @@ mod tests {
             "services": [{"name": "a", "url": "http://u:canary@a/", "headers": {"x": "canary"}, "credentials": {"bearer": {"token": "canary"}}}],
             "keys": {"k": {"key": "canary", "private_key": "canary", "algorithm": "HS256"}},
             "bundles": {"b": {"service": "a", "resource": "b.tar.gz?sig=canary"}, "c": {"resource": "https://c/b?key=canary"}},
+            "plugins": {"stepgate": {"issuers": [{"introspection": {"client_id": "api", "client_secret": "canary"}}]}},
         });
         let shown = public(&Document(document));
         assert!(!shown.to_string().contains("canary"), "{shown}");

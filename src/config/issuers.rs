@@ -24,8 +24,29 @@ const MAX_TENANTS: usize = 100;
 pub(super) const KEY_SOURCES: [&str; 5] = ["jwks_url", "discovery", "jwks_file", "jwks_service", "jwks"];
 
 /// Envoy is trusted to have verified an issuer's tokens.
+/// Tenants of Entra that anybody can have a token of; the last is that of all private Microsoft accounts.
+const EVERYBODYS_TENANTS: [&str; 4] = ["common", "organizations", "consumers", "9188040d-6c67-4c5b-b112-36a304b66dad"];
+
 fn is_asserted(item: &Value) -> bool {
     item.get("trust").and_then(Value::as_str) == Some("envoy")
+}
+
+/// The named part of `issuer` in an entry, such as `{tenant}`.
+fn tenant_part(issuer: &str) -> Option<String> {
+    let (name, _) = issuer.split_once('{')?.1.split_once('}')?;
+    Some(format!("{{{name}}}"))
+}
+
+/// Every `iss` of an entry of `issuers`: one for each tenant where it has a named part.
+pub(super) fn issuer_names(entry: &Value) -> Vec<String> {
+    let entry = with_defaults(entry);
+    let issuer = entry.get("issuer").and_then(Value::as_str).unwrap_or_default();
+    match tenant_part(issuer) {
+        Some(part) => {
+            Section(Some(&entry)).texts("tenants").into_iter().map(|tenant| issuer.replace(&part, tenant)).collect()
+        }
+        None => vec![issuer.to_owned()],
+    }
 }
 
 /// The names of claims that an issuer has in the place of the usual ones.
@@ -87,8 +108,15 @@ impl Resolver<'_> {
                 self.problems.error(format!("{place}.payload_in_metadata"), message);
                 continue;
             };
-            if let Some(issuer) = self.issuer(item, &place, services) {
-                asserted.push(AssertedSettings { payload_key: payload_key.to_owned(), issuer });
+            // Of the preset only what is about claims: Envoy has the keys.
+            let mut whole = with_defaults(item.0.unwrap_or(&Value::Null));
+            for name in KEY_SOURCES.iter().chain(&["algorithms"]) {
+                whole.as_object_mut().and_then(|members| members.remove(*name));
+            }
+            for entry in self.of_tenants(whole, &place) {
+                if let Some(issuer) = self.issuer(Section(Some(&entry)), &place, services) {
+                    asserted.push(AssertedSettings { payload_key: payload_key.to_owned(), issuer });
+                }
             }
         }
         asserted
@@ -108,6 +136,20 @@ impl Resolver<'_> {
                 self.problems.error("plugins.stepgate.issuers", message);
                 return;
             }
+        }
+        let all: Vec<&Location> = locations().collect();
+        let overlap = |one: &Location, other: &Location| match (one, other) {
+            (Location::Cookie { name, chunks }, Location::Cookie { name: same, chunks: others }) => {
+                name == same && chunks != others
+            }
+            (Location::WebSocketProtocol { prefix }, Location::WebSocketProtocol { prefix: longer }) => {
+                prefix != longer && longer.starts_with(prefix.as_str())
+            }
+            _ => false,
+        };
+        if all.iter().any(|one| all.iter().any(|other| overlap(one, other))) {
+            let message = "two entries of `token_from` find the same token: a cookie with and without `chunks`, or a `websocket_protocol` that another begins with";
+            self.problems.error("plugins.stepgate.issuers", message);
         }
     }
 
@@ -153,7 +195,7 @@ impl Resolver<'_> {
             leeway: self.leeway(item, place),
             profile: self.profile(item, place),
             max_lifetime: item.at("max_lifetime").map(|_| item.duration("max_lifetime", Duration::MAX)),
-            locations: with_dpop(self.locations(item, place), item.text("dpop")),
+            locations: self.all_locations(item, place),
             preset: item.text("preset").and_then(Preset::named).unwrap_or_default(),
             audience_claim: match item.text("audience_claim") {
                 Some("client_id") => AudienceClaim::ClientId,
@@ -186,8 +228,7 @@ impl Resolver<'_> {
     /// The entry for each of its tenants: their names in the place of the named part of `issuer` and of the URLs of keys.
     fn of_tenants(&mut self, item: Value, place: &str) -> Vec<Value> {
         let issuer = item.get("issuer").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let part =
-            issuer.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(name, _)| format!("{{{name}}}"));
+        let part = tenant_part(&issuer);
         let tenants: Vec<String> = Section(Some(&item)).texts("tenants").into_iter().map(str::to_owned).collect();
         let place = format!("{place}.tenants");
         let Some(part) = part else {
@@ -199,6 +240,9 @@ impl Resolver<'_> {
             }
             return vec![item];
         };
+        if issuer.replace(&part, "").contains(['{', '}']) {
+            self.problems.error(&place, "`issuer` has more than one named part");
+        }
         if tenants.is_empty() || tenants.len() > MAX_TENANTS {
             let message = format!(
                 "required: the tenants whose tokens are accepted, at most {MAX_TENANTS}; anybody may have one of their own"
@@ -208,7 +252,8 @@ impl Resolver<'_> {
         }
         let is_good = |tenant: &String| {
             tenant.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-                && !matches!(tenant.as_str(), "" | "." | ".." | "common" | "organizations" | "consumers")
+                && !matches!(tenant.as_str(), "" | "." | "..")
+                && !EVERYBODYS_TENANTS.iter().any(|everybodys| tenant.eq_ignore_ascii_case(everybodys))
         };
         if let Some(bad) = tenants.iter().find(|tenant| !is_good(tenant)) {
             self.problems.error(&place, format!("`{bad}` is not one tenant: name each by its id"));
@@ -231,6 +276,9 @@ impl Resolver<'_> {
         let place = format!("{place}.subject_claims");
         if item.at("subject_claims").is_some() && named.is_empty() {
             self.problems.error(&place, "the list is empty, so that no token could name its caller");
+        }
+        if named.iter().any(String::is_empty) {
+            self.problems.error(&place, "a claim without a name");
         }
         if item.text("token_profile").is_some_and(|profile| profile != "legacy")
             && named.iter().any(|name| name != "sub")
@@ -348,6 +396,15 @@ impl Resolver<'_> {
             self.problems.error(format!("{place}.token_from"), "the list is empty: name at least one location");
         }
         locations
+    }
+
+    /// Those of `token_from`, and that of bound tokens.
+    fn all_locations(&mut self, item: Section<'_>, place: &str) -> Vec<Location> {
+        if item.text("dpop") == Some("required") && item.at("token_from").is_some() {
+            let message = "with `dpop: required` tokens come as `Authorization: DPoP` alone: leave `token_from` out, or say `dpop: optional`";
+            self.problems.error(format!("{place}.token_from"), message);
+        }
+        with_dpop(self.locations(item, place), item.text("dpop"))
     }
 
     fn assurance(&mut self, item: Section<'_>, place: &str) -> AssuranceTable {

@@ -20,6 +20,9 @@ use crate::token::{
     SpiffePattern,
 };
 
+/// A proof that counts for longer is hardly one of its moment, and all of that time is remembered.
+const MAX_WINDOW: Duration = Duration::from_secs(3_600);
+
 impl Resolver<'_> {
     pub(super) fn proofs(&mut self, item: Section<'_>) -> ProofSettings {
         let mut settings = ProofSettings::default();
@@ -40,7 +43,16 @@ impl Resolver<'_> {
         }
         for text in item.texts("origins") {
             let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-            match url.filter(|url| url.path() == "/" && url.query().is_none()) {
+            let is_bare = |url: &Url| {
+                url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty()
+            };
+            let is_local = |url: &Url| matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+            match url.filter(|url| is_bare(url) && !text.contains('*')) {
+                Some(url) if url.scheme() == "http" && !is_local(&url) => {
+                    let message = format!("`{text}` is plain http, over which tokens and proofs can be read");
+                    self.problems.warn("plugins.stepgate.dpop.origins", message);
+                    settings.origins.push(url.origin().ascii_serialization());
+                }
                 Some(url) => settings.origins.push(url.origin().ascii_serialization()),
                 None => {
                     let message = format!("`{text}` is not an origin such as `https://api.example.com`");
@@ -58,6 +70,9 @@ impl Resolver<'_> {
             }
         }
         settings.window = item.duration("window", settings.window);
+        if settings.window.as_secs() == 0 || settings.window > MAX_WINDOW {
+            self.problems.error("plugins.stepgate.dpop.window", "expected 1s to 1h");
+        }
         settings.max_proofs =
             usize::try_from(item.count("max_proofs", self.memory.default_for(Consumer::Proofs) / PROOF_BYTES))
                 .unwrap_or(usize::MAX);
@@ -91,12 +106,20 @@ impl Resolver<'_> {
             resource: item.text("resource").unwrap_or("introspect").to_owned(),
             ttl: item.duration("ttl", Duration::from_secs(60)),
             may_lack_audience: item.text("audience") == Some("optional"),
-            timeout: item.at("timeout").map(|_| item.duration("timeout", Duration::MAX)),
+            timeout: item.at("timeout").map(|_| self.introspection_timeout(item, place)),
             stale_if_error: item.duration("stale_if_error", Duration::ZERO),
             inactive_ttl: item.duration("inactive_ttl", INACTIVE_TTL),
             is_for_all: item.text("applies_to") == Some("all"),
             authorization: self.client_credentials(item, &format!("{place}.introspection"), service?, services),
         })
+    }
+
+    fn introspection_timeout(&mut self, item: Section<'_>, place: &str) -> Duration {
+        let timeout = item.duration("timeout", Duration::MAX);
+        if timeout.is_zero() {
+            self.problems.error(format!("{place}.introspection.timeout"), "no answer arrives within 0s");
+        }
+        timeout
     }
 
     /// `Authorization` of a client with a secret: both are encoded as in a form first (RFC 6749 section 2.3.1).

@@ -1,7 +1,10 @@
 //! Requirements that no caller can meet, and settings without effect: reported at the start, with the route, the issuers and
 //! what is missing.
 
-use super::resolve::Resolver;
+use serde_json::Value;
+
+use super::issuers::issuer_names;
+use super::resolve::{Resolver, Section};
 use crate::check::{self, Route};
 use crate::token::{IssuerSettings, Location, Preset, ProofSettings};
 
@@ -19,6 +22,7 @@ const EVERYBODYS_AUDIENCES: &[(Preset, &str)] = &[
 impl Resolver<'_> {
     pub(super) fn check_reachability(
         &mut self,
+        own: Section<'_>,
         issuers: &[IssuerSettings],
         check: &check::Settings,
         proofs: &ProofSettings,
@@ -26,7 +30,9 @@ impl Resolver<'_> {
         for (at, route) in check.routes.iter().enumerate() {
             self.check_route(issuers, route, &format!("plugins.stepgate.routes[{at}]"));
         }
-        for (at, issuer) in issuers.iter().enumerate() {
+        let entries: Vec<&Value> = own.at("issuers").and_then(Value::as_array).into_iter().flatten().collect();
+        for issuer in issuers {
+            let at = entries.iter().position(|entry| issuer_names(entry).contains(&issuer.issuer)).unwrap_or_default();
             self.check_issuer(issuer, &format!("plugins.stepgate.issuers[{at}]"));
         }
         let locations = || issuers.iter().flat_map(|issuer| &issuer.locations);
@@ -57,8 +63,9 @@ impl Resolver<'_> {
             return self.problems.warn(place, message);
         }
         let highest = accepted.iter().map(|issuer| issuer.assurance.highest()).max().unwrap_or(0);
-        if demand.level > highest && demand.acr_values.is_empty() {
-            let (level, highest) = (self.scale.name(demand.level).to_owned(), self.scale.name(highest).to_owned());
+        let (level, named) = demand.strongest(None).map_or((0, &[][..]), |first| (first.level, &first.acr_values[..]));
+        if level > highest && named.is_empty() {
+            let (level, highest) = (self.scale.name(level).to_owned(), self.scale.name(highest).to_owned());
             let message = format!(
                 "no token of {names} reaches `{level}`, but at most `{highest}`: say by `acr_levels` of an issuer which `acr` it stands for"
             );
@@ -71,8 +78,8 @@ impl Resolver<'_> {
         let is_silent = |issuer: &&&IssuerSettings| {
             issuer.preset == Preset::Keycloak && !issuer.assurance.has_own_values() && issuer.claim_names.acr.is_none()
         };
-        if demand.level > 0
-            && demand.acr_values.is_empty()
+        if level > 0
+            && named.is_empty()
             && let Some(issuer) = accepted.iter().find(is_silent)
         {
             let message = format!(
@@ -81,8 +88,19 @@ impl Resolver<'_> {
             );
             self.problems.warn(format!("{place}.level"), message);
         }
+        let is_enough = |issuer: &&IssuerSettings, value: &String| {
+            issuer.assurance.fixed_worth(value).is_none_or(|worth| worth >= level.max(1))
+        };
+        for value in named {
+            if value == "0" || !accepted.iter().any(|issuer| is_enough(issuer, value)) {
+                let message = format!(
+                    "`{value}` is never enough: `0` is no level, and `acr_levels` of {names} put other values below the route's `level`"
+                );
+                self.problems.error(format!("{place}.acr_values"), message);
+            }
+        }
         let knows = |issuer: &&IssuerSettings, value: &String| issuer.assurance.worth(value).is_some();
-        for value in &demand.acr_values {
+        for value in named {
             if !accepted.iter().any(|issuer| knows(issuer, value)) {
                 let message =
                     format!("no `acr_levels` of {names} names `{value}`: only a token with just this `acr` meets it");

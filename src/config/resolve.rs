@@ -281,9 +281,9 @@ impl Resolver<'_> {
         check.asserted = self.asserted(own, &issuer_services);
         check.resources = self.resources(own, issuers.as_deref(), &proofs);
         if proofs.origins.is_empty() {
-            proofs.origins = check.resources.iter().map(check::ResourceMetadata::origin).collect();
+            proofs.origins = check.resources.iter().flat_map(check::ResourceMetadata::origins).collect();
         }
-        self.check_reachability(issuers.as_deref().unwrap_or_default(), &check, &proofs);
+        self.check_reachability(own, issuers.as_deref().unwrap_or_default(), &check, &proofs);
         if issuers.is_none() && !check.routes.is_empty() {
             self.problems.error("plugins.stepgate.routes", "without `issuers` no caller could meet their requirements");
         }

@@ -295,7 +295,9 @@ impl AssuranceTable {
             Some(Value::Array(words)) => words.as_slice(),
             _ => &[],
         };
-        let acr = claim(&names.acr, "acr").and_then(as_text);
+        let acr = claim(&names.acr, "acr");
+        let is_none = acr.is_some_and(is_no_level);
+        let acr = if is_none { Some(NO_LEVEL) } else { acr.and_then(as_text) };
         let words = acr.into_iter().chain(contexts.iter().filter_map(as_text));
         let by_acr = words.clone().filter_map(|word| self.worth(word)).max().unwrap_or(0);
         // `0`, and what the operator has written, is no less a ceiling.
@@ -309,9 +311,26 @@ impl AssuranceTable {
                 && is_within(PHISHING_RESISTANT_LEVEL),
             ..proof
         };
-        // A requested value is met by its name, unless the operator assigned a lower level to it.
-        let named = words.filter(|word| *word != NO_LEVEL).map(str::to_owned).collect();
+        // A requested value is met by its name, unless the operator assigned a lower level to it. Beside an `acr` with a ceiling no
+        // value of `acrs` counts.
+        let is_capped = |word: &&str| ceiling.is_none() || acr == Some(*word);
+        let named = words.filter(|word| *word != NO_LEVEL).filter(is_capped).map(str::to_owned).collect();
         Authn { named, leeway, ..Authn::new(level, self.scale.name(level), proof, auth_time) }
+    }
+}
+
+/// A value of `acr` says that nothing is certain: zero in any spelling, or no value of the specified type.
+fn is_no_level(acr: &Value) -> bool {
+    let is_zero = |text: &str| {
+        let text = text.trim();
+        !text.is_empty() && text.bytes().all(|byte| byte == b'0')
+    };
+    match acr {
+        Value::String(_) => as_text(acr).is_some_and(is_zero),
+        Value::Number(number) => number.as_f64() == 0.0,
+        Value::Array(words) => words.iter().any(is_no_level),
+        Value::Bool(is_met) => !is_met,
+        _ => false,
     }
 }
 

@@ -43,10 +43,22 @@ struct AtTokenExpiry {
     longest: Duration,
 }
 
+impl AtTokenExpiry {
+    fn lifetime(&self, entry: &Entry) -> Duration {
+        let left = entry.verified.expires_with_leeway().saturating_sub(self.clock.now());
+        let longest = self.longest.max(entry.verified.cached_at_least());
+        Duration::from_secs(u64::try_from(left).unwrap_or_default()).min(longest)
+    }
+}
+
 impl Expiry<Fingerprint, Entry> for AtTokenExpiry {
     fn expire_after_create(&self, _: &Fingerprint, entry: &Entry, _: Instant) -> Option<Duration> {
-        let left = entry.verified.expires_with_leeway().saturating_sub(self.clock.now());
-        Some(Duration::from_secs(u64::try_from(left).unwrap_or_default()).min(self.longest))
+        Some(self.lifetime(entry))
+    }
+
+    /// A refreshed answer counts from now on; without this it would end when the first one does.
+    fn expire_after_update(&self, _: &Fingerprint, entry: &Entry, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        Some(self.lifetime(entry))
     }
 }
 

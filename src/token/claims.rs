@@ -134,13 +134,20 @@ impl TokenHeader {
         if !settings.algorithms.contains(&self.alg) {
             return Err(TokenError::Algorithm);
         }
-        let typ = self.typ.as_deref().unwrap_or_default().to_ascii_lowercase();
-        let typ = typ.strip_prefix("application/").unwrap_or(&typ);
+        match settings.profile {
+            Profile::JwtSvid if self.has_others => Err(TokenError::Header),
+            Profile::JwtSvid if self.alg == Alg::EdDsa => Err(TokenError::Algorithm),
+            _ => self.check_type(settings),
+        }
+    }
+
+    /// The type is one of an access token of `settings`.
+    pub fn check_type(&self, settings: &IssuerSettings) -> Result<(), TokenError> {
+        let typ = kinds::media_type(self.typ.as_deref().unwrap_or_default());
+        let typ = typ.as_str();
         match settings.profile {
             Profile::Rfc9068 if typ != "at+jwt" => Err(TokenError::WrongType),
             Profile::Legacy if !ACCESS_TYPES.contains(&typ) => Err(TokenError::WrongType),
-            Profile::JwtSvid if self.has_others => Err(TokenError::Header),
-            Profile::JwtSvid if self.alg == Alg::EdDsa => Err(TokenError::Algorithm),
             // In just these letters (JWT-SVID section 2.3).
             Profile::JwtSvid if !matches!(self.typ.as_deref(), None | Some("JWT" | "JOSE")) => {
                 Err(TokenError::WrongType)
@@ -159,11 +166,7 @@ impl Claims {
         now: i64,
     ) -> Result<Self, TokenError> {
         let leeway = settings.leeway_seconds();
-        let typ = header_type.unwrap_or_default().to_ascii_lowercase();
-        kinds::check(&payload, kinds::Origin::Jwt { typ: typ.strip_prefix("application/").unwrap_or(&typ) })?;
-        if settings.preset == Preset::Cognito && member(&payload, "token_use").is_none() {
-            return Err(TokenError::WrongType);
-        }
+        check_kind(&payload, header_type, settings)?;
         let expires = date(&payload, "exp")?.ok_or(missing("exp"))?;
         let not_before = date(&payload, "nbf")?;
         let issued = date(&payload, "iat")?;
@@ -195,10 +198,33 @@ impl Claims {
         Ok(claims)
     }
 
-    /// Checks what an issuer says of a token (RFC 7662 section 2.2) at `now`.
-    pub(super) fn of_answer(body: &[u8], settings: &IssuerSettings, now: i64) -> Result<Self, TokenError> {
+    /// Checks the claims of a JWT that no key here can verify, before its issuer is asked: its kind, and time and audience where it
+    /// has them.
+    pub(super) fn check_unsigned(
+        payload: &Value,
+        header_type: Option<&str>,
+        settings: &IssuerSettings,
+        now: i64,
+    ) -> Result<(), TokenError> {
+        check_kind(payload, header_type, settings)?;
+        let expires = date(payload, "exp")?.unwrap_or(i64::MAX);
+        let not_before = date(payload, "nbf")?;
+        let claims = Self { payload: payload.clone(), expires, not_before, issued: None, may_lack_audience: true };
+        claims.check_time(now, settings.leeway_seconds())?;
+        claims.check_audience(settings)
+    }
+
+    /// Checks what an issuer says of a token (RFC 7662 section 2.2) at `now`. `own` is the payload of a JWT: its confirmation counts where
+    /// the answer has none.
+    pub(super) fn of_answer(
+        body: &[u8],
+        own: Option<&Value>,
+        settings: &IssuerSettings,
+        now: i64,
+    ) -> Result<Self, TokenError> {
         let introspection = settings.introspection.as_ref().ok_or(TokenError::IntrospectionUnavailable)?;
         let answer = parse_json(body, JSON).map_err(|_| TokenError::IntrospectionUnavailable)?;
+        let answer = without_nulls(answer, own.and_then(|own| member(own, "cnf")));
         match member(&answer, "active") {
             Some(Value::Bool(true)) => {}
             Some(Value::Bool(false)) => return Err(TokenError::Inactive),
@@ -274,6 +300,12 @@ impl Claims {
         if meant { Ok(()) } else { Err(TokenError::WrongAudience) }
     }
 
+    /// The token is for this audience, beside others.
+    pub(super) fn is_for(&self, audience: &str, settings: &IssuerSettings) -> bool {
+        let claim = settings.audience_claim.name();
+        self.text(claim) == Some(audience) || self.lists(claim, audience)
+    }
+
     /// A claim that is text.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         member(&self.payload, name).and_then(as_text)
@@ -313,7 +345,8 @@ impl Claims {
                 }
                 // As providers send it for programs.
                 None | Some(Value::Null | Value::String(_)) => {}
-                Some(_) => return Err(wrong("sub")),
+                Some(_) if name == "sub" => return Err(wrong("sub")),
+                Some(_) => return Err(TokenError::BadClaim("sub", ClaimProblem::OtherSubject)),
             }
         }
         Err(TokenError::BadClaim("sub", ClaimProblem::NoSubject))
@@ -339,6 +372,35 @@ fn missing(name: &'static str) -> TokenError {
 
 fn wrong(name: &'static str) -> TokenError {
     TokenError::BadClaim(name, ClaimProblem::Wrong)
+}
+
+/// The payload is that of an access token of `settings`.
+fn check_kind(payload: &Value, header_type: Option<&str>, settings: &IssuerSettings) -> Result<(), TokenError> {
+    let typ = kinds::media_type(header_type.unwrap_or_default());
+    kinds::check(payload, kinds::Origin::Jwt { typ: &typ })?;
+    let needs_use = settings.preset == Preset::Cognito;
+    if needs_use && member(payload, "token_use").is_none() { Err(TokenError::WrongType) } else { Ok(()) }
+}
+
+/// An introspection answer in which null is absent: every member is OPTIONAL (RFC 7662 section 2.2). `confirmation` is that of the token
+/// itself, for an answer without one.
+fn without_nulls(answer: Value, confirmation: Option<&Value>) -> Value {
+    let Some(object) = answer.as_object() else { return answer };
+    let has_null = object.iter().any(|(_, value)| matches!(value, Value::Null));
+    let lacks_confirmation =
+        confirmation.is_some() && !matches!(member(&answer, "cnf"), Some(it) if !matches!(it, Value::Null));
+    if !has_null && !lacks_confirmation {
+        return answer;
+    }
+    let mut members: Vec<(Value, Value)> = object
+        .iter()
+        .filter(|(_, value)| !matches!(value, Value::Null))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    if lacks_confirmation {
+        members.extend(confirmation.map(|confirmation| (Value::from("cnf"), confirmation.clone())));
+    }
+    Value::object(members)
 }
 
 /// A NumericDate (RFC 7519 section 2), rounded down; a claim of another type or out of range is an error, not absent.

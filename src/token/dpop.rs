@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::claims::{decode, numeric_date};
 use super::error::{ProofFault, TokenError};
 use super::keyset::verifying_key;
-use super::nonce::Nonces;
+use super::nonce::{Nonces, SPAN_SECONDS};
 use super::seen::{Seen, Unfit};
 use super::spiffe::SpiffePattern;
 use crate::jws::Alg;
@@ -24,6 +24,8 @@ use crate::value::{Value, as_text, member};
 const MAX_PROOF_BYTES: usize = 8_192;
 /// Bytes of a proof's `jti`.
 const MAX_JTI_BYTES: usize = 256;
+/// How far the clocks of clients may be off for `exp` and `nbf` of a proof, in seconds.
+const PROOF_LEEWAY_SECONDS: i64 = 5;
 /// Members of a JWK that only its owner may know.
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
@@ -70,8 +72,11 @@ impl Proofs {
     }
 
     pub fn new(settings: Settings) -> Self {
-        // A proof is good for `window` before and after its time.
-        let seen = Seen::new(settings.window.saturating_mul(2), settings.max_proofs);
+        // A proof is good for `window` before and after its time; with a nonce, as long as that: for three spans at most, where another
+        // replica's clock is ahead.
+        let by_nonce = settings.nonces.as_ref().map_or(0, |_| SPAN_SECONDS.unsigned_abs().saturating_mul(3));
+        let span = settings.window.saturating_mul(2).max(Duration::from_secs(by_nonce));
+        let seen = Seen::new(span, settings.max_proofs);
         Self { settings, seen }
     }
 
@@ -151,14 +156,14 @@ impl Proofs {
         if text(&payload, "ath") != Some(hash.as_str()) || self::thumbprint(jwk).as_deref() != Some(thumbprint) {
             return Err(TokenError::WrongKey);
         }
-        if was_counted {
-            return Ok(());
+        // Replay last, so that invalid proofs cannot fill the replay cache. A proof that was counted before is recorded as well: from anyone
+        // else it is a replay.
+        match self.seen.first(&[thumbprint, htu, jti], now) {
+            Ok(()) => Ok(()),
+            Err(_) if was_counted => Ok(()),
+            Err(Unfit::Again) => Err(TokenError::ProofReplayed),
+            Err(Unfit::NoRoom) => Err(TokenError::ProofsFull),
         }
-        // Replay last, so that invalid proofs cannot fill the replay cache.
-        self.seen.first(&[thumbprint, htu, jti], now).map_err(|unfit| match unfit {
-            Unfit::Again => TokenError::ProofReplayed,
-            Unfit::NoRoom => TokenError::ProofsFull,
-        })
     }
 
     /// 11: made just now, which a good nonce says as well; and within `exp` and `nbf`, where there are any.
@@ -172,8 +177,9 @@ impl Proofs {
         if self.settings.nonces.is_none() && now.saturating_sub(issued).saturating_abs() > window {
             return Err(TokenError::ProofStale);
         }
-        let is_over = date("exp")?.is_some_and(|end| now >= end.saturating_add(window));
-        let is_ahead = date("nbf")?.is_some_and(|start| start > now.saturating_add(window));
+        let leeway = window.min(PROOF_LEEWAY_SECONDS);
+        let is_over = date("exp")?.is_some_and(|end| now >= end.saturating_add(leeway));
+        let is_ahead = date("nbf")?.is_some_and(|start| start > now.saturating_add(leeway));
         if is_over || is_ahead { Err(TokenError::ProofStale) } else { Ok(()) }
     }
 
@@ -185,10 +191,20 @@ impl Proofs {
             let is_plain = url.scheme == "https" || is_loopback;
             is_plain && HttpUrl::authority(http.host, url.scheme) == Some((url.host.clone(), url.port))
         } else {
-            self.settings.origins.contains(&url.origin())
+            self.settings.origins.contains(&url.origin()) && !self.is_for_other_origin(&url, http.host)
         };
         let path = http.path.split(['?', '#']).next().unwrap_or_default();
         is_ours && comparable(path).is_some_and(|path| comparable(url.path) == Some(path))
+    }
+
+    /// The request's Host is that of another of our origins. A Host that is none of them was rewritten on the way.
+    fn is_for_other_origin(&self, url: &HttpUrl<'_>, host: &str) -> bool {
+        let names_host = |origin: &String| {
+            HttpUrl::parse(origin)
+                .is_some_and(|own| HttpUrl::authority(host, own.scheme) == Some((own.host.clone(), own.port)))
+        };
+        HttpUrl::authority(host, url.scheme) != Some((url.host.clone(), url.port))
+            && self.settings.origins.iter().any(names_host)
     }
 }
 

@@ -9,6 +9,8 @@ pub enum ClaimProblem {
     Wrong,
     #[error("is missing, and no other of subject_claims names the caller")]
     NoSubject,
+    #[error("is not usable, and another of subject_claims is no text")]
+    OtherSubject,
 }
 
 /// Which check of RFC 9449 section 4.3 a proof of possession did not pass.
@@ -64,8 +66,10 @@ impl ProofFault {
 pub enum TokenError {
     #[error("more than one token was sent")]
     SeveralTokens,
-    #[error("the authorization header is malformed")]
+    #[error("the header or cookie with the token is malformed")]
     MalformedHeader,
+    #[error("parts of the token's cookie are missing, or there are too many")]
+    BadChunks,
     #[error("the token is too large")]
     TooLarge,
     #[error("the token is not a signed JWT")]
@@ -82,7 +86,7 @@ pub enum TokenError {
     WrongPlace,
     #[error("the token's algorithm is not accepted")]
     Algorithm,
-    #[error("the token is of a type that is not an access token")]
+    #[error("the token is not an access token")]
     WrongType,
     #[error("the token's signing key is unknown")]
     UnknownKey,
@@ -90,44 +94,44 @@ pub enum TokenError {
     BadSignature,
     #[error("the token has expired")]
     Expired,
-    #[error("the token is good for longer than its issuer may say")]
+    #[error("token lifetime exceeds the configured maximum")]
     TooLong,
     #[error("the token is not valid yet")]
     NotYetValid,
-    #[error("the token is meant for another audience")]
+    #[error("token audience not accepted")]
     WrongAudience,
     #[error("the claim {0} {1}")]
     BadClaim(&'static str, ClaimProblem),
-    #[error("the token is bound to a key that was not proven")]
+    #[error("the token is bound to a key, and no proof of possession was sent")]
     Bound,
     #[error("the token is bound to another certificate than the client's")]
     WrongCertificate,
-    #[error("the token is not bound to a key, and was sent as if it were")]
+    #[error("the token is not bound to a key, and was sent with the DPoP scheme")]
     NotBound,
-    #[error("the proof of possession is missing")]
+    #[error("DPoP proof missing")]
     ProofMissing,
-    #[error("the proof of possession {0}")]
+    #[error("DPoP proof {0}")]
     Proof(ProofFault),
-    #[error("the proof of possession is too old, or of the future")]
+    #[error("DPoP proof iat outside the accepted window")]
     ProofStale,
     /// In the words of RFC 9449 section 9.
     #[error("resource server requires nonce in DPoP proof")]
     Nonce,
-    #[error("the proof of possession has been used before")]
+    #[error("DPoP proof replayed")]
     ProofReplayed,
-    #[error("the proof of possession is not that of the token's key")]
+    #[error("DPoP proof key does not match the token's confirmation")]
     WrongKey,
-    #[error("too many proofs of possession or tokens for one use at the moment")]
+    #[error("replay cache full")]
     ProofsFull,
-    #[error("the issuer's keys cannot be had at the moment")]
+    #[error("issuer signing keys unavailable")]
     KeysUnavailable,
-    #[error("the token has been used before, and is good for one request here")]
+    #[error("single-use token already used")]
     Used,
-    #[error("a token for one request needs a `jti`, and at most an hour to live")]
+    #[error("a single-use token needs a jti and a remaining lifetime of at most an hour")]
     NotForOneUse,
     #[error("the token is not active")]
     Inactive,
-    #[error("the issuer cannot be asked about the token at the moment")]
+    #[error("token introspection unavailable")]
     IntrospectionUnavailable,
 }
 
@@ -137,6 +141,7 @@ impl TokenError {
         match self {
             Self::SeveralTokens => "several_tokens",
             Self::MalformedHeader => "malformed_header",
+            Self::BadChunks => "bad_chunks",
             Self::TooLarge => "token_too_large",
             Self::NotAJwt => "not_a_jwt",
             Self::Header => "bad_token_header",
@@ -174,7 +179,7 @@ impl TokenError {
     /// The code of RFC 6750 section 3.1.
     pub fn code(self) -> &'static str {
         match self {
-            Self::SeveralTokens | Self::MalformedHeader => "invalid_request",
+            Self::SeveralTokens | Self::MalformedHeader | Self::BadChunks => "invalid_request",
             // RFC 9449 section 7.1.
             Self::ProofMissing | Self::Proof(_) | Self::ProofStale | Self::ProofReplayed => "invalid_dpop_proof",
             Self::Nonce => "use_dpop_nonce",

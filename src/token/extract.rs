@@ -73,7 +73,8 @@ impl Location {
                     return whole.map(|value| b64token(value).map(Cow::Borrowed)).transpose();
                 }
                 let pieces = chunked(http, name, whole)?;
-                match (whole.filter(|whole| !whole.starts_with(b"chunks-")), pieces) {
+                let is_announced = |whole: &&[u8]| whole.starts_with(b"chunks-");
+                match (whole.filter(|whole| !is_announced(whole)), pieces) {
                     (Some(_), Some(_)) => Err(TokenError::SeveralTokens),
                     (Some(whole), None) => b64token(whole).map(|token| Some(Cow::Borrowed(token))),
                     (None, Some(token)) => b64token(&token).map(|token| Some(Cow::Owned(token.to_owned()))),
@@ -113,11 +114,15 @@ fn chunked(http: &Http<'_>, name: &str, whole: Option<&[u8]>) -> Result<Option<V
     // ASP.NET says how many there are, and counts from one.
     let announced =
         whole.and_then(|whole| std::str::from_utf8(whole.strip_prefix(b"chunks-")?).ok()?.parse::<usize>().ok());
+    let numbered = |separator: char| has_piece(http, &format!("{name}{separator}"));
     if let Some(count) = announced {
         if count == 0 || count > MAX_CHUNKS {
-            return Err(TokenError::MalformedHeader);
+            return Err(TokenError::BadChunks);
         }
-        let pieces = (1..=count).map(|at| cookie(http, &format!("{name}C{at}"))?.ok_or(TokenError::MalformedHeader));
+        if numbered('_').is_some() || numbered('.').is_some() {
+            return Err(TokenError::SeveralTokens);
+        }
+        let pieces = (1..=count).map(|at| cookie(http, &format!("{name}C{at}"))?.ok_or(TokenError::BadChunks));
         return Ok(Some(pieces.collect::<Result<Vec<_>, _>>()?.concat()));
     }
     let mut found = None;
@@ -128,11 +133,28 @@ fn chunked(http: &Http<'_>, name: &str, whole: Option<&[u8]>) -> Result<Option<V
         {
             pieces.push(piece);
         }
+        // The last number that was sent is that of the last piece, unless one is missing.
+        if !pieces.is_empty() && numbered(separator).is_some_and(|last| last >= pieces.len()) {
+            return Err(TokenError::BadChunks);
+        }
         if !pieces.is_empty() && found.replace(pieces.concat()).is_some() {
             return Err(TokenError::SeveralTokens);
         }
     }
     Ok(found)
+}
+
+/// The greatest number after `prefix` among the names of cookies with a value.
+fn has_piece(http: &Http<'_>, prefix: &str) -> Option<usize> {
+    let headers = http.header_values("cookie").into_iter();
+    let pairs = headers.flat_map(|header| header.split(|byte| matches!(byte, b';' | b',')));
+    let number = |pair: &[u8]| {
+        let (name, value) = pair.trim_ascii().split_at(pair.trim_ascii().iter().position(|&byte| byte == b'=')?);
+        let digits = std::str::from_utf8(name).ok()?.strip_prefix(prefix)?;
+        let is_number = !digits.is_empty() && digits.len() <= 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        (is_number && value.len() > 1).then(|| digits.parse().ok()).flatten()
+    };
+    pairs.filter_map(number).max()
 }
 
 /// The entries of the header of subprotocols.

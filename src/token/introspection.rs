@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::cache::{Fingerprint, TokenCache};
 use super::error::TokenError;
 use super::issuer::Issuer;
-use super::verifier::{Verified, digest_of};
+use super::verifier::Verified;
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -29,6 +29,8 @@ const MAX_IN_FLIGHT: usize = 256;
 const MAX_NEW_IN_FLIGHT: usize = MAX_IN_FLIGHT / 2;
 /// The period without another request after a failed one, in which the last answer counts.
 const FAILURE_SECONDS: i64 = 1;
+/// The part of a check's remaining time that introspection may use at most, so that the policy can still decide without an answer.
+const WAIT_PART: (u32, u32) = (3, 4);
 /// Tokens that are known to be refused.
 const MAX_REFUSED: u64 = 10_000;
 /// Default lifetime of a cached inactive answer.
@@ -44,7 +46,7 @@ pub struct IntrospectionSettings {
     pub ttl: Duration,
     /// Accept an answer without `aud`: the issuer gives tokens to one API only.
     pub may_lack_audience: bool,
-    /// The longest that a check waits for an answer; without it, until its own deadline.
+    /// The longest that a check waits for an answer, and never more than three quarters of its remaining time.
     pub timeout: Option<Duration>,
     /// Extends the last active answer beyond `ttl` while the issuer does not answer, never past `exp`.
     pub stale_if_error: Duration,
@@ -100,9 +102,16 @@ pub struct Introspector {
 /// Questions under way.
 #[derive(Debug, Default)]
 struct InFlight {
-    answers: HashMap<Fingerprint, watch::Receiver<Option<Answer>>>,
+    answers: HashMap<Fingerprint, Question>,
     /// Those of them about tokens never seen before.
     new: HashSet<Fingerprint>,
+}
+
+/// The future answer to a question, and when it was asked.
+#[derive(Clone, Debug)]
+struct Question {
+    answer: watch::Receiver<Option<Answer>>,
+    asked: Instant,
 }
 
 /// A question that is under way until this is dropped, whatever becomes of it.
@@ -135,8 +144,15 @@ impl Introspector {
 
     /// Refreshes an answer that will expire soon, in the background.
     pub fn refresh(self: &Arc<Self>, token: &str, fingerprint: Fingerprint) {
-        // Without room it is asked about when its answer has ended.
-        let _ = self.answer_to(token, fingerprint, false);
+        if !self.has_failed() {
+            // Without room it is asked about when its answer has ended.
+            let _ = self.answer_to(token, fingerprint, false);
+        }
+    }
+
+    /// The issuer did not answer a moment ago.
+    fn has_failed(&self) -> bool {
+        (0..FAILURE_SECONDS).contains(&self.clock.now().saturating_sub(self.failed.load(Ordering::Acquire)))
     }
 
     /// The issuer's answer about a token. One request serves all waiters, and none waits longer than `timeout` or past `deadline`. `before` is
@@ -152,26 +168,36 @@ impl Introspector {
             return Err(error);
         }
         let stale = before.clone().filter(|before| before.counts_while_away(self.clock.now()));
-        let has_failed =
-            (0..FAILURE_SECONDS).contains(&self.clock.now().saturating_sub(self.failed.load(Ordering::Acquire)));
-        let answer = self.answer_to(token, fingerprint, before.is_none());
-        if let (Some(stale), true) = (&stale, has_failed) {
+        if let (Some(stale), true) = (&stale, self.has_failed()) {
             return Ok(Arc::clone(stale));
         }
-        let told = match answer {
+        let answer = match self.answer_to(token, fingerprint, before.is_none()) {
             Err(error) => Err(error),
-            Ok(mut answer) => {
+            Ok(question) => {
+                let now = Instant::now();
+                let (part, whole) = WAIT_PART;
+                let most = deadline.saturating_duration_since(now) / whole * part;
                 let timeout = self.issuer.settings.introspection.as_ref().and_then(|settings| settings.timeout);
-                let wait = timeout.map_or(deadline, |timeout| deadline.min(Instant::now() + timeout));
-                match tokio::time::timeout_at(wait, answer.wait_for(Option::is_some)).await {
-                    Ok(Ok(answer)) => answer.clone().unwrap_or(Err(TokenError::IntrospectionUnavailable)),
-                    _ => Err(TokenError::IntrospectionUnavailable),
-                }
+                let wait = timeout.map_or(most, |timeout| timeout.min(most));
+                // A question that others have waited for in vain.
+                let is_hanging = stale.is_some() && now.saturating_duration_since(question.asked) >= wait;
+                let wait = if is_hanging { Duration::ZERO } else { wait };
+                self.wait_for(question, wait).await
             }
         };
-        match (told, stale) {
+        match (answer, stale) {
             (Err(TokenError::IntrospectionUnavailable), Some(stale)) => Ok(stale),
-            (told, _) => told,
+            (answer, _) => answer,
+        }
+    }
+
+    async fn wait_for(&self, mut question: Question, wait: Duration) -> Answer {
+        match tokio::time::timeout(wait, question.answer.wait_for(Option::is_some)).await {
+            Ok(Ok(answer)) => answer.clone().unwrap_or(Err(TokenError::IntrospectionUnavailable)),
+            _ => {
+                self.failed.store(self.clock.now(), Ordering::Release);
+                Err(TokenError::IntrospectionUnavailable)
+            }
         }
     }
 
@@ -181,8 +207,9 @@ impl Introspector {
         token: &str,
         fingerprint: Fingerprint,
         is_new: bool,
-    ) -> Result<watch::Receiver<Option<Answer>>, TokenError> {
-        let (told, answer) = watch::channel(None);
+    ) -> Result<Question, TokenError> {
+        let (sender, answer) = watch::channel(None);
+        let question = Question { answer, asked: Instant::now() };
         {
             let mut in_flight = self.in_flight.lock();
             if let Some(known) = in_flight.answers.get(&fingerprint) {
@@ -191,34 +218,34 @@ impl Introspector {
             if in_flight.answers.len() >= MAX_IN_FLIGHT || (is_new && in_flight.new.len() >= MAX_NEW_IN_FLIGHT) {
                 return Err(TokenError::IntrospectionUnavailable);
             }
-            in_flight.answers.insert(fingerprint, answer.clone());
+            in_flight.answers.insert(fingerprint, question.clone());
             if is_new {
                 in_flight.new.insert(fingerprint);
             }
         }
         let flight = Flight { of: Arc::clone(self), fingerprint };
-        let (bytes, digest) = (token.len(), digest_of(token));
+        let asked: Arc<str> = token.into();
         self.endpoint.ask(
             token,
             Box::new(move |body| {
                 let own = &flight.of;
-                let answer = own.read(body.as_deref(), digest);
+                let answer = own.read(body.as_deref(), &asked);
                 match &answer {
-                    Ok(verified) => own.cache.insert(fingerprint, bytes, Arc::clone(verified)),
+                    Ok(verified) => own.cache.insert(fingerprint, asked.len(), Arc::clone(verified)),
                     Err(error) if !error.is_temporary() => {
                         own.refused.insert(fingerprint, *error);
                         own.cache.remove(&fingerprint);
                     }
                     Err(_) => own.failed.store(own.clock.now(), Ordering::Release),
                 }
-                told.send_replace(Some(answer));
+                sender.send_replace(Some(answer));
             }),
         );
-        Ok(answer)
+        Ok(question)
     }
 
-    fn read(&self, body: Option<&[u8]>, digest: [u8; 32]) -> Answer {
+    fn read(&self, body: Option<&[u8]>, token: &str) -> Answer {
         let body = body.ok_or(TokenError::IntrospectionUnavailable)?;
-        Verified::introspected(&self.issuer, body, digest, self.clock.now()).map(Arc::new)
+        Verified::introspected(&self.issuer, body, token, self.clock.now()).map(Arc::new)
     }
 }

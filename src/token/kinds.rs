@@ -36,7 +36,15 @@ const OTHER_KINDS: &[&str] = &[
     "initialaccesstoken",
     "initial_access_token",
     "secevent",
+    "rt",
+    "offline_access",
+    "serialized_id",
+    "n_a",
+    "registration",
 ];
+
+/// The beginning of the URNs for kinds of tokens (RFC 8693 section 3).
+const KIND_URN: &str = "urn:ietf:params:oauth:token_type:";
 
 /// Types of a token that an issuer may name in an answer (RFC 7662 section 2.2).
 const ANSWERED_TYPES: &[&str] = &["bearer", "dpop", "access_token"];
@@ -53,7 +61,21 @@ pub enum Origin<'a> {
 /// Refuses claims of a token that is no access token.
 pub fn check(claims: &Value, origin: Origin<'_>) -> Result<(), TokenError> {
     let word = |name: &str| member(claims, name).map(|value| plain(as_text(value).unwrap_or_default()));
-    if KIND_CLAIMS.iter().filter_map(|name| word(name)).any(|word| names_other(&word)) {
+    let is_other = |value: &Value| as_text(value).is_some_and(|text| names_other(&plain(text)));
+    for name in KIND_CLAIMS {
+        let is_wrong = match member(claims, name) {
+            None | Some(Value::Null) => false,
+            Some(value @ Value::String(_)) => is_other(value),
+            // `type` is also a claim of many applications.
+            Some(Value::Array(items)) => name != "type" || items.iter().any(is_other),
+            Some(_) => name != "type",
+        };
+        if is_wrong {
+            return Err(TokenError::WrongType);
+        }
+    }
+    // Security event tokens, such as logout tokens (RFC 8417 section 2.2).
+    if member(claims, "events").is_some_and(|events| events.as_object().is_some()) {
         return Err(TokenError::WrongType);
     }
     // Cognito and those who follow it say it of every token.
@@ -66,20 +88,27 @@ pub fn check(claims: &Value, origin: Origin<'_>) -> Result<(), TokenError> {
             return Err(TokenError::WrongType);
         }
     }
-    let has = |name: &str| member(claims, name).is_some();
+    let has = |name: &str| member(claims, name).is_some_and(|value| !matches!(value, Value::Null));
     // Keycloak before 25 copies `nonce` into access tokens, which say that they are some.
-    let says_access = word("typ").as_deref() == Some("bearer") || matches!(origin, Origin::Jwt { typ: "at+jwt" });
+    let says_access =
+        matches!(word("typ").as_deref(), Some("bearer" | "dpop")) || matches!(origin, Origin::Jwt { typ: "at+jwt" });
     if (has("nonce") && !says_access) || ["at_hash", "c_hash", "s_hash"].iter().any(|name| has(name)) {
         return Err(TokenError::WrongType);
     }
     Ok(())
 }
 
+/// A media type in lower case, without `application/` (RFC 7515 section 4.1.9).
+pub fn media_type(typ: &str) -> String {
+    let typ = typ.to_ascii_lowercase();
+    typ.strip_prefix("application/").filter(|rest| !rest.is_empty()).map(str::to_owned).unwrap_or(typ)
+}
+
 /// The word without what is the same for all kinds.
 fn plain(word: &str) -> String {
-    let word = word.trim().to_ascii_lowercase();
-    let word = word.strip_prefix("application/").unwrap_or(&word);
-    word.strip_suffix("+jwt").unwrap_or(word).replace(['-', ' '], "_")
+    let word = media_type(word.trim());
+    let word = word.strip_suffix("+jwt").unwrap_or(&word).replace(['-', ' '], "_");
+    word.strip_prefix(KIND_URN).map(str::to_owned).unwrap_or(word)
 }
 
 /// A word names another kind. `dpop` is also the type of a bound access token.
@@ -119,6 +148,16 @@ mod tests {
             (json!({"typ": "logout+jwt"}), jwt(""), false),
             (json!({"type": "refresh-token"}), jwt(""), false),
             (json!({"type": "user"}), jwt(""), true),
+            (json!({"type": ["user"]}), jwt(""), true),
+            (json!({"type": ["Refresh", "x"]}), jwt(""), false),
+            (json!({"typ": ["refresh_token"]}), jwt(""), false),
+            (json!({"token_type": {"v": "refresh"}}), jwt(""), false),
+            (json!({"token_type": "urn:ietf:params:oauth:token-type:id_token"}), jwt(""), false),
+            (json!({"token_type": "rt+jwt"}), jwt(""), false),
+            (json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}), jwt("jwt"), false),
+            (json!({"events": {}}), Origin::Answer, false),
+            (json!({"events": 7, "nonce": null}), jwt(""), true),
+            (json!({"typ": "DPoP", "nonce": "n"}), jwt("jwt"), true),
             (json!({"tokenName": "refresh_token"}), Origin::Answer, false),
             (json!({"tokenName": "access_token"}), Origin::Answer, true),
             (json!({"token_use": "id"}), jwt(""), false),

@@ -16,7 +16,7 @@ use super::dpop::{self, Proofs};
 use super::error::TokenError;
 use super::extract::{Location, find_token, without_tokens};
 use super::introspection::{Endpoint, IntrospectionSettings, Introspector};
-use super::issuer::{ClaimsChallenge, Issuer, KeySource};
+use super::issuer::{ClaimsChallenge, Issuer, IssuerSettings, KeySource};
 use super::keyset::KeySet;
 use super::workload;
 use crate::clock::Clock;
@@ -112,6 +112,12 @@ impl Verified {
         self.claims.has_scope(wanted, &self.issuer.settings.claim_names)
     }
 
+    /// The token is for this audience, which is one that its issuer's settings accept; `None` where they don't.
+    pub fn is_for(&self, audience: &str) -> Option<bool> {
+        let is_known = self.issuer.settings.audiences.iter().any(|known| known == audience);
+        is_known.then(|| self.claims.is_for(audience, &self.issuer.settings))
+    }
+
     /// The `acr_values` to request from the issuer so that its next token has at least this level.
     pub fn acr_values(&self, level: usize) -> Vec<String> {
         self.issuer.settings.assurance.acr_values(level)
@@ -152,14 +158,10 @@ impl Verified {
         &self.authn
     }
 
-    /// A token of which its issuer says what `body` is (RFC 7662 section 2.2). `digest` is that of the token.
-    pub(super) fn introspected(
-        issuer: &Arc<Issuer>,
-        body: &[u8],
-        digest: [u8; 32],
-        now: i64,
-    ) -> Result<Self, TokenError> {
-        let claims = Claims::of_answer(body, &issuer.settings, now)?;
+    /// A token with its issuer's answer `body` (RFC 7662 section 2.2).
+    pub(super) fn introspected(issuer: &Arc<Issuer>, body: &[u8], token: &str, now: i64) -> Result<Self, TokenError> {
+        let own = Unverified::parse(token).ok().map(|jwt| jwt.payload);
+        let claims = Claims::of_answer(body, own.as_ref(), &issuer.settings, now)?;
         let ttl = issuer.settings.introspection.as_ref().map_or(0, |settings| settings.ttl.as_secs());
         let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
         let until = now.saturating_add(ttl);
@@ -167,6 +169,7 @@ impl Verified {
         let authn = issuer.settings.assess(claims.document());
         let document = document(issuer, None, &claims);
         let voucher = Voucher::Issuer { refresh, until };
+        let digest = digest_of(token);
         let workload = workload::describe(&issuer.settings, claims.document());
         let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
         Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest, serial })
@@ -175,6 +178,15 @@ impl Verified {
     /// Its introspection answer should be refreshed while it is still valid.
     fn is_ending(&self, now: i64) -> bool {
         matches!(self.voucher, Voucher::Issuer { refresh, .. } if now >= refresh)
+    }
+
+    /// The longest that it is cached beyond the cache's own limit: its last answer may count while the issuer is away.
+    pub(super) fn cached_at_least(&self) -> Duration {
+        let settings = self.issuer.settings.introspection.as_ref();
+        match (&self.voucher, settings) {
+            (Voucher::Issuer { .. }, Some(settings)) => settings.ttl.saturating_add(settings.stale_if_error),
+            _ => Duration::ZERO,
+        }
     }
 
     /// The last introspection answer counts although the issuer does not answer.
@@ -309,9 +321,12 @@ impl Verifier {
         self
     }
 
-    /// The `acr_values` to request for at least this level, where only one issuer gives tokens to people.
-    pub fn acr_values(&self, level: usize) -> Vec<String> {
-        let mut of_people = self.issuers.iter().filter(|issuer| !issuer.settings.preset.is_of_workloads());
+    /// The `acr_values` to request for at least this level, where only one issuer of those `accepted` (one of each list; all without any)
+    /// gives tokens to people.
+    pub fn acr_values(&self, level: usize, accepted: &[Vec<String>]) -> Vec<String> {
+        let is_accepted = |issuer: &IssuerSettings| accepted.iter().all(|names| names.contains(&issuer.issuer));
+        let is_of_people = |issuer: &IssuerSettings| !issuer.preset.is_of_workloads() && is_accepted(issuer);
+        let mut of_people = self.issuers.iter().filter(|issuer| is_of_people(&issuer.settings));
         match (of_people.next(), of_people.next()) {
             (Some(only), None) if level > 0 => only.settings.assurance.acr_values(level),
             _ => Vec::new(),
@@ -353,7 +368,12 @@ impl Verifier {
                 self.count.miss();
                 // Boxed, so that a check whose token is remembered stays small: its future is moved several times.
                 let verified = match self.introspector(token, place) {
-                    Some(introspector) => Box::pin(introspector.ask(token, fingerprint, deadline, before)).await,
+                    Some(introspector) => {
+                        match Box::pin(self.check_before_asking(&introspector.issuer, token, place, deadline)).await {
+                            Ok(()) => Box::pin(introspector.ask(token, fingerprint, deadline, before)).await,
+                            Err(error) => Err(error),
+                        }
+                    }
                     None => Box::pin(self.verify_afresh(token, place, deadline)).await.map(|verified| {
                         let verified = Arc::new(verified);
                         self.cache.insert(fingerprint, token.len(), Arc::clone(&verified));
@@ -415,6 +435,27 @@ impl Verifier {
             Err(_) => here.find(|introspector| introspector.is_for_all()),
             Ok(jwt) => here.find(|it| it.is_for_all() && jwt.issuer() == Some(&it.issuer.settings.issuer)),
         }
+    }
+
+    /// Checks a JWT before its issuer is asked: all of it where the issuer has keys, else its kind, time and audience.
+    async fn check_before_asking(
+        &self,
+        issuer: &Issuer,
+        token: &str,
+        place: &Location,
+        deadline: Instant,
+    ) -> Result<(), TokenError> {
+        let Ok(unverified) = Unverified::parse(token) else { return Ok(()) };
+        if issuer.settings.keys != KeySource::Introspection {
+            return self.verify_afresh(token, place, deadline).await.map(|_| ());
+        }
+        unverified.header.check_type(&issuer.settings)?;
+        Claims::check_unsigned(
+            &unverified.payload,
+            unverified.header.typ.as_deref(),
+            &issuer.settings,
+            self.clock.now(),
+        )
     }
 
     fn cached(&self, fingerprint: &Fingerprint, place: &Location) -> Cached {

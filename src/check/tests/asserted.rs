@@ -41,7 +41,7 @@ fn shown(filter: &str, payload: &Json, path: &str, headers: &[(&str, &str)]) -> 
 fn checker() -> Checker {
     let (tokens, clock) = verifier_for_tests();
     let asserted = vec![AssertedSettings { payload_key: "payload".to_owned(), issuer: issuer_for_tests() }];
-    let demand = RouteDemand { level: 1, ..RouteDemand::default() };
+    let demand = at_level(1);
     let route = Route {
         hosts: vec![],
         methods: vec![],

@@ -35,7 +35,7 @@ fn header_of(response: &CheckResponse, name: &str) -> Option<String> {
 #[tokio::test]
 async fn routes_demand_beside_the_policy() {
     let now = verifier_for_tests().1.now();
-    let demand = RouteDemand { level: 2, max_age: Some(300), scopes: vec!["pay".to_owned()], ..RouteDemand::default() };
+    let demand = RouteDemand { max_age: Some(300), scopes: vec!["pay".to_owned()], ..at_level(2) };
     let routes = ["/true", "/override", "/reads", "/false"].map(|path| route(path, demand.clone())).to_vec();
     let checker = checker(Settings { routes, ..settings() });
     let good = json!({"amr": ["pwd", "otp"], "auth_time": now - 300, "scope": "read pay"});
@@ -110,7 +110,7 @@ async fn a_token_for_one_use_is_good_for_one_request() {
 
 #[tokio::test]
 async fn all_routes_that_match_count() {
-    let level = |level| RouteDemand { level, ..RouteDemand::default() };
+    let level = at_level;
     let age = |max_age| RouteDemand { max_age: Some(max_age), ..RouteDemand::default() };
     let routes = vec![route("/**", level(1)), route("/true", age(60)), route("/*", level(3)), route("/true", age(90))];
     let checker = checker(Settings { routes, ..settings() });
@@ -120,7 +120,7 @@ async fn all_routes_that_match_count() {
 
 #[tokio::test]
 async fn a_client_that_gets_nowhere_is_told_to_stop() {
-    let demand = RouteDemand { level: 2, ..RouteDemand::default() };
+    let demand = at_level(2);
     let checker = checker(Settings { routes: vec![route("/true", demand)], ..settings() });
     let now = verifier_for_tests().1.now();
     let weak = |number: u32| json!({"amr": ["pwd"], "jti": number.to_string(), "auth_time": now});
@@ -147,7 +147,7 @@ async fn a_client_that_gets_nowhere_is_told_to_stop() {
 
 #[tokio::test]
 async fn what_else_is_allowed_resets_nothing() {
-    let demand = RouteDemand { level: 2, ..RouteDemand::default() };
+    let demand = at_level(2);
     let checker = checker(Settings { routes: vec![route("/true", demand)], ..settings() });
     let now = verifier_for_tests().1.now();
     let mut answers = Vec::new();
@@ -161,7 +161,7 @@ async fn what_else_is_allowed_resets_nothing() {
 
 #[tokio::test]
 async fn the_policy_and_the_route_ask_at_once() {
-    let demand = RouteDemand { level: 3, max_age: Some(60), scopes: vec!["pay".to_owned()], ..RouteDemand::default() };
+    let demand = RouteDemand { max_age: Some(60), scopes: vec!["pay".to_owned()], ..at_level(3) };
     let routes = vec![route("/own-way", demand.clone()), route("/step-up", demand)];
     let checker = checker(Settings { routes, ..settings() });
     let (_, header, _) = denial(&with_token(&checker, "/own-way", &json!({"amr": ["pwd"]})).await);
@@ -171,9 +171,35 @@ async fn the_policy_and_the_route_ask_at_once() {
 }
 
 #[tokio::test]
+async fn further_routes_only_demand_more() {
+    let named = |level, acr: &str| RouteDemand {
+        levels: vec![LevelRequirement { level, acr_values: vec![acr.to_owned()] }],
+        ..RouteDemand::default()
+    };
+    // Each with claims that meet one of two routes; both are needed.
+    for (one, other, claims) in [
+        (named(0, "c1"), named(0, "c2"), json!({"acr": "c1"})),
+        (named(0, "c1"), at_level(1), json!({"amr": ["pwd"]})),
+        (at_level(2), named(2, "urn:x"), json!({"acr": "urn:x"})),
+    ] {
+        for demands in [[one.clone(), other.clone()], [other.clone(), one.clone()]] {
+            let routes = demands.map(|demand| route("/true", demand)).to_vec();
+            let checker = checker(Settings { routes, ..settings() });
+            assert_eq!(denial(&with_token(&checker, "/true", &claims).await).0, 401, "{one:?} {other:?} {claims}");
+        }
+    }
+    let routes = [named(0, "c1"), named(0, "c2")].map(|demand| route("/true", demand)).to_vec();
+    let checker = checker(Settings { routes, ..settings() });
+    assert_eq!(code(&with_token(&checker, "/true", &json!({"acrs": ["c2", "c1"]})).await), 0);
+}
+
+#[tokio::test]
 async fn values_go_with_the_level_that_they_are_for() {
-    let named = RouteDemand { level: 2, acr_values: vec!["named".to_owned()], ..RouteDemand::default() };
-    let high = RouteDemand { level: 3, ..RouteDemand::default() };
+    let named = RouteDemand {
+        levels: vec![LevelRequirement { level: 2, acr_values: vec!["named".to_owned()] }],
+        ..RouteDemand::default()
+    };
+    let high = at_level(3);
     for demands in [[named.clone(), high.clone()], [high, named]] {
         let routes = demands.map(|demand| route("/true", demand)).to_vec();
         let checker = checker(Settings { routes, ..settings() });
@@ -184,7 +210,7 @@ async fn values_go_with_the_level_that_they_are_for() {
 
 #[tokio::test]
 async fn a_dry_run_of_a_route_keeps_what_the_policy_does() {
-    let demand = RouteDemand { level: 2, ..RouteDemand::default() };
+    let demand = at_level(2);
     let routes = vec![route("/path", demand)];
     let checker = checker(Settings { routes, dry_run: DryRun::Denials, ..settings() });
     let response = with_token(&checker, "/path", &json!({"amr": ["pwd"]})).await;

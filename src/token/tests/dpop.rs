@@ -215,3 +215,66 @@ async fn where_nonces_are_asked_for_a_proof_has_one_of_ours() {
     }
     assert_eq!(TokenError::Nonce.code(), "use_dpop_nonce");
 }
+
+/// Whether a proof is taken from a workload, at a host.
+async fn is_taken(bench: &Bench, principal: &str, host: &str, token: &str, proof: &str) -> bool {
+    let headers = [("authorization".to_owned(), format!("DPoP {token}")), ("dpop".to_owned(), proof.to_owned())].into();
+    let (method, path, host) = ("POST".to_owned(), "/pay".to_owned(), host.to_owned());
+    let http = HttpRequest { headers, method, path, host, ..HttpRequest::default() };
+    matches!(bench.request_from(principal, http).await, TokenState::Verified(_))
+}
+
+#[tokio::test]
+async fn a_proof_that_a_gateway_has_counted_is_a_replay_from_anyone_else() {
+    let gateway = "spiffe://td/ns/gw/sa/gw";
+    let proofs = ProofSettings {
+        checked_by: vec![SpiffePattern::parse(gateway).expect("a pattern")],
+        ..ProofSettings::default()
+    };
+    let settings = IssuerSettings { locations: vec![Location::dpop()], ..settings() };
+    let bench = bench_within(settings, &Settings { proofs, ..limits() });
+    let token = bound_token();
+    let proof = |id: &str| token_of(&EC_OTHER, &proof_header(), &with(proof_payload(&token), "jti", json!(id)));
+    for (principal, id, want) in [
+        (gateway, "a", true),
+        (gateway, "a", true),
+        ("spiffe://td/ns/evil/sa/evil", "a", false),
+        ("", "a", false),
+        ("", "b", true),
+        (gateway, "b", true),
+        ("", "b", false),
+    ] {
+        assert_eq!(is_taken(&bench, principal, "api.test", &token, &proof(id)).await, want, "{principal} {id}");
+    }
+}
+
+#[tokio::test]
+async fn a_proof_is_remembered_as_long_as_its_nonce_is_good() {
+    let nonces = Arc::new(Nonces::new(&[7; 32]).expect("a key"));
+    let window = Duration::from_secs(2);
+    let proofs = ProofSettings { nonces: Some(Arc::clone(&nonces)), window, ..ProofSettings::default() };
+    let settings = IssuerSettings { locations: vec![Location::dpop()], ..settings() };
+    let bench = bench_within(settings, &Settings { proofs, ..limits() });
+    let token = bound_token();
+    let payload = with(proof_payload(&token), "nonce", json!(nonces.at(NOW)));
+    let proof = token_of(&EC_OTHER, &proof_header(), &payload);
+    assert_eq!(refusal(&bench, &token, &proof).await, None);
+    for _ in 0..6 {
+        bench.clock.advance(9);
+        assert_eq!(refusal(&bench, &token, &proof).await, Some(TokenError::ProofReplayed));
+    }
+}
+
+#[tokio::test]
+async fn a_proof_is_for_one_of_our_hosts() {
+    let origins = ["https://api.test", "https://other.test"].map(str::to_owned).to_vec();
+    let proofs = ProofSettings { origins, ..ProofSettings::default() };
+    let settings = IssuerSettings { locations: vec![Location::dpop()], ..settings() };
+    let bench = bench_within(settings, &Settings { proofs, ..limits() });
+    let token = bound_token();
+    let proof = |id: &str| token_of(&EC_OTHER, &proof_header(), &with(proof_payload(&token), "jti", json!(id)));
+    assert!(is_taken(&bench, "", "api.test", &token, &proof("1")).await);
+    assert!(is_taken(&bench, "", "api.test:443", &token, &proof("2")).await);
+    assert!(!is_taken(&bench, "", "other.test", &token, &proof("3")).await, "that of another of our hosts");
+    assert!(is_taken(&bench, "", "backend.internal", &token, &proof("4")).await, "a Host that was rewritten");
+}

@@ -175,3 +175,79 @@ async fn one_question_serves_all_and_a_late_answer_the_next() {
     assert_eq!(opaque.refusal("opaque", None).await, None);
     assert_eq!(opaque.count, 0, "no other request was sent");
 }
+
+#[tokio::test]
+async fn a_refreshed_answer_counts_for_its_whole_time() {
+    let stale = Duration::from_secs(3_600);
+    let settings = IntrospectionSettings { stale_if_error: stale, ..IntrospectionSettings::new("") };
+    let mut opaque = Opaque::of(|issuer| issuer.introspection = Some(settings));
+    let lasting = without(active(), "exp");
+    assert_eq!(opaque.refusal("opaque", Some(&lasting)).await, None);
+    opaque.bench.clock.advance(1_800);
+    assert_eq!(opaque.refusal("opaque", None).await, None, "the last answer counts while the issuer is away");
+    assert_eq!(opaque.count, 1 + 1);
+    // Within a second of a failure nothing is asked.
+    assert_eq!(opaque.refusal("opaque", None).await, None);
+    assert_eq!(opaque.count, 2);
+    opaque.bench.clock.advance(2);
+    assert_eq!(opaque.refusal("opaque", Some(&lasting)).await, None);
+    assert_eq!(opaque.count, 3, "and again later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_issuer_leaves_time_for_the_policy() {
+    let settings =
+        IntrospectionSettings { stale_if_error: Duration::from_secs(3_600), ..IntrospectionSettings::new("") };
+    let mut opaque = Opaque::of(|issuer| issuer.introspection = Some(settings));
+    assert_eq!(opaque.refusal("opaque", Some(&without(active(), "exp"))).await, None);
+    opaque.bench.clock.advance(61);
+    // Nothing is answered, and the check is not at its end when it goes on with the last answer.
+    let began = tokio::time::Instant::now();
+    assert_eq!(opaque.bench.refusal("opaque").await, None);
+    assert!(began.elapsed() < BENCH_DEADLINE);
+    // The next check does not wait for the same question.
+    opaque.bench.clock.advance(2);
+    let began = tokio::time::Instant::now();
+    assert_eq!(opaque.bench.refusal("opaque").await, None);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_jwt_is_looked_at_before_its_issuer_is_asked() {
+    let bound = with(payload(), "cnf", json!({"jkt": "AAAA"}));
+    let with_keys = |issuer: &mut IssuerSettings| {
+        let introspection = IntrospectionSettings { is_for_all: true, ..IntrospectionSettings::new("") };
+        issuer.introspection = Some(introspection);
+    };
+    let without_keys = |issuer: &mut IssuerSettings| {
+        with_keys(issuer);
+        issuer.keys = KeySource::Introspection;
+    };
+    for (header, payload, want) in [
+        (header(), payload(), None),
+        (header(), bound, Some(TokenError::Bound)),
+        (header(), with(payload(), "typ", json!("Refresh")), Some(TokenError::WrongType)),
+        (with(header(), "typ", json!("logout+jwt")), payload(), Some(TokenError::WrongType)),
+        (header(), with(payload(), "at_hash", json!("h")), Some(TokenError::WrongType)),
+        (header(), with(payload(), "exp", json!(NOW - 999)), Some(TokenError::Expired)),
+        (header(), with(payload(), "aud", json!("other")), Some(TokenError::WrongAudience)),
+    ] {
+        let token = token_of(&EC, &header, &payload);
+        assert_eq!(Opaque::of(with_keys).refusal(&token, Some(&active())).await, want, "{payload}");
+        assert_eq!(Opaque::of(without_keys).refusal(&token, Some(&active())).await, want, "{payload}");
+    }
+    // A forged one is not asked about where there are keys.
+    let mut opaque = Opaque::of(with_keys);
+    let forged = token_of(&EC_OTHER, &header(), &payload());
+    assert_eq!(opaque.refusal(&forged, Some(&active())).await, Some(TokenError::BadSignature));
+    assert_eq!(opaque.count, 0);
+}
+
+#[tokio::test]
+async fn null_is_absent_in_an_answer() {
+    let mut answer = active();
+    for name in ["exp", "nbf", "cnf", "token_type", "nonce", "scope"] {
+        answer = with(answer, name, Json::Null);
+    }
+    assert_eq!(Opaque::new(false).refusal("opaque", Some(&answer)).await, None);
+}

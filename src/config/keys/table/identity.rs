@@ -7,17 +7,22 @@ pub const KEYS: &[Key] = &[
     key(
         "plugins.stepgate.dpop.origins",
         Kind::Texts,
-        "the request's host",
-        "Where clients reach this service, such as `https://api.example.com`: what `htu` must begin with.",
+        "the hosts of `resource` and `resources`, else the request's",
+        "Origins at which clients reach this service, such as `https://api.example.com`; `htu` of a proof must begin with one of them, and with that of the request's Host where this is one of them.",
     ),
     key(
         "plugins.stepgate.dpop.checked_by",
         Kind::Texts,
         "",
-        "SPIFFE IDs, or such with `/*` at the end, of workloads such as the gateway's that have checked proofs and tokens for one use with a stepgate of their own: sent from there (`source.principal`, never XFCC), seeing one again is no replay. All else is checked again.",
+        "SPIFFE IDs, or such with `/*` at the end, of workloads such as the gateway's that have checked proofs and single-use tokens with a stepgate of their own: sent from there (`source.principal`, never XFCC), one that was seen before is no replay; from anyone else it is. All else is checked again.",
     ),
     key("plugins.stepgate.dpop.algorithms", Kind::Texts, "ES256 ES384 ES512 PS256 RS256 EdDSA", "Of proofs."),
-    key("plugins.stepgate.dpop.window", Kind::Duration, "60s", "Maximum age of a proof (`iat`)."),
+    key(
+        "plugins.stepgate.dpop.window",
+        Kind::Duration,
+        "60s",
+        "Maximum age of a proof (`iat`), 1s to 1h. `exp` and `nbf` have a leeway of 5s.",
+    ),
     key(
         "plugins.stepgate.dpop.max_proofs",
         Kind::Count(1, 1 << 32),
@@ -91,7 +96,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.resources",
         Kind::Sections,
         "",
-        "Several protected resources. Each serves its metadata at its own well-known path; a challenge names the one with the longest path that covers the request, or none (RFC 9728, section 3.3).",
+        "Several protected resources. Each serves its metadata at its own well-known path; a challenge names the one with the longest path that covers the request, or none (RFC 9728, section 3.3). A token whose audience is another of them is rejected where the covering one is among the issuer's `audiences` (RFC 8707).",
     ),
     key("plugins.stepgate.resources[].id", Kind::Text, "required", "The resource's identifier, an https URL."),
     key("plugins.stepgate.resources[].hosts", Kind::Texts, "that of `id`", "Further hosts at which it is reached."),
@@ -159,7 +164,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.routes[].issuers",
         Kind::Texts,
         "all",
-        "The issuers whose tokens are accepted; those of others are rejected as `other_issuer`.",
+        "The issuers whose tokens are accepted; those of others are rejected as `other_issuer`. One with `{tenant}` stands for all its tenants.",
     ),
     key(
         "plugins.stepgate.routes[].peers",
@@ -171,7 +176,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.routes[].same_origin",
         Kind::Bool,
         "false",
-        "Requests other than GET, HEAD and OPTIONS, and upgrades, must come from a page of the same origin, as `Sec-Fetch-Site` says, else `Origin`: needed where tokens are in cookies. What sends neither is no browser.",
+        "Requests other than GET, HEAD and OPTIONS, and upgrades, must come from a page of the same origin, as `Sec-Fetch-Site` says, else `Origin`: needed where tokens are in cookies. A client that sends neither is no browser. A route with this alone needs no token.",
     ),
     key(
         "plugins.stepgate.identity_headers",
@@ -381,8 +386,8 @@ pub const KEYS: &[Key] = &[
     key(
         "plugins.stepgate.issuers[].introspection.timeout",
         Kind::Duration,
-        "the check's deadline",
-        "The longest that a check waits for an answer; then it is 503 `introspection_unavailable`. Answers are asked for again in the background from three quarters of their `ttl` on.",
+        "3/4 of the check's remaining time",
+        "The longest that a check waits for an answer, and never more than three quarters of its remaining time, so that the policy can still decide; then it is 503 `introspection_unavailable`. Answers are asked for again in the background from three quarters of their `ttl` on.",
     ),
     key(
         "plugins.stepgate.issuers[].introspection.stale_if_error",
@@ -400,7 +405,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.issuers[].introspection.applies_to",
         Kind::Choice(&["opaque", "all"]),
         "opaque",
-        "`all`: the issuer is asked about its JWTs, too, so that one that was revoked is rejected after `ttl`.",
+        "`all`: JWTs are introspected, too, so that a revoked one is rejected after `ttl`. They are verified first where the issuer has keys; else their kind, time and audience are checked, and their `cnf` counts where the answer has none.",
     ),
     key(
         "plugins.stepgate.issuers[].introspection.client_id",
