@@ -66,6 +66,7 @@ fmt: ## format the sources
 lint: ## check formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cd fuzz && cargo check --quiet
 
 unit: ## run the tests of units, policies, floors and descriptors
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi

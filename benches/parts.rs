@@ -11,11 +11,13 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use prost::Message as _;
-use stepgate::check::{AmbiguousPath, CallerSettings, ChallengeSettings, Checker, Compat, DryRun, Settings, Term};
+use stepgate::check::{
+    AmbiguousPath, CallerSettings, ChallengeSettings, CheckDeadline, Checker, Compat, DryRun, Settings,
+};
 use stepgate::clock::Clock;
 use stepgate::jws::{Alg, SigningKey};
 use stepgate::opa::input::{self, Attributes, Options};
-use stepgate::policy::{self, Bounds, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
+use stepgate::policy::{self, Bounds, Entrypoint, HostContext, Module, RegoVersion, Snapshot, Sources};
 use stepgate::telemetry::Metrics;
 use stepgate::token::{Issuer, IssuerSettings, KeySet, Verifier};
 use tokio::time::Instant;
@@ -79,8 +81,8 @@ fn snapshot(decision_cache_bytes: u64) -> Snapshot {
     let module = |path: &str, text: &str| Module { path: path.into(), text: text.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module("a.rego", POLICY), module("b.rego", STEP_UP)], ..Sources::default() };
     let settings = policy::BuiltinSettings { decision_cache_bytes, ..policy::BuiltinSettings::default() };
-    let surroundings = Arc::new(Surroundings::new(&settings));
-    Snapshot::build(&sources, &Entrypoint::from_path("api_policy/allow"), &surroundings).expect("the policy compiles")
+    let host_context = Arc::new(HostContext::new(&settings));
+    Snapshot::build(&sources, &Entrypoint::from_path("api_policy/allow"), &host_context).expect("the policy compiles")
 }
 
 fn parts(c: &mut Criterion) {
@@ -153,11 +155,11 @@ fn parts(c: &mut Criterion) {
         response_limits: stepgate::check::ResponseLimits::default(),
         max_used_tokens: 1_000,
         identity_headers: Vec::new(),
-        minter: None,
+        identity_token_signer: None,
     };
     let checker = Checker::new(settings, store, Some(warm), Clock::fixed(NOW), Arc::new(Metrics::new(None)));
     c.bench_function("whole check, cached token", |b| {
-        b.iter(|| runtime.block_on(checker.check(black_box(&message), Term::of(Duration::from_secs(3_600)))))
+        b.iter(|| runtime.block_on(checker.check(black_box(&message), CheckDeadline::of(Duration::from_secs(3_600)))))
     });
 }
 

@@ -8,9 +8,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use stepgate_rego::value::{DuplicateKeys, JsonLimits, parse_json};
 use stepgate_rego::{EvalOptions, Host, Policy, Source, Value, Version, compile};
 
-struct World;
+struct TestHost;
 
-impl Host for World {
+impl Host for TestHost {
     fn now_ns(&self) -> i64 {
         1_800_000_000_000_000_000
     }
@@ -155,10 +155,10 @@ fn engines(c: &mut Criterion) {
     for subject in subjects() {
         let (policy, document) = (ours(&subject), json(&subject.input));
         let options = EvalOptions::default();
-        let got = policy.eval(&path, Some(&document), &options, &World).expect("a result");
+        let got = policy.eval(&path, Some(&document), &options, &TestHost).expect("a result");
         assert_eq!(got, Some(Value::Bool(true)), "{}", subject.name);
         c.bench_function(&format!("{}/ours", subject.name), |b| {
-            b.iter(|| policy.eval(&path, Some(black_box(&document)), &options, &World));
+            b.iter(|| policy.eval(&path, Some(black_box(&document)), &options, &TestHost));
         });
         let mut engine = theirs(&subject);
         let input = regorus::Value::from_json_str(&subject.input).expect("JSON");
@@ -184,7 +184,7 @@ fn engines(c: &mut Criterion) {
     let document = json(&subject.input);
     let path = [Value::from("api_policy"), Value::from("allow")];
     c.bench_function("founding/ours", |b| {
-        b.iter(|| policy.eval(&path, Some(black_box(&document)), &EvalOptions::default(), &World));
+        b.iter(|| policy.eval(&path, Some(black_box(&document)), &EvalOptions::default(), &TestHost));
     });
 }
 
@@ -223,7 +223,7 @@ fn threads(_: &mut Criterion) {
             black_box((0..2_000u64).fold(1, |sum: u64, at| black_box(sum.wrapping_mul(31).wrapping_add(at))));
         });
         let evaluation = speed_up(&|| {
-            black_box(policy.eval(&path, Some(&document), &EvalOptions::default(), &World).expect("a result"));
+            black_box(policy.eval(&path, Some(&document), &EvalOptions::default(), &TestHost).expect("a result"));
         });
         println!(
             "{}: two threads are {evaluation:.2} times one, a pure loop {pure:.2}; ratio {:.2}",

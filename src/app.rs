@@ -1,7 +1,7 @@
 //! Builds everything from a `Config`, serves, and drains.
 
 mod control;
-mod plane;
+mod runtime;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use self::plane::Plane;
+use self::runtime::Runtime;
 use crate::config::{Config, Document};
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::lifecycle::Lifecycle;
 use crate::serve::{
-    Access, ApiSettings, Authentication, DoorKind, HttpAddress, Listener, Readiness, Security, SocketAccess, Tls,
+    Access, ApiSettings, Authentication, HttpAddress, Listener, ListenerKind, Readiness, Security, SocketAccess, Tls,
     TlsSettings, serve_http,
 };
 use crate::telemetry::{Metrics, chain};
@@ -62,11 +62,11 @@ pub struct Origin {
 
 /// Runs until a signal stops it.
 pub fn run(launch: Launch) -> anyhow::Result<()> {
-    to_its_end(serve(launch))
+    block_on_new_runtime(serve(launch))
 }
 
 /// Runs it on a runtime of its own.
-fn to_its_end<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+fn block_on_new_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -84,11 +84,11 @@ fn to_its_end<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
 ///
 /// # Errors
 /// The start would fail.
-pub fn rehearse(launch: Launch) -> anyhow::Result<Vec<String>> {
-    to_its_end(rehearsed(launch))
+pub fn validate(launch: Launch) -> anyhow::Result<Vec<String>> {
+    block_on_new_runtime(validate_prepared(launch))
 }
 
-async fn rehearsed(launch: Launch) -> anyhow::Result<Vec<String>> {
+async fn validate_prepared(launch: Launch) -> anyhow::Result<Vec<String>> {
     let Launch { mut config, files, .. } = launch;
     let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
     let mut lines = vec![format!("the configuration is read, with {} warning(s)", launch.config_warnings)];
@@ -96,7 +96,7 @@ async fn rehearsed(launch: Launch) -> anyhow::Result<Vec<String>> {
         tracing::warn!("no policy is given: every check will be denied");
     }
     lines.extend(config.check.dry_run.warning().map(str::to_owned));
-    let plane = Plane::new(&config, launch.origin, files.version, &lifecycle, metrics);
+    let plane = Runtime::new(&config, launch.origin, files.version, &lifecycle, metrics);
     let has_files = !files.paths.is_empty();
     load(PolicyFeed { files, activation: Arc::clone(&plane.activation) }, launch.max_errors).await?;
     if has_files {
@@ -123,9 +123,9 @@ async fn rehearsed(launch: Launch) -> anyhow::Result<Vec<String>> {
             tracing::warn!("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port will be opened");
         }
         None => {}
-        Some(door) => {
-            lines.extend(door.tls.map(|settings| tls(settings, "plugins.stepgate.grpc.tls")).transpose()?);
-            lines.push(format!("ext_authz will be served at {}", door.address));
+        Some(listener_config) => {
+            lines.extend(listener_config.tls.map(|settings| tls(settings, "plugins.stepgate.grpc.tls")).transpose()?);
+            lines.push(format!("ext_authz will be served at {}", listener_config.address));
         }
     }
     Ok(lines)
@@ -146,7 +146,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         tracing::warn!("no policy was given: every check is denied");
     }
     let lifecycle = Lifecycle::default();
-    let plane = Arc::new(Plane::new(&config, launch.origin, files.version, &lifecycle, Arc::clone(&metrics)));
+    let plane = Arc::new(Runtime::new(&config, launch.origin, files.version, &lifecycle, Arc::clone(&metrics)));
     let feed = load(PolicyFeed { files, activation: Arc::clone(&plane.activation) }, launch.max_errors).await?;
     if config.grpc.is_none() && config.discovery.is_none() {
         tracing::warn!("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port is opened");
@@ -167,7 +167,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let api = plane.api(settings);
     let tls = launch.tls.map(Tls::new).transpose().map_err(|error| anyhow::anyhow!("{}", chain(&error)))?;
     let tls = tls.map(|tls| plane.kept_fresh(tls));
-    let mut doors = Vec::new();
+    let mut listener_configs = Vec::new();
     let tls_for = |address: &HttpAddress| match (address.security, &tls) {
         (Security::Plain, _) | (Security::AsPossible, None) => Ok(None),
         (_, Some(tls)) => Ok(Some(Arc::clone(tls))),
@@ -184,14 +184,18 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
                 "API disabled on a non-loopback address, only health and metrics are served: set --authorization=basic"
             );
         }
-        doors.push((listener, DoorKind::Api(Arc::clone(&api)), tls));
+        listener_configs.push((listener, ListenerKind::Api(Arc::clone(&api)), tls));
     }
     for address in &launch.diagnostic {
         let listener = Listener::bind(&address.address, launch.http_socket_access).await.map_err(readable)?;
-        doors.push((listener, DoorKind::Diagnostic, tls_for(address)?));
+        listener_configs.push((listener, ListenerKind::Diagnostic, tls_for(address)?));
     }
     if let Some(address) = &config.api.admin {
-        doors.push((Listener::bind(address, ADMIN_MODE).await.map_err(readable)?, DoorKind::Admin(api), None));
+        listener_configs.push((
+            Listener::bind(address, ADMIN_MODE).await.map_err(readable)?,
+            ListenerKind::Admin(api),
+            None,
+        ));
     }
     let discovery = config.discovery.take();
     if config.grpc.is_some() {
@@ -201,9 +205,9 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     if let Some(settings) = discovery {
         plane.start_discovery(settings);
     }
-    for (listener, kind, tls) in doors {
+    for (listener, kind, tls) in listener_configs {
         tracing::info!(address = listener.local_address(), tls = tls.is_some(), "serving HTTP");
-        lifecycle.spawn(serve_http(listener, plane.door(kind, tls), lifecycle.signal()));
+        lifecycle.spawn(serve_http(listener, plane.listener_config(kind, tls), lifecycle.signal()));
     }
     if launch.watch {
         feed.watch(&lifecycle).context("--watch: the files cannot be watched")?;

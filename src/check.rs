@@ -7,20 +7,20 @@
 mod caller;
 mod canonical;
 mod challenge;
+mod deadline;
 mod evidence;
 mod fault;
 mod identity;
-mod mint;
+mod identity_token;
 mod obligations;
 mod pending;
 mod preflight;
 mod redirect;
-mod repeats;
 mod resource;
 mod respond;
 mod response_limits;
 mod routes;
-mod term;
+mod step_up_loop;
 mod trace;
 
 use std::borrow::Cow;
@@ -36,29 +36,29 @@ use uuid::Uuid;
 
 use self::evidence::Evidence;
 use self::pending::Pending;
-use self::repeats::Repeats;
 use self::respond::Verdict;
+use self::step_up_loop::StepUpLoopGuard;
 use crate::clock::Clock;
 use crate::opa::decision::{Decision, DecisionError, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse, Http};
-use crate::policy::{self, AnswerSource, Effort, Journal, Record};
-use crate::telemetry::{Decided, Followed, Metrics, Phase, PhaseClock, Throttle, Told, Tracer};
-use crate::token::{AssertedSettings, Seen, Verifier};
+use crate::policy::{self, AnswerSource, DecisionQueue, Effort, Record};
+use crate::telemetry::{CheckOutcome, ChildSpans, Metrics, Phase, PhaseClock, SpanAttributes, Throttle, Tracer};
+use crate::token::{AssertedSettings, ReplayCache, Verifier};
 use crate::value::{Members, Value};
 
 pub use self::caller::{CallerSettings, ClientAddress};
 pub use self::canonical::{Ambiguity, canonical_path};
 pub use self::challenge::{DpopChallenge, Settings as ChallengeSettings};
+pub use self::deadline::CheckDeadline;
 pub use self::evidence::AmbiguousPath;
 pub use self::fault::Fault;
 pub use self::identity::{IdentityHeader, IdentitySource};
-pub use self::mint::{MAX_LIFETIME as MAX_IDENTITY_TOKEN_LIFETIME, Minter};
+pub use self::identity_token::{IdentityTokenSigner, MAX_LIFETIME as MAX_IDENTITY_TOKEN_LIFETIME};
 pub use self::redirect::Redirect;
 pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
 pub use self::response_limits::{MAX_METADATA_DEPTH, ResponseLimits};
-pub use self::routes::{Demand as RouteDemand, LevelRequirement, PathPattern, Route, is_plain_host};
-pub use self::term::Term;
+pub use self::routes::{LevelRequirement, PathPattern, Route, RouteRequirement, is_plain_host};
 
 /// Evaluations that may wait for other servers at the same time; further ones queue until their deadline.
 const MAX_WAITING_EVALUATIONS: usize = 256;
@@ -142,7 +142,7 @@ pub struct Settings {
     /// Tokens for one use that are remembered; beyond, further ones are refused.
     pub max_used_tokens: usize,
     /// Signs identity tokens for the upstream.
-    pub minter: Option<Arc<Minter>>,
+    pub identity_token_signer: Option<Arc<IdentityTokenSigner>>,
 }
 
 /// Answers checks.
@@ -155,18 +155,18 @@ pub struct Checker {
     clock: Clock,
     metrics: Arc<Metrics>,
     /// Where decisions are logged, if they are.
-    journal: Option<Arc<Journal>>,
+    decision_queue: Option<Arc<DecisionQueue>>,
     /// Permits for evaluations that wait for other servers.
     waiting_evaluations: Arc<Semaphore>,
     /// Permits for evaluations that compute for longer than a brief attempt.
     long_evaluations: Arc<Semaphore>,
-    repeats: Repeats,
+    step_up_loop: StepUpLoopGuard,
     /// Tokens that were good for one request, where any route demands such.
-    used: Option<Seen>,
+    used: Option<ReplayCache>,
     /// Where checks are traced, if they are.
     tracer: Option<Tracer>,
     /// Lines about checks that there was no room for, and about those that there was no time for.
-    crowd: [Throttle; 2],
+    overload_logs: [Throttle; 2],
 }
 
 impl Checker {
@@ -179,26 +179,26 @@ impl Checker {
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let has_one_use = settings.routes.iter().any(|route| route.demand.one_use);
-        let used = has_one_use.then(|| Seen::new(USED_SPAN, settings.max_used_tokens));
+        let used = has_one_use.then(|| ReplayCache::new(USED_SPAN, settings.max_used_tokens));
         Self {
             settings,
             policy,
             tokens,
             clock,
             metrics,
-            journal: None,
+            decision_queue: None,
             waiting_evaluations: Arc::new(Semaphore::new(MAX_WAITING_EVALUATIONS)),
             long_evaluations: Arc::new(Semaphore::new(processors.saturating_mul(LONG_EVALUATIONS_PER_PROCESSOR))),
-            repeats: Repeats::default(),
+            step_up_loop: StepUpLoopGuard::default(),
             used,
             tracer: None,
-            crowd: Default::default(),
+            overload_logs: Default::default(),
         }
     }
 
     /// The same, logging every decision.
-    pub fn with_journal(self, journal: Arc<Journal>) -> Self {
-        Self { journal: Some(journal), ..self }
+    pub fn with_journal(self, decision_queue: Arc<DecisionQueue>) -> Self {
+        Self { decision_queue: Some(decision_queue), ..self }
     }
 
     /// The same, tracing checks.
@@ -207,27 +207,31 @@ impl Checker {
     }
 
     /// Answers one check within its term.
-    pub async fn check(&self, message: &[u8], term: Term) -> Answer {
+    pub async fn check(&self, message: &[u8], term: CheckDeadline) -> Answer {
         let arrived = term.arrived;
-        let mut phases = self.metrics.insides.clock(arrived.into_std());
+        let mut phases = self.metrics.check_metrics.clock(arrived.into_std());
         let parsed = Attributes::parse(message);
         if let Some(wanted) = parsed.as_ref().ok().and_then(|attributes| self.public_document(attributes)) {
             return respond::document(wanted, &decision_id());
         }
-        let place = self.journal().and_then(Journal::reserve);
+        let place = self.decision_queue().and_then(DecisionQueue::reserve);
         let is_unlogged = self.settings.audit && place.is_none();
         let record = self.record(place.is_some());
         let mut pending = Pending::new(record, place, &self.metrics, arrived);
         let record = &mut pending.record;
         if let Some((tracer, attributes)) = self.tracer.as_ref().zip(parsed.as_ref().ok()) {
             let http = attributes.http.as_ref();
-            let told =
-                || Told { decision_id: record.decision_id.clone(), ..http.map(trace::told_of).unwrap_or_default() };
+            let told = || SpanAttributes {
+                decision_id: record.decision_id.clone(),
+                ..http.map(trace::span_attributes).unwrap_or_default()
+            };
             phases.follow(tracer, http.and_then(trace::traceparent), self.clock.now_ns(), told);
         }
         let (decided, answer) = match parsed {
-            Err(error) => (Decided::Fault, self.fault(Fault::Malformed(error), None, record)),
-            Ok(attributes) if is_unlogged => (Decided::Fault, self.fault(Fault::Unlogged, Some(&attributes), record)),
+            Err(error) => (CheckOutcome::Fault, self.fault(Fault::Malformed(error), None, record)),
+            Ok(attributes) if is_unlogged => {
+                (CheckOutcome::Fault, self.fault(Fault::Unlogged, Some(&attributes), record))
+            }
             Ok(attributes) => match self.decide(message, &attributes, term, record, &mut phases).await {
                 Ok(verdict) => {
                     self.count(&verdict);
@@ -236,16 +240,18 @@ impl Checker {
                     phases.ended(Phase::Respond);
                     match self.usable(&answer) {
                         Ok(()) => (decided, answer),
-                        Err(error) => (Decided::Fault, self.fault(Fault::Result(error), Some(&attributes), record)),
+                        Err(error) => {
+                            (CheckOutcome::Fault, self.fault(Fault::Result(error), Some(&attributes), record))
+                        }
                     }
                 }
-                Err(fault) => (Decided::Fault, self.fault(fault, Some(&attributes), record)),
+                Err(fault) => (CheckOutcome::Fault, self.fault(fault, Some(&attributes), record)),
             },
         };
         record.answered = answer.word();
         self.metrics.checked(decided, record.reason, arrived.elapsed());
-        if decided != Decided::Allow && answer.word() == "allow" {
-            self.metrics.insides.dry_run_allowed();
+        if decided != CheckOutcome::Allow && answer.word() == "allow" {
+            self.metrics.check_metrics.dry_run_allowed();
         }
         phases.decided(decided.name(), record.reason);
         pending.done();
@@ -267,25 +273,25 @@ impl Checker {
     }
 
     /// The log record of a check; no more than its id when nothing reads the log.
-    fn record(&self, is_wanted: bool) -> Record {
-        let timestamp_ns = if is_wanted { self.clock.now_ns() } else { 0 };
-        Record { decision_id: decision_id(), is_wanted, timestamp_ns, ..Record::default() }
+    fn record(&self, has_consumers: bool) -> Record {
+        let timestamp_ns = if has_consumers { self.clock.now_ns() } else { 0 };
+        Record { decision_id: decision_id(), has_consumers, timestamp_ns, ..Record::default() }
     }
 
     /// The decision queue, while it has consumers.
-    fn journal(&self) -> Option<&Journal> {
-        self.journal.as_deref().filter(|journal| journal.is_wanted())
+    fn decision_queue(&self) -> Option<&DecisionQueue> {
+        self.decision_queue.as_deref().filter(|decision_queue| decision_queue.has_consumers())
     }
 
     /// The answer to a check that came at `arrived` and could not be made.
     pub fn refuse(&self, fault: Fault, arrived: Instant) -> Answer {
-        let place = self.journal().and_then(Journal::reserve);
+        let place = self.decision_queue().and_then(DecisionQueue::reserve);
         let mut record = self.record(place.is_some());
         if matches!(fault, Fault::Cancelled) {
             drop(Pending::new(record, place, &self.metrics, arrived));
             return respond::fault(&self.settings, &fault, None, None, "");
         }
-        self.metrics.checked(Decided::Fault, fault.reason(), arrived.elapsed());
+        self.metrics.checked(CheckOutcome::Fault, fault.reason(), arrived.elapsed());
         let answer = self.fault(fault, None, &mut record);
         record.answered = answer.word();
         if let Some(place) = place {
@@ -295,11 +301,11 @@ impl Checker {
     }
 
     fn fault(&self, fault: Fault, attributes: Option<&Attributes<'_>>, record: &mut Record) -> Answer {
-        fault.log(&record.decision_id, &self.crowd);
+        fault.log(&record.decision_id, &self.overload_logs);
         self.metrics.fault(fault.reason(), fault.opa_reason());
         record.result = None;
         record.reason = fault.reason();
-        if record.is_wanted {
+        if record.has_consumers {
             let message = fault.grpc_error().map(|(_, message)| message);
             record.error = Some(message.unwrap_or_else(|| crate::telemetry::chain(&fault)));
         }
@@ -317,16 +323,16 @@ impl Checker {
         &self,
         message: &[u8],
         attributes: &Attributes<'_>,
-        term: Term,
+        term: CheckDeadline,
         record: &mut Record,
         phases: &mut PhaseClock<'_>,
     ) -> Result<Verdict, Fault> {
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
-        record.snapshot = record.is_wanted.then(|| Arc::clone(&snapshot));
+        record.snapshot = record.has_consumers.then(|| Arc::clone(&snapshot));
         let path = self.canonical(attributes).map_err(|fault| self.shown(fault, message, attributes, record))?;
         // A body that no rule reads may be malformed, unless OPA's answer is wanted.
         let is_read = self.settings.compat.body_errors || snapshot.reads_body();
-        let body = match (is_read, record.is_wanted) {
+        let body = match (is_read, record.has_consumers) {
             (true, _) => BodyUse::Decision,
             (false, true) => BodyUse::Log,
             (false, false) => BodyUse::Nothing,
@@ -340,7 +346,7 @@ impl Checker {
         let is_token_header = |name: &str| self.tokens.as_ref().is_some_and(|tokens| tokens.reads_header(name));
         let is_preflight = |http: &Http<'_>| preflight::is_preflight(http, is_token_header);
         if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(is_preflight) {
-            record.input = record.is_wanted.then(|| self.early(document.members, attributes, path.as_deref()));
+            record.input = record.has_consumers.then(|| self.early(document.members, attributes, path.as_deref()));
             record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
         }
@@ -351,7 +357,7 @@ impl Checker {
                 Poll::Pending => {
                     // The caller may give up meanwhile: what was asked is logged all the same.
                     let early = || self.early(document.members.clone(), attributes, path.as_deref());
-                    record.input = record.is_wanted.then(early);
+                    record.input = record.has_consumers.then(early);
                     gathering.await
                 }
             }
@@ -368,7 +374,7 @@ impl Checker {
         let unmet = demand.as_ref().and_then(|demand| self.unmet(demand, attributes, &evidence, now));
         let mut members = document.members;
         if self.settings.extras {
-            let with_caller = record.is_wanted || snapshot.reads_caller();
+            let with_caller = record.has_consumers || snapshot.reads_caller();
             self.describe(&mut members, attributes, path.as_deref(), with_caller);
             evidence.add_to(&mut members, now);
             if let Some(demand) = &demand {
@@ -376,7 +382,7 @@ impl Checker {
             }
         }
         let input = members.into_value();
-        record.input = record.is_wanted.then(|| input.clone());
+        record.input = record.has_consumers.then(|| input.clone());
         phases.ended(Phase::Evidence);
         let decision = self.evaluate(snapshot, input, memory, term, record, phases.followed()).await?;
         phases.ended(Phase::Eval);
@@ -405,7 +411,7 @@ impl Checker {
 
     /// A fault before there is anything to decide about; the log shows what was asked all the same.
     fn shown(&self, fault: Fault, message: &[u8], attributes: &Attributes<'_>, record: &mut Record) -> Fault {
-        if record.is_wanted {
+        if record.has_consumers {
             // The body is left out: it may be what is wrong.
             let refuse = |_| false;
             let mut memory = input::BodyMemory::new(&refuse);
@@ -442,9 +448,11 @@ impl Checker {
         if verdict.is_allow() {
             return;
         }
-        self.metrics.insides.denied(verdict.reason());
+        self.metrics.check_metrics.denied(verdict.reason());
         if verdict.step_up().is_some() {
-            self.metrics.insides.stepped_up(verdict.evidence.verified().map_or(0, |verified| verified.authn().level));
+            self.metrics
+                .check_metrics
+                .stepped_up(verdict.evidence.verified().map_or(0, |verified| verified.authn().level));
         }
     }
 
@@ -470,9 +478,9 @@ impl Checker {
         snapshot: Arc<policy::Snapshot>,
         input: Value,
         memory: Arc<policy::MemoryGrant>,
-        term: Term,
+        term: CheckDeadline,
         record: &mut Record,
-        followed: Option<Followed>,
+        followed: Option<ChildSpans>,
     ) -> Result<Decision, Fault> {
         let deadline = term.deadline;
         let left = deadline.saturating_duration_since(Instant::now());
@@ -515,15 +523,15 @@ impl Checker {
         })?;
         match evaluation.source {
             AnswerSource::Uncached => {}
-            AnswerSource::Hit => self.metrics.insides.decisions.hit(),
-            AnswerSource::Miss => self.metrics.insides.decisions.miss(),
+            AnswerSource::Hit => self.metrics.check_metrics.decisions.hit(),
+            AnswerSource::Miss => self.metrics.check_metrics.decisions.miss(),
         }
         for print in &evaluation.prints {
             tracing::info!(decision_id = record.decision_id, "{print}");
         }
         record.answers = evaluation.answers;
         let value = evaluation.value.ok_or(Fault::Undefined)?;
-        record.result = record.is_wanted.then(|| value.clone());
+        record.result = record.has_consumers.then(|| value.clone());
         Decision::parse(&value, self.settings.compat.dialect()).map_err(Fault::Result)
     }
 

@@ -8,10 +8,10 @@ mod decision_logs;
 mod demands;
 mod discovered;
 mod document;
-mod door;
 mod duration;
 mod issuers;
 mod keys;
+mod listener;
 mod memory;
 mod overrides;
 mod problem;
@@ -30,7 +30,7 @@ pub use self::duration::parse as parse_duration;
 pub use self::keys::problems as key_problems;
 pub use self::problem::{Problem, Problems};
 pub use self::reference::reference;
-pub use self::resolve::{Config, GrpcDoor, resolve, resolve_labels};
+pub use self::resolve::{Config, GrpcListenerConfig, resolve, resolve_labels};
 pub use self::status::ApiConfig;
 
 #[cfg(test)]

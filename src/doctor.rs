@@ -2,12 +2,12 @@
 
 mod k8s;
 mod manifests;
+mod metric_findings;
 mod migrate;
 mod probe;
-mod signs;
 
 pub use self::k8s::{Finding, RULES, Rule, Severity, examine, reference};
 pub use self::manifests::{Manifests, ManifestsError};
+pub use self::metric_findings::{is_rejected, metric_findings};
 pub use self::migrate::{Migration, Verdict, migrations};
 pub use self::probe::{ProbeError, ask, get};
-pub use self::signs::{is_rejected, signs};

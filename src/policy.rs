@@ -4,33 +4,33 @@
 //! behind `engine`.
 
 mod cache;
+mod decision_queue;
 mod engine;
 mod entrypoint;
-mod journal;
+mod host;
+mod http_send;
 mod memory;
-mod outbound;
-mod question;
+mod query;
 mod snapshot;
 mod sources;
-mod trail;
-mod world;
+mod trace;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
+pub use self::decision_queue::{ApiRequestInfo, DecisionQueue, QueuePermit, Record, Subscriber, Subscribers, Waiting};
 pub use self::engine::{
     AnswerSource, Bounds, Effort, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of,
 };
 pub use self::entrypoint::{Entrypoint, EntrypointError, UndefinedEntrypoint};
-pub use self::journal::{Asked, Journal, Place, Record, Waiting, Watcher, Watchers};
+pub use self::host::{BuiltinSettings, EvalHost, HostContext};
+pub use self::http_send::OutboundSettings;
 pub use self::memory::{EvaluationMemory, MemoryGrant, MemorySettings};
-pub use self::outbound::OutboundSettings;
-pub use self::question::{Complaint, QueryError, Question};
+pub use self::query::{ApiError, QueryError, QueryOptions};
 pub use self::snapshot::Snapshot;
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};
-pub use self::trail::{Step, Trail, Visits};
-pub use self::world::{BuiltinSettings, Surroundings, World};
+pub use self::trace::{Step, Trail, Visits};
 
 /// Holds the active snapshot. Readers take a reference and keep it for the whole check.
 #[derive(Debug, Default)]

@@ -27,9 +27,9 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub struct Remote {
     /// For URLs from the configuration.
-    trusting: Arc<OnceLock<reqwest::Client>>,
+    unrestricted: Arc<OnceLock<reqwest::Client>>,
     /// For URLs from documents: resolves names to public addresses only.
-    wary: Arc<OnceLock<reqwest::Client>>,
+    public_only: Arc<OnceLock<reqwest::Client>>,
 }
 
 /// Where a URL came from.
@@ -79,8 +79,8 @@ pub enum RemoteError {
 impl Remote {
     fn client(&self, origin: Origin) -> Result<&reqwest::Client, RemoteError> {
         let slot = match origin {
-            Origin::Operator => &self.trusting,
-            Origin::Learned => &self.wary,
+            Origin::Operator => &self.unrestricted,
+            Origin::Learned => &self.public_only,
         };
         if let Some(client) = slot.get() {
             return Ok(client);

@@ -1,4 +1,4 @@
-//! The doors: sockets bound first, then served.
+//! The listeners: sockets bound first, then served.
 //!
 //! Knows how to listen and how to speak gRPC and HTTP; knows nothing about files, feeds or Rego.
 
@@ -20,6 +20,6 @@ pub use self::bind::{Address, AddressError, BindError, HttpAddress, Listener, Se
 pub use self::connection::ConnectionSettings;
 pub use self::grpc::{GrpcServer, GrpcSettings};
 pub use self::health::{BUNDLES, Health, Plugin, Readiness};
-pub use self::http::{DoorKind, HttpDoor, serve_http};
+pub use self::http::{HttpListenerConfig, ListenerKind, serve_http};
 pub use self::limits::Limits;
 pub use self::tls::{Tls, TlsError, TlsSettings, client_config};

@@ -8,11 +8,11 @@ mod phases;
 mod throttle;
 mod traces;
 
-pub use self::metrics::{Decided, Logged, Metrics, Outcome, Refused};
-pub use self::opa_metrics::BundleTold;
-pub use self::phases::{CacheCount, Insides, Phase, PhaseClock};
+pub use self::metrics::{CheckOutcome, LogOutcome, Metrics, Outcome, RejectReason};
+pub use self::opa_metrics::BundleMetrics;
+pub use self::phases::{CacheCount, CheckMetrics, Phase, PhaseClock};
 pub use self::throttle::Throttle;
-pub use self::traces::{Call, Context, Followed, Told, Trace, Tracer};
+pub use self::traces::{Call, ChildSpans, Context, SpanAttributes, Trace, Tracer};
 
 /// An error with all its causes on one line; `Display` of an error never repeats its source.
 pub fn chain(error: &dyn std::error::Error) -> String {

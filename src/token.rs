@@ -18,8 +18,8 @@ mod keyset;
 mod kinds;
 mod nonce;
 mod own_key;
+mod replay_cache;
 mod scale;
-mod seen;
 mod spiffe;
 mod verifier;
 mod workload;
@@ -35,8 +35,8 @@ pub use self::introspection::{Done, Endpoint, INACTIVE_TTL, IntrospectionSetting
 pub use self::issuer::{AudienceClaim, ClaimNames, ClaimsChallenge, Issuer, IssuerSettings, KeySource, RefreshRequest};
 pub use self::keyset::{KeySet, KeySetError, MAX_KEYS, UnusableKey};
 pub use self::nonce::{MIN_KEY_BYTES as MIN_NONCE_KEY_BYTES, Nonces};
+pub use self::replay_cache::{ReplayCache, ReplayError};
 pub use self::scale::Scale;
-pub use self::seen::{Seen, Unfit};
 pub use self::spiffe::{SpiffePattern, parse as parse_spiffe_id};
 pub use self::verifier::{Settings, TokenState, Verified, Verifier};
 

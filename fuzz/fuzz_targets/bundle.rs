@@ -5,12 +5,12 @@ use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use stepgate::feed::bundle::contents::Reading;
+use stepgate::feed::bundle::contents::BundleReader;
 use stepgate::opa::signature::Verification;
 use stepgate::policy::RegoVersion;
 
 libfuzzer_sys::fuzz_target!(|tar: &[u8]| {
-    let reading = Reading { limit: 1 << 20, version: RegoVersion::V1, verification: Verification::default() };
+    let reading = BundleReader { limit: 1 << 20, version: RegoVersion::V1, verification: Verification::default() };
     let _ = reading.archive(tar);
     let mut packed = GzEncoder::new(Vec::new(), Compression::none());
     packed.write_all(tar).expect("memory");

@@ -23,6 +23,10 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
         for header in denied.headers.iter().filter_map(|option| option.header.as_ref()) {
             assert!(!header.value.bytes().any(|byte| byte.is_ascii_control()), "{header:?}");
         }
-        assert!(denied.body.is_empty() || serde_json::from_str::<serde_json::Value>(&denied.body).is_ok(), "{}", denied.body);
+        assert!(
+            denied.body.is_empty() || serde_json::from_str::<serde_json::Value>(&denied.body).is_ok(),
+            "{}",
+            denied.body
+        );
     }
 });

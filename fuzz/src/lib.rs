@@ -6,18 +6,15 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use stepgate::check::{
-    AmbiguousPath, Answer, CallerSettings, ChallengeSettings, Checker, ClientAddress, Compat, DryRun, IdentityHeader,
-    IdentitySource, PathPattern, Route, RouteDemand, Settings, Term,
+    AmbiguousPath, Answer, CallerSettings, ChallengeSettings, CheckDeadline, Checker, ClientAddress, Compat, DryRun,
+    IdentityHeader, IdentitySource, LevelRequirement, PathPattern, ResponseLimits, Route, RouteRequirement, Settings,
 };
 use stepgate::clock::Clock;
 use stepgate::jws::{Alg, SigningKey};
 use stepgate::opa::input::Options;
-use stepgate::policy::{self, BuiltinSettings, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
+use stepgate::policy::{self, BuiltinSettings, Entrypoint, HostContext, Module, RegoVersion, Snapshot, Sources};
 use stepgate::telemetry::Metrics;
-use stepgate::token::{
-    AssuranceTable, CertificateSettings, Issuer, IssuerSettings, KeySet, KeySource, Location, Preset, Profile,
-    ProofSettings, Verifier,
-};
+use stepgate::token::{CertificateSettings, Issuer, IssuerSettings, KeySet, Location, Preset, ProofSettings, Verifier};
 
 /// Reads every part of the input, so that all of it is built.
 const POLICY: &str = r#"package p
@@ -36,18 +33,17 @@ seen if input.parsed_body
 
 pub fn checker() -> Checker {
     let (issuer, _) = Issuer::new(IssuerSettings {
-        issuer: "https://id.example.com".to_owned(),
         audiences: vec!["api".to_owned()],
         algorithms: vec![Alg::Es256, Alg::Rs256, Alg::EdDsa],
-        keys: KeySource::Inline(String::new()),
         leeway: Duration::from_secs(30),
-        profile: Profile::Legacy,
-        locations: vec![Location::bearer(), Location::dpop(), Location::Cookie { name: "token".to_owned() }],
-        assurance: AssuranceTable::default(),
+        locations: vec![
+            Location::bearer(),
+            Location::dpop(),
+            Location::Cookie { name: "token".to_owned(), chunks: true },
+            Location::WebSocketProtocol { prefix: "base64url.bearer.".to_owned() },
+        ],
         preset: Preset::Github,
-        max_lifetime: None,
-        claims_challenge: None,
-        introspection: None,
+        ..IssuerSettings::new("https://id.example.com")
     });
     // The private half is forgotten at once.
     let pem = SigningKey::generate(Alg::Es256).expect("a key");
@@ -60,7 +56,11 @@ pub fn checker() -> Checker {
         cache_bytes: 1 << 20,
         cache_ttl: Duration::from_secs(600),
         proofs: ProofSettings::default(),
-        certificates: CertificateSettings { xfcc_from_end: Some(0), client_cert: true, ..CertificateSettings::default() },
+        certificates: CertificateSettings {
+            xfcc_from_end: Some(0),
+            client_cert: true,
+            ..CertificateSettings::default()
+        },
     };
     let verifier = Arc::new(Verifier::new(vec![issuer], &limits, clock.clone()));
     let store = Arc::new(policy::Store::default());
@@ -69,10 +69,24 @@ pub fn checker() -> Checker {
         hosts: vec!["*.example.com".to_owned()],
         methods: Vec::new(),
         path: PathPattern::parse("/a/**/b").expect("a pattern"),
-        demand: RouteDemand { level: 2, max_age: Some(60), scopes: vec!["pay".to_owned()], ..RouteDemand::default() },
+        peers: Vec::new(),
+        demand: RouteRequirement {
+            levels: vec![LevelRequirement { level: 2, acr_values: Vec::new() }],
+            max_age: Some(60),
+            scopes: vec!["pay".to_owned()],
+            same_origin: true,
+            ..RouteRequirement::default()
+        },
     };
     let settings = Settings {
-        input: Options { skip_body: false, depth: 512, descriptors: None, raw_headers_count: true, expose_body_errors: false, duplicate_members: stepgate::value::DuplicateKeys::LastWins },
+        input: Options {
+            skip_body: false,
+            depth: 512,
+            descriptors: None,
+            raw_headers_count: true,
+            expose_body_errors: false,
+            duplicate_members: stepgate::value::DuplicateKeys::LastWins,
+        },
         extras: true,
         ambiguous_path: AmbiguousPath::Warn,
         evaluation_timeout: Duration::from_secs(5),
@@ -84,13 +98,15 @@ pub fn checker() -> Checker {
         asserted: Vec::new(),
         challenge: ChallengeSettings::default(),
         redirect: None,
-        resource: None,
+        resources: Vec::new(),
         routes: vec![route],
         identity_headers: vec![IdentityHeader {
             name: "x-user".to_owned(),
             source: IdentitySource::Claim(vec!["sub".to_owned()]),
         }],
-        minter: None,
+        response_limits: ResponseLimits::default(),
+        max_used_tokens: 1_000,
+        identity_token_signer: None,
     };
     Checker::new(settings, store, Some(verifier), clock, Arc::new(Metrics::new(None)))
 }
@@ -99,8 +115,8 @@ pub fn checker() -> Checker {
 pub fn snapshot(text: &str) -> Option<Snapshot> {
     let module = Module { path: "p.rego".into(), text: text.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
-    let surroundings = Arc::new(Surroundings::new(&BuiltinSettings::default()));
-    Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &surroundings).ok()
+    let host_context = Arc::new(HostContext::new(&BuiltinSettings::default()));
+    Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &host_context).ok()
 }
 
 /// The answer to a message of Envoy, which must never be an allow.
@@ -110,9 +126,11 @@ pub fn must_deny(message: &[u8]) -> CheckResponse {
         static RUNTIME: tokio::runtime::Runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     }
-    let term = Term::of(Duration::from_secs(5));
+    let term = CheckDeadline::of(Duration::from_secs(5));
     let answer = RUNTIME.with(|runtime| runtime.block_on(CHECKER.check(message, term)));
-    let Answer::Respond(response) = answer else { panic!("a gRPC error, which failure_mode_allow would turn into an allow") };
+    let Answer::Respond(response) = answer else {
+        panic!("a gRPC error, which failure_mode_allow would turn into an allow")
+    };
     assert_ne!(response.status.as_ref().map_or(0, |status| status.code), 0, "an allow: {response:?}");
     *response
 }

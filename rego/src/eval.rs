@@ -161,7 +161,7 @@ struct Mocked<'a> {
 }
 
 /// The documents and functions, as `with` has changed them, and what was found out under them.
-struct World<'a> {
+struct Scope<'a> {
     input: Option<&'a Value>,
     data: &'a Value,
     /// Paths under `data` whose rules are replaced.
@@ -176,7 +176,7 @@ struct World<'a> {
     results: HashMap<(GroupId, Vec<&'a Value>), Option<&'a Value>, ahash::RandomState>,
 }
 
-impl<'a> World<'a> {
+impl<'a> Scope<'a> {
     /// Bytes of a scope for a policy of so many rules.
     fn bytes(policy: &Policy) -> usize {
         policy.groups.len().saturating_mul(size_of::<Memo<'_>>()).saturating_add(4 * HEADER_BYTES)
@@ -203,7 +203,7 @@ struct Evaluator<'a> {
     regs: Vec<Option<&'a Value>>,
     /// Where the present frame begins.
     base: usize,
-    world: World<'a>,
+    world: Scope<'a>,
     context: Context<'a>,
     /// The file of the rule that runs.
     file: Option<&'a std::sync::Arc<str>>,
@@ -293,7 +293,7 @@ impl<'a> Evaluator<'a> {
             arena,
             regs: Vec::with_capacity(INITIAL_REGS),
             base: 0,
-            world: World::new(policy, input, &policy.data),
+            world: Scope::new(policy, input, &policy.data),
             context: Context::new(host, options),
             file: None,
             depth: 0,

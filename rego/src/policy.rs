@@ -23,7 +23,7 @@ pub const ROOT: NodeId = 0;
 /// Rules and data, ready to be asked.
 #[derive(Debug)]
 pub struct Policy {
-    pub(crate) groups: Vec<Group>,
+    pub(crate) groups: Vec<RuleSet>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) data: Value,
     pub(crate) waits: bool,
@@ -65,7 +65,7 @@ pub enum GroupKind {
 
 /// All definitions of one rule.
 #[derive(Debug)]
-pub struct Group {
+pub struct RuleSet {
     pub path: Vec<Value>,
     pub kind: GroupKind,
     pub rules: Vec<RuleCode>,

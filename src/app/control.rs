@@ -2,13 +2,13 @@
 
 use serde_json::{Value as Json, json};
 
-use super::plane::Plane;
+use super::runtime::Runtime;
 use crate::config::{public, resolve_labels};
 use crate::feed::activation::ActivationError;
 use crate::policy::{Module, RegoVersion};
 use crate::serve::{Control, PolicyChangeError};
 
-impl Control for Plane {
+impl Control for Runtime {
     fn config(&self) -> Json {
         let document = self.in_force.lock().clone();
         let mut shown = public(&document);

@@ -31,7 +31,7 @@ pub struct DpopChallenge {
 
 /// The authentication scheme of a challenge, by the token that the client sent.
 #[derive(Clone, Copy, Debug)]
-pub enum Form<'a> {
+pub enum ChallengeScheme<'a> {
     Bearer,
     /// The token is bound to a key.
     Dpop,
@@ -39,7 +39,7 @@ pub enum Form<'a> {
     Entra(&'a ClaimsChallenge),
 }
 
-impl<'a> Form<'a> {
+impl<'a> ChallengeScheme<'a> {
     pub fn of(verified: Option<&'a Verified>) -> Self {
         match verified {
             Some(verified) if verified.is_bound() => Self::Dpop,
@@ -142,7 +142,7 @@ impl Settings {
     }
 
     /// The token was issued for less than these scopes (RFC 6750 section 3.1).
-    pub fn insufficient_scope(&self, scope: &str, form: Form<'_>, hints: Hints<'_>) -> Challenge {
+    pub fn insufficient_scope(&self, scope: &str, form: ChallengeScheme<'_>, hints: Hints<'_>) -> Challenge {
         let description = "The token was issued for less than is needed";
         let mut parameters = Parameters::default();
         parameters.add_some("realm", self.realm.as_deref());
@@ -155,13 +155,13 @@ impl Settings {
             ("reason", "insufficient_scope".into()),
             ("scope", scope.into()),
         ]);
-        let headers = vec![self.rendered(parameters, matches!(form, Form::Dpop))];
+        let headers = vec![self.rendered(parameters, matches!(form, ChallengeScheme::Dpop))];
         Challenge { status: HttpStatus::FORBIDDEN, headers, body, ..Challenge::denial() }
     }
 
     /// The answer when several tokens in a row did not meet the requirement: no challenge, so that the client stops.
     pub fn not_satisfiable(&self, step_up: &StepUp, hints: Hints<'_>) -> Challenge {
-        let mut body = self.step_up(step_up, Form::Bearer, hints).body;
+        let mut body = self.step_up(step_up, ChallengeScheme::Bearer, hints).body;
         body.insert("reason".to_owned(), "step_up_not_satisfiable".into());
         let description =
             "The identity provider's tokens do not meet the requirement; authenticating again is not expected to help";
@@ -170,7 +170,7 @@ impl Settings {
     }
 
     /// The step-up challenge.
-    pub fn step_up(&self, step_up: &StepUp, form: Form<'_>, hints: Hints<'_>) -> Challenge {
+    pub fn step_up(&self, step_up: &StepUp, form: ChallengeScheme<'_>, hints: Hints<'_>) -> Challenge {
         let acr_values: Vec<_> =
             step_up.acr_values.iter().map(|value| token(value)).filter(|v| !v.is_empty()).collect();
         let description = match (&step_up.description, acr_values.is_empty(), step_up.max_age) {
@@ -208,12 +208,12 @@ impl Settings {
             body.insert("scope".to_owned(), scope.into());
         }
         let by_claims = match form {
-            Form::Entra(how) => {
+            ChallengeScheme::Entra(how) => {
                 acr_values.iter().find(|value| is_context(value)).map(|context| by_claims(how, context))
             }
             _ => None,
         };
-        let header = by_claims.unwrap_or_else(|| self.rendered(parameters, matches!(form, Form::Dpop)));
+        let header = by_claims.unwrap_or_else(|| self.rendered(parameters, matches!(form, ChallengeScheme::Dpop)));
         Challenge { status: HttpStatus::UNAUTHORIZED, headers: vec![header], body, ..Challenge::denial() }
     }
 }
@@ -299,7 +299,7 @@ mod tests {
         let plain = Settings::default();
         let level = StepUp { acr_values: vec!["phr".into(), "mfa".into()], ..StepUp::default() };
         assert_eq!(
-            plain.step_up(&level, Form::Bearer, Hints::default()).headers.first().map(String::as_str),
+            plain.step_up(&level, ChallengeScheme::Bearer, Hints::default()).headers.first().map(String::as_str),
             Some(
                 "Bearer error=\"insufficient_user_authentication\", \
                   error_description=\"A different authentication level is required\", acr_values=\"phr mfa\""
@@ -307,7 +307,7 @@ mod tests {
         );
         let age = StepUp { max_age: Some(5), ..StepUp::default() };
         assert_eq!(
-            plain.step_up(&age, Form::Bearer, Hints::default()).headers.first().map(String::as_str),
+            plain.step_up(&age, ChallengeScheme::Bearer, Hints::default()).headers.first().map(String::as_str),
             Some(
                 "Bearer error=\"insufficient_user_authentication\", \
                   error_description=\"More recent authentication is required\", max_age=\"5\""
@@ -316,7 +316,7 @@ mod tests {
         let all = StepUp { scope: Some("payments:write".into()), max_age: Some(0), ..level };
         let metadata = Some("https://api.example.com/.well-known/oauth-protected-resource");
         let hints = Hints { resource_metadata: metadata, ..Hints::default() };
-        let challenge = Settings::default().step_up(&all, Form::Bearer, hints);
+        let challenge = Settings::default().step_up(&all, ChallengeScheme::Bearer, hints);
         assert_eq!(challenge.status, HttpStatus::UNAUTHORIZED);
         assert!(challenge.headers[0].ends_with(
             "acr_values=\"phr mfa\", max_age=\"0\", scope=\"payments:write\", \
@@ -358,7 +358,7 @@ mod tests {
             description: Some(hostile.into()),
             ..StepUp::default()
         };
-        let header = Settings::default().step_up(&step_up, Form::Bearer, Hints::default()).headers.remove(0);
+        let header = Settings::default().step_up(&step_up, ChallengeScheme::Bearer, Hints::default()).headers.remove(0);
         assert!(header.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{header}");
         assert_eq!(header.matches('"').count(), 8, "{header}");
         assert!(!header.contains('\\'), "{header}");
@@ -388,7 +388,7 @@ mod tests {
             .headers;
         assert!(bearer[0].starts_with("DPoP error=\"invalid_token\""), "{bearer:?}");
         let step_up = dpop(false)
-            .step_up(&StepUp { max_age: Some(0), ..StepUp::default() }, Form::Dpop, Hints::default())
+            .step_up(&StepUp { max_age: Some(0), ..StepUp::default() }, ChallengeScheme::Dpop, Hints::default())
             .headers;
         assert!(step_up[0].starts_with("DPoP error=\"insufficient_user_authentication\""), "{step_up:?}");
     }
@@ -398,7 +398,10 @@ mod tests {
         let how =
             ClaimsChallenge { client_id: "app".to_owned(), authorization_uri: "https://login/authorize".to_owned() };
         let demand = |acr: &str| StepUp { acr_values: vec!["phr".into(), acr.into()], ..StepUp::default() };
-        let header = Settings::default().step_up(&demand("c1"), Form::Entra(&how), Hints::default()).headers.remove(0);
+        let header = Settings::default()
+            .step_up(&demand("c1"), ChallengeScheme::Entra(&how), Hints::default())
+            .headers
+            .remove(0);
         let claims = STANDARD.encode(r#"{"access_token":{"acrs":{"essential":true,"value":"c1"}}}"#);
         assert_eq!(
             header,
@@ -408,8 +411,10 @@ mod tests {
             )
         );
         for other in ["c0", "c100", "c", "c1x", "cc"] {
-            let header =
-                Settings::default().step_up(&demand(other), Form::Entra(&how), Hints::default()).headers.remove(0);
+            let header = Settings::default()
+                .step_up(&demand(other), ChallengeScheme::Entra(&how), Hints::default())
+                .headers
+                .remove(0);
             assert!(header.starts_with("Bearer error=\"insufficient_user_authentication\""), "{other}: {header}");
         }
     }
@@ -426,7 +431,7 @@ mod tests {
     #[test]
     fn the_policys_own_words_come_before_ours() {
         let own = StepUp { max_age: Some(5), description: Some("Sign in again".into()), ..StepUp::default() };
-        let header = Settings::default().step_up(&own, Form::Bearer, Hints::default()).headers.remove(0);
+        let header = Settings::default().step_up(&own, ChallengeScheme::Bearer, Hints::default()).headers.remove(0);
         assert!(header.contains("error_description=\"Sign in again\""), "{header}");
     }
 
@@ -444,10 +449,10 @@ mod tests {
         };
         let of = |claims: serde_json::Value| {
             let verified = crate::token::verified_for_tests(&claims, entra);
-            match Form::of(Some(&verified)) {
-                Form::Bearer => "bearer",
-                Form::Dpop => "dpop",
-                Form::Entra(_) => "entra",
+            match ChallengeScheme::of(Some(&verified)) {
+                ChallengeScheme::Bearer => "bearer",
+                ChallengeScheme::Dpop => "dpop",
+                ChallengeScheme::Entra(_) => "entra",
             }
         };
         assert_eq!(of(serde_json::json!({"xms_cc": ["cp1"]})), "entra");
@@ -457,7 +462,7 @@ mod tests {
         {
             assert_eq!(of(other), "bearer");
         }
-        assert!(matches!(Form::of(None), Form::Bearer));
+        assert!(matches!(ChallengeScheme::of(None), ChallengeScheme::Bearer));
     }
 
     #[test]

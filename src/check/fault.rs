@@ -153,8 +153,8 @@ impl Fault {
         let (reason, error) = (self.reason(), chain(self));
         match self {
             Self::Overloaded | Self::Deadline | Self::CallerDeadline | Self::EvaluationMemory(_) => {
-                let crowd = if matches!(self, Self::Overloaded) { overloaded } else { late };
-                if let Some(withheld) = crowd.due(Instant::now()) {
+                let overload_logs = if matches!(self, Self::Overloaded) { overloaded } else { late };
+                if let Some(withheld) = overload_logs.due(Instant::now()) {
                     tracing::error!(decision_id = id, reason, error, withheld, "check failed; the request is denied");
                 }
             }

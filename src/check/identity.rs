@@ -80,12 +80,12 @@ impl IdentitySource {
 
 /// The changes to the request's headers on allow.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Mutation {
+pub struct HeaderMutations {
     pub set: Vec<(String, String)>,
     pub remove: Vec<String>,
 }
 
-impl Mutation {
+impl HeaderMutations {
     /// The owned headers of this request: those with a value are set, the others and every copy are removed.
     pub fn of(settings: &Settings, evidence: &Evidence, attributes: &Attributes<'_>, now: i64) -> Self {
         let owned = &settings.identity_headers;
@@ -93,7 +93,10 @@ impl Mutation {
         let Some(verified) = evidence.verified() else { return mutation };
         for header in owned {
             let value = match header.source {
-                IdentitySource::Token => settings.minter.as_ref().and_then(|minter| minter.token(verified, now)),
+                IdentitySource::Token => settings
+                    .identity_token_signer
+                    .as_ref()
+                    .and_then(|identity_token_signer| identity_token_signer.token(verified, now)),
                 _ => header.source.found(verified, now).as_ref().and_then(header_text),
             };
             if let Some(value) = value {

@@ -2,10 +2,10 @@
 
 use super::evidence::Evidence;
 use super::respond::Verdict;
-use super::routes::{self, Demand, Unmet};
+use super::routes::{self, RouteRequirement, Shortfall};
 use super::{Checker, USED_SPAN};
 use crate::opa::input::Attributes;
-use crate::token::{TokenError, Unfit};
+use crate::token::{ReplayError, TokenError};
 
 impl Checker {
     /// The requirements of all routes that match this request.
@@ -14,7 +14,7 @@ impl Checker {
         attributes: &Attributes<'_>,
         path: Option<&str>,
         evidence: &Evidence,
-    ) -> Option<Demand> {
+    ) -> Option<RouteRequirement> {
         let http = attributes.http.as_ref().filter(|_| !self.settings.routes.is_empty())?;
         // By the certificate of the connection, never by a header; and a token that was sent and refused stays refused.
         let peer = Some(attributes.source_principal).filter(|peer| !peer.is_empty() && evidence.has_no_token());
@@ -24,13 +24,13 @@ impl Checker {
     /// The shortfall of the request; `None` when the requirement is met.
     pub(super) fn unmet(
         &self,
-        demand: &Demand,
+        demand: &RouteRequirement,
         attributes: &Attributes<'_>,
         evidence: &Evidence,
         now: i64,
-    ) -> Option<Unmet> {
+    ) -> Option<Shortfall> {
         if demand.same_origin && attributes.http.as_ref().is_some_and(routes::is_cross_origin) {
-            return Some(Unmet::Origin);
+            return Some(Shortfall::Origin);
         }
         demand.unmet(evidence.verified(), now)
     }
@@ -39,7 +39,7 @@ impl Checker {
     pub(super) fn settle(&self, verdict: Verdict, attributes: &Attributes<'_>) -> Verdict {
         let was_counted = self.tokens.as_ref().is_some_and(|tokens| tokens.was_counted(attributes));
         let error = match &verdict.unmet {
-            Some(Unmet::Issuer) => Some(TokenError::OtherIssuer),
+            Some(Shortfall::Issuer) => Some(TokenError::OtherIssuer),
             _ if verdict.demand.as_ref().is_some_and(|demand| demand.one_use)
                 && verdict.is_allow()
                 && !verdict.decision.ignores_demand() =>
@@ -49,7 +49,9 @@ impl Checker {
             _ => None,
         };
         match error {
-            Some(error) => Verdict { unmet: Some(Unmet::Token), evidence: verdict.evidence.refused(error), ..verdict },
+            Some(error) => {
+                Verdict { unmet: Some(Shortfall::Token), evidence: verdict.evidence.refused(error), ..verdict }
+            }
             None => verdict,
         }
     }
@@ -68,8 +70,8 @@ impl Checker {
         match used.first(&[verified.issuer(), id], verdict.now) {
             Ok(()) => Ok(()),
             Err(_) if was_counted => Ok(()),
-            Err(Unfit::Again) => Err(TokenError::Used),
-            Err(Unfit::NoRoom) => Err(TokenError::ProofsFull),
+            Err(ReplayError::Replayed) => Err(TokenError::Used),
+            Err(ReplayError::CacheFull) => Err(TokenError::ProofsFull),
         }
     }
 
@@ -79,10 +81,10 @@ impl Checker {
         if let Some(step_up) = verdict.step_up() {
             // The tokens of workloads have no levels, and no person could authenticate.
             let is_hopeless = verdict.unmet.is_some() && step_up.acr_values.is_empty() && step_up.max_age.is_none();
-            return is_hopeless || self.repeats.is_one_too_many(verified, step_up, verdict.now);
+            return is_hopeless || self.step_up_loop.record_failure(verified, step_up, verdict.now);
         }
         if verdict.is_allow() {
-            self.repeats.satisfied(verified, verdict.now);
+            self.step_up_loop.satisfied(verified, verdict.now);
         }
         false
     }

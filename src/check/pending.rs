@@ -3,30 +3,30 @@
 use tokio::time::Instant;
 
 use super::fault::Fault;
-use crate::policy::{Place, Record};
+use crate::policy::{QueuePermit, Record};
 use crate::telemetry::Metrics;
 
 /// The log record of a check, and its permit in the decision queue.
 pub struct Pending<'a> {
     pub record: Record,
-    place: Option<Place<'a>>,
+    place: Option<QueuePermit<'a>>,
     metrics: &'a Metrics,
     started: Instant,
     is_done: bool,
 }
 
 impl<'a> Pending<'a> {
-    pub fn new(record: Record, place: Option<Place<'a>>, metrics: &'a Metrics, started: Instant) -> Self {
+    pub fn new(record: Record, place: Option<QueuePermit<'a>>, metrics: &'a Metrics, started: Instant) -> Self {
         Self { record, place, metrics, started, is_done: false }
     }
 
     /// The answer is there.
     pub fn done(mut self) {
         self.is_done = true;
-        self.tell();
+        self.record();
     }
 
-    fn tell(&mut self) {
+    fn record(&mut self) {
         if let Some(place) = self.place.take() {
             place.take(Record { total: self.started.elapsed(), ..std::mem::take(&mut self.record) });
         }
@@ -43,7 +43,7 @@ impl Drop for Pending<'_> {
         self.metrics.cancelled(fault.opa_reason());
         self.record.reason = fault.reason();
         self.record.error = Some(fault.to_string());
-        self.tell();
+        self.record();
     }
 }
 
@@ -53,13 +53,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::policy::Journal;
+    use crate::policy::DecisionQueue;
 
     #[test]
     fn a_check_is_told_once_however_it_ends() {
         let metrics = Arc::new(Metrics::new(None));
-        let (journal, mut records) = Journal::new(Arc::clone(&metrics), 16 << 20);
-        let pending = || Pending::new(Record::default(), journal.reserve(), &metrics, Instant::now());
+        let (decision_queue, mut records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
+        let pending = || Pending::new(Record::default(), decision_queue.reserve(), &metrics, Instant::now());
         pending().done();
         assert_eq!(records.try_recv().expect("it is told").record.reason, "");
         drop(pending());

@@ -134,9 +134,8 @@ fn is_navigation(http: &Http<'_>) -> bool {
     };
     // A frame would show the login inside of another page, and a prefetch is not an action of the user.
     let is_document = !has("sec-fetch-dest") || one("sec-fetch-dest") == Some(b"document");
-    let is_ahead = ["purpose", "sec-purpose", "x-purpose", "x-moz"]
-        .iter()
-        .any(|name| one(name).is_some_and(is_speculative));
+    let is_ahead =
+        ["purpose", "sec-purpose", "x-purpose", "x-moz"].iter().any(|name| one(name).is_some_and(is_speculative));
     let is_script = one("x-requested-with").is_some_and(|with| with.eq_ignore_ascii_case(b"xmlhttprequest"));
     let is_upgrade = has("upgrade") || has("sec-websocket-key");
     http.method == "GET" && says_so && is_document && !is_ahead && !is_script && !is_upgrade

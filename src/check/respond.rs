@@ -11,17 +11,17 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{BoolValue, Struct, Value as Field};
 use envoy_types::pb::google::rpc::Status;
 
-use super::challenge::{Challenge, Form, Hints};
+use super::challenge::{Challenge, ChallengeScheme, Hints};
 use super::evidence::Evidence;
 use super::fault::Fault;
-use super::identity::Mutation;
+use super::identity::HeaderMutations;
 use super::redirect::{END_OF_LOOP, Page};
 use super::resource::{self, Wanted};
-use super::routes::{Demand, Unmet};
+use super::routes::{RouteRequirement, Shortfall};
 use super::{DryRun, Settings};
 use crate::opa::decision::{Allow, Decision, Deny, Header, HttpStatus, Metadata, StepUp};
 use crate::opa::input::Attributes;
-use crate::telemetry::{Decided, chain};
+use crate::telemetry::{CheckOutcome, chain};
 use crate::token::{TokenError, TokenState, Verified};
 
 /// `google.rpc.Code` values that answers carry.
@@ -65,9 +65,9 @@ pub struct Verdict {
     pub decision: Decision,
     pub evidence: Evidence,
     /// The requirements of the routes.
-    pub demand: Option<Demand>,
+    pub demand: Option<RouteRequirement>,
     /// The shortfall of the caller.
-    pub unmet: Option<Unmet>,
+    pub unmet: Option<Shortfall>,
     /// The `acr_values` to request so that the required level is reached.
     pub acr_values: Vec<String>,
     /// Several tokens in a row were not enough.
@@ -96,7 +96,7 @@ impl Verdict {
     pub fn step_up(&self) -> Option<&StepUp> {
         match (&self.decision, &self.unmet) {
             (Decision::Deny(deny), _) => deny.step_up.as_ref(),
-            (Decision::True | Decision::Allow(_), Some(Unmet::Authentication(step_up))) => Some(step_up),
+            (Decision::True | Decision::Allow(_), Some(Shortfall::Authentication(step_up))) => Some(step_up),
             _ => None,
         }
     }
@@ -105,7 +105,7 @@ impl Verdict {
     pub fn reason(&self) -> &'static str {
         match &self.unmet {
             _ if self.is_not_satisfiable => "step_up_not_satisfiable",
-            Some(Unmet::Origin) => "cross_origin",
+            Some(Shortfall::Origin) => "cross_origin",
             Some(_) => "demand_not_met",
             None => "",
         }
@@ -129,10 +129,15 @@ impl Verdict {
 }
 
 /// The answer to a decided check.
-pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'_>, id: &str) -> (Decided, Answer) {
+pub fn decision(
+    settings: &Settings,
+    verdict: Verdict,
+    attributes: &Attributes<'_>,
+    id: &str,
+) -> (CheckOutcome, Answer) {
     let now = verdict.now;
     let mutation = || {
-        let mutation = Mutation::of(settings, &verdict.evidence, attributes, now);
+        let mutation = HeaderMutations::of(settings, &verdict.evidence, attributes, now);
         mutation.with_subprotocols(verdict.subprotocols.as_deref())
     };
     // The next nonce comes with the answer to a valid proof, so that the client's next proof is not rejected first.
@@ -149,12 +154,12 @@ pub fn decision(settings: &Settings, verdict: Verdict, attributes: &Attributes<'
             let nonce = nonce();
             let has_more = !mutation.is_empty() || nonce.is_some() || cookie.is_some();
             let ok = has_more.then(|| with_identity(with_nonce(OkHttpResponse::default(), nonce, cookie), mutation));
-            return (Decided::Allow, allow(ok, None, id));
+            return (CheckOutcome::Allow, allow(ok, None, id));
         }
         Decision::Allow(decision) => {
             let metadata = decision.dynamic_metadata.clone();
             let ok = with_nonce(ok_response(decision.clone()), nonce(), cookie);
-            return (Decided::Allow, allow(Some(with_identity(ok, mutation())), metadata, id));
+            return (CheckOutcome::Allow, allow(Some(with_identity(ok, mutation())), metadata, id));
         }
         Decision::False | Decision::Deny(_) => denial(settings, &verdict, attributes, id),
     };
@@ -175,8 +180,8 @@ pub fn fault(
 ) -> Answer {
     // Without attributes the caller's copies of our headers are unknown, so that they could not be removed.
     let removal = match attributes {
-        Some(attributes) => Some(Mutation::removal(&settings.identity_headers, attributes)),
-        None => settings.identity_headers.is_empty().then(Mutation::default),
+        Some(attributes) => Some(HeaderMutations::removal(&settings.identity_headers, attributes)),
+        None => settings.identity_headers.is_empty().then(HeaderMutations::default),
     };
     if let (DryRun::DenialsAndFaults, Some(removal)) = (settings.dry_run, removal) {
         let removal = removal.with_subprotocols(subprotocols);
@@ -252,7 +257,7 @@ fn with_nonce(mut ok: OkHttpResponse, nonce: Option<String>, cookie: Option<Stri
 }
 
 /// Adds our headers. What the policy sets by the same name wins: it was decided with all the evidence.
-fn with_identity(mut ok: OkHttpResponse, mutation: Mutation) -> OkHttpResponse {
+fn with_identity(mut ok: OkHttpResponse, mutation: HeaderMutations) -> OkHttpResponse {
     let by_policy = |ok: &OkHttpResponse, name: &str| {
         ok.headers
             .iter()
@@ -273,7 +278,12 @@ fn with_identity(mut ok: OkHttpResponse, mutation: Mutation) -> OkHttpResponse {
 }
 
 /// A denial: as the policy shaped it, or a challenge.
-fn denial(settings: &Settings, verdict: &Verdict, attributes: &Attributes<'_>, id: &str) -> (Decided, CheckResponse) {
+fn denial(
+    settings: &Settings,
+    verdict: &Verdict,
+    attributes: &Attributes<'_>,
+    id: &str,
+) -> (CheckOutcome, CheckResponse) {
     let evidence = &verdict.evidence;
     let mut decision = match &verdict.decision {
         Decision::Deny(deny) => Some(deny.clone()),
@@ -282,7 +292,7 @@ fn denial(settings: &Settings, verdict: &Verdict, attributes: &Attributes<'_>, i
     let shaped = decision
         .as_ref()
         .is_some_and(|deny| deny.http_status.is_some() || deny.body.is_some() || !deny.headers.is_empty());
-    let form = Form::of(evidence.verified());
+    let form = ChallengeScheme::of(evidence.verified());
     let covering = attributes.http.as_ref().and_then(|http| resource::covering(&settings.resources, http));
     let first = verdict.asked_at_first();
     let hints = Hints {
@@ -306,8 +316,8 @@ fn denial(settings: &Settings, verdict: &Verdict, attributes: &Attributes<'_>, i
             let is_own_way = decision.as_ref().is_some_and(|deny| deny.http_status.is_some() || deny.body.is_some());
             Some(if is_own_way { challenge } else { for_browser(settings, challenge, step_up, attributes, true) })
         }
-        (None, Some(Unmet::Scope(scope))) => Some(settings.challenge.insufficient_scope(scope, form, hints)),
-        (None, Some(Unmet::Origin)) => Some(Challenge::cross_origin()),
+        (None, Some(Shortfall::Scope(scope))) => Some(settings.challenge.insufficient_scope(scope, form, hints)),
+        (None, Some(Shortfall::Origin)) => Some(Challenge::cross_origin()),
         (None, _) if shaped => None,
         (None, _) => settings
             .challenge
@@ -331,11 +341,11 @@ fn denial(settings: &Settings, verdict: &Verdict, attributes: &Attributes<'_>, i
             let is_asking = challenge.status == HttpStatus::UNAUTHORIZED || challenge.location.is_some();
             let code = if is_asking { UNAUTHENTICATED } else { PERMISSION_DENIED };
             let nonce = settings.challenge.nonce(verdict.now);
-            (Decided::Challenge, code, Some(challenged(challenge, decision.unwrap_or_default(), nonce, id)))
+            (CheckOutcome::Challenge, code, Some(challenged(challenge, decision.unwrap_or_default(), nonce, id)))
         }
         // The bare `false` has no denied response; Envoy then sends a bare 403.
-        (None, None) => (Decided::Deny, PERMISSION_DENIED, None),
-        (None, Some(deny)) => (Decided::Deny, PERMISSION_DENIED, Some(denied(deny))),
+        (None, None) => (CheckOutcome::Deny, PERMISSION_DENIED, None),
+        (None, Some(deny)) => (CheckOutcome::Deny, PERMISSION_DENIED, Some(denied(deny))),
     };
     let response = CheckResponse {
         status: Some(status(code)),

@@ -18,12 +18,12 @@ pub struct Route {
     pub path: PathPattern,
     /// Workloads that need no token here.
     pub peers: Vec<SpiffePattern>,
-    pub demand: Demand,
+    pub demand: RouteRequirement,
 }
 
 /// A requirement on the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Demand {
+pub struct RouteRequirement {
     /// Every one of them must be met: one for each route that names a level or `acr_values`.
     pub levels: Vec<LevelRequirement>,
     /// The greatest age of the authentication, in seconds.
@@ -57,7 +57,7 @@ impl LevelRequirement {
 
 /// The shortfall of a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unmet {
+pub enum Shortfall {
     /// A token of a configured issuer.
     Token,
     /// A token of another issuer.
@@ -130,11 +130,12 @@ impl Route {
 
 /// The demand on a request; nothing when no route matches. `peer` is the workload that sends it without a token: what is demanded of
 /// others is not demanded of it, where a route says so.
-pub fn demand(routes: &[Route], http: &Http<'_>, path: &str, peer: Option<&str>) -> Option<Demand> {
-    let mut found: Option<Demand> = None;
+pub fn demand(routes: &[Route], http: &Http<'_>, path: &str, peer: Option<&str>) -> Option<RouteRequirement> {
+    let mut found: Option<RouteRequirement> = None;
     let is_exempt = |route: &Route| peer.is_some_and(|peer| route.peers.iter().any(|pattern| pattern.matches(peer)));
     for route in routes.iter().filter(|route| route.matches(http, path) && !is_exempt(route)) {
-        let so_far = found.get_or_insert_with(|| Demand { allows_anonymous: true, ..Demand::default() });
+        let so_far =
+            found.get_or_insert_with(|| RouteRequirement { allows_anonymous: true, ..RouteRequirement::default() });
         for required in &route.demand.levels {
             if !so_far.levels.contains(required) {
                 so_far.levels.push(required.clone());
@@ -157,7 +158,7 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str, peer: Option<&str>)
     found
 }
 
-impl Unmet {
+impl Shortfall {
     /// Adds it to what the policy asks for.
     pub fn add_to(self, step_up: &mut StepUp) {
         let (more, scope) = match self {
@@ -180,7 +181,7 @@ impl Unmet {
     }
 }
 
-impl Demand {
+impl RouteRequirement {
     /// The highest required level.
     pub fn level(&self) -> usize {
         self.levels.iter().map(|required| required.level).max().unwrap_or(0)
@@ -196,24 +197,24 @@ impl Demand {
     }
 
     /// The shortfall of a caller; `None` when every requirement is met.
-    pub fn unmet(&self, verified: Option<&Verified>, now: i64) -> Option<Unmet> {
-        let Some(verified) = verified else { return (!self.allows_anonymous).then_some(Unmet::Token) };
+    pub fn unmet(&self, verified: Option<&Verified>, now: i64) -> Option<Shortfall> {
+        let Some(verified) = verified else { return (!self.allows_anonymous).then_some(Shortfall::Token) };
         if !self.issuers.iter().all(|accepted| accepted.iter().any(|issuer| issuer == verified.issuer())) {
-            return Some(Unmet::Issuer);
+            return Some(Shortfall::Issuer);
         }
         let too_low = self.strongest(Some(verified));
         let age = verified.authn().age_seconds(now).and_then(|age| u64::try_from(age).ok());
         let is_old = self.max_age.is_some_and(|max_age| age.is_none_or(|age| age > max_age));
         let scope = (!self.scopes.iter().all(|scope| verified.has_scope(scope))).then(|| self.scopes.join(" "));
         if too_low.is_none() && !is_old {
-            return scope.map(Unmet::Scope);
+            return scope.map(Shortfall::Scope);
         }
         // Level and age together, so that one login is enough.
         let asked = too_low.or_else(|| self.strongest(None)).map(|required| match required.acr_values.as_slice() {
             [] => verified.acr_values(required.level),
             named => named.to_vec(),
         });
-        Some(Unmet::Authentication(StepUp {
+        Some(Shortfall::Authentication(StepUp {
             acr_values: asked.unwrap_or_default(),
             max_age: self.max_age,
             scope,
@@ -371,7 +372,7 @@ mod tests {
         http
     }
 
-    fn route(methods: &[&str], hosts: &[&str], demand: Demand) -> Route {
+    fn route(methods: &[&str], hosts: &[&str], demand: RouteRequirement) -> Route {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
         let path = PathPattern::parse("/**").expect("a pattern");
         Route { methods: owned(methods), hosts: owned(hosts), path, peers: Vec::new(), demand }
@@ -390,7 +391,7 @@ mod tests {
             (&["POST"][..], &["a"][..], "POST", "b", false),
             (&[][..], &["b", "a"][..], "POST", "a", true),
         ] {
-            let matches = route(methods, hosts, Demand::default()).matches(&http(method, host), "/x");
+            let matches = route(methods, hosts, RouteRequirement::default()).matches(&http(method, host), "/x");
             assert_eq!(matches, want, "{methods:?} {hosts:?} {method} {host}");
         }
     }
@@ -401,7 +402,9 @@ mod tests {
             level,
             acr_values: acr.iter().map(|&acr| acr.to_owned()).collect(),
         };
-        let at = |level, acr| route(&[], &[], Demand { levels: vec![required(level, acr)], ..Demand::default() });
+        let at = |level, acr| {
+            route(&[], &[], RouteRequirement { levels: vec![required(level, acr)], ..RouteRequirement::default() })
+        };
         for (routes, level, asked) in [
             (vec![at(1, &["low"]), at(2, &["high"])], 2, &["high"][..]),
             (vec![at(2, &["high"]), at(1, &["low"])], 2, &["high"][..]),
@@ -421,14 +424,14 @@ mod tests {
 
     #[test]
     fn a_route_with_same_origin_alone_needs_no_token() {
-        let alone = Demand { same_origin: true, allows_anonymous: true, ..Demand::default() };
-        let unmet = |demands: &[&Demand]| {
+        let alone = RouteRequirement { same_origin: true, allows_anonymous: true, ..RouteRequirement::default() };
+        let unmet = |demands: &[&RouteRequirement]| {
             let routes: Vec<_> = demands.iter().map(|&demand| route(&[], &[], demand.clone())).collect();
             demand(&routes, &http("GET", "a"), "/", None).expect("they match").unmet(None, 0)
         };
         assert_eq!(unmet(&[&alone]), None);
-        assert_eq!(unmet(&[&alone, &Demand::default()]), Some(Unmet::Token));
-        assert_eq!(unmet(&[&Demand::default(), &alone]), Some(Unmet::Token));
+        assert_eq!(unmet(&[&alone, &RouteRequirement::default()]), Some(Shortfall::Token));
+        assert_eq!(unmet(&[&RouteRequirement::default(), &alone]), Some(Shortfall::Token));
     }
 
     #[test]

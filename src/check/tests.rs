@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, 
 use prost::Message as _;
 
 use super::*;
-use crate::policy::{BuiltinSettings, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings};
+use crate::policy::{BuiltinSettings, Entrypoint, HostContext, Module, RegoVersion, Snapshot, Sources};
 use crate::token::{Issuer, IssuerSettings};
 use crate::value::{as_text, member};
 
@@ -34,8 +34,8 @@ allow := {"allowed": true, "dynamic_metadata": {"state": input.jwt.state, "level
 "#;
 
 /// A route's demand for a level alone.
-fn at_level(level: usize) -> RouteDemand {
-    RouteDemand { levels: vec![LevelRequirement { level, acr_values: Vec::new() }], ..RouteDemand::default() }
+fn at_level(level: usize) -> RouteRequirement {
+    RouteRequirement { levels: vec![LevelRequirement { level, acr_values: Vec::new() }], ..RouteRequirement::default() }
 }
 
 fn settings() -> Settings {
@@ -64,7 +64,7 @@ fn settings() -> Settings {
         response_limits: ResponseLimits::default(),
         max_used_tokens: 1_000,
         identity_headers: Vec::new(),
-        minter: None,
+        identity_token_signer: None,
     }
 }
 
@@ -78,7 +78,7 @@ fn store_of(policy: &str) -> Arc<crate::policy::Store> {
     let store = Arc::new(crate::policy::Store::default());
     let entrypoint = Entrypoint::from_path("p/allow");
     store.activate(
-        Snapshot::build(&sources, &entrypoint, &Arc::new(Surroundings::new(&BuiltinSettings::default())))
+        Snapshot::build(&sources, &entrypoint, &Arc::new(HostContext::new(&BuiltinSettings::default())))
             .expect("the policy compiles"),
     );
     store
@@ -135,7 +135,7 @@ fn message_of(http: HttpRequest, source: Option<Peer>) -> Vec<u8> {
 }
 
 async fn answer(checker: &Checker, message: &[u8]) -> Answer {
-    checker.check(message, Term::of(Duration::from_secs(1))).await
+    checker.check(message, CheckDeadline::of(Duration::from_secs(1))).await
 }
 
 async fn respond(checker: &Checker, path: &str, headers: &[(&str, &str)]) -> CheckResponse {
@@ -259,7 +259,7 @@ async fn a_body_that_no_rule_reads_breaks_nothing() {
 #[tokio::test]
 async fn a_passed_deadline_and_a_missing_policy_are_denials() {
     let late = checker(settings(), false);
-    let Answer::Respond(response) = late.check(&message("/true", &[]), Term::of(Duration::ZERO)).await else {
+    let Answer::Respond(response) = late.check(&message("/true", &[]), CheckDeadline::of(Duration::ZERO)).await else {
         panic!("a response")
     };
     assert_eq!(denial(&response).0, 503);
@@ -429,10 +429,10 @@ fn path_of(record: &crate::policy::Record) -> Option<&str> {
 #[tokio::test]
 async fn a_fault_before_the_decision_says_what_was_asked() {
     let metrics = Arc::new(Metrics::new(None));
-    let (journal, mut records) = Journal::new(Arc::clone(&metrics), 16 << 20);
+    let (decision_queue, mut records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
     let settings = Settings { ambiguous_path: AmbiguousPath::Reject, ..settings() };
     let clock = crate::clock::Clock::default();
-    let checker = Checker::new(settings, store_of(POLICY), None, clock, metrics).with_journal(Arc::new(journal));
+    let checker = Checker::new(settings, store_of(POLICY), None, clock, metrics).with_journal(Arc::new(decision_queue));
     let broken = HttpRequest { body: "{".into(), ..http("POST", "/body", &[("content-type", "application/json")]) };
     let ambiguous = http("GET", "/a/%2e%2e/b", &[]);
     for (request, reason, path) in [(ambiguous, "ambiguous_path", "/a/%2e%2e/b"), (broken, "body_error", "/body")] {
@@ -446,7 +446,7 @@ async fn a_fault_before_the_decision_says_what_was_asked() {
 #[tokio::test]
 async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
     let metrics = Arc::new(Metrics::new(None));
-    let (journal, mut records) = Journal::new(Arc::clone(&metrics), 16 << 20);
+    let (decision_queue, mut records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
     // The keys of this issuer never come, so that the check waits for them.
     let (issuer, _asked) = Issuer::new(crate::token::issuer_for_tests());
     let limits = crate::token::Settings {
@@ -460,10 +460,10 @@ async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
     let tokens = Arc::new(Verifier::new(vec![issuer], &limits, clock.clone()));
     let checker = Checker::new(settings(), store_of(POLICY), Some(tokens), clock, Arc::clone(&metrics));
     let (tracer, mut traces) = Tracer::new(100.0, 9, Arc::clone(&metrics));
-    let checker = checker.with_journal(Arc::new(journal)).with_tracer(tracer);
+    let checker = checker.with_journal(Arc::new(decision_queue)).with_tracer(tracer);
     let token = format!("Bearer {}", crate::token::token_for_tests(&serde_json::json!({})));
     let message = message("/true", &[("authorization", &token)]);
-    let mut checking = Box::pin(checker.check(&message, Term::of(Duration::from_secs(5))));
+    let mut checking = Box::pin(checker.check(&message, CheckDeadline::of(Duration::from_secs(5))));
     assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(checking.as_mut().poll(cx).is_pending())).await);
     drop(checking);
     let record = records.try_recv().expect("it is told").record;

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::opa::input::Http;
-use crate::telemetry::Told;
+use crate::telemetry::SpanAttributes;
 
 /// The caller's place in its trace.
 pub(super) fn traceparent<'a>(http: &Http<'a>) -> Option<&'a str> {
@@ -13,12 +13,12 @@ pub(super) fn traceparent<'a>(http: &Http<'a>) -> Option<&'a str> {
 }
 
 /// The span attributes of a request; neither its query nor userinfo before a host.
-pub(super) fn told_of(http: &Http<'_>) -> Told {
+pub(super) fn span_attributes(http: &Http<'_>) -> SpanAttributes {
     let is_origin_form = http.path.starts_with('/');
     let path = http.path.split(['?', '#']).next().filter(|_| is_origin_form).unwrap_or_default();
     let path = without_tokens(path);
     let host = http.host.rsplit('@').next().unwrap_or_default();
-    Told::of(http.method, host, &path)
+    SpanAttributes::of(http.method, host, &path)
 }
 
 /// A path with a star for each segment that may be a credential: one with a JWT in it, or 24 characters that include a letter and a digit and are

@@ -12,9 +12,9 @@ use serde_json::{Map, Value as Json, json};
 
 use super::check::{PolicyArgs, listed};
 use crate::feed::bundle::archive::{self, File};
-use crate::feed::bundle::contents::{BundleError, Contents, Reading};
-use crate::opa::signature::{self, Demand, Signer, Verification};
-use crate::policy::{Module, RegoVersion, Sources, Strictness, Surroundings, compile_sources, package_of};
+use crate::feed::bundle::contents::{BundleError, BundlePayload, BundleReader};
+use crate::opa::signature::{self, SignaturePolicy, Signer, Verification};
+use crate::policy::{HostContext, Module, RegoVersion, Sources, Strictness, compile_sources, package_of};
 use crate::telemetry::chain;
 use crate::value::json_text;
 
@@ -94,8 +94,8 @@ impl Build {
             bail!("--optimize is refused: policies are compiled when they are loaded");
         }
         let (sources, mut manifest) = if self.bundle { self.of_bundles()? } else { self.of_files()? };
-        let surroundings = Surroundings::local()?;
-        if let Err(rejections) = compile_sources(&sources, &surroundings, Strictness::default()) {
+        let host_context = HostContext::local()?;
+        if let Err(rejections) = compile_sources(&sources, &host_context, Strictness::default()) {
             eprintln!("{}", listed(&rejections));
             return Ok(ExitCode::FAILURE);
         }
@@ -258,10 +258,10 @@ impl Inspect {
                 namespaces.entry(name).or_default().push(file.name.clone());
             }
         }
-        let verification = Verification { demand: Demand::Skip, ..Verification::default() };
-        let reading = Reading { limit: LIMIT, version: RegoVersion::V1, verification };
+        let verification = Verification { demand: SignaturePolicy::Skip, ..Verification::default() };
+        let reading = BundleReader { limit: LIMIT, version: RegoVersion::V1, verification };
         let manifest = match reading.contents(files.clone()).map_err(|error| readable(&self.path, &error))? {
-            Contents::Snapshot(bundle) => {
+            BundlePayload::Snapshot(bundle) => {
                 for module in &bundle.sources.modules {
                     let package = package_of(module).with_context(|| format!("`{}` cannot be parsed", module.path))?;
                     let name = std::iter::once("data".to_owned()).chain(package).collect::<Vec<_>>().join(".");
@@ -269,7 +269,7 @@ impl Inspect {
                 }
                 bundle.manifest
             }
-            Contents::Delta(delta) => {
+            BundlePayload::Delta(delta) => {
                 let paths = delta.patches.iter().map(|patch| format!("data.{}", patch.path.join(".")));
                 paths.for_each(|path| namespaces.entry(path).or_default().push("/patch.json".to_owned()));
                 delta.manifest

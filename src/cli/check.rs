@@ -9,8 +9,8 @@ use clap::Args;
 
 use crate::feed::bundle::contents::Bundle;
 use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
-use crate::opa::signature::{Demand, Verification};
-use crate::policy::{RegoVersion, Rejection, Sources, Strictness, Surroundings, compile_sources};
+use crate::opa::signature::{SignaturePolicy, Verification};
+use crate::policy::{HostContext, RegoVersion, Rejection, Sources, Strictness, compile_sources};
 
 /// Flags shared by commands over policies on disk.
 #[derive(Debug, Args)]
@@ -48,7 +48,7 @@ impl PolicyArgs {
             version: self.version(),
             as_bundles,
             // These tools read a bundle that is not active.
-            verification: Verification { demand: Demand::Skip, ..Verification::default() },
+            verification: Verification { demand: SignaturePolicy::Skip, ..Verification::default() },
         }
     }
 }
@@ -80,9 +80,9 @@ pub struct Check {
 impl Check {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         let sources = self.policy.load(&self.paths, self.bundle)?;
-        let surroundings = Surroundings::local()?;
+        let host_context = HostContext::local()?;
         let how = Strictness { strict: self.strict, ..Strictness::default() };
-        match compile_sources(&sources, &surroundings, how) {
+        match compile_sources(&sources, &host_context, how) {
             Ok(_) => Ok(ExitCode::SUCCESS),
             Err(rejections) => {
                 eprintln!("{}", listed(&rejections));

@@ -9,9 +9,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::run;
-use crate::app::rehearse;
+use crate::app::validate;
 use crate::clock::Clock;
-use crate::doctor::{Manifests, ProbeError, Severity, Verdict, ask, examine, is_rejected, migrations, signs};
+use crate::doctor::{Manifests, ProbeError, Severity, Verdict, ask, examine, is_rejected, metric_findings, migrations};
 use crate::serve::client_config;
 use crate::telemetry::log;
 
@@ -79,7 +79,7 @@ impl Doctor {
             Some(Command::K8s { paths, strict, format }) => lint(&paths, strict, format),
             Some(Command::Plan(run)) => {
                 log::init(log::Format::Text, log::Verbosity::Info);
-                for line in rehearse(run.launch()?)? {
+                for line in validate(run.launch()?)? {
                     println!("ok: {line}");
                 }
                 Ok(ExitCode::SUCCESS)
@@ -109,7 +109,7 @@ fn lint(paths: &[PathBuf], strict: bool, format: Format) -> anyhow::Result<ExitC
             let listed = findings.iter().map(|finding| {
                 json!({
                     "rule": finding.rule.id, "severity": finding.rule.severity.to_string(), "object": finding.object,
-                    "file": finding.origin, "what": finding.what, "why": finding.rule.why, "mend": finding.rule.mend,
+                    "file": finding.origin, "what": finding.what, "why": finding.rule.why, "mend": finding.rule.remediation,
                 })
             });
             println!("{}", serde_json::to_string_pretty(&listed.collect::<Vec<_>>())?);
@@ -119,7 +119,7 @@ fn lint(paths: &[PathBuf], strict: bool, format: Format) -> anyhow::Result<ExitC
                 println!("{}[{}] {} ({})", finding.rule.severity, finding.rule.id, finding.object, finding.origin);
                 println!("  {}", finding.what);
                 println!("  why:  {}", finding.rule.why);
-                println!("  mend: {}", finding.rule.mend);
+                println!("  mend: {}", finding.rule.remediation);
                 println!("  see:  docs/lint.md#{}\n", finding.rule.id);
             }
             if !manifests.has_meshes() {
@@ -129,12 +129,12 @@ fn lint(paths: &[PathBuf], strict: bool, format: Format) -> anyhow::Result<ExitC
             println!("{} object(s) examined: {errors} error(s), {warnings} warning(s)", manifests.all().count());
         }
     }
-    let is_whole = tell_unread(&manifests);
+    let is_whole = report_unread(&manifests);
     Ok(ExitCode::from(u8::from(errors > 0 || !is_whole || (strict && !findings.is_empty()))))
 }
 
 /// Says which files could not be read; whether all could.
-fn tell_unread(manifests: &Manifests) -> bool {
+fn report_unread(manifests: &Manifests) -> bool {
     for error in manifests.unread() {
         eprintln!("error: not examined: {}", crate::telemetry::chain(error));
     }
@@ -157,7 +157,7 @@ fn migrate(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
     }
     println!("Then: `stepgate check` and `stepgate test` on your policies, and docs/migrate-from-opa-envoy.md.");
     let is_refused = migrations.iter().flat_map(|migration| &migration.lines).any(|(own, _)| *own == Verdict::Refused);
-    let is_whole = tell_unread(&manifests);
+    let is_whole = report_unread(&manifests);
     Ok(ExitCode::from(u8::from(is_refused || !is_whole)))
 }
 
@@ -222,7 +222,7 @@ fn look(url: &str, ask: impl Fn(&str) -> Result<(u16, String), ProbeError>) -> a
         }
     };
     let now = Clock::System.now_ns() as f64 / 1e9;
-    lines.extend(signs(&metrics, now).into_iter().map(|sign| format!("  {sign}")));
+    lines.extend(metric_findings(&metrics, now).into_iter().map(|sign| format!("  {sign}")));
     Ok(Found { is_good: is_ready && !is_rejected(&metrics), lines })
 }
 

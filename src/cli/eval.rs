@@ -15,7 +15,7 @@ use stepgate_rego::{EvalOptions, Place, Policy, Row, Version, compile_query};
 use super::check::{PolicyArgs, listed};
 use super::coverage::Coverage;
 use crate::clock::nanoseconds;
-use crate::policy::{RegoVersion, Step, Strictness, Surroundings, Trail, Visits, World, compile_sources};
+use crate::policy::{EvalHost, HostContext, RegoVersion, Step, Strictness, Trail, Visits, compile_sources};
 use crate::value::{DuplicateKeys, JsonLimits, Value, parse_json, parse_yaml, pretty};
 
 /// The longest that a query may take unless `--timeout` says otherwise.
@@ -97,10 +97,10 @@ impl Eval {
         let bundles = self.policy.load(&self.bundle, true)?;
         sources.modules.extend(bundles.modules);
         sources.add_data(&[], bundles.data)?;
-        let surroundings = Surroundings::local()?;
+        let host_context = HostContext::local()?;
         let traced = self.profile || self.coverage || self.explain == Explain::Full;
         let how = Strictness { traced, ..Strictness::default() };
-        let policy = match compile_sources(&sources, &surroundings, how) {
+        let policy = match compile_sources(&sources, &host_context, how) {
             Ok(policy) => policy,
             Err(rejections) => {
                 let errors: Vec<Json> = rejections
@@ -118,10 +118,10 @@ impl Eval {
             (None, true) => std::io::read_to_string(std::io::stdin())?,
             (None, false) => anyhow::bail!("a query is needed, such as `data.app.allow`"),
         };
-        self.answer(&policy, &query, &surroundings)
+        self.answer(&policy, &query, &host_context)
     }
 
-    fn answer(&self, policy: &Policy, query: &str, surroundings: &Surroundings) -> anyhow::Result<ExitCode> {
+    fn answer(&self, policy: &Policy, query: &str, host_context: &HostContext) -> anyhow::Result<ExitCode> {
         let version = match self.policy.version() {
             RegoVersion::V0 => Version::V0,
             RegoVersion::V1 => Version::V1,
@@ -146,7 +146,7 @@ impl Eval {
             None => TIMEOUT,
             Some(text) => crate::config::parse_duration(text).context("--timeout: expected a duration such as `5s`")?,
         };
-        let world = World::lasting(budget, surroundings).following(Trail::default());
+        let world = EvalHost::lasting(budget, host_context).following(Trail::default());
         let options = EvalOptions { strict_builtin_errors: self.strict_builtin_errors, ..EvalOptions::default() };
         let result = policy.query(&compiled, self.input()?.as_ref(), &options, &world);
         let (prints, trail) = world.into_records();

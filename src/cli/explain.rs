@@ -17,7 +17,7 @@ use crate::check::canonical_path;
 use crate::clock::from_rfc3339;
 use crate::feed::decision_log::redacted;
 use crate::opa::input::{Options, from_protojson};
-use crate::policy::{BuiltinSettings, Module, RegoVersion, Strictness, Surroundings, Trail, World, compile_sources};
+use crate::policy::{BuiltinSettings, EvalHost, HostContext, Module, RegoVersion, Strictness, Trail, compile_sources};
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, items, json_text, member, parse_json};
 
 /// The longest that the policy may take.
@@ -73,9 +73,9 @@ impl Explain {
         let bundles = self.policy.load(&self.bundle, true)?;
         sources.modules.extend(bundles.modules);
         sources.add_data(&[], bundles.data)?;
-        let surroundings = Surroundings::local()?;
+        let host_context = HostContext::local()?;
         let how = Strictness { traced: true, ..Strictness::default() };
-        let policy = compile_sources(&sources, &surroundings, how)
+        let policy = compile_sources(&sources, &host_context, how)
             .map_err(|rejections| anyhow::anyhow!("{}", listed(&rejections)))?;
         let rule = match (&self.rule, &case.path) {
             (Some(rule), _) => rule.clone(),
@@ -90,8 +90,8 @@ impl Explain {
             .map_err(|_| anyhow::anyhow!("`{rule}` is no rule of these policies"))?;
         // A foreign input must not send requests from here, nor show the environment of the reader. The values that the event
         // says of the world at the time counts.
-        let alone = Surroundings::new(&BuiltinSettings::default());
-        let world = World::lasting(TIMEOUT, &alone).following(Trail::default()).recalling(case.answers, case.now_ns);
+        let alone = HostContext::new(&BuiltinSettings::default());
+        let world = EvalHost::lasting(TIMEOUT, &alone).following(Trail::default()).recalling(case.answers, case.now_ns);
         let result = policy.query(&query, Some(&case.input), &EvalOptions::default(), &world);
         let (prints, trail) = world.into_records();
         let secrets = Hidden::of(&case.input);

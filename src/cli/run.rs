@@ -15,7 +15,7 @@ use crate::config::{Document, resolve};
 use crate::doctor::Verdict;
 use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
 use crate::jws::ConfiguredKey;
-use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
+use crate::opa::signature::{PublicKey, SignaturePolicy, Verification, exclusion};
 use crate::policy::RegoVersion;
 use crate::serve::{Authentication, HttpAddress, SocketAccess, TlsSettings};
 use crate::telemetry::log::{Format, Verbosity, init};
@@ -129,7 +129,7 @@ pub struct Run {
     #[command(flatten)]
     without_effect: WithoutEffect,
     #[command(flatten)]
-    refused: Refused,
+    refused: RefusedFlags,
 }
 
 /// TLS of the API.
@@ -189,7 +189,7 @@ struct Verify {
 impl Verify {
     fn verification(&self) -> anyhow::Result<Verification> {
         if self.skip_verify {
-            return Ok(Verification { demand: Demand::Skip, ..Verification::default() });
+            return Ok(Verification { demand: SignaturePolicy::Skip, ..Verification::default() });
         }
         let Some(given) = &self.verification_key else { return Ok(Verification::default()) };
         let text = std::fs::read_to_string(given).unwrap_or_else(|_| given.clone());
@@ -202,7 +202,7 @@ impl Verify {
             key_id: Some(self.verification_key_id.clone()),
             scope: self.scope.clone(),
             exclude: exclude.collect::<anyhow::Result<_>>()?,
-            demand: Demand::Required,
+            demand: SignaturePolicy::Required,
         })
     }
 }
@@ -232,7 +232,7 @@ struct WithoutEffect {
 
 /// Flags that promise something that is not offered.
 #[derive(Debug, Args)]
-struct Refused {
+struct RefusedFlags {
     #[arg(long, hide = true)]
     tls_cipher_suites: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -266,7 +266,7 @@ impl WithoutEffect {
     }
 }
 
-impl Refused {
+impl RefusedFlags {
     /// Those that were given, and why they are refused.
     fn given(&self) -> Vec<(&'static str, &'static str)> {
         [

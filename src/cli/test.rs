@@ -16,7 +16,7 @@ use stepgate_rego::{EvalOptions, GroupKind, Location, Policy};
 use super::check::{PolicyArgs, listed};
 use super::coverage::Coverage;
 use crate::clock::nanoseconds;
-use crate::policy::{Strictness, Surroundings, Trail, World, compile_sources};
+use crate::policy::{EvalHost, HostContext, Strictness, Trail, compile_sources};
 use crate::value::Value;
 
 /// The longest that one run of a measured test may take.
@@ -95,10 +95,10 @@ impl Test {
         let budget =
             crate::config::parse_duration(&self.timeout).context("--timeout: expected a duration such as `5s`")?;
         let sources = self.policy.load(&self.paths, self.bundle)?;
-        let surroundings = Surroundings::local()?;
+        let host_context = HostContext::local()?;
         let coverage = self.coverage || self.threshold > 0.0;
         let how = Strictness { traced: coverage, separate_tests: true, ..Strictness::default() };
-        let policy = match compile_sources(&sources, &surroundings, how) {
+        let policy = match compile_sources(&sources, &host_context, how) {
             Ok(policy) => policy,
             Err(rejections) => {
                 eprintln!("{}", listed(&rejections));
@@ -109,11 +109,11 @@ impl Test {
         let chosen =
             tests(&policy).into_iter().filter(|path| only.as_ref().is_none_or(|only| only.is_match(&shown(path))));
         let mut reports: Vec<Report> =
-            chosen.map(|path| report(&policy, path, budget, &surroundings, &mut trail)).collect();
+            chosen.map(|path| report(&policy, path, budget, &host_context, &mut trail)).collect();
         reports.sort_by(|a, b| (&a.file, a.row).cmp(&(&b.file, b.row)));
         let failed = reports.iter().any(|it| matches!(it.outcome, Outcome::Fail | Outcome::Error(_)));
         if self.bench && !failed {
-            self.measure(&policy, &reports, &surroundings);
+            self.measure(&policy, &reports, &host_context);
             return Ok(ExitCode::SUCCESS);
         }
         if coverage && !failed {
@@ -139,11 +139,11 @@ impl Test {
     }
 
     /// Runs each test that passes [`Test::count`] times, and prints as Go prints benchmarks.
-    fn measure(&self, policy: &Policy, reports: &[Report], surroundings: &Surroundings) {
+    fn measure(&self, policy: &Policy, reports: &[Report], host_context: &HostContext) {
         for it in reports.iter().filter(|it| it.outcome == Outcome::Pass) {
             let started = Instant::now();
             for _ in 0..self.count {
-                let world = World::lasting(BENCH_BUDGET, surroundings);
+                let world = EvalHost::lasting(BENCH_BUDGET, host_context);
                 let _ = policy.eval(&it.path, None, &EvalOptions::default(), &world);
             }
             let each = started.elapsed().as_nanos() / u128::from(self.count.max(1));
@@ -251,14 +251,14 @@ fn report(
     policy: &Policy,
     path: Vec<Value>,
     budget: Duration,
-    surroundings: &Surroundings,
+    host_context: &HostContext,
     trail: &mut Trail,
 ) -> Report {
     let (file, at) = location(policy, &path).map_or((String::new(), 0), |(file, at)| (file.to_string(), at.row));
     let (name, package) = path.split_last().map_or((String::new(), String::new()), |(name, package)| {
         (name.as_str().unwrap_or("").to_owned(), shown(package))
     });
-    let world = World::lasting(budget, surroundings).following(std::mem::take(trail));
+    let world = EvalHost::lasting(budget, host_context).following(std::mem::take(trail));
     let started = Instant::now();
     let mut found = Vec::new();
     let outcome = if name.starts_with("todo_") {

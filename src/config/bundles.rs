@@ -13,11 +13,11 @@ use serde_json::Value;
 use super::memory::Memory;
 use super::resolve::{Resolver, Section};
 use super::services::named;
-use crate::feed::bundle::kept::Kept;
 use crate::feed::bundle::poller::{Polling, Resource};
+use crate::feed::bundle::saved::SavedBundle;
 use crate::feed::bundle::{BundleSettings, Source};
 use crate::jws::ConfiguredKey;
-use crate::opa::signature::{Demand, PublicKey, Verification, exclusion};
+use crate::opa::signature::{PublicKey, SignaturePolicy, Verification, exclusion};
 use crate::remote::registry::Reference;
 use crate::remote::service::ServiceSettings;
 
@@ -104,7 +104,7 @@ impl Resolver<'_> {
                 self.problems.error(place, "a bundle of this name cannot be kept in a folder");
             }
             let folder = Section(Some(context.document)).text("persistence_directory").unwrap_or(".opa");
-            Kept { folder: PathBuf::from(folder).join("bundles").join(name) }
+            SavedBundle { folder: PathBuf::from(folder).join("bundles").join(name) }
         });
         let service = match &source {
             Some(Source::Service { service, .. }) => Some(service.as_str()),
@@ -121,7 +121,7 @@ impl Resolver<'_> {
             source: source?,
             polling,
             // A bundle of more would not fit into memory once it is compiled, beside the one that it replaces.
-            size_limit: item.count("size_limit_bytes", context.memory.share(SIZE_LIMIT, 4)),
+            size_limit: item.count("size_limit_bytes", context.memory.cap_to_fraction(SIZE_LIMIT, 4)),
             verification,
             kept,
             rollback_guard: own.flag("rollback_guard").unwrap_or(false),
@@ -214,9 +214,9 @@ impl Resolver<'_> {
             scope: signing.text("scope").unwrap_or("").to_owned(),
             exclude,
             demand: match (context.signatures_as_in_opa, is_wanted) {
-                (true, _) => Demand::AsInOpa,
-                (false, true) => Demand::Required,
-                (false, false) => Demand::Optional,
+                (true, _) => SignaturePolicy::AsInOpa,
+                (false, true) => SignaturePolicy::Required,
+                (false, false) => SignaturePolicy::Optional,
             },
         }
     }

@@ -10,8 +10,8 @@ use super::proofs::dpop_challenge;
 use super::resolve::{Resolver, Section, is_header_name, is_token};
 use super::workloads::with_defaults;
 use crate::check::{
-    self, IdentityHeader, IdentitySource, LevelRequirement, MAX_IDENTITY_TOKEN_LIFETIME, Minter, PathPattern, Redirect,
-    ResourceMetadata, Route, RouteDemand, is_plain_host,
+    self, IdentityHeader, IdentitySource, IdentityTokenSigner, LevelRequirement, MAX_IDENTITY_TOKEN_LIFETIME,
+    PathPattern, Redirect, ResourceMetadata, Route, RouteRequirement, is_plain_host,
 };
 use crate::jws::{Alg, SigningKey};
 use crate::token::{ClaimsChallenge, IssuerSettings, Location, Profile, ProofSettings, Scale, SpiffePattern};
@@ -114,7 +114,7 @@ impl Resolver<'_> {
         }
         let issuers = self.route_issuers(&owned("issuers"), own, &format!("{place}.issuers"));
         let required = LevelRequirement { level, acr_values };
-        let demand = RouteDemand {
+        let demand = RouteRequirement {
             levels: if required == LevelRequirement::default() { Vec::new() } else { vec![required] },
             max_age,
             scopes,
@@ -352,9 +352,9 @@ impl Resolver<'_> {
             .identity_headers
             .push(IdentityHeader { name: header.to_ascii_lowercase(), source: IdentitySource::Token });
         let kid = item.text("kid").unwrap_or("stepgate").to_owned();
-        let mut minter = Minter::new(key, kid, issuer.to_owned(), audience.to_owned());
-        (minter.lifetime, minter.claims) = (lifetime, claims);
-        check.minter = Some(Arc::new(minter));
+        let mut identity_token_signer = IdentityTokenSigner::new(key, kid, issuer.to_owned(), audience.to_owned());
+        (identity_token_signer.lifetime, identity_token_signer.claims) = (lifetime, claims);
+        check.identity_token_signer = Some(Arc::new(identity_token_signer));
     }
 
     pub(super) fn claims_challenge(&mut self, item: Section<'_>, place: &str) -> Option<ClaimsChallenge> {

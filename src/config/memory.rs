@@ -63,11 +63,11 @@ impl Memory {
         let row = TABLE.iter().find(|(it, ..)| *it == consumer);
         let Some((_, most, part)) = row else { return 0 };
         let Some(limit) = self.0 else { return *most };
-        let share = match part {
+        let cap_to_fraction = match part {
             Part::OfLimit(divisor) => limit.checked_div(*divisor).unwrap_or(limit),
             Part::OfRest(sixteenths) => Self::rest(limit).saturating_mul(*sixteenths) / 16,
         };
-        share.clamp(1, *most)
+        cap_to_fraction.clamp(1, *most)
     }
 
     fn rest(limit: u64) -> u64 {
@@ -91,7 +91,7 @@ impl Memory {
     }
 
     /// `most` bytes, but no more than this part of the limit.
-    pub fn share(self, most: u64, divisor: u64) -> u64 {
+    pub fn cap_to_fraction(self, most: u64, divisor: u64) -> u64 {
         self.0.map_or(most, |limit| limit.checked_div(divisor).unwrap_or(limit).clamp(1, most.max(1)))
     }
 }

@@ -37,7 +37,7 @@ const OPA_BUCKETS: [f64; 11] = [1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 3e-3, 
 #[derive(Debug)]
 pub struct Config {
     /// Absent without a plugin block.
-    pub grpc: Option<GrpcDoor>,
+    pub grpc: Option<GrpcListenerConfig>,
     pub entrypoint: Entrypoint,
     pub builtins: BuiltinSettings,
     pub services: BTreeMap<String, ServiceSettings>,
@@ -65,7 +65,7 @@ pub struct Config {
 
 /// The ext_authz listener.
 #[derive(Debug)]
-pub struct GrpcDoor {
+pub struct GrpcListenerConfig {
     pub address: Address,
     pub socket_access: SocketAccess,
     pub tls: Option<TlsSettings>,
@@ -260,7 +260,7 @@ impl Resolver<'_> {
             identity_headers: self.identity_headers(own),
             response_limits: response_limits(limits),
             max_used_tokens: self.memory.used_tokens(),
-            minter: None,
+            identity_token_signer: None,
         };
         self.identity_token(own, &mut check);
         let services = self.services(document);

@@ -1,4 +1,4 @@
-//! The status, discovery, and the doors of the API.
+//! The status, discovery, and the listeners of the API.
 //!
 //! Mirrors: OPA `v1/plugins/{status,discovery}` and `v1/server` as far as they are configured, v1.19.0.
 

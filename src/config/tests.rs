@@ -6,7 +6,7 @@ use super::keys::{Effect, Kind, all};
 use super::*;
 use crate::feed::bundle::poller::Resource;
 use crate::feed::bundle::{BundleSettings, Source};
-use crate::opa::signature::Demand;
+use crate::opa::signature::SignaturePolicy;
 use crate::token::KeySource;
 
 fn problems(document: serde_json::Value) -> Problems {
@@ -51,7 +51,7 @@ fn services_and_bundles_have_opas_defaults() {
     assert_eq!(b.source, Source::Service { service: "a".to_owned(), resource: Resource::Path("bundles/b".to_owned()) });
     let seconds = |it: &BundleSettings| (it.polling.min_delay.as_secs(), it.polling.max_delay.as_secs());
     assert_eq!((seconds(b), seconds(c), b.size_limit), ((60, 120), (1, 2), 1 << 30));
-    assert_eq!(b.verification.demand, Demand::Optional);
+    assert_eq!(b.verification.demand, SignaturePolicy::Optional);
 }
 
 #[test]
@@ -64,12 +64,15 @@ fn a_public_key_makes_signatures_a_must() {
         config.unwrap_or_else(|| panic!("{problems:?}")).bundles[0].verification.demand
     };
     let (public, private) = (json!({"algorithm": "HS256", "key": "x"}), json!({"private_key": "x"}));
-    assert_eq!(demand(json!({"k": public}), json!(null), json!({})), Demand::Required);
-    assert_eq!(demand(json!({"k": public}), json!({"keyid": "k"}), json!({})), Demand::Required);
-    assert_eq!(demand(json!({}), json!({"scope": "x"}), json!({})), Demand::Required);
-    assert_eq!(demand(json!({"k": private}), json!(null), json!({})), Demand::Optional);
-    assert_eq!(demand(json!({"k": public}), json!(null), json!("strict")), Demand::Required);
-    assert_eq!(demand(json!({"k": public}), json!(null), json!({"bundle_signatures": "opa"})), Demand::AsInOpa);
+    assert_eq!(demand(json!({"k": public}), json!(null), json!({})), SignaturePolicy::Required);
+    assert_eq!(demand(json!({"k": public}), json!({"keyid": "k"}), json!({})), SignaturePolicy::Required);
+    assert_eq!(demand(json!({}), json!({"scope": "x"}), json!({})), SignaturePolicy::Required);
+    assert_eq!(demand(json!({"k": private}), json!(null), json!({})), SignaturePolicy::Optional);
+    assert_eq!(demand(json!({"k": public}), json!(null), json!("strict")), SignaturePolicy::Required);
+    assert_eq!(
+        demand(json!({"k": public}), json!(null), json!({"bundle_signatures": "opa"})),
+        SignaturePolicy::AsInOpa
+    );
 }
 
 #[test]
@@ -396,7 +399,7 @@ fn a_listener_with_tls_says_all_that_it_needs() {
     let (config, found) =
         resolve(&Document(tls(json!({"cert_file": "c", "private_key_file": "k", "ca_cert_file": "r"}))), None);
     assert_eq!(found, Problems::default());
-    let settings = config.and_then(|config| config.grpc).and_then(|door| door.tls).expect("TLS");
+    let settings = config.and_then(|config| config.grpc).and_then(|listener_config| listener_config.tls).expect("TLS");
     assert!(settings.needs_client && settings.is_http2 && !settings.only_1_3);
     for (wrong, place) in [
         (json!({"cert_file": "c"}), "plugins.stepgate.grpc.tls"),
@@ -425,15 +428,15 @@ fn a_listener_with_tls_says_all_that_it_needs() {
 
 #[test]
 fn a_small_machine_gets_small_limits() {
-    let door = |limit| {
+    let listener_config = |limit| {
         let (config, found) = resolve(&Document(json!({"plugins": {"envoy_ext_authz_grpc": {}}})), limit);
         assert_eq!(found, Problems::default());
-        let settings = config.and_then(|config| config.grpc).expect("a door").settings;
+        let settings = config.and_then(|config| config.grpc).expect("a listener_config").settings;
         (settings.max_connections, settings.max_bytes_in_flight)
     };
-    assert_eq!(door(None), (20_000, 128 << 20));
-    assert_eq!(door(Some(32 << 20)), (128, 4 << 20));
-    assert_eq!(door(Some(8 << 30)), (20_000, 128 << 20));
+    assert_eq!(listener_config(None), (20_000, 128 << 20));
+    assert_eq!(listener_config(Some(32 << 20)), (128, 4 << 20));
+    assert_eq!(listener_config(Some(8 << 30)), (20_000, 128 << 20));
     let filled = |limit| {
         let document = json!({"plugins": {"stepgate": {"compat": "strict"}}});
         let config = resolve(&Document(document), limit).0.expect("a configuration");

@@ -50,21 +50,26 @@ pub struct Rule {
     /// The consequence.
     pub why: &'static str,
     /// The remediation.
-    pub mend: &'static str,
+    pub remediation: &'static str,
     find: fn(&Manifests) -> Vec<Hit<'_>>,
 }
 
-const fn error(id: &'static str, why: &'static str, mend: &'static str, find: fn(&Manifests) -> Vec<Hit<'_>>) -> Rule {
-    Rule { id, severity: Severity::Error, why, mend, find }
+const fn error(
+    id: &'static str,
+    why: &'static str,
+    remediation: &'static str,
+    find: fn(&Manifests) -> Vec<Hit<'_>>,
+) -> Rule {
+    Rule { id, severity: Severity::Error, why, remediation, find }
 }
 
 const fn warning(
     id: &'static str,
     why: &'static str,
-    mend: &'static str,
+    remediation: &'static str,
     find: fn(&Manifests) -> Vec<Hit<'_>>,
 ) -> Rule {
-    Rule { id, severity: Severity::Warning, why, mend, find }
+    Rule { id, severity: Severity::Warning, why, remediation, find }
 }
 
 /// All rules, in the order of the reference.
@@ -342,7 +347,7 @@ pub fn reference() -> String {
         the mesh configuration, too (Helm values of istiod, an IstioOperator, or the ConfigMap `istio`): some rules compare objects. It ends with 1 when there are errors, with `--strict` for warnings, too.\n"
         .to_owned();
     for rule in RULES {
-        out.push_str(&format!("\n## {}\n\n*{}.* {}\n\n{}\n", rule.id, rule.severity, rule.why, rule.mend));
+        out.push_str(&format!("\n## {}\n\n*{}.* {}\n\n{}\n", rule.id, rule.severity, rule.why, rule.remediation));
     }
     out
 }

@@ -15,11 +15,11 @@ use tokio::sync::watch;
 
 use self::trial::{load_check, try_out};
 use super::DATA;
-use super::bundle::contents::{Bundle, Contents, Delta};
+use super::bundle::contents::{Bundle, BundlePayload, Delta};
 use super::bundle::patch::{PatchError, apply_all};
 use crate::opa::manifest::Manifest;
 use crate::policy::{
-    Entrypoint, Module, Rejection, Snapshot, SourceConflict, Sources, Store, Surroundings, UndefinedEntrypoint,
+    Entrypoint, HostContext, Module, Rejection, Snapshot, SourceConflict, Sources, Store, UndefinedEntrypoint,
     package_of,
 };
 use crate::telemetry::{Metrics, Outcome};
@@ -78,9 +78,9 @@ type Parts = BTreeMap<String, Arc<Part>>;
 
 /// Requirements for policies.
 #[derive(Clone, Debug)]
-pub struct How {
+pub struct ActivationConfig {
     pub entrypoint: Entrypoint,
-    pub surroundings: Arc<Surroundings>,
+    pub host_context: Arc<HostContext>,
     /// Documents that must be empty.
     pub load_checks: Vec<Vec<String>>,
     /// Readiness requires that the entry point has been defined.
@@ -92,7 +92,7 @@ pub struct How {
 /// Activates policies.
 #[derive(Debug)]
 pub struct Activation {
-    how: Mutex<How>,
+    how: Mutex<ActivationConfig>,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     /// Held through a change, which may take seconds; what only asks what is active does not wait for it.
@@ -114,7 +114,7 @@ struct Active {
 }
 
 impl Activation {
-    pub fn new(how: How, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(how: ActivationConfig, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
         Self {
             how: Mutex::new(how),
             store,
@@ -127,7 +127,7 @@ impl Activation {
     }
 
     /// Changes the requirements for policies and their capabilities. The active policy is rebuilt.
-    pub fn configure(&self, how: How) -> Result<(), ActivationError> {
+    pub fn configure(&self, how: ActivationConfig) -> Result<(), ActivationError> {
         let before = std::mem::replace(&mut *self.how.lock(), how);
         if before.entrypoint != self.how.lock().entrypoint {
             self.was_defined.store(false, Ordering::Release);
@@ -147,25 +147,25 @@ impl Activation {
     }
 
     /// Replaces or changes one bundle. Compiling takes time and blocks the thread. With `rollback_guard` its
-    /// `metadata.sequence` must not fall. Nothing is done when the bundle `is_over` by the time it is processed.
+    /// `metadata.sequence` must not fall. Nothing is done when the bundle `cancelled` by the time it is processed.
     pub fn replace_bundle(
         &self,
         name: &str,
-        contents: Contents,
+        contents: BundlePayload,
         etag: &str,
         rollback_guard: bool,
-        is_over: impl Fn() -> bool,
+        cancelled: impl Fn() -> bool,
     ) -> Result<Activated, ActivationError> {
         let mut told = Activated::default();
         self.change(|active| {
-            if is_over() {
+            if cancelled() {
                 return Err(ActivationError::Over);
             }
             let before = active.bundles.get(name);
-            told.kind = if matches!(contents, Contents::Snapshot(_)) { "snapshot" } else { "delta" };
+            told.kind = if matches!(contents, BundlePayload::Snapshot(_)) { "snapshot" } else { "delta" };
             let bundle = match contents {
-                Contents::Snapshot(bundle) => bundle,
-                Contents::Delta(delta) => {
+                BundlePayload::Snapshot(bundle) => bundle,
+                BundlePayload::Delta(delta) => {
                     // The first of all changes nothing but an empty bundle.
                     let empty = || Part::empty(&delta.manifest);
                     before.map_or_else(empty, |before| Part::clone(before)).patched(name, delta)?
@@ -246,7 +246,7 @@ impl Activation {
 
     /// Shows whether the newest policies of a source were rejected.
     pub fn report_rejected(&self, source: &str, is_rejected: bool) {
-        self.metrics.insides.policy_rejected(source, is_rejected);
+        self.metrics.check_metrics.policy_rejected(source, is_rejected);
     }
 
     /// A policy with the entry point has been active, where that is required.
@@ -262,7 +262,7 @@ impl Activation {
     /// Logs and counts whether the entry point is defined in a new policy.
     fn report_entrypoint(&self, built: &Snapshot, bundles: usize) {
         let undefined = built.undefined_entrypoint();
-        self.metrics.insides.entrypoint_undefined(undefined.is_some());
+        self.metrics.check_metrics.entrypoint_undefined(undefined.is_some());
         match undefined {
             None => self.was_defined.store(true, Ordering::Release),
             Some(error) if !self.was_defined.load(Ordering::Acquire) && bundles < self.how.lock().bundles => {
@@ -293,7 +293,7 @@ impl Activation {
         self.metrics.policy_activated(if built.is_ok() { Outcome::Success } else { Outcome::Failure });
         let (built, active) = built?;
         let entrypoint = self.how.lock().entrypoint.configured().to_owned();
-        self.metrics.insides.policy_in_force(&entrypoint, built.revisions().iter());
+        self.metrics.check_metrics.policy_in_force(&entrypoint, built.revisions().iter());
         self.report_entrypoint(&built, active.bundles.len());
         self.store.activate(built);
         *self.active.lock() = active;
@@ -302,8 +302,8 @@ impl Activation {
     }
 
     fn build(&self, candidate: &Active) -> Result<Snapshot, ActivationError> {
-        let How { entrypoint, surroundings, load_checks, .. } = self.how.lock().clone();
-        let candidate = try_out(candidate.build(&entrypoint, &surroundings)?, entrypoint.configured())?;
+        let ActivationConfig { entrypoint, host_context, load_checks, .. } = self.how.lock().clone();
+        let candidate = try_out(candidate.build(&entrypoint, &host_context)?, entrypoint.configured())?;
         load_checks.iter().try_for_each(|path| load_check(&candidate, path))?;
         Ok(candidate)
     }
@@ -336,7 +336,7 @@ impl Active {
         owner.map_or(Ok(()), |(name, _)| Err(ActivationError::Owned(name.clone())))
     }
 
-    fn build(&self, entrypoint: &Entrypoint, surroundings: &Arc<Surroundings>) -> Result<Snapshot, ActivationError> {
+    fn build(&self, entrypoint: &Entrypoint, host_context: &Arc<HostContext>) -> Result<Snapshot, ActivationError> {
         let mut all = Sources { modules: self.own_modules(), data: self.files.data.clone() };
         for (name, part) in &self.bundles {
             self.check_roots(name, part)?;
@@ -347,7 +347,7 @@ impl Active {
         }
         let revision = |(name, part): (&String, &Arc<Part>)| (name.clone(), part.bundle.manifest.revision.clone());
         let revisions = self.bundles.iter().map(revision).collect();
-        let built = Snapshot::build(&all, entrypoint, surroundings).map_err(ActivationError::Policy)?;
+        let built = Snapshot::build(&all, entrypoint, host_context).map_err(ActivationError::Policy)?;
         Ok(built.with_revisions(revisions))
     }
 
@@ -405,12 +405,12 @@ mod tests {
 
     fn activation() -> (Activation, Arc<Store>) {
         let store = Arc::new(Store::default());
-        let surroundings = Arc::new(Surroundings::new(&BuiltinSettings::default()));
+        let host_context = Arc::new(HostContext::new(&BuiltinSettings::default()));
         let metrics = Arc::new(Metrics::new(None));
         let load_checks = vec![vec!["p".to_owned(), "problems".to_owned()]];
-        let how = How {
+        let how = ActivationConfig {
             entrypoint: Entrypoint::from_path("p/allow"),
-            surroundings,
+            host_context,
             load_checks,
             awaits_entrypoint: true,
             bundles: 1,
@@ -418,18 +418,18 @@ mod tests {
         (Activation::new(how, Arc::clone(&store), metrics), store)
     }
 
-    fn bundle(manifest: &str, policy: &str) -> Contents {
+    fn bundle(manifest: &str, policy: &str) -> BundlePayload {
         let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
-        Contents::Snapshot(Bundle {
+        BundlePayload::Snapshot(Bundle {
             manifest: Manifest::parse(manifest.as_bytes()).expect("a manifest"),
             sources: Sources { modules: vec![module], ..Sources::default() },
         })
     }
 
-    fn delta(manifest: &str, changes: &str) -> Contents {
+    fn delta(manifest: &str, changes: &str) -> BundlePayload {
         let manifest = Manifest::parse(manifest.as_bytes()).expect("a manifest");
         let patches = Patch::parse_all(format!("{{\"data\": [{changes}]}}").as_bytes()).expect("changes");
-        Contents::Delta(Delta { manifest, patches })
+        BundlePayload::Delta(Delta { manifest, patches })
     }
 
     fn files(policy: &str) -> Sources {

@@ -4,9 +4,9 @@
 
 pub mod archive;
 pub mod contents;
-pub mod kept;
 pub mod patch;
 pub mod poller;
+pub mod saved;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use self::contents::{BundleError, Contents, Reading};
-use self::kept::Kept;
+use self::contents::{BundleError, BundlePayload, BundleReader};
 use self::poller::{Download, PollError, Poller, Polling, Resource};
+use self::saved::SavedBundle;
 use super::activation::{Activated, Activation, ActivationError};
 use super::backoff;
 use super::status::{Fault, Status, clipped};
@@ -51,7 +51,7 @@ pub struct BundleSettings {
     pub size_limit: u64,
     pub verification: Verification,
     /// Where it is kept for the next start.
-    pub kept: Option<Kept>,
+    pub kept: Option<SavedBundle>,
     /// `metadata.sequence` of its manifest is required and must never fall.
     pub rollback_guard: bool,
     /// The silence of its server after which readiness ends.
@@ -77,7 +77,7 @@ pub enum BundleFeedError {
 
 /// The result of a poll.
 #[derive(Debug, PartialEq, Eq)]
-enum Polled {
+enum PollResult {
     Same,
     Activated,
 }
@@ -86,7 +86,7 @@ enum Polled {
 #[derive(Debug)]
 pub struct BundleFeed {
     pub settings: Arc<BundleSettings>,
-    pub reading: Arc<Reading>,
+    pub reading: Arc<BundleReader>,
     /// Absent for a file.
     pub poller: Option<Poller>,
     pub activation: Arc<Activation>,
@@ -112,7 +112,7 @@ impl BundleFeed {
         loop {
             let polled = self.poll().await;
             failures = if polled.is_ok() { 0 } else { failures.saturating_add(1) };
-            self.tell(&polled);
+            self.report(&polled);
             let pause = match (&self.poller, &polled) {
                 (Some(poller), _) => poller.pause(failures),
                 (None, Err(_)) => backoff(FIRST_REREAD, LONGEST_REREAD, failures),
@@ -126,13 +126,13 @@ impl BundleFeed {
         }
     }
 
-    fn tell(&self, polled: &Result<Polled, BundleFeedError>) {
+    fn report(&self, polled: &Result<PollResult, BundleFeedError>) {
         let (name, now) = (self.settings.name.as_str(), self.clock.now_ns());
         let outcome = if polled.is_ok() { Outcome::Success } else { Outcome::Failure };
         self.metrics.bundle_polled(name, outcome, self.clock.now());
         match polled {
-            Ok(Polled::Same) => {}
-            Ok(Polled::Activated) => {
+            Ok(PollResult::Same) => {}
+            Ok(PollResult::Activated) => {
                 let etag = self.poller.as_ref().and_then(|poller| poller.etag.as_deref());
                 tracing::info!(name, etag, "Bundle loaded and activated successfully.");
             }
@@ -187,7 +187,7 @@ impl BundleFeed {
     }
 
     /// Asks once.
-    async fn poll(&mut self) -> Result<Polled, BundleFeedError> {
+    async fn poll(&mut self) -> Result<PollResult, BundleFeedError> {
         let name = self.settings.name.clone();
         let (asked, asked_at) = (Instant::now(), self.clock.now_ns());
         self.status.bundle(&name, |status| status.asked_at = Some(asked_at));
@@ -200,7 +200,7 @@ impl BundleFeed {
                         () = self.refresh.notified() => {}
                     }
                 };
-                let Some(download) = asked else { return Ok(Polled::Same) };
+                let Some(download) = asked else { return Ok(PollResult::Same) };
                 download
             }
             None => Download { archive: Vec::new(), etag: None },
@@ -219,7 +219,7 @@ impl BundleFeed {
         if let Some(poller) = &mut self.poller {
             poller.etag = etag;
         }
-        Ok(Polled::Activated)
+        Ok(PollResult::Activated)
     }
 
     /// Reads, verifies and builds what came, on a thread that may be busy.
@@ -229,18 +229,18 @@ impl BundleFeed {
         let built = tokio::task::spawn_blocking(move || -> Result<(Activated, u64, u64), BundleFeedError> {
             let began = Instant::now();
             let contents = match &settings.source {
-                Source::File(path) => Contents::Snapshot(reading.snapshot(path, &|_| false)?),
+                Source::File(path) => BundlePayload::Snapshot(reading.snapshot(path, &|_| false)?),
                 Source::Service { .. } => reading.archive(&download.archive)?,
             };
             let read = nanoseconds(began.elapsed());
-            let is_snapshot = matches!(contents, Contents::Snapshot(_));
+            let is_snapshot = matches!(contents, BundlePayload::Snapshot(_));
             // Only an archive that is to be saved stays in memory while the policy is built.
             let archive = settings.kept.as_ref().filter(|_| is_snapshot && is_new).map(|_| download.archive);
             let etag = download.etag.unwrap_or_default();
             let began = Instant::now();
-            let is_over = || lifecycle.is_stopping();
+            let cancelled = || lifecycle.is_stopping();
             let activated =
-                activation.replace_bundle(&settings.name, contents, &etag, settings.rollback_guard, is_over)?;
+                activation.replace_bundle(&settings.name, contents, &etag, settings.rollback_guard, cancelled)?;
             if let (Some(kept), Some(archive)) = (&settings.kept, archive)
                 && let Err(error) = kept.save(&archive)
             {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::activation::Activation;
-use super::bundle::contents::Reading;
+use super::bundle::contents::BundleReader;
 use super::bundle::poller::Poller;
 use super::bundle::{BundleFeed, BundleSettings, Source};
 use super::status::Status;
@@ -105,7 +105,7 @@ impl Bundles {
         self.status.bundle(&settings.name, |_| {});
         let (lifecycle, was_active) = (self.lifecycle.child(), Arc::new(AtomicBool::new(false)));
         let feed = BundleFeed {
-            reading: Arc::new(Reading {
+            reading: Arc::new(BundleReader {
                 limit: settings.size_limit,
                 version: self.version,
                 verification: settings.verification.clone(),

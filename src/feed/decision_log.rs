@@ -28,9 +28,9 @@ use self::upload::Uploader;
 use super::status::Status;
 use super::{backoff, random_share};
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Record, Waiting, Watchers};
+use crate::policy::{Record, Subscribers, Waiting};
 use crate::remote::service::Service;
-use crate::telemetry::{Logged, Metrics};
+use crate::telemetry::{LogOutcome, Metrics};
 
 /// The first pause after a failed upload.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -105,7 +105,7 @@ pub struct DecisionLog {
     pub metrics: Arc<Metrics>,
     pub status: Status,
     /// The subscribers to decisions.
-    pub watchers: Watchers,
+    pub watchers: Subscribers,
 }
 
 impl DecisionLog {
@@ -218,7 +218,7 @@ struct Writer {
     second: (i64, u64),
     /// The last event took long to make: the policy's mask is heavy, and checks must not wait for the next.
     is_slow: bool,
-    watchers: Watchers,
+    watchers: Subscribers,
 }
 
 impl Writer {
@@ -239,7 +239,7 @@ impl Writer {
                         return;
                     }
                     let waiting = i64::try_from(records.len()).unwrap_or(i64::MAX);
-                    self.metrics.insides.log_queue.set(waiting);
+                    self.metrics.check_metrics.log_queue.set(waiting);
                     let mut working = self.pace.begin();
                     for waiting in batch.drain(..) {
                         self.write(&waiting.record).await;
@@ -268,23 +268,23 @@ impl Writer {
 
     async fn write(&mut self, record: &Record) {
         let Some(target) = self.target.clone() else {
-            return self.metrics.decisions_logged(Logged::Unconfigured, 1);
+            return self.metrics.decisions_logged(LogOutcome::Unconfigured, 1);
         };
         let settings = &target.settings;
         if !settings.is_anywhere() && !self.watchers.are_there() {
-            return self.metrics.decisions_logged(Logged::Unconfigured, 1);
+            return self.metrics.decisions_logged(LogOutcome::Unconfigured, 1);
         }
         if !self.is_within_rate(settings.max_per_second, record.timestamp_ns) {
-            return self.metrics.decisions_logged(Logged::RateLimited, 1);
+            return self.metrics.decisions_logged(LogOutcome::RateLimited, 1);
         }
         let events = Events { settings, metrics: &self.metrics };
         let began = Instant::now();
         let made = if self.is_slow { tokio::task::block_in_place(|| events.make(record)) } else { events.make(record) };
         self.is_slow = began.elapsed() > SLOW_EVENT && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
         let Some(event) = made else {
-            return self.metrics.decisions_logged(Logged::Unwanted, 1);
+            return self.metrics.decisions_logged(LogOutcome::Unwanted, 1);
         };
-        self.watchers.tell(&event);
+        self.watchers.publish(&event);
         if !settings.is_anywhere() {
             return;
         }
@@ -292,7 +292,7 @@ impl Writer {
             crate::telemetry::log::decision(&event);
         }
         if target.service.is_none() {
-            return self.metrics.decisions_logged(Logged::Written, 1);
+            return self.metrics.decisions_logged(LogOutcome::Written, 1);
         }
         self.place(event, settings.limits.overflow).await;
     }
@@ -305,16 +305,16 @@ impl Writer {
                 Err(event) => event,
             };
             match overflow {
-                Overflow::DropNew => return self.metrics.decisions_logged(Logged::BufferFull, 1),
+                Overflow::DropNew => return self.metrics.decisions_logged(LogOutcome::BufferFull, 1),
                 // Shutdown makes no more room, and at most one queue of events follows.
                 Overflow::Wait | Overflow::Spill if self.lifecycle.is_stopping() => return self.buffer.cram(event),
                 Overflow::Wait | Overflow::Spill => {
-                    self.buffer.tell_full();
+                    self.buffer.log_full();
                     let _ = tokio::time::timeout(LOOK, self.buffer.freed()).await;
                 }
                 Overflow::DropOld => {
                     let gone = self.buffer.force(event);
-                    return self.metrics.decisions_logged(Logged::BufferFull, gone);
+                    return self.metrics.decisions_logged(LogOutcome::BufferFull, gone);
                 }
             }
         }
@@ -341,7 +341,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::policy::Journal;
+    use crate::policy::DecisionQueue;
     use crate::remote::credentials::Credentials;
     use crate::remote::service::ServiceSettings;
 
@@ -433,13 +433,18 @@ mod tests {
     /// Logs so many decisions and stops; gives the metrics.
     async fn log(settings: DecisionLogSettings, service: Arc<Service>, count: usize, pause: Duration) -> String {
         let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
-        let (journal, records) = Journal::new(Arc::clone(&metrics), 16 << 20);
+        let (decision_queue, records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
         let target = Target { settings, service: Some(service) };
         let (_keep, target) = watch::channel(Some(Arc::new(target)));
-        DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default(), watchers: journal.watchers() }
-            .start(records, &lifecycle);
+        DecisionLog {
+            target,
+            metrics: Arc::clone(&metrics),
+            status: Status::default(),
+            watchers: decision_queue.watchers(),
+        }
+        .start(records, &lifecycle);
         for at in 0..count {
-            journal.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
+            decision_queue.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
         }
         tokio::time::sleep(pause).await;
         lifecycle.stop();
@@ -497,13 +502,18 @@ mod tests {
     #[tokio::test]
     async fn what_waits_when_the_log_is_taken_away_is_counted() {
         let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
-        let (journal, records) = Journal::new(Arc::clone(&metrics), 16 << 20);
+        let (decision_queue, records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
         let (broken, _) = service(vec![500]).await;
         let (targets, target) = watch::channel(Some(Arc::new(Target { settings: settings(), service: Some(broken) })));
-        DecisionLog { target, metrics: Arc::clone(&metrics), status: Status::default(), watchers: journal.watchers() }
-            .start(records, &lifecycle);
+        DecisionLog {
+            target,
+            metrics: Arc::clone(&metrics),
+            status: Status::default(),
+            watchers: decision_queue.watchers(),
+        }
+        .start(records, &lifecycle);
         for at in 0..20 {
-            journal.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
+            decision_queue.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
         targets.send_replace(None);

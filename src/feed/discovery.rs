@@ -10,12 +10,12 @@ use serde_json::Value as Json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::bundle::BundleSettings;
-use super::bundle::contents::{BundleError, Contents, Reading};
+use super::bundle::contents::{BundleError, BundlePayload, BundleReader};
 use super::bundle::poller::{Download, PollError, Poller};
 use super::status::{Fault, Status, clipped};
 use crate::clock::Clock;
-use crate::opa::signature::Demand;
-use crate::policy::{Complaint, Entrypoint, Question, Rejection, Snapshot, Surroundings};
+use crate::opa::signature::SignaturePolicy;
+use crate::policy::{ApiError, Entrypoint, HostContext, QueryOptions, Rejection, Snapshot};
 use crate::telemetry::chain;
 use crate::value::json_text;
 
@@ -65,9 +65,9 @@ enum DiscoveryError {
 #[derive(Debug)]
 pub struct Discovery {
     pub settings: DiscoverySettings,
-    pub reading: Arc<Reading>,
+    pub reading: Arc<BundleReader>,
     pub poller: Poller,
-    pub surroundings: Arc<Surroundings>,
+    pub host_context: Arc<HostContext>,
     pub status: Status,
     pub clock: Clock,
     pub discovered: mpsc::Sender<Discovered>,
@@ -87,12 +87,12 @@ impl Discovery {
             if let Err(error) = &outcome {
                 tracing::error!("Discovery failed: {}", clipped(&chain(error)));
             }
-            self.tell(outcome);
+            self.report(outcome);
             tokio::time::sleep(self.poller.pause(failures)).await;
         }
     }
 
-    fn tell(&self, outcome: Result<bool, DiscoveryError>) {
+    fn report(&self, outcome: Result<bool, DiscoveryError>) {
         let now = self.clock.now_ns();
         self.status.discovery(|status| match outcome {
             Ok(is_new) => {
@@ -153,16 +153,16 @@ impl Discovery {
 
     async fn activate(&mut self, archive: &Arc<Vec<u8>>) -> Result<(), DiscoveryError> {
         let (reading, archive) = (Arc::clone(&self.reading), Arc::clone(archive));
-        let (decision, surroundings) = (self.settings.decision.clone(), Arc::clone(&self.surroundings));
+        let (decision, host_context) = (self.settings.decision.clone(), Arc::clone(&self.host_context));
         let computed = tokio::task::spawn_blocking(move || {
             let bundle = match reading.archive(&archive)? {
-                Contents::Snapshot(bundle) => bundle,
-                Contents::Delta(_) => return Err(DiscoveryError::Delta),
+                BundlePayload::Snapshot(bundle) => bundle,
+                BundlePayload::Delta(_) => return Err(DiscoveryError::Delta),
             };
-            let snapshot = Snapshot::build(&bundle.sources, &Entrypoint::from_path(""), &surroundings);
+            let snapshot = Snapshot::build(&bundle.sources, &Entrypoint::from_path(""), &host_context);
             let snapshot = snapshot.map_err(DiscoveryError::Policy)?;
-            let question = Question { input: None, strict_builtin_errors: false, budget: BUDGET };
-            let failed = |complaint: Complaint| DiscoveryError::Evaluation(complaint.message);
+            let question = QueryOptions { input: None, strict_builtin_errors: false, budget: BUDGET };
+            let failed = |complaint: ApiError| DiscoveryError::Evaluation(complaint.message);
             let document = snapshot.document(&decision, &question).map_err(failed)?.ok_or(DiscoveryError::Undefined)?;
             let document = serde_json::from_str(&json_text(&document));
             let document = document.map_err(|error| DiscoveryError::Evaluation(error.to_string()))?;
@@ -170,7 +170,7 @@ impl Discovery {
         });
         let (revision, document) = computed.await.map_err(|_| DiscoveryError::Panic)??;
         let (reply, answer) = oneshot::channel();
-        let is_signed = self.reading.verification.demand == Demand::Required;
+        let is_signed = self.reading.verification.demand == SignaturePolicy::Required;
         // At shutdown the receiver is gone.
         let gone = || DiscoveryError::Refused("stopping".to_owned());
         self.discovered.send(Discovered { document, is_signed, reply }).await.map_err(|_| gone())?;

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::DATA;
 use super::activation::{Activation, ActivationError};
-use super::bundle::contents::{Bundle, BundleError, Reading};
+use super::bundle::contents::{Bundle, BundleError, BundleReader};
 use crate::folder::{is_folder, is_reserved};
 use crate::lifecycle::Lifecycle;
 use crate::opa::manifest::Roots;
@@ -170,7 +170,7 @@ impl PolicyFiles {
     /// Reads one bundle.
     pub fn bundle(&self, path: &Path) -> Result<Bundle, FilesError> {
         let verification = self.verification.clone();
-        let reading = Reading { limit: MAX_TOTAL_BYTES, version: self.version, verification };
+        let reading = BundleReader { limit: MAX_TOTAL_BYTES, version: self.version, verification };
         let read = reading.snapshot(path, &|name| self.ignores(name));
         read.map_err(|source| FilesError::Bundle { path: path.to_owned(), source })
     }

@@ -16,7 +16,7 @@ use url::Url;
 use super::{backoff, jittered};
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
-use crate::remote::service::{Ask, Service};
+use crate::remote::service::{RequestOptions, Service};
 use crate::remote::{Origin, Remote, RemoteError};
 use crate::telemetry::{Metrics, Outcome, chain};
 use crate::token::{Issuer, KeySet, KeySetError, KeySource, RefreshRequest};
@@ -154,7 +154,7 @@ impl KeyFeed {
             KeySource::Introspection => Err(KeysError::None),
             KeySource::Service { resource, .. } => {
                 let service = self.service.as_ref().ok_or(KeysError::None)?;
-                let ask = Ask { limit: MAX_DOCUMENT_BYTES, ..Ask::default() };
+                let ask = RequestOptions { limit: MAX_DOCUMENT_BYTES, ..RequestOptions::default() };
                 let reply = service.get(resource, &ask).await.map_err(KeysError::Fetch)?;
                 match reply.status {
                     200 => Ok((self.keys(&reply.body)?, DEFAULT_PERIOD)),

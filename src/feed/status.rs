@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 
 use super::bundle::poller::PollError;
 use crate::clock::rfc3339;
-use crate::policy::{Complaint, Rejection};
-use crate::telemetry::{BundleTold, chain};
+use crate::policy::{ApiError, Rejection};
+use crate::telemetry::{BundleMetrics, chain};
 
 /// Go's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -60,7 +60,7 @@ impl Fault {
     pub fn of_policy(rejections: &[Rejection]) -> Self {
         let clipped = |rejection: &Rejection| {
             let (file, message) = (clipped(&rejection.file), clipped(&rejection.message));
-            Complaint::from(&Rejection { file, message, ..rejection.clone() }).to_json()
+            ApiError::from(&Rejection { file, message, ..rejection.clone() }).to_json()
         };
         Self {
             code: "bundle_error",
@@ -126,8 +126,8 @@ impl BundleStatus {
     }
 
     /// Metrics by OPA's names.
-    fn told(&self) -> BundleTold<'_> {
-        BundleTold {
+    fn metrics(&self) -> BundleMetrics<'_> {
+        BundleMetrics {
             name: &self.name,
             revision: &self.active_revision,
             fault: self.fault.as_ref().map(|fault| (fault.code, fault.message.as_str())),
@@ -258,20 +258,20 @@ mod tests {
     #[tokio::test]
     async fn only_changes_are_told() {
         let board = Board::default();
-        let told = async || tokio::time::timeout(Duration::from_millis(20), board.changed()).await.is_ok();
+        let metrics = async || tokio::time::timeout(Duration::from_millis(20), board.changed()).await.is_ok();
         board.bundle("a", |status| status.active_revision = "r1".to_owned());
-        assert!(told().await);
+        assert!(metrics().await);
         board.bundle("a", |status| {
             status.asked_at = Some(5);
             status.answered_at = Some(5);
         });
-        assert!(!told().await, "a poll that finds nothing new is no news");
+        assert!(!metrics().await, "a poll that finds nothing new is no news");
         board.bundle("a", |status| status.fault = Some(Fault { code: "bundle_error", ..Fault::default() }));
-        assert!(told().await);
+        assert!(metrics().await);
         board.decision_logs(None);
-        assert!(!told().await);
+        assert!(!metrics().await);
         board.forget_bundle("a");
-        assert!(told().await && board.bundles().is_empty());
+        assert!(metrics().await && board.bundles().is_empty());
     }
 
     #[test]
@@ -318,11 +318,11 @@ mod tests {
         let board = Board::default();
         board.bundle("a", |status| status.fault = Some(Fault::of_policy(&vec![rejection; 200])));
         board.bundle("b", |status| status.fault = Some(Fault::of_bundle(&std::io::Error::other(name.clone()))));
-        let told = board.to_json(&BTreeMap::new(), &BTreeMap::new());
-        assert_eq!(told["bundles"]["a"]["errors"].as_array().map(Vec::len), Some(MAX_ERRORS));
-        let message = told["bundles"]["b"]["message"].as_str().expect("a message");
+        let metrics = board.to_json(&BTreeMap::new(), &BTreeMap::new());
+        assert_eq!(metrics["bundles"]["a"]["errors"].as_array().map(Vec::len), Some(MAX_ERRORS));
+        let message = metrics["bundles"]["b"]["message"].as_str().expect("a message");
         assert!(message.ends_with("é…") && message.len() <= MAX_MESSAGE + 3, "{}", message.len());
-        assert!(told.to_string().len() < 3 * MAX_ERRORS * MAX_MESSAGE);
+        assert!(metrics.to_string().len() < 3 * MAX_ERRORS * MAX_MESSAGE);
         assert_eq!(clipped("short"), "short");
     }
 

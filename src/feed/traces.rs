@@ -99,7 +99,7 @@ impl TraceExporter {
                         // A collector that hangs holds up no stop.
                         traces.close();
                         let lost = batch.len().saturating_add(traces.len());
-                        return self.metrics.insides.traces_ended("stopped", lost);
+                        return self.metrics.check_metrics.traces_ended("stopped", lost);
                     }
                 }
             }
@@ -125,7 +125,7 @@ impl TraceExporter {
                 Err(error) => Some(chain(&error)),
             },
         };
-        self.metrics.insides.traces_ended(if failed.is_some() { "failed" } else { "exported" }, batch.len());
+        self.metrics.check_metrics.traces_ended(if failed.is_some() { "failed" } else { "exported" }, batch.len());
         // Once for an outage.
         match &failed {
             Some(error) if !self.is_failing => tracing::warn!(error, "traces cannot be exported and are dropped"),

@@ -36,12 +36,12 @@ pub struct Verification {
     pub scope: String,
     /// Files that need not be listed.
     pub exclude: Vec<GlobMatcher>,
-    pub demand: Demand,
+    pub demand: SignaturePolicy,
 }
 
 /// The treatment of bundles without a signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Demand {
+pub enum SignaturePolicy {
     /// The bundle is taken; one that is signed must verify.
     #[default]
     Optional,
@@ -101,7 +101,7 @@ pub fn exclusion(pattern: &str) -> Option<GlobMatcher> {
 impl Verification {
     /// Verifies `files` by `signatures`, the content of their signature file.
     pub fn check(&self, signatures: Option<&[u8]>, files: &[File<'_>], is_delta: bool) -> Result<(), SignatureError> {
-        if self.demand == Demand::Skip || (self.demand == Demand::AsInOpa && is_delta) {
+        if self.demand == SignaturePolicy::Skip || (self.demand == SignaturePolicy::AsInOpa && is_delta) {
             return Ok(());
         }
         let tokens = match signatures {
@@ -111,9 +111,9 @@ impl Verification {
         let token = match tokens.as_slice() {
             [] => {
                 let required = match self.demand {
-                    Demand::Required => true,
-                    Demand::AsInOpa => self.key_id.is_some(),
-                    Demand::Optional | Demand::Skip => false,
+                    SignaturePolicy::Required => true,
+                    SignaturePolicy::AsInOpa => self.key_id.is_some(),
+                    SignaturePolicy::Optional | SignaturePolicy::Skip => false,
                 };
                 return if required { Err(SignatureError::Missing) } else { Ok(()) };
             }
@@ -315,7 +315,7 @@ mod tests {
         (".manifest", b"{\"roots\": [\"a\"]}"),
     ];
 
-    fn verification(demand: Demand) -> Verification {
+    fn verification(demand: SignaturePolicy) -> Verification {
         let key = PublicKey { key: ConfiguredKey::new("HS256", "s3cret").expect("a key"), scope: "write".to_owned() };
         Verification { keys: BTreeMap::from([("k".to_owned(), key)]), demand, ..Verification::default() }
     }
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn what_was_signed_is_believed_and_nothing_else() {
-        let verification = verification(Demand::Required);
+        let verification = verification(SignaturePolicy::Required);
         let check = |signatures: &[u8], files: &[File<'_>]| verification.check(Some(signatures), files, false);
         let good = signed(&FILES, json!({"scope": "write"}));
         assert_eq!(check(&good, &FILES), Ok(()));
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn keys_are_found_by_setting_then_header_and_their_algorithm_counts() {
-        let mut verification = verification(Demand::Required);
+        let mut verification = verification(SignaturePolicy::Required);
         let good = signed(&FILES, json!({"scope": "write"}));
         verification.key_id = Some("other".to_owned());
         let missing = verification.check(Some(&good), &FILES, false);
@@ -401,11 +401,11 @@ mod tests {
     #[test]
     fn who_demands_signatures_gets_no_unsigned_bundle_and_no_unsigned_delta() {
         for (demand, key_id, snapshot, delta) in [
-            (Demand::Required, None, false, false),
-            (Demand::Optional, None, true, true),
-            (Demand::AsInOpa, None, true, true),
-            (Demand::AsInOpa, Some("k".to_owned()), false, true),
-            (Demand::Skip, Some("k".to_owned()), true, true),
+            (SignaturePolicy::Required, None, false, false),
+            (SignaturePolicy::Optional, None, true, true),
+            (SignaturePolicy::AsInOpa, None, true, true),
+            (SignaturePolicy::AsInOpa, Some("k".to_owned()), false, true),
+            (SignaturePolicy::Skip, Some("k".to_owned()), true, true),
         ] {
             let verification = Verification { key_id, ..verification(demand) };
             assert_eq!(verification.check(None, &FILES, false).is_ok(), snapshot, "{demand:?}");
@@ -417,7 +417,7 @@ mod tests {
     #[test]
     fn excluded_files_need_not_be_listed() {
         let exclude = ["*/p.rego", "{x}"].iter().filter_map(|pattern| exclusion(pattern)).collect();
-        let verification = Verification { exclude, ..verification(Demand::Required) };
+        let verification = Verification { exclude, ..verification(SignaturePolicy::Required) };
         let good = signed(&FILES[1..], json!({"scope": "write"}));
         assert_eq!(verification.check(Some(&good), &FILES, false), Ok(()));
         let deep = [("a/b/p.rego", &b"x"[..]), FILES[1], FILES[2]];

@@ -81,7 +81,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::policy::{
-        AnswerSource, Bounds, BuiltinSettings, Entrypoint, Module, RegoVersion, Snapshot, Sources, Surroundings,
+        AnswerSource, Bounds, BuiltinSettings, Entrypoint, HostContext, Module, RegoVersion, Snapshot, Sources,
     };
     use crate::value::{DuplicateKeys, JsonLimits, Value, json_text, parse_json};
 
@@ -91,8 +91,8 @@ mod tests {
         let settings = BuiltinSettings { decision_cache_bytes, opa_runtime: true, ..BuiltinSettings::default() };
         let module = Module { path: "p.rego".into(), text: format!("package p\n{policy}"), version: RegoVersion::V1 };
         let sources = Sources { modules: vec![module], data: Value::empty_object() };
-        let surroundings = Arc::new(Surroundings::new(&settings));
-        Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &surroundings).expect("it loads")
+        let host_context = Arc::new(HostContext::new(&settings));
+        Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &host_context).expect("it loads")
     }
 
     #[test]

@@ -12,12 +12,12 @@ use stepgate_rego::{ErrorKind, EvalOptions, GroupKind, Limits, Policy, Source, V
 
 use super::cache::DecisionCache;
 use super::entrypoint::Entrypoint;
+use super::host::{EvalHost, HostContext};
 use super::memory::MemoryGrant;
-use super::question::key;
+use super::query::key;
 use super::sources::{Module, RegoVersion, Sources};
-use super::world::{Surroundings, World};
 use crate::opa::input::{OF_BODY, OF_CALLER};
-use crate::telemetry::Followed;
+use crate::telemetry::ChildSpans;
 use crate::value::Value;
 
 /// One reason for refusing a policy.
@@ -84,7 +84,7 @@ pub struct Bounds {
     /// When it ends, whatever it waits for.
     pub deadline: Instant,
     /// Receives the requests to other servers.
-    pub followed: Option<Followed>,
+    pub followed: Option<ChildSpans>,
     pub effort: Effort,
     /// The memory limit; `None`: the one of every evaluation.
     pub memory: Option<Arc<MemoryGrant>>,
@@ -117,7 +117,7 @@ pub struct Engine {
     reads_body: bool,
     reads_caller: bool,
     cache: Option<DecisionCache>,
-    surroundings: Arc<Surroundings>,
+    host_context: Arc<HostContext>,
 }
 
 impl Engine {
@@ -125,27 +125,27 @@ impl Engine {
     pub fn load(
         sources: &Sources,
         entrypoint: &Entrypoint,
-        surroundings: &Arc<Surroundings>,
+        host_context: &Arc<HostContext>,
     ) -> Result<Self, Vec<Rejection>> {
-        let policy = compile_sources(sources, surroundings, Strictness::default())?;
+        let policy = compile_sources(sources, host_context, Strictness::default())?;
         let entrypoint: Vec<Value> = entrypoint.segments().iter().map(|segment| key(segment)).collect();
         let reads = policy.reads(&entrypoint);
         let reads_caller = OF_CALLER.iter().any(|member| reads.contains(member));
         let reads_body = OF_BODY.iter().any(|member| reads.contains(member));
         let cache =
-            DecisionCache::new(reads.places().map(<[_]>::to_vec).collect(), surroundings.decision_cache_bytes());
-        if cache.is_none() && surroundings.decision_cache_bytes() > 0 {
+            DecisionCache::new(reads.places().map(<[_]>::to_vec).collect(), host_context.decision_cache_bytes());
+        if cache.is_none() && host_context.decision_cache_bytes() > 0 {
             tracing::info!("limits.decision_cache_bytes has no effect: the policy looks at the input as a whole");
         }
-        Ok(Self { policy, entrypoint, reads_body, reads_caller, cache, surroundings: Arc::clone(surroundings) })
+        Ok(Self { policy, entrypoint, reads_body, reads_caller, cache, host_context: Arc::clone(host_context) })
     }
 
     pub(super) fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    pub(super) fn surroundings(&self) -> &Surroundings {
-        &self.surroundings
+    pub(super) fn host_context(&self) -> &HostContext {
+        &self.host_context
     }
 
     /// Rules or data can give the decision a value.
@@ -167,7 +167,7 @@ impl Engine {
 
     /// Memory for one more evaluation.
     pub fn memory(&self) -> Arc<MemoryGrant> {
-        self.surroundings.memory()
+        self.host_context.memory()
     }
 
     /// The decision can depend on the parsed body.
@@ -183,7 +183,7 @@ impl Engine {
     /// The document at another place, such as `system.log.mask`.
     pub fn ask(&self, path: &[String], input: &Value, budget: Duration) -> Result<Option<Value>, EvalError> {
         let path: Vec<Value> = path.iter().map(|part| Value::from(part.as_str())).collect();
-        let world = World::lasting(budget, &self.surroundings);
+        let world = EvalHost::lasting(budget, &self.host_context);
         let result = self.policy.eval(&path, Some(input), &options(Effort::Full, &world), &world);
         result.map_err(|error| EvalError::Failed(error.to_string()))
     }
@@ -206,7 +206,7 @@ impl Engine {
     /// The evaluation, and whether it asked the world for nothing.
     fn evaluate(&self, input: &Value, bounds: Bounds) -> Result<(Evaluation, bool), EvalError> {
         let Bounds { budget, deadline, followed, effort, memory } = bounds;
-        let mut world = World::until(deadline, budget, &self.surroundings).followed(followed);
+        let mut world = EvalHost::until(deadline, budget, &self.host_context).followed(followed);
         if let Some(memory) = memory {
             world = world.within(memory);
         }
@@ -227,7 +227,7 @@ impl Engine {
     }
 }
 
-fn options(effort: Effort, world: &World<'_>) -> EvalOptions {
+fn options(effort: Effort, world: &EvalHost<'_>) -> EvalOptions {
     let full = Limits::default();
     let steps = if effort == Effort::Brief { BRIEF_STEPS } else { full.steps };
     EvalOptions { limits: Limits { steps, bytes: world.bytes_left() }, ..EvalOptions::default() }
@@ -257,7 +257,7 @@ pub struct Strictness {
 /// Compiles `sources`, or says everything that is wrong with them.
 pub fn compile_sources(
     sources: &Sources,
-    surroundings: &Surroundings,
+    host_context: &HostContext,
     how: Strictness,
 ) -> Result<Policy, Vec<Rejection>> {
     let modules: Vec<Source> = sources
@@ -273,7 +273,7 @@ pub fn compile_sources(
         })
         .collect();
     let options = Options {
-        capabilities: surroundings.capabilities(),
+        capabilities: host_context.capabilities(),
         traced: how.traced,
         strict: how.strict,
         separate_tests: how.separate_tests,

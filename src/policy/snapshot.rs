@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::engine::{Bounds, Engine, EvalError, Evaluation, Rejection};
 use super::entrypoint::{Entrypoint, UndefinedEntrypoint};
+use super::host::HostContext;
 use super::memory::MemoryGrant;
-use super::question::{Complaint, QueryError, Question};
+use super::query::{ApiError, QueryError, QueryOptions};
 use super::sources::Sources;
-use super::world::Surroundings;
 use crate::value::Value;
 
 /// An immutable policy.
@@ -25,9 +25,9 @@ impl Snapshot {
     pub fn build(
         sources: &Sources,
         entrypoint: &Entrypoint,
-        surroundings: &Arc<Surroundings>,
+        host_context: &Arc<HostContext>,
     ) -> Result<Self, Vec<Rejection>> {
-        let engine = Engine::load(sources, entrypoint, surroundings)?;
+        let engine = Engine::load(sources, entrypoint, host_context)?;
         let undefined = (!engine.can_decide()).then(|| entrypoint.undefined(engine.rules()));
         Ok(Self { engine, undefined, revisions: BTreeMap::new() })
     }
@@ -53,12 +53,12 @@ impl Snapshot {
     }
 
     /// The document at any place, as OPA's data API asks for it.
-    pub fn document(&self, path: &[String], question: &Question<'_>) -> Result<Option<Value>, Complaint> {
+    pub fn document(&self, path: &[String], question: &QueryOptions<'_>) -> Result<Option<Value>, ApiError> {
         self.engine.document(path, question)
     }
 
     /// The bindings of every answer to a query.
-    pub fn query(&self, text: &str, question: &Question<'_>) -> Result<Vec<Value>, QueryError> {
+    pub fn query(&self, text: &str, question: &QueryOptions<'_>) -> Result<Vec<Value>, QueryError> {
         self.engine.query(text, question)
     }
 

@@ -7,14 +7,14 @@ use crate::value::{Value, json_text};
 
 const BUDGET: Duration = Duration::from_millis(500);
 
-fn surroundings() -> Arc<Surroundings> {
-    Arc::new(Surroundings::new(&BuiltinSettings::default()))
+fn host_context() -> Arc<HostContext> {
+    Arc::new(HostContext::new(&BuiltinSettings::default()))
 }
 
 fn build(policy: &str, path: &str) -> Result<Snapshot, Vec<Rejection>> {
     let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
-    Snapshot::build(&sources, &Entrypoint::from_path(path), &surroundings())
+    Snapshot::build(&sources, &Entrypoint::from_path(path), &host_context())
 }
 
 /// The decision as JSON text, or the error.
@@ -107,7 +107,7 @@ fn data_under_a_rule_is_refused() {
         let mut sources = Sources { modules: vec![module], ..Sources::default() };
         let data = [("allow", [("b", Value::Bool(true))].into_iter().collect::<Value>())].into_iter().collect();
         sources.add_data(&["p"], data).expect("no conflict yet");
-        let rejections = Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &surroundings())
+        let rejections = Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &host_context())
             .expect_err("it must be refused");
         assert!(rejections[0].to_string().contains("conflicting rule for data path p/allow"), "{rule}");
     }
@@ -209,7 +209,7 @@ fn the_environment_is_shown_only_when_the_configuration_says_so() {
     assert!(refusal(policy).contains("plugins.stepgate.builtins.opa_runtime: true"), "{}", refusal(policy));
     let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let sources = Sources { modules: vec![module], ..Sources::default() };
-    let open = Arc::new(Surroundings::new(&BuiltinSettings { opa_runtime: true, ..BuiltinSettings::default() }));
+    let open = Arc::new(HostContext::new(&BuiltinSettings { opa_runtime: true, ..BuiltinSettings::default() }));
     let snapshot = Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &open).expect("the policy loads");
     let value = snapshot.eval(&Value::Null, Bounds::within(BUDGET)).expect("it evaluates").value;
     assert_eq!(value.as_ref().and_then(Value::as_str), std::env::var("PATH").ok().as_deref());
@@ -223,7 +223,7 @@ fn what_chance_and_the_clock_answered_is_kept() {
     let asked = |keeps_answers: bool| {
         let settings = BuiltinSettings { keeps_answers, ..BuiltinSettings::default() };
         let snapshot =
-            Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &Arc::new(Surroundings::new(&settings)));
+            Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &Arc::new(HostContext::new(&settings)));
         let snapshot = snapshot.expect("it loads");
         snapshot.eval(&Value::empty_object(), Bounds::within(BUDGET)).expect("an answer")
     };
@@ -258,10 +258,10 @@ hidden := data.system.x
     let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
     let data = crate::value::parse_json(data.as_bytes(), limits).expect("JSON");
     let snapshot =
-        Snapshot::build(&Sources { modules: vec![module], data }, &Entrypoint::from_path("p"), &surroundings());
+        Snapshot::build(&Sources { modules: vec![module], data }, &Entrypoint::from_path("p"), &host_context());
     let input = crate::value::parse_json(br#"{"id": 7}"#, limits).expect("JSON");
     let snapshot = snapshot.expect("it loads");
-    let question = Question { input: Some(&input), strict_builtin_errors: false, budget: BUDGET };
+    let question = QueryOptions { input: Some(&input), strict_builtin_errors: false, budget: BUDGET };
     let whole = snapshot.document(&[], &question).expect("an answer").expect("all of it");
     assert!(whole.member("blocked").is_some() && whole.member("system").is_none(), "{}", json_text(&whole));
     let value = snapshot.eval(&input, Bounds::within(BUDGET)).expect("an answer").value;

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::RemoteError;
 use super::credentials::hex_sha256;
-use super::service::{Ask, Service};
+use super::service::{RequestOptions, Service};
 
 /// Bytes of a manifest.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -49,7 +49,7 @@ impl Reference {
 
 /// The answer of a registry.
 #[derive(Debug)]
-pub enum Pulled {
+pub enum PullResult {
     /// The layer is the one that is known.
     Same,
     /// The archive, and its digest.
@@ -68,11 +68,16 @@ pub async fn pull(
     reference: &Reference,
     known: Option<&str>,
     limit: usize,
-) -> Result<Pulled, RemoteError> {
+) -> Result<PullResult, RemoteError> {
     let base = format!("/v2/{}", reference.repository);
     let path = format!("{base}/manifests/{}", reference.version);
     let headers = [("accept", MANIFESTS)];
-    let ask = |authorization| Ask { headers: &headers, limit: MAX_MANIFEST, authorization, ..Ask::default() };
+    let ask = |authorization| RequestOptions {
+        headers: &headers,
+        limit: MAX_MANIFEST,
+        authorization,
+        ..RequestOptions::default()
+    };
     let mut reply = service.get(&path, &ask(None)).await?;
     let mut token = None;
     if let (401, Some(challenge)) = (reply.status, &reply.challenge) {
@@ -81,7 +86,7 @@ pub async fn pull(
         reply = service.get(&path, &ask(token.as_deref())).await?;
     }
     if reply.status != 200 {
-        return Ok(Pulled::Refused(reply.status, reply.reason));
+        return Ok(PullResult::Refused(reply.status, reply.reason));
     }
     let is_wanted = |bytes: &[u8], digest: &str| {
         digest.strip_prefix("sha256:").is_some_and(|hash| hash.eq_ignore_ascii_case(&hex_sha256(bytes)))
@@ -99,17 +104,17 @@ pub async fn pull(
         return Err(malformed("a digest is malformed"));
     }
     if known == Some(digest) {
-        return Ok(Pulled::Same);
+        return Ok(PullResult::Same);
     }
-    let ask = Ask { limit, authorization: token.as_deref(), ..Ask::default() };
+    let ask = RequestOptions { limit, authorization: token.as_deref(), ..RequestOptions::default() };
     let blob = service.get(&format!("{base}/blobs/{digest}"), &ask).await?;
     if blob.status != 200 {
-        return Ok(Pulled::Refused(blob.status, blob.reason));
+        return Ok(PullResult::Refused(blob.status, blob.reason));
     }
     if !is_wanted(&blob.body, digest) {
         return Err(malformed("the layer does not have the digest that the manifest names"));
     }
-    Ok(Pulled::New { archive: blob.body, digest: digest.to_owned() })
+    Ok(PullResult::New { archive: blob.body, digest: digest.to_owned() })
 }
 
 /// The URL of the token service that a challenge names, with its query.

@@ -74,7 +74,7 @@ struct Clients {
 
 /// The options of a request.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ask<'a> {
+pub struct RequestOptions<'a> {
     pub headers: &'a [(&'static str, &'a str)],
     /// Bytes of the body at most.
     pub limit: usize,
@@ -187,7 +187,7 @@ impl Service {
     }
 
     /// Asks for `path` below the service's URL, reading at most `limit` bytes.
-    pub async fn get(&self, path: &str, ask: &Ask<'_>) -> Result<ServiceReply, RemoteError> {
+    pub async fn get(&self, path: &str, ask: &RequestOptions<'_>) -> Result<ServiceReply, RemoteError> {
         let (limit, patience) = (ask.limit, self.settings().header_timeout.saturating_add(ask.wait));
         let mut url = self.url(path)?;
         let origin = url.origin();
@@ -402,8 +402,8 @@ mod tests {
         })
     }
 
-    fn ask<'a>(headers: &'a [(&'static str, &'a str)]) -> Ask<'a> {
-        Ask { headers, limit: 100, ..Ask::default() }
+    fn ask<'a>(headers: &'a [(&'static str, &'a str)]) -> RequestOptions<'a> {
+        RequestOptions { headers, limit: 100, ..RequestOptions::default() }
     }
 
     fn answer(head: &str, body: &str) -> String {

@@ -30,7 +30,7 @@ pub use self::access::{Access, Authentication};
 use super::bind::Peer;
 use crate::clock::Clock;
 use crate::opa::decision::Dialect;
-use crate::policy::{Complaint, Journal, Module, Rejection, Store};
+use crate::policy::{ApiError, DecisionQueue, Module, Rejection, Store};
 use crate::value::{DuplicateKeys, JsonLimits, Value};
 
 /// Evaluations of the API at the same time; further ones wait.
@@ -80,7 +80,7 @@ pub trait Control: Send + Sync {
 pub struct Api {
     pub policy: Arc<Store>,
     pub control: Arc<dyn Control>,
-    pub journal: Option<Arc<Journal>>,
+    pub decision_queue: Option<Arc<DecisionQueue>>,
     pub clock: Clock,
     pub access: Access,
     pub limits: BodyLimits,
@@ -109,7 +109,7 @@ impl Api {
     pub fn new(
         policy: Arc<Store>,
         control: Arc<dyn Control>,
-        journal: Option<Arc<Journal>>,
+        decision_queue: Option<Arc<DecisionQueue>>,
         clock: Clock,
         settings: ApiSettings,
     ) -> Self {
@@ -126,7 +126,7 @@ impl Api {
         Self {
             policy,
             control,
-            journal,
+            decision_queue,
             clock,
             access,
             limits,
@@ -170,7 +170,7 @@ pub struct ApiSettings {
     pub stopping: CancellationToken,
 }
 
-/// The routes of the API. Access is checked around them, and around those of health and metrics on the same door.
+/// The routes of the API. Access is checked around them, and around those of health and metrics on the same listener.
 pub fn routes(api: &Arc<Api>) -> Router {
     Router::new()
         .route("/", post(data::default_decision))
@@ -230,9 +230,9 @@ impl Failure {
         Self { errors: errors.into_iter().collect(), ..self }
     }
 
-    fn evaluation(complaint: &Complaint) -> Self {
+    fn evaluation(api_error: &ApiError) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "error(s) occurred while evaluating query")
-            .with_errors([complaint.to_json()])
+            .with_errors([api_error.to_json()])
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::handshakes::Handshakes;
 use super::refusal::{Refusal, Refusals};
 use super::tls::{Tls, client_certificates, client_subject};
-use crate::telemetry::Refused;
+use crate::telemetry::RejectReason;
 
 /// Connections of one HTTP listener; beyond, the oldest is closed once it waits for a request. Silent ones take neither the
 /// place of probes nor all descriptors of the process.
@@ -323,7 +323,7 @@ impl HttpListener {
         {
             oldest.close.cancel();
             let why = format!("{MAX_CONNECTIONS} connections are open, and this was the oldest");
-            self.refusals.tell(&Refusal { reason: Refused::Limit, why }, &oldest.peer);
+            self.refusals.log(&Refusal { reason: RejectReason::Limit, why }, &oldest.peer);
         }
         let (alive, close) = (Arc::new(()), CancellationToken::new());
         self.open.push_back(Open { alive: Arc::downgrade(&alive), close: close.clone(), peer });

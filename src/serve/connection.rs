@@ -22,7 +22,7 @@ use super::bind::Connection;
 use super::connection_guard::{ConnectionState, GuardedConnection, Quotas};
 use super::refusal::Refusal;
 use super::runner::{Runner, Work};
-use crate::telemetry::Refused;
+use crate::telemetry::RejectReason;
 
 /// A longer list of headers is answered 431, which Envoy counts as an error. So this is more than Envoy can be made to send: the headers of
 /// the call, with those of tracing that came with the request, whose list is bounded by `max_request_headers_kb`, 60 by default.
@@ -69,10 +69,10 @@ impl ConnectionSettings {
 
 /// Executes the streams of a connection on the task that polls the connection.
 #[derive(Clone, Default)]
-struct Queue(Arc<Mutex<Queued>>);
+struct Queue(Arc<Mutex<QueuedStream>>);
 
 #[derive(Default)]
-struct Queued {
+struct QueuedStream {
     works: Vec<(Work, bool)>,
     /// The next work is only a rejection: hyper hands it over as soon as it has the future of its answer.
     is_refusal: bool,
@@ -187,8 +187,8 @@ where
     .await;
     let excess = state.excess().or_else(|| is_unread.then_some("the peer has read nothing for 10 seconds"));
     match (excess, state.other_protocol()) {
-        (Some(why), _) => Err(Refusal { reason: Refused::Excess, why: why.to_owned() }),
-        (None, Some(why)) => Err(Refusal { reason: Refused::Protocol, why: why.to_owned() }),
+        (Some(why), _) => Err(Refusal { reason: RejectReason::Excess, why: why.to_owned() }),
+        (None, Some(why)) => Err(Refusal { reason: RejectReason::Protocol, why: why.to_owned() }),
         (None, None) => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! The ext_authz door: `envoy.service.auth.v3.Authorization/Check`, health and reflection.
+//! The ext_authz listener: `envoy.service.auth.v3.Authorization/Check`, health and reflection.
 //!
 //! Messages are read as raw bytes here, not by the framework, so that what it would answer with a gRPC error (a message
 //! that is too large, text that is not UTF-8, a panic) is an explicit denial: `failure_mode_allow` turns errors into
@@ -34,9 +34,9 @@ use super::limits::{INCOMPLETE_BYTES, Limits, Share};
 use super::refusal::{Refusal, Refusals};
 use super::runner::Runner;
 use super::tls::Tls;
-use crate::check::{Answer, Checker, Fault, GrpcCode, Term};
+use crate::check::{Answer, CheckDeadline, Checker, Fault, GrpcCode};
 use crate::lifecycle::Lifecycle;
-use crate::telemetry::{Metrics, Refused};
+use crate::telemetry::{Metrics, RejectReason};
 
 const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -47,7 +47,7 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
 /// After a wait of this length a check is worth a look whether anybody still waits for it: a caller that opens and resets streams
 /// would have them all decided, while others wait.
-const UNNOTICED: Duration = Duration::from_millis(5);
+const RESET_CHECK_AFTER: Duration = Duration::from_millis(5);
 
 /// Settings of the listener.
 #[derive(Clone, Debug)]
@@ -119,7 +119,7 @@ impl GrpcServer {
                 let peer = connection.peer();
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                     let why = format!("limits.connections ({}) are open", settings.max_connections);
-                    refusals.tell(&Refusal { reason: Refused::Limit, why }, &peer);
+                    refusals.log(&Refusal { reason: RejectReason::Limit, why }, &peer);
                     continue;
                 };
                 let (shared, others, refusals) = (Arc::clone(&shared), others.clone(), Arc::clone(&refusals));
@@ -129,7 +129,7 @@ impl GrpcServer {
                     let answer = move |request, state: &_| respond(&shared, &others, request, state);
                     let served = serve_connection(connection, settings.connection, quotas, answer, runner).await;
                     if let Err(refusal) = served {
-                        refusals.tell(&refusal, &peer);
+                        refusals.log(&refusal, &peer);
                     }
                 });
             }
@@ -211,7 +211,7 @@ fn respond(
             Call::Check(arrival, share) => {
                 let answering = std::pin::pin!(arrival.answer(request, share));
                 let answer = CatchPanic(AssertUnwindSafe(answering)).await;
-                arrival.is_told.store(true, Ordering::Relaxed);
+                arrival.answered.store(true, Ordering::Relaxed);
                 let answer =
                     answer.unwrap_or_else(|()| arrival.shared.checker.refuse(Fault::Panic, arrival.term.arrived));
                 encode(answer, arrival.connection.answer())
@@ -237,15 +237,15 @@ enum Call {
 struct Arrival {
     shared: Arc<Shared>,
     connection: Arc<ConnectionState>,
-    term: Term,
+    term: CheckDeadline,
     /// The request was answered, or another task logs its end.
-    is_told: AtomicBool,
+    answered: AtomicBool,
 }
 
 impl Drop for Arrival {
     fn drop(&mut self) {
         self.shared.metrics.in_flight.dec();
-        if !self.is_told.load(Ordering::Relaxed) {
+        if !self.answered.load(Ordering::Relaxed) {
             let _nobody_listens = self.shared.checker.refuse(Fault::Cancelled, self.term.arrived);
         }
     }
@@ -254,8 +254,13 @@ impl Drop for Arrival {
 impl Arrival {
     fn of(shared: &Arc<Shared>, headers: &HeaderMap, connection: &Arc<ConnectionState>) -> Self {
         shared.metrics.in_flight.inc();
-        let is_told = AtomicBool::new(false);
-        Self { connection: Arc::clone(connection), term: shared.term_for(headers), shared: Arc::clone(shared), is_told }
+        let answered = AtomicBool::new(false);
+        Self {
+            connection: Arc::clone(connection),
+            term: shared.term_for(headers),
+            shared: Arc::clone(shared),
+            answered,
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>, share: Option<Share>) -> Answer {
@@ -270,7 +275,7 @@ impl Arrival {
             .await;
             return checker.refuse(Fault::Overloaded, term.arrived);
         };
-        if term.arrived.elapsed() > UNNOTICED {
+        if term.arrived.elapsed() > RESET_CHECK_AFTER {
             // Whose stream was reset meanwhile is dropped here.
             step_back().await;
         }
@@ -291,7 +296,7 @@ impl Arrival {
         };
         match read {
             Ok(message) => {
-                self.is_told.store(true, Ordering::Relaxed);
+                self.answered.store(true, Ordering::Relaxed);
                 checker.check(&message, term).await
             }
             Err(fault) => checker.refuse(fault, term.arrived),
@@ -301,13 +306,13 @@ impl Arrival {
 
 impl Shared {
     /// The deadline of one check: the caller's own less a margin, but no more than configured.
-    fn term_for(&self, headers: &HeaderMap) -> Term {
+    fn term_for(&self, headers: &HeaderMap) -> CheckDeadline {
         let asked = headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(grpc_timeout);
         // A caller in a great hurry still gets half of its time.
         let callers = asked.map(|asked| asked.saturating_sub(DEADLINE_MARGIN).max(asked / 2));
         match callers.filter(|callers| *callers < self.check_timeout) {
-            Some(callers) => Term::of_caller(callers),
-            None => Term::of(self.check_timeout),
+            Some(callers) => CheckDeadline::of_caller(callers),
+            None => CheckDeadline::of(self.check_timeout),
         }
     }
 

@@ -13,15 +13,15 @@ use tokio_rustls::server::TlsStream;
 use super::bind::{Connection, Listener, address_of};
 use super::refusal::{Refusal, Refusals};
 use super::tls::Tls;
-use crate::telemetry::Refused;
+use crate::telemetry::RejectReason;
 
 /// Handshakes at the same time.
 const MAX_HANDSHAKES: usize = 512;
 /// The minimum time of each before a newer one may replace it at the cap; newer ones wait for that.
-const FAIR_TIME: Duration = Duration::from_millis(500);
+const MIN_HANDSHAKE_TIME: Duration = Duration::from_millis(500);
 
 /// The result of a handshake.
-type Shaken = Result<Box<TlsStream<TcpStream>>, (Refusal, String)>;
+type HandshakeResult = Result<Box<TlsStream<TcpStream>>, (Refusal, String)>;
 
 /// One that is under way.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ struct Handshake {
 pub struct Handshakes {
     tls: Arc<Tls>,
     refusals: Arc<Refusals>,
-    tasks: JoinSet<Shaken>,
+    tasks: JoinSet<HandshakeResult>,
     oldest: VecDeque<Handshake>,
 }
 
@@ -66,7 +66,7 @@ impl Handshakes {
     /// When another one may begin: now, or once the oldest has had its time.
     fn room(&self) -> Instant {
         match self.oldest.front().filter(|_| self.oldest.len() >= MAX_HANDSHAKES) {
-            Some(oldest) => oldest.began + FAIR_TIME,
+            Some(oldest) => oldest.began + MIN_HANDSHAKE_TIME,
             None => Instant::now(),
         }
     }
@@ -77,7 +77,7 @@ impl Handshakes {
         if is_full && let Some(oldest) = self.oldest.pop_front() {
             oldest.task.abort();
             let why = format!("{MAX_HANDSHAKES} handshakes are under way, and this was the oldest");
-            self.refusals.tell(&Refusal { reason: Refused::Handshakes, why }, &oldest.peer);
+            self.refusals.log(&Refusal { reason: RejectReason::Handshakes, why }, &oldest.peer);
         }
         let (tls, peer) = (Arc::clone(&self.tls), address_of(&stream));
         let whose = peer.clone();
@@ -93,7 +93,7 @@ impl Handshakes {
         match ended {
             Some(Ok(Ok(stream))) => Some(stream),
             Some(Ok(Err((refusal, peer)))) => {
-                self.refusals.tell(&refusal, &peer);
+                self.refusals.log(&refusal, &peer);
                 None
             }
             // Given up for a newer one.

@@ -1,4 +1,4 @@
-//! The HTTP doors: health and metrics on all of them, OPA's API on the main one, what changes something on the admin socket.
+//! The HTTP listeners: health and metrics on all of them, OPA's API on the main one, what changes something on the admin socket.
 //!
 //! Mirrors: OPA `v1/server/server.go` for `/health` and `/metrics`, v1.9.0. `/live` and `/ready` are ours.
 
@@ -18,13 +18,13 @@ use super::bind::{HttpListener, Listener, Peer};
 use super::health::{BUNDLES, Health, Plugin};
 use super::refusal::Refusals;
 use super::tls::Tls;
-use crate::policy::{Question, Store};
+use crate::policy::{QueryOptions, Store};
 use crate::telemetry::Metrics;
 use crate::value::Value;
 
 /// The time limit of a health rule of the policy.
 const HEALTH_BUDGET: Duration = Duration::from_millis(500);
-/// Health rules that are evaluated at the same time, on all doors; probes ask for one or two.
+/// Health rules that are evaluated at the same time, on all listeners; probes ask for one or two.
 static HEALTH_RULES: Semaphore = Semaphore::const_new(4);
 
 /// The time limit of decision streams at shutdown; other answers have the grace period.
@@ -32,18 +32,18 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// The routes of every HTTP listener.
 #[derive(Clone, Debug)]
-pub struct HttpDoor {
+pub struct HttpListenerConfig {
     pub health: Health,
     pub metrics: Arc<Metrics>,
     pub policy: Arc<Store>,
-    /// Absent where the door speaks plain HTTP.
+    /// Absent where the listener speaks plain HTTP.
     pub tls: Option<Arc<Tls>>,
-    pub kind: DoorKind,
+    pub kind: ListenerKind,
 }
 
 /// Further routes of a listener.
 #[derive(Clone, Debug)]
-pub enum DoorKind {
+pub enum ListenerKind {
     /// Nothing: it is for probes.
     Diagnostic,
     Api(Arc<Api>),
@@ -52,11 +52,12 @@ pub enum DoorKind {
 }
 
 /// Serves until `stop` comes.
-pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationToken) {
+pub async fn serve_http(listener: Listener, listener_config: HttpListenerConfig, stop: CancellationToken) {
     let is_local = listener.is_local();
-    let has_watchers = matches!(door.kind, DoorKind::Admin(_));
-    let refusals = Arc::new(Refusals::new(Arc::clone(&door.metrics), "http"));
-    let (kind, listener) = (door.kind.clone(), HttpListener::new(listener, door.tls.clone(), refusals));
+    let has_watchers = matches!(listener_config.kind, ListenerKind::Admin(_));
+    let refusals = Arc::new(Refusals::new(Arc::clone(&listener_config.metrics), "http"));
+    let (kind, listener) =
+        (listener_config.kind.clone(), HttpListener::new(listener, listener_config.tls.clone(), refusals));
     let mut router = Router::new()
         .route("/health", get(health))
         .route("/health/{*rule}", get(health_rule))
@@ -64,11 +65,11 @@ pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationTo
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .fallback(not_found)
-        .with_state(door);
+        .with_state(listener_config);
     router = match kind {
-        DoorKind::Diagnostic => router,
-        DoorKind::Api(api) => api::guarded(router.merge(api::routes(&api)), api, is_local),
-        DoorKind::Admin(api) => router.merge(api::routes(&api)).merge(api::admin_routes(&api)),
+        ListenerKind::Diagnostic => router,
+        ListenerKind::Api(api) => api::guarded(router.merge(api::routes(&api)), api, is_local),
+        ListenerKind::Admin(api) => router.merge(api::routes(&api)).merge(api::admin_routes(&api)),
     };
     let service = router.into_make_service_with_connect_info::<Peer>();
     let stopped = stop.clone();
@@ -89,39 +90,42 @@ pub async fn serve_http(listener: Listener, door: HttpDoor, stop: CancellationTo
 }
 
 /// `GET /health[?bundles][&plugins[&exclude-plugin=name]]`.
-async fn health(State(door): State<HttpDoor>, RawQuery(query): RawQuery) -> Response {
+async fn health(State(listener_config): State<HttpListenerConfig>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
     let pairs: Vec<_> = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true"))).collect();
     let asked = |name: &str| pairs.iter().any(|&(key, value)| key == name && value != "false");
-    let waits = |plugin: Plugin| door.health.plugins().get(plugin.name()) == Some(&"NOT_READY");
-    let bundles = door.health.waiting_for().contains(&BUNDLES) || waits(Plugin::Discovery);
+    let waits = |plugin: Plugin| listener_config.health.plugins().get(plugin.name()) == Some(&"NOT_READY");
+    let bundles = listener_config.health.waiting_for().contains(&BUNDLES) || waits(Plugin::Discovery);
     if (asked("bundles") || asked("bundle")) && bundles {
         return json(StatusCode::INTERNAL_SERVER_ERROR, r#"{"error": "one or more bundles are not activated"}"#);
     }
     let excluded = |name: &str| pairs.iter().any(|&(key, value)| key == "exclude-plugin" && value == name);
     let down = |(name, state): (String, &'static str)| state != "OK" && !excluded(&name);
-    if asked("plugins") && door.health.plugins().into_iter().any(down) {
+    if asked("plugins") && listener_config.health.plugins().into_iter().any(down) {
         return json(StatusCode::INTERNAL_SERVER_ERROR, r#"{"error": "one or more plugins are not up"}"#);
     }
     json(StatusCode::OK, "{}")
 }
 
 /// `GET /health/<rule>`: what `data.system.health.<rule>` says of the states of all parts.
-async fn health_rule(State(door): State<HttpDoor>, Path(rule): Path<String>) -> Response {
+async fn health_rule(State(listener_config): State<HttpListenerConfig>, Path(rule): Path<String>) -> Response {
     let failed = |what: &str| {
         let message = format!("health check (data.system.health.{}) {what}", rule.replace('/', "."));
         json(StatusCode::INTERNAL_SERVER_ERROR, &serde_json::json!({ "error": message }).to_string())
     };
-    let states = door.health.plugins().into_iter().map(|(name, state)| (Value::from(name), Value::from(state)));
-    let input: Value =
-        [("plugin_state", Value::object(states.collect())), ("plugins_ready", Value::Bool(door.health.has_been_up()))]
-            .into_iter()
-            .collect();
-    let Some(snapshot) = door.policy.current() else { return failed("was undefined") };
+    let states =
+        listener_config.health.plugins().into_iter().map(|(name, state)| (Value::from(name), Value::from(state)));
+    let input: Value = [
+        ("plugin_state", Value::object(states.collect())),
+        ("plugins_ready", Value::Bool(listener_config.health.has_been_up())),
+    ]
+    .into_iter()
+    .collect();
+    let Some(snapshot) = listener_config.policy.current() else { return failed("was undefined") };
     let Ok(_turn) = HEALTH_RULES.try_acquire() else { return failed("was not evaluated: too many at once") };
     let path: Vec<String> = ["system", "health"].into_iter().chain(rule.split('/')).map(str::to_owned).collect();
     let asked = tokio::task::spawn_blocking(move || {
-        let question = Question { input: Some(&input), strict_builtin_errors: false, budget: HEALTH_BUDGET };
+        let question = QueryOptions { input: Some(&input), strict_builtin_errors: false, budget: HEALTH_BUDGET };
         snapshot.document(&path, &question)
     });
     match asked.await {
@@ -133,8 +137,8 @@ async fn health_rule(State(door): State<HttpDoor>, Path(rule): Path<String>) -> 
     }
 }
 
-async fn ready(State(door): State<HttpDoor>) -> Response {
-    let waiting = door.health.waiting_for();
+async fn ready(State(listener_config): State<HttpListenerConfig>) -> Response {
+    let waiting = listener_config.health.waiting_for();
     if waiting.is_empty() {
         return json(StatusCode::OK, "{}");
     }
@@ -142,22 +146,22 @@ async fn ready(State(door): State<HttpDoor>) -> Response {
     json(StatusCode::SERVICE_UNAVAILABLE, &body)
 }
 
-async fn metrics(State(door): State<HttpDoor>, headers: HeaderMap) -> Response {
+async fn metrics(State(listener_config): State<HttpListenerConfig>, headers: HeaderMap) -> Response {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = match accepted.contains("application/openmetrics-text") {
         true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         false => "text/plain; version=0.0.4; charset=utf-8",
     };
-    ([(header::CONTENT_TYPE, kind)], door.metrics.text()).into_response()
+    ([(header::CONTENT_TYPE, kind)], listener_config.metrics.text()).into_response()
 }
 
-async fn not_found(State(door): State<HttpDoor>) -> Response {
-    let offered = match door.kind {
-        DoorKind::Diagnostic => "/health, /live, /ready and /metrics",
-        DoorKind::Api(_) => {
+async fn not_found(State(listener_config): State<HttpListenerConfig>) -> Response {
+    let offered = match listener_config.kind {
+        ListenerKind::Diagnostic => "/health, /live, /ready and /metrics",
+        ListenerKind::Api(_) => {
             "/v1/data, /v0/data, /v1/query, /v1/policies, /v1/config, /v1/status, /health, /live, /ready and /metrics"
         }
-        DoorKind::Admin(_) => "POST /v1/bundles/<name>/refresh and everything of the API",
+        ListenerKind::Admin(_) => "POST /v1/bundles/<name>/refresh and everything of the API",
     };
     let body = serde_json::json!({"code": "resource_not_found", "message": format!("stepgate serves {offered} here")});
     json(StatusCode::NOT_FOUND, &body.to_string())

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::telemetry::{Metrics, Refused, Throttle};
+use crate::telemetry::{Metrics, RejectReason, Throttle};
 
 /// A connection that is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    pub reason: Refused,
+    pub reason: RejectReason,
     /// The description for people, in the words of the component that found it.
     pub why: String,
 }
@@ -20,7 +20,7 @@ pub struct Refusals {
     /// Which one: `grpc` or `http`.
     listener: &'static str,
     /// By reason.
-    lines: [Throttle; Refused::ALL.len()],
+    lines: [Throttle; RejectReason::ALL.len()],
 }
 
 impl Refusals {
@@ -29,14 +29,16 @@ impl Refusals {
     }
 
     /// Counts `refusal` of a connection from `peer`, and writes a line when there was none of its reason for a while.
-    pub fn tell(&self, refusal: &Refusal, peer: &str) {
+    pub fn log(&self, refusal: &Refusal, peer: &str) {
         self.metrics.connection_refused(self.listener, refusal.reason);
-        let line = Refused::ALL.iter().zip(&self.lines).find(|(reason, _)| **reason == refusal.reason);
+        let line = RejectReason::ALL.iter().zip(&self.lines).find(|(reason, _)| **reason == refusal.reason);
         let Some(withheld) = line.and_then(|(_, line)| line.due(Instant::now())) else { return };
         let (listener, reason, why) = (self.listener, refusal.reason.label(), refusal.why.as_str());
         match refusal.reason {
             // Also what a probe of the port leaves.
-            Refused::Abandoned => tracing::info!(reason, why, listener, peer, withheld, "a connection was not served"),
+            RejectReason::Abandoned => {
+                tracing::info!(reason, why, listener, peer, withheld, "a connection was not served")
+            }
             _ => tracing::warn!(reason, why, listener, peer, withheld, "a connection was not served"),
         }
     }

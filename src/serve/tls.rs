@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
 
 use super::refusal::Refusal;
-use crate::telemetry::{Metrics, Refused};
+use crate::telemetry::{Metrics, RejectReason};
 use crate::token::SpiffePattern;
 
 /// The time limit of a handshake.
@@ -210,7 +210,7 @@ impl Tls {
         if self.settings.client_roots.is_some() {
             metrics.certificate_usable(self.settings.listener(), ROOTS, true);
         }
-        self.tell_validity(&metrics);
+        self.publish_validity(&metrics);
         loop {
             tokio::time::sleep(LOOK).await;
             let (tls, metrics) = (Arc::clone(&self), Arc::clone(&metrics));
@@ -229,13 +229,13 @@ impl Tls {
         let mut is_changed = false;
         if new.pair_stamps != pair_stamps {
             let is_news = unusable.pair.replace(pair_stamps) != Some(pair_stamps);
-            if let Some(pair) = self.told(PAIR, self.settings.pair(), is_news, metrics) {
+            if let Some(pair) = self.log_result(PAIR, self.settings.pair(), is_news, metrics) {
                 (new.pair, new.pair_stamps, unusable.pair, is_changed) = (pair, pair_stamps, None, true);
             }
         }
         if new.roots_stamp != roots_stamp {
             let is_news = unusable.roots.replace(roots_stamp) != Some(roots_stamp);
-            if let Some(roots) = self.told(ROOTS, self.settings.roots(), is_news, metrics) {
+            if let Some(roots) = self.log_result(ROOTS, self.settings.roots(), is_news, metrics) {
                 (new.roots, new.roots_stamp, unusable.roots, is_changed) = (roots, roots_stamp, None, true);
             }
         }
@@ -245,7 +245,7 @@ impl Tls {
         match self.settings.build(&new.pair, new.roots.as_ref()) {
             Ok(config) => {
                 *self.current.lock() = Current { config, ..new };
-                self.tell_validity(metrics);
+                self.publish_validity(metrics);
             }
             // Both parts were whole, so that nothing is expected here.
             Err(error) => tracing::error!(error = crate::telemetry::chain(&error), "TLS stays as it was"),
@@ -253,7 +253,13 @@ impl Tls {
     }
 
     /// The parsed files; `None`, and a log line the first time, when they cannot be used.
-    fn told<T>(&self, part: &'static str, read: Result<T, TlsError>, is_news: bool, metrics: &Metrics) -> Option<T> {
+    fn log_result<T>(
+        &self,
+        part: &'static str,
+        read: Result<T, TlsError>,
+        is_news: bool,
+        metrics: &Metrics,
+    ) -> Option<T> {
         let listener = self.settings.listener();
         metrics.certificate_usable(listener, part, read.is_ok());
         match read {
@@ -270,7 +276,7 @@ impl Tls {
         None
     }
 
-    fn tell_validity(&self, metrics: &Metrics) {
+    fn publish_validity(&self, metrics: &Metrics) {
         let pair = Arc::clone(&self.current.lock().pair);
         let leaf = pair.cert.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
         if let Some((_, leaf)) = leaf {
@@ -290,13 +296,16 @@ impl Tls {
     pub async fn handshake(self: Arc<Self>, stream: TcpStream) -> Result<Box<TlsStream<TcpStream>>, Refusal> {
         let acceptor = TlsAcceptor::from(self.config());
         let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-        let late = |_| Refusal { reason: Refused::Handshake, why: "the handshake took too long".to_owned() };
+        let late = |_| Refusal { reason: RejectReason::Handshake, why: "the handshake took too long".to_owned() };
         let stream = shaken.map_err(late)?.map(Box::new).map_err(|error| refusal(&error))?;
         let clients = &self.settings.clients;
         let id = if clients.is_empty() { None } else { spiffe_id(&stream) };
         if !clients.is_empty() && !id.as_ref().is_some_and(|id| clients.iter().any(|pattern| pattern.matches(id))) {
             let id = id.as_deref().unwrap_or("a certificate without SPIFFE id");
-            return Err(Refusal { reason: Refused::NotAllowed, why: format!("{id} is not in allowed_spiffe_ids") });
+            return Err(Refusal {
+                reason: RejectReason::NotAllowed,
+                why: format!("{id} is not in allowed_spiffe_ids"),
+            });
         }
         Ok(stream)
     }
@@ -306,7 +315,7 @@ impl Tls {
 fn refusal(error: &io::Error) -> Refusal {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let reason = match tls {
-        Some(rustls::Error::NoCertificatesPresented) => Refused::NoCertificate,
+        Some(rustls::Error::NoCertificatesPresented) => RejectReason::NoCertificate,
         Some(rustls::Error::AlertReceived(
             Alert::UnknownCA
             | Alert::BadCertificate
@@ -314,10 +323,10 @@ fn refusal(error: &io::Error) -> Refusal {
             | Alert::CertificateRevoked
             | Alert::CertificateUnknown
             | Alert::UnsupportedCertificate,
-        )) => Refused::Distrusted,
-        Some(rustls::Error::InvalidCertificate(_)) => Refused::NotAllowed,
-        Some(_) => Refused::Handshake,
-        None => Refused::Abandoned,
+        )) => RejectReason::Distrusted,
+        Some(rustls::Error::InvalidCertificate(_)) => RejectReason::NotAllowed,
+        Some(_) => RejectReason::Handshake,
+        None => RejectReason::Abandoned,
     };
     Refusal { reason, why: error.to_string() }
 }

@@ -5,7 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use super::metrics::{Decided, Labels};
+use super::metrics::{CheckOutcome, Labels};
 
 /// Counts decisions by outcome, reason, entry point and revision. Only the active policy's series are exported, so that their number stays small
 /// however often it changes.
@@ -20,11 +20,11 @@ struct InForce {
     entrypoint: String,
     revision: String,
     /// The counters that were needed so far. There are as many reasons as the program has words for them.
-    known: Vec<(Decided, &'static str, Counter)>,
+    known: Vec<(CheckOutcome, &'static str, Counter)>,
 }
 
 impl InForce {
-    fn find(&self, decided: Decided, reason: &str) -> Option<&Counter> {
+    fn find(&self, decided: CheckOutcome, reason: &str) -> Option<&Counter> {
         self.known.iter().find(|known| known.0 == decided && known.1 == reason).map(|(_, _, counter)| counter)
     }
 }
@@ -46,7 +46,7 @@ impl Decisions {
     }
 
     /// `reason` is empty where the policy itself decided.
-    pub(super) fn count(&self, decided: Decided, reason: &'static str) {
+    pub(super) fn count(&self, decided: CheckOutcome, reason: &'static str) {
         if let Some(counter) = self.in_force.read().find(decided, reason) {
             counter.inc();
             return;
@@ -78,8 +78,8 @@ mod tests {
         for revision in ["r1", "r2"] {
             decisions.begin("p/allow", revision.to_owned());
             for _ in 0..3 {
-                decisions.count(Decided::Allow, "");
-                decisions.count(Decided::Fault, "overloaded");
+                decisions.count(CheckOutcome::Allow, "");
+                decisions.count(CheckOutcome::Fault, "overloaded");
             }
         }
         let mut text = String::new();

@@ -10,8 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::opa_metrics::{BundleTold, StatusMetrics};
-use super::phases::Insides;
+use super::opa_metrics::{BundleMetrics, StatusMetrics};
+use super::phases::CheckMetrics;
 
 pub(super) type Labels = Vec<(&'static str, String)>;
 
@@ -21,7 +21,7 @@ const CHECK_BUCKETS: [f64; 12] =
 
 /// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decided {
+pub enum CheckOutcome {
     Allow,
     Deny,
     Challenge,
@@ -29,7 +29,7 @@ pub enum Decided {
     Fault,
 }
 
-impl Decided {
+impl CheckOutcome {
     pub fn name(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -49,7 +49,7 @@ pub enum Outcome {
 
 /// The result of a decision log event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Logged {
+pub enum LogOutcome {
     /// The service took it.
     Uploaded,
     /// It stands on the console, and is sent nowhere.
@@ -72,7 +72,7 @@ pub enum Logged {
     BadMaskRule,
 }
 
-impl Logged {
+impl LogOutcome {
     const ALL: [Self; 10] = [
         Self::Uploaded,
         Self::Written,
@@ -104,7 +104,7 @@ impl Logged {
 
 /// Why a connection was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum RejectReason {
     /// `limits.connections` are open.
     Limit,
     /// Too many handshakes are under way, and this one did not go on.
@@ -125,7 +125,7 @@ pub enum Refused {
     Excess,
 }
 
-impl Refused {
+impl RejectReason {
     pub const ALL: [Self; 9] = [
         Self::Limit,
         Self::Handshakes,
@@ -192,7 +192,7 @@ pub struct Metrics {
     policy_activations: Family<Labels, Counter>,
     config_warnings: Gauge,
     status: StatusMetrics,
-    pub insides: Insides,
+    pub check_metrics: CheckMetrics,
     /// Bytes that evaluations held.
     pub evaluation_memory: Histogram,
     opa: Option<OpaMetrics>,
@@ -261,7 +261,7 @@ impl Metrics {
             bundle_polled_at: Family::default(),
             config_warnings: Gauge::default(),
             status: StatusMetrics::default(),
-            insides: Insides::default(),
+            check_metrics: CheckMetrics::default(),
             evaluation_memory: Histogram::new(MEMORY_BUCKETS),
             opa,
             registry,
@@ -277,7 +277,7 @@ impl Metrics {
         }
         let registry = &mut self.registry;
         self.status.register(registry);
-        self.insides.register(registry);
+        self.check_metrics.register(registry);
         let help = "Memory held by each policy evaluation, bytes";
         registry.register("stepgate_evaluation_memory_bytes", help, self.evaluation_memory.clone());
         registry.register("stepgate_faults", "Denials because something went wrong, by reason", self.faults.clone());
@@ -318,16 +318,16 @@ impl Metrics {
     }
 
     /// One check has been answered after `took`; `reason` is empty where the policy itself decided.
-    pub fn checked(&self, decided: Decided, reason: &'static str, took: Duration) {
-        self.insides.by_reason.count(decided, reason);
+    pub fn checked(&self, decided: CheckOutcome, reason: &'static str, took: Duration) {
+        self.check_metrics.by_reason.count(decided, reason);
         match decided {
-            Decided::Allow => self.allowed.inc(),
-            Decided::Deny => self.denied.inc(),
-            Decided::Challenge => self.challenged.inc(),
-            Decided::Fault => self.faulted.inc(),
+            CheckOutcome::Allow => self.allowed.inc(),
+            CheckOutcome::Deny => self.denied.inc(),
+            CheckOutcome::Challenge => self.challenged.inc(),
+            CheckOutcome::Fault => self.faulted.inc(),
         };
         self.duration.observe(took.as_secs_f64());
-        if let (Some(opa), true) = (&self.opa, decided != Decided::Fault) {
+        if let (Some(opa), true) = (&self.opa, decided != CheckOutcome::Fault) {
             opa.duration.observe(took.as_secs_f64());
         }
     }
@@ -342,7 +342,7 @@ impl Metrics {
 
     /// A caller gave up before there was a decision.
     pub fn cancelled(&self, opa_reason: &'static str) {
-        self.insides.cancelled();
+        self.check_metrics.cancelled();
         if let Some(opa) = &self.opa {
             opa.errors.get_or_create(&vec![("reason", opa_reason.to_owned())]).inc();
         }
@@ -361,7 +361,7 @@ impl Metrics {
         self.ambiguous_paths.inc();
     }
 
-    pub fn connection_refused(&self, listener: &'static str, reason: Refused) {
+    pub fn connection_refused(&self, listener: &'static str, reason: RejectReason) {
         let labels = vec![("listener", listener.to_owned()), ("reason", reason.label().to_owned())];
         self.refused_connections.get_or_create(&labels).inc();
     }
@@ -404,18 +404,18 @@ impl Metrics {
     }
 
     /// Counts events of the decision log by result.
-    pub fn decisions_logged(&self, end: Logged, count: usize) {
+    pub fn decisions_logged(&self, end: LogOutcome, count: usize) {
         let label = vec![("outcome", end.label().to_owned())];
         self.decision_logs.get_or_create(&label).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
     /// The counts of decision log events so far, by the label of the metric.
     pub fn decision_log_counts(&self) -> BTreeMap<&'static str, u64> {
-        let count = |end: &Logged| {
+        let count = |end: &LogOutcome| {
             let label = vec![("outcome", end.label().to_owned())];
             self.decision_logs.get(&label).map(|counter| (end.label(), counter.get()))
         };
-        Logged::ALL.iter().filter_map(count).collect()
+        LogOutcome::ALL.iter().filter_map(count).collect()
     }
 
     pub fn policy_activated(&self, outcome: Outcome) {
@@ -427,8 +427,8 @@ impl Metrics {
     }
 
     /// The state of all plugins and bundles, for `status.prometheus`.
-    pub fn status_told(&self, plugins: &BTreeMap<String, &'static str>, bundles: &[BundleTold<'_>]) {
-        self.status.tell(plugins, bundles);
+    pub fn status_told(&self, plugins: &BTreeMap<String, &'static str>, bundles: &[BundleMetrics<'_>]) {
+        self.status.publish(plugins, bundles);
     }
 
     /// The text exposition format.
@@ -479,7 +479,7 @@ mod tests {
     #[test]
     fn names_are_those_that_dashboards_ask_for() {
         let metrics = Metrics::new(Some(vec![0.001]));
-        metrics.checked(Decided::Allow, "", Duration::from_micros(50));
+        metrics.checked(CheckOutcome::Allow, "", Duration::from_micros(50));
         metrics.fault("undefined_decision", "envoyauth_eval_error");
         metrics.token("rejected", "expired");
         let text = metrics.text();

@@ -13,7 +13,7 @@ use super::metrics::Labels;
 
 /// The metrics of one bundle. Times are nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug)]
-pub struct BundleTold<'a> {
+pub struct BundleMetrics<'a> {
     pub name: &'a str,
     pub revision: &'a str,
     /// Code and message.
@@ -58,7 +58,7 @@ impl StatusMetrics {
     }
 
     /// Replaces all series at once: removed bundles are no longer exported.
-    pub fn tell(&self, plugins: &BTreeMap<String, &'static str>, bundles: &[BundleTold<'_>]) {
+    pub fn publish(&self, plugins: &BTreeMap<String, &'static str>, bundles: &[BundleMetrics<'_>]) {
         self.info.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         for family in [&self.plugins, &self.activated_at, &self.downloaded_at, &self.answered_at, &self.asked_at] {
             family.clear();
@@ -69,7 +69,7 @@ impl StatusMetrics {
         bundles.iter().for_each(|bundle| self.bundle(bundle));
     }
 
-    fn bundle(&self, told: &BundleTold<'_>) {
+    fn bundle(&self, told: &BundleMetrics<'_>) {
         let name = ("name", told.name.to_owned());
         let by_name = vec![name.clone()];
         match told.fault {

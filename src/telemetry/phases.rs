@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::decisions::Decisions;
 use super::metrics::Labels;
-use super::traces::{Followed, Told, Trace, Tracer};
+use super::traces::{ChildSpans, SpanAttributes, Trace, Tracer};
 
 /// Upper bounds of the phases, in seconds.
 const PHASE_BUCKETS: [f64; 10] =
@@ -73,7 +73,7 @@ impl CacheCount {
 
 /// The metrics of the inside of checks.
 #[derive(Debug)]
-pub struct Insides {
+pub struct CheckMetrics {
     by_phase: Family<Labels, Histogram, fn() -> Histogram>,
     /// Resolved once, in the order of `Phase::ALL`.
     phases: [Histogram; Phase::ALL.len()],
@@ -98,7 +98,7 @@ pub struct Insides {
     rejected: Family<Labels, Gauge>,
 }
 
-impl Default for Insides {
+impl Default for CheckMetrics {
     fn default() -> Self {
         let denials = Family::<Labels, Counter>::default();
         let denials_by_policy = denials.get_or_create(&vec![("reason", "policy".to_owned())]).clone();
@@ -128,7 +128,7 @@ impl Default for Insides {
     }
 }
 
-impl Insides {
+impl CheckMetrics {
     pub fn register(&self, registry: &mut Registry) {
         let help = "Parts of one check in sixteen";
         registry.register("stepgate_check_phase_seconds", help, self.by_phase.clone());
@@ -164,8 +164,8 @@ impl Insides {
     pub fn clock(&self, began: Instant) -> PhaseClock<'_> {
         let is_sampled = self.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE);
         let since = Instant::now();
-        let clock = PhaseClock { insides: is_sampled.then_some(self), began, since, trace: None };
-        clock.tell(Phase::Queue, since.duration_since(began));
+        let clock = PhaseClock { check_metrics: is_sampled.then_some(self), began, since, trace: None };
+        clock.record(Phase::Queue, since.duration_since(began));
         clock
     }
 
@@ -229,7 +229,7 @@ impl Insides {
             },
         );
         self.policy.clear();
-        let tell = |bundle: &str, revision: &str| {
+        let record = |bundle: &str, revision: &str| {
             let revision = short(revision);
             let labels =
                 vec![("entrypoint", entrypoint.to_owned()), ("bundle", bundle.to_owned()), ("revision", revision)];
@@ -237,9 +237,9 @@ impl Insides {
         };
         let mut revisions = revisions.peekable();
         if revisions.peek().is_none() {
-            tell("", "");
+            record("", "");
         }
-        revisions.for_each(|(bundle, revision)| tell(bundle, revision));
+        revisions.for_each(|(bundle, revision)| record(bundle, revision));
     }
 }
 
@@ -247,7 +247,7 @@ impl Insides {
 #[derive(Debug)]
 pub struct PhaseClock<'a> {
     /// The histograms, if this check is a sample.
-    insides: Option<&'a Insides>,
+    check_metrics: Option<&'a CheckMetrics>,
     began: Instant,
     since: Instant,
     /// The trace of the check, and its receiver.
@@ -256,7 +256,13 @@ pub struct PhaseClock<'a> {
 
 impl<'a> PhaseClock<'a> {
     /// Starts a trace if the incoming traceparent is sampled or local sampling selects this check.
-    pub fn follow(&mut self, tracer: &'a Tracer, traceparent: Option<&str>, now_ns: i64, told: impl FnOnce() -> Told) {
+    pub fn follow(
+        &mut self,
+        tracer: &'a Tracer,
+        traceparent: Option<&str>,
+        now_ns: i64,
+        told: impl FnOnce() -> SpanAttributes,
+    ) {
         let took = i64::try_from(self.began.elapsed().as_nanos()).unwrap_or_default();
         let trace = tracer.begin(traceparent, self.began, now_ns.saturating_sub(took));
         self.trace = trace.map(|mut trace| {
@@ -267,14 +273,14 @@ impl<'a> PhaseClock<'a> {
     }
 
     /// The child spans for requests to other servers, if the check is traced.
-    pub fn followed(&self) -> Option<Followed> {
+    pub fn followed(&self) -> Option<ChildSpans> {
         self.trace.as_ref().map(|(trace, _)| trace.followed())
     }
 
     /// The check has ended so.
     pub fn decided(&mut self, decision: &'static str, reason: &'static str) {
-        if let Some(insides) = self.insides.take() {
-            insides.total.observe(self.began.elapsed().as_secs_f64());
+        if let Some(check_metrics) = self.check_metrics.take() {
+            check_metrics.total.observe(self.began.elapsed().as_secs_f64());
         }
         if let Some((mut trace, tracer)) = self.trace.take() {
             (trace.told.decision, trace.told.reason) = (decision, reason);
@@ -284,11 +290,11 @@ impl<'a> PhaseClock<'a> {
 
     /// This phase ends now, and the next begins.
     pub fn ended(&mut self, phase: Phase) {
-        if self.insides.is_none() && self.trace.is_none() {
+        if self.check_metrics.is_none() && self.trace.is_none() {
             return;
         }
         let now = Instant::now();
-        self.tell(phase, now.duration_since(self.since));
+        self.record(phase, now.duration_since(self.since));
         if let Some((trace, _)) = &mut self.trace {
             trace.phase(phase, self.since, now);
         }
@@ -297,9 +303,10 @@ impl<'a> PhaseClock<'a> {
 }
 
 impl PhaseClock<'_> {
-    fn tell(&self, phase: Phase, took: Duration) {
+    fn record(&self, phase: Phase, took: Duration) {
         let at = Phase::ALL.iter().position(|known| *known == phase);
-        if let Some(histogram) = self.insides.zip(at).and_then(|(insides, at)| insides.phases.get(at)) {
+        if let Some(histogram) = self.check_metrics.zip(at).and_then(|(check_metrics, at)| check_metrics.phases.get(at))
+        {
             histogram.observe(took.as_secs_f64());
         }
     }
@@ -321,17 +328,17 @@ mod tests {
     fn one_check_in_sixteen_is_timed_and_labels_are_few() {
         let metrics = Metrics::new(None);
         for _ in 0..32 {
-            let mut clock = metrics.insides.clock(Instant::now());
+            let mut clock = metrics.check_metrics.clock(Instant::now());
             for phase in Phase::ALL.into_iter().skip(1) {
                 clock.ended(phase);
             }
-            metrics.insides.denied("");
-            metrics.insides.stepped_up(1);
+            metrics.check_metrics.denied("");
+            metrics.check_metrics.stepped_up(1);
         }
-        metrics.insides.tokens.hit();
+        metrics.check_metrics.tokens.hit();
         let revisions = |revision: &str| std::collections::BTreeMap::from([("b".to_owned(), revision.to_owned())]);
         for revision in ["r1", &"r".repeat(100)] {
-            metrics.insides.policy_in_force("p/allow", revisions(revision).iter());
+            metrics.check_metrics.policy_in_force("p/allow", revisions(revision).iter());
         }
         let text = metrics.text();
         for line in [

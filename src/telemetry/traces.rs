@@ -60,12 +60,12 @@ pub struct Call {
 
 /// A check that is followed to the servers that its policy asks.
 #[derive(Clone, Debug)]
-pub struct Followed {
+pub struct ChildSpans {
     context: Context,
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
-impl Followed {
+impl ChildSpans {
     /// A span for an outgoing request, and its `traceparent`.
     pub fn step(&self) -> ([u8; 8], String) {
         let span = random();
@@ -83,7 +83,7 @@ impl Followed {
 
 /// The attributes of a check's span.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct SpanAttributes {
     pub decision_id: String,
     pub method: String,
     pub host: String,
@@ -95,7 +95,7 @@ pub struct Told {
     pub reason: &'static str,
 }
 
-impl Told {
+impl SpanAttributes {
     /// The attributes of a request.
     pub fn of(method: &str, host: &str, path: &str) -> Self {
         Self { method: short(method), host: short(host), path: short(path), ..Self::default() }
@@ -119,14 +119,14 @@ pub struct Trace {
     pub took: Duration,
     /// Each with its begin and end since the check began.
     pub phases: Vec<(Phase, Duration, Duration)>,
-    pub told: Told,
+    pub told: SpanAttributes,
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
 impl Trace {
     /// For requests to other servers on behalf of this check.
-    pub fn followed(&self) -> Followed {
-        Followed { context: self.context, calls: Arc::clone(&self.calls) }
+    pub fn followed(&self) -> ChildSpans {
+        ChildSpans { context: self.context, calls: Arc::clone(&self.calls) }
     }
 
     /// The requests to other servers, each with its begin and end since the check began.
@@ -178,7 +178,7 @@ impl Tracer {
                 began,
                 took: Duration::ZERO,
                 phases: Vec::with_capacity(Phase::ALL.len()),
-                told: Told::default(),
+                told: SpanAttributes::default(),
                 calls: Arc::default(),
             })
         })
@@ -194,7 +194,7 @@ impl Tracer {
     pub fn end(&self, mut trace: Box<Trace>) {
         trace.took = trace.began.elapsed();
         if self.traces.try_send(trace).is_err() {
-            self.metrics.insides.traces_ended("queue_full", 1);
+            self.metrics.check_metrics.traces_ended("queue_full", 1);
         }
     }
 }
@@ -253,7 +253,11 @@ mod tests {
         assert_eq!(hex::encode(trace.context.trace), "0af7651916cd43dd8448eb211c80319c");
         trace.phase(Phase::Input, now, now + Duration::from_millis(1));
         all.end(trace);
-        assert_eq!(Told::of("GET", "h", &"/x".repeat(1_000)).path.len(), MAX_TEXT_CHARS, "what waits is short");
+        assert_eq!(
+            SpanAttributes::of("GET", "h", &"/x".repeat(1_000)).path.len(),
+            MAX_TEXT_CHARS,
+            "what waits is short"
+        );
         let another = all.begin(Some("nonsense"), now, 0).expect("it begins here");
         assert_eq!(another.parent, None);
         all.end(another);

@@ -14,7 +14,7 @@ use super::claims::{decode, numeric_date};
 use super::error::{ProofFault, TokenError};
 use super::keyset::verifying_key;
 use super::nonce::{Nonces, SPAN_SECONDS};
-use super::seen::{Seen, Unfit};
+use super::replay_cache::{ReplayCache, ReplayError};
 use super::spiffe::SpiffePattern;
 use crate::jws::Alg;
 use crate::opa::input::{Http, hex_pair};
@@ -62,7 +62,7 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Proofs {
     settings: Settings,
-    seen: Seen,
+    seen: ReplayCache,
 }
 
 impl Proofs {
@@ -76,7 +76,7 @@ impl Proofs {
         // replica's clock is ahead.
         let by_nonce = settings.nonces.as_ref().map_or(0, |_| SPAN_SECONDS.unsigned_abs().saturating_mul(3));
         let span = settings.window.saturating_mul(2).max(Duration::from_secs(by_nonce));
-        let seen = Seen::new(span, settings.max_proofs);
+        let seen = ReplayCache::new(span, settings.max_proofs);
         Self { settings, seen }
     }
 
@@ -161,8 +161,8 @@ impl Proofs {
         match self.seen.first(&[thumbprint, htu, jti], now) {
             Ok(()) => Ok(()),
             Err(_) if was_counted => Ok(()),
-            Err(Unfit::Again) => Err(TokenError::ProofReplayed),
-            Err(Unfit::NoRoom) => Err(TokenError::ProofsFull),
+            Err(ReplayError::Replayed) => Err(TokenError::ProofReplayed),
+            Err(ReplayError::CacheFull) => Err(TokenError::ProofsFull),
         }
     }
 

@@ -50,7 +50,7 @@ pub enum TokenState {
 
 /// The verifying party, and the period of validity.
 #[derive(Debug)]
-enum Voucher {
+enum VerifiedBy {
     /// A key, while it is among those of its issuer.
     Key { fingerprint: [u8; 32], generation: AtomicU64 },
     /// The issuer itself, until this moment; it is asked again from `refresh` on.
@@ -67,7 +67,7 @@ pub struct Verified {
     document: Value,
     /// `input.workload`, where the token is that of a program.
     workload: Option<Value>,
-    voucher: Voucher,
+    voucher: VerifiedBy,
     /// SHA-256 of the signing input, or of an unsigned token. The signature is left out: one of ECDSA has two forms.
     digest: [u8; 32],
     serial: u64,
@@ -168,7 +168,7 @@ impl Verified {
         let refresh = now.saturating_add((ttl.saturating_mul(3) / 4).max(1));
         let authn = issuer.settings.assess(claims.document());
         let document = document(issuer, None, &claims);
-        let voucher = Voucher::Issuer { refresh, until };
+        let voucher = VerifiedBy::Issuer { refresh, until };
         let digest = digest_of(token);
         let workload = workload::describe(&issuer.settings, claims.document());
         let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -177,14 +177,14 @@ impl Verified {
 
     /// Its introspection answer should be refreshed while it is still valid.
     fn is_ending(&self, now: i64) -> bool {
-        matches!(self.voucher, Voucher::Issuer { refresh, .. } if now >= refresh)
+        matches!(self.voucher, VerifiedBy::Issuer { refresh, .. } if now >= refresh)
     }
 
     /// The longest that it is cached beyond the cache's own limit: its last answer may count while the issuer is away.
     pub(super) fn cached_at_least(&self) -> Duration {
         let settings = self.issuer.settings.introspection.as_ref();
         match (&self.voucher, settings) {
-            (Voucher::Issuer { .. }, Some(settings)) => settings.ttl.saturating_add(settings.stale_if_error),
+            (VerifiedBy::Issuer { .. }, Some(settings)) => settings.ttl.saturating_add(settings.stale_if_error),
             _ => Duration::ZERO,
         }
     }
@@ -194,7 +194,7 @@ impl Verified {
         let settings = self.issuer.settings.introspection.as_ref();
         let beyond =
             settings.map_or(0, |settings| i64::try_from(settings.stale_if_error.as_secs()).unwrap_or(i64::MAX));
-        matches!(self.voucher, Voucher::Issuer { until, .. } if now < until.saturating_add(beyond))
+        matches!(self.voucher, VerifiedBy::Issuer { until, .. } if now < until.saturating_add(beyond))
             && now < self.claims.expires
     }
 
@@ -215,9 +215,9 @@ impl Verified {
         self.claims.check_time(now, self.leeway()).map_err(Stale::Refused)?;
         self.claims.check_audience(&self.issuer.settings).map_err(Stale::Refused)?;
         let is_good = match &self.voucher {
-            Voucher::Issuer { until, .. } => now < *until,
-            Voucher::Key { .. } if self.issuer.is_stale(now) => false,
-            Voucher::Key { fingerprint, generation: known } => {
+            VerifiedBy::Issuer { until, .. } => now < *until,
+            VerifiedBy::Key { .. } if self.issuer.is_stale(now) => false,
+            VerifiedBy::Key { fingerprint, generation: known } => {
                 let generation = self.issuer.generation();
                 let is_known = known.load(Ordering::Acquire) == generation
                     || self.issuer.keys(now).is_some_and(|keys| keys.holds(fingerprint));
@@ -463,7 +463,7 @@ impl Verifier {
         match verified.recheck(self.clock.now(), place) {
             Ok(()) => Cached::Known(TokenState::Verified(verified)),
             // It is kept for the time that its issuer may be away.
-            Err(Stale::Verify) if matches!(verified.voucher, Voucher::Issuer { .. }) => {
+            Err(Stale::Verify) if matches!(verified.voucher, VerifiedBy::Issuer { .. }) => {
                 Cached::Unknown { before: Some(verified) }
             }
             Err(stale) => {
@@ -497,7 +497,7 @@ impl Verifier {
         let (key, generation) = self.verifying_key(issuer, &header, signed, signature, deadline).await?;
         let authn = issuer.settings.assess(claims.document());
         let document = document(issuer, Some(&header), &claims);
-        let voucher = Voucher::Key { fingerprint: key, generation: AtomicU64::new(generation) };
+        let voucher = VerifiedBy::Key { fingerprint: key, generation: AtomicU64::new(generation) };
         let digest = digest_of(signed);
         let workload = workload::describe(&issuer.settings, claims.document());
         let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);

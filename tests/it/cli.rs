@@ -72,10 +72,10 @@ fn each_definition_of_a_test_is_a_test() {
     let output = stepgate(&folder, &["test", "-f", "json", "."]);
     assert_eq!(output.status.code(), Some(2));
     let reports = json(&output);
-    let told: Vec<_> =
+    let output: Vec<_> =
         reports.as_array().expect("reports").iter().map(|it| (it["name"].clone(), it["fail"] == true)).collect();
     let want = [("test_one", false), ("test_one#01", true), ("test_one#02", false)];
-    assert_eq!(told, want.map(|(name, fails)| (Value::from(name), fails)));
+    assert_eq!(output, want.map(|(name, fails)| (Value::from(name), fails)));
     std::fs::write(folder.join("b_test.rego"), "package a_test\n\ntodo_test_two if false\n").expect("more tests");
     assert_eq!(stepgate(&folder, &["test", "."]).status.code(), Some(2), "one was skipped");
     assert!(stepgate(&folder, &["test", "-z", "."]).status.success());
@@ -108,7 +108,7 @@ helper[name] if some name in ["a"]
     let output = stepgate(&folder, &["test", "-f", "json", "."]);
     assert_eq!(output.status.code(), Some(2));
     let reports = json(&output);
-    let told: Vec<_> = reports
+    let output: Vec<_> = reports
         .as_array()
         .expect("reports")
         .iter()
@@ -123,7 +123,7 @@ helper[name] if some name in ["a"]
         ("test_none", true, Value::Null),
         ("test_object", true, Value::Null),
     ];
-    assert_eq!(told, want.map(|(name, fails, cases)| (name.to_owned(), fails, cases)));
+    assert_eq!(output, want.map(|(name, fails, cases)| (name.to_owned(), fails, cases)));
     let pretty = String::from_utf8_lossy(&stepgate(&folder, &["test", "."]).stdout).into_owned();
     assert!(pretty.contains("data.test_utils.test_data: FAIL") && pretty.contains("\n  bad: FAIL\n"), "{pretty}");
     assert!(!pretty.contains("good: PASS") && pretty.contains("PASS: 1/5\nFAIL: 4/5"), "{pretty}");
@@ -182,8 +182,8 @@ fn a_start_can_be_rehearsed() {
     let plan = |more: &[&str]| stepgate(&folder, &[&["doctor", "plan"], more].concat());
     let path = ["--set", "plugins.envoy_ext_authz_grpc.path=a/allow"];
     let good = plan(&[&path[..], &["a.rego"]].concat());
-    let told = String::from_utf8_lossy(&good.stdout);
-    assert!(good.status.success() && told.contains("compile, and were tried out"), "{good:?}");
+    let output = String::from_utf8_lossy(&good.stdout);
+    assert!(good.status.success() && output.contains("compile, and were tried out"), "{good:?}");
     std::fs::write(folder.join("broken.rego"), "package b\n\nallow if nothing\n").expect("a policy");
     let tls = [
         "--set",
@@ -244,12 +244,14 @@ fn a_logged_decision_is_explained_line_by_line() {
     let request = serde_json::json!({"attributes": {"request": {"http": {"method": "PUT", "path": "/a/b?token=canary", "body": "{\"n\": 1}",
         "headers": {"content-type": "application/json", "authorization": "Bearer canary"}}}}});
     std::fs::write(folder.join("request.json"), request.to_string()).expect("a request");
-    let told = text(&stepgate(&folder, &["explain", "request.json", "-d", "r.rego", "--rule", "data.r.allow"]));
+    let output = text(&stepgate(&folder, &["explain", "request.json", "-d", "r.rego", "--rule", "data.r.allow"]));
     assert!(
-        told.contains("data.r.allow is true") && told.contains("\"n\": 1") && told.contains("print: token: (erased)"),
-        "{told}"
+        output.contains("data.r.allow is true")
+            && output.contains("\"n\": 1")
+            && output.contains("print: token: (erased)"),
+        "{output}"
     );
-    assert!(!told.contains("canary"), "{told}");
+    assert!(!output.contains("canary"), "{output}");
     let unnamed = stepgate(&folder, &["explain", "-d", "a.rego", "--log", "input.json"]);
     assert!(String::from_utf8_lossy(&unnamed.stderr).contains("--rule is needed"));
 }
@@ -268,14 +270,14 @@ fn an_explanation_says_what_overruled_the_policy() {
     let policy = "package own\n\nallow if input.x\n";
     let mut event = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {"x": true}, "result": true,
         "custom": {"answered": "deny", "reason": "demand_not_met"}});
-    let (told, _) = explained("overruled", policy, &event);
-    assert!(told.contains("data.own.allow is true\nEnvoy was answered deny, reason demand_not_met\n"), "{told}");
+    let (output, _) = explained("overruled", policy, &event);
+    assert!(output.contains("data.own.allow is true\nEnvoy was answered deny, reason demand_not_met\n"), "{output}");
     let given_up = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {}, "error": {"message": "the caller gave up"},
         "custom": {"reason": "cancelled"}});
-    let (told, _) = explained("overruled", policy, &given_up);
+    let (output, _) = explained("overruled", policy, &given_up);
     assert!(
-        told.contains("it was not decided then: the caller gave up; the input is what Envoy sent, without what"),
-        "{told}"
+        output.contains("it was not decided then: the caller gave up; the input is what Envoy sent, without what"),
+        "{output}"
     );
     event.as_object_mut().expect("an object").remove("input");
     assert!(explained("overruled", policy, &event).1.contains("the mask of the log has taken it"));
@@ -290,13 +292,16 @@ fn an_explanation_sees_the_world_as_the_event_has_it() {
     let mut event = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {"url": "http://127.0.0.1:1/x"},
         "timestamp": "2026-01-02T03:04:05.000000006Z", "result": [1_767_323_045_000_000_006_i64, "hello"],
         "nd_builtin_cache": {"http.send": {"[{\"method\":\"GET\",\"url\":\"http://127.0.0.1:1/x\"}]": {"body": "hello"}}}});
-    let (told, error) = explained("world", policy, &event);
-    assert!(told.contains("data.own.allow is [1767323045000000006,\"hello\"]\n"), "{told}{error}");
-    assert!(!told.contains("it was"), "{told}");
+    let (output, error) = explained("world", policy, &event);
+    assert!(output.contains("data.own.allow is [1767323045000000006,\"hello\"]\n"), "{output}{error}");
+    assert!(!output.contains("it was"), "{output}");
     // No request is sent: an unknown answer is undefined.
     event["input"]["url"] = "http://127.0.0.1:1/y".into();
-    let (told, _) = explained("world", policy, &event);
-    assert!(told.contains("data.own.allow is undefined\n") && told.contains("it was [1767323045000000006,"), "{told}");
+    let (output, _) = explained("world", policy, &event);
+    assert!(
+        output.contains("data.own.allow is undefined\n") && output.contains("it was [1767323045000000006,"),
+        "{output}"
+    );
     // Recorded answers are replayed before their time is set.
     event["nd_builtin_cache"] = serde_json::json!({"time.now_ns": {"[]": 7}});
     assert!(explained("clock", "package own\n\nallow := time.now_ns()\n", &event).0.contains("data.own.allow is 7\n"));
@@ -311,9 +316,9 @@ fn an_explanation_asks_nobody_and_commands_no_terminal() {
         "package own\n\nallow := x if {{\n\tprint(input.x)\n\tx := [opa.runtime().env, object.get({{}}, \"a\", \"b\")]\n\tnot http.send({{\"method\": \"GET\", \"url\": \"{url}\"}}).status_code\n}}\n"
     );
     let event = serde_json::json!({"decision_id": "\u{1b}[2J", "path": "own/allow", "input": {"x": "\u{1b}]0;a\u{7}\u{202e}b"}});
-    let (told, complaints) = explained("alone", &policy, &event);
-    assert!(told.contains("decision ?[2J\n") && told.contains("print: ?]0;a??b\n"), "{told:?} {complaints}");
-    assert!(!told.contains("PATH"), "the environment is not shown: {told}");
+    let (output, errors) = explained("alone", &policy, &event);
+    assert!(output.contains("decision ?[2J\n") && output.contains("print: ?]0;a??b\n"), "{output:?} {errors}");
+    assert!(!output.contains("PATH"), "the environment is not shown: {output}");
     assert!(listener.accept().is_err(), "no request was sent");
 }
 
@@ -322,8 +327,8 @@ fn an_explanation_knows_odd_packages_and_closed_pipes() {
     let policy = "package own[\"odd-pkg\"]\n\nallow if input.x\n";
     let event =
         serde_json::json!({"decision_id": "d", "path": "own/odd-pkg/allow", "input": {"x": true}, "result": true});
-    let (told, complaints) = explained("odd", policy, &event);
-    assert!(told.contains("data.own[\"odd-pkg\"].allow is true"), "{told} {complaints}");
+    let (output, errors) = explained("odd", policy, &event);
+    assert!(output.contains("data.own[\"odd-pkg\"].allow is true"), "{output} {errors}");
     let mut command = Command::new(env!("CARGO_BIN_EXE_stepgate"));
     command.args(["explain", "-d", "own.rego", "--log", "log.ndjson"]).current_dir(folder("odd"));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("stepgate starts");

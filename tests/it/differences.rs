@@ -9,9 +9,9 @@ use stepgate_rego::{EvalOptions, Host, Source, Value, Version, compile};
 
 const INPUT: &str = r#"{"str": "text", "n": 1, "arr": [1, 2], "h": {"a": "b"}, "set": ["x"]}"#;
 
-struct World;
+struct TestHost;
 
-impl Host for World {
+impl Host for TestHost {
     fn now_ns(&self) -> i64 {
         0
     }
@@ -30,7 +30,7 @@ fn ours(policy: &str) -> String {
     let limits = JsonLimits { depth: 10, duplicates: DuplicateKeys::Refuse };
     let input = parse_json(INPUT.as_bytes(), limits).expect("JSON");
     let path = [Value::from("p"), Value::from("allow")];
-    match policy.eval(&path, Some(&input), &EvalOptions::default(), &World) {
+    match policy.eval(&path, Some(&input), &EvalOptions::default(), &TestHost) {
         Ok(value) => value.map_or("undefined".to_owned(), |value| value.to_json()),
         Err(_) => "error".to_owned(),
     }

@@ -10,11 +10,11 @@ const BUDGET: Duration = Duration::from_millis(500);
 /// The overrun of a development build on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
-struct World {
+struct TestHost {
     end: Instant,
 }
 
-impl Host for World {
+impl Host for TestHost {
     fn now_ns(&self) -> i64 {
         0
     }
@@ -39,7 +39,7 @@ fn load(rules: &str) -> Result<Policy, String> {
 /// Asks for `allow` on a thread with as much stack as those of the server.
 fn ask_about(policy: &Policy, input: &Value) -> Result<Option<Value>, EvalError> {
     let ask = || {
-        let world = World { end: Instant::now() + BUDGET };
+        let world = TestHost { end: Instant::now() + BUDGET };
         let path = [Value::from("p"), Value::from("allow")];
         let answer = policy.eval(&path, Some(input), &EvalOptions::default(), &world);
         assert!(Instant::now() < world.end + SLACK, "the budget did not end it");
@@ -144,7 +144,7 @@ fn a_hundred_thousand_rules_load_and_the_index_finds_one() {
     let limits = Limits { steps: 1_000, ..Limits::default() };
     let options = EvalOptions { limits, ..EvalOptions::default() };
     let input = [("x", Value::from("v77777"))].into_iter().collect();
-    let world = World { end: Instant::now() + BUDGET };
+    let world = TestHost { end: Instant::now() + BUDGET };
     let answer = policy.eval(&[Value::from("p"), Value::from("allow")], Some(&input), &options, &world);
     assert_eq!(answer.expect("within the budget"), Some(Value::Bool(true)));
 }

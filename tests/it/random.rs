@@ -10,9 +10,9 @@ use proptest::sample::{Index, select};
 use stepgate_rego::compile::Options;
 use stepgate_rego::{EvalOptions, Host, Policy, Reads, Source, Value, Version, compile};
 
-struct World;
+struct TestHost;
 
-impl Host for World {
+impl Host for TestHost {
     fn now_ns(&self) -> i64 {
         0
     }
@@ -119,7 +119,7 @@ fn load(rules: &[String], hide: bool) -> Policy {
 }
 
 fn ask(policy: &Policy, rule: &str, input: &Value) -> String {
-    match policy.eval(&[Value::from("p"), Value::from(rule)], Some(input), &EvalOptions::default(), &World) {
+    match policy.eval(&[Value::from("p"), Value::from(rule)], Some(input), &EvalOptions::default(), &TestHost) {
         Ok(value) => value.map_or("undefined".to_owned(), |value| value.to_string()),
         Err(error) => error.kind.code().to_owned(),
     }

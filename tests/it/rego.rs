@@ -20,11 +20,11 @@ const FAILING: &str = include_str!("rego-failing.txt");
 /// The longest that one case may take.
 const CASE_TIMEOUT: Duration = Duration::from_secs(10);
 
-struct World {
+struct TestHost {
     end: Instant,
 }
 
-impl Host for World {
+impl Host for TestHost {
     fn now_ns(&self) -> i64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
@@ -135,7 +135,7 @@ fn run(case: &Case) -> Result<BTreeSet<Value>, Failure> {
         let codes = errors.first().map_or("", |error| error.code).to_owned();
         (codes, errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     };
-    let world = World { end: Instant::now() + CASE_TIMEOUT };
+    let world = TestHost { end: Instant::now() + CASE_TIMEOUT };
     let strict = body["strict_error"].as_bool().unwrap_or(false);
     let options = EvalOptions { strict_builtin_errors: strict, ..EvalOptions::default() };
     let sources: Vec<Source> = body["modules"]
@@ -249,9 +249,9 @@ fn opas_own_suite_passes() {
         return;
     }
     let new: Vec<_> = failures.iter().filter(|(name, _)| !known.contains(name.as_str())).collect();
-    let mended: Vec<_> = known.iter().filter(|name| !failures.contains_key(**name)).collect();
+    let fixed: Vec<_> = known.iter().filter(|name| !failures.contains_key(**name)).collect();
     assert!(new.is_empty(), "{} cases fail that are not listed: {:?}", new.len(), &new[..new.len().min(10)]);
-    assert!(mended.is_empty(), "these pass now: take them off the list: {mended:?}");
+    assert!(fixed.is_empty(), "these pass now: take them off the list: {fixed:?}");
     let summary = summary(&table);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rego-conformance.md");
     if std::env::var_os("STEPGATE_REGENERATE").is_some() {

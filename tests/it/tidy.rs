@@ -36,10 +36,10 @@ const ONLY: &[(&str, &[&str])] = &[
             "src/value.rs",
             "src/jws.rs",
             "src/policy/engine.rs",
-            "src/policy/question.rs",
-            "src/policy/world.rs",
-            "src/policy/outbound.rs",
-            "src/policy/trail.rs",
+            "src/policy/query.rs",
+            "src/policy/host.rs",
+            "src/policy/http_send.rs",
+            "src/policy/trace.rs",
             "src/cli/coverage.rs",
             "src/cli/eval.rs",
             "src/cli/explain.rs",
@@ -64,9 +64,9 @@ const ONLY: &[(&str, &[&str])] = &[
 /// Paths that only some files may name: ambient time, environment and tasks.
 const ONLY_PATHS: &[(&str, &[&str])] = &[
     ("SystemTime::now", &["src/clock.rs"]),
-    ("env::var", &["src/cli/run.rs", "src/config/credentials.rs", "src/policy/world.rs"]),
+    ("env::var", &["src/cli/run.rs", "src/config/credentials.rs", "src/policy/host.rs"]),
     ("env::vars", &["src/cli/run.rs"]),
-    ("env::vars_os", &["src/cli/run.rs", "src/policy/world.rs"]),
+    ("env::vars_os", &["src/cli/run.rs", "src/policy/host.rs"]),
     ("tokio::spawn", &["src/lifecycle.rs"]),
     ("thread::spawn", &["src/lifecycle.rs"]),
 ];

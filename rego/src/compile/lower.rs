@@ -149,7 +149,7 @@ impl<'a> Lowerer<'a> {
     }
 
     /// Code made apart, with variables that it gives values to forgotten afterwards.
-    fn apart<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> (Box<[Op]>, T) {
+    fn with_scope<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> (Box<[Op]>, T) {
         let places = self.places.clone();
         let input_paths = self.input_paths.clone();
         let ops = std::mem::take(&mut self.ops);
@@ -189,7 +189,7 @@ impl<'a> Lowerer<'a> {
         }
         // References in operands are looked up outside the negation: if one is undefined, the body fails.
         let kind = self.operands_out(&expr.kind);
-        let (ops, ()) = self.apart(|lowerer| lowerer.positive(&kind, expr.at));
+        let (ops, ()) = self.with_scope(|lowerer| lowerer.positive(&kind, expr.at));
         self.ops.push(Op::Not(ops));
     }
 
@@ -251,7 +251,7 @@ impl<'a> Lowerer<'a> {
             ExprKind::Every { key, value, domain, body } => {
                 let over = self.eval(domain);
                 let (key_reg, value_reg) = (self.reg(), self.reg());
-                let (ops, ()) = self.apart(|lowerer| {
+                let (ops, ()) = self.with_scope(|lowerer| {
                     lowerer.bind(*key, Src::Reg(key_reg));
                     lowerer.bind(*value, Src::Reg(value_reg));
                     lowerer.body(body);
@@ -259,7 +259,7 @@ impl<'a> Lowerer<'a> {
                 self.ops.push(Op::Every { over, key: key_reg, value: value_reg, ops });
             }
             ExprKind::Not { body, .. } => {
-                let (ops, ()) = self.apart(|lowerer| lowerer.body(body));
+                let (ops, ()) = self.with_scope(|lowerer| lowerer.body(body));
                 self.ops.push(Op::Not(ops));
             }
         }
@@ -467,7 +467,7 @@ impl<'a> Lowerer<'a> {
                 Src::Reg(to)
             }
             Term::Comprehension(it) => {
-                let (ops, (key, value)) = self.apart(|lowerer| {
+                let (ops, (key, value)) = self.with_scope(|lowerer| {
                     lowerer.body(&it.body);
                     let key = it.key.as_ref().map(|key| lowerer.eval(key));
                     (key, lowerer.eval(&it.value))

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::CompileError;
 use super::hir::{self, ExprKind, Function, Root, Term, WithTarget, WithValue, data_path};
 use super::tree::Members;
-use crate::policy::{Group, GroupId, Node, NodeId, ROOT};
+use crate::policy::{GroupId, Node, NodeId, ROOT, RuleSet};
 use crate::value::Value;
 
 /// Rules of one cycle that its error names.
@@ -15,7 +15,7 @@ const MAX_SHOWN: usize = 32;
 #[derive(Debug)]
 pub struct Dependencies<'a> {
     graph: Vec<Vec<GroupId>>,
-    groups: &'a [Group],
+    groups: &'a [RuleSet],
     members: &'a Members,
     rules: &'a [hir::Rule],
 }
@@ -28,7 +28,7 @@ enum Colour {
 }
 
 impl<'a> Dependencies<'a> {
-    pub fn of(nodes: &[Node], groups: &'a [Group], members: &'a Members, rules: &'a [hir::Rule]) -> Self {
+    pub fn of(nodes: &[Node], groups: &'a [RuleSet], members: &'a Members, rules: &'a [hir::Rule]) -> Self {
         let reached = members.iter().map(|list| {
             let mut found = Found { nodes, reached: HashSet::new() };
             for rule in list.iter().filter_map(|&at| rules.get(at)) {

@@ -14,7 +14,7 @@ use super::{
     CompileError, DataConflicts, Names, Options, Reads, Shared, annotations, check, is_test_name, recursion, safety,
 };
 use crate::builtins;
-use crate::policy::{Group, GroupId, GroupKind, Index, NameTable, Node, NodeId, Policy, ROOT};
+use crate::policy::{GroupId, GroupKind, Index, NameTable, Node, NodeId, Policy, ROOT, RuleSet};
 use crate::syntax::{Module, TermKind, Version};
 use crate::value::Value;
 
@@ -22,7 +22,7 @@ type Named = (Arc<str>, Module);
 
 /// Compiles parsed modules.
 pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy, Vec<CompileError>> {
-    let (rules_of, shared) = survey(modules, options);
+    let (rules_of, shared) = collect_declarations(modules, options);
     let annotations = annotations::Annotations::read(modules)?;
     let mut errors = Vec::new();
     let mut rules = Vec::new();
@@ -61,7 +61,7 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
         }
     }
     let packages = rules_of.keys().cloned().collect();
-    let (nodes, mut groups, by_group) = plant(packages, &rules);
+    let (nodes, mut groups, by_group) = build_rule_tree(packages, &rules);
     errors.extend(conflicts(&nodes, &groups, &by_group, &rules));
     if options.data_conflicts == DataConflicts::Refuse {
         errors.extend(data_conflicts(&groups, &by_group, &rules, &data));
@@ -126,7 +126,7 @@ pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy
 type RuleNames = HashMap<Vec<Value>, HashSet<Arc<str>>>;
 
 /// The declarations of all modules, collected before any name is resolved.
-fn survey(modules: &[Named], options: &Options) -> (RuleNames, Shared) {
+fn collect_declarations(modules: &[Named], options: &Options) -> (RuleNames, Shared) {
     let mut rules_of = RuleNames::new();
     let mut shared =
         Shared { capabilities: options.capabilities.clone(), refuses_unused: options.strict, ..Shared::default() };
@@ -304,13 +304,13 @@ fn begin_case(rule: &mut hir::Rule) {
 pub type Members = Vec<Vec<usize>>;
 
 /// Grows the tree and sorts the rules into groups.
-fn plant(mut packages: Vec<Vec<Value>>, rules: &[hir::Rule]) -> (Vec<Node>, Vec<Group>, Members) {
+fn build_rule_tree(mut packages: Vec<Vec<Value>>, rules: &[hir::Rule]) -> (Vec<Node>, Vec<RuleSet>, Members) {
     let mut nodes = vec![Node::default()];
     packages.sort();
     for package in &packages {
         grow(&mut nodes, package);
     }
-    let mut groups: Vec<Group> = Vec::new();
+    let mut groups: Vec<RuleSet> = Vec::new();
     let mut members: Members = Vec::new();
     for (at, rule) in rules.iter().enumerate() {
         let node = grow(&mut nodes, &rule.path);
@@ -323,7 +323,7 @@ fn plant(mut packages: Vec<Vec<Value>>, rules: &[hir::Rule]) -> (Vec<Node>, Vec<
         let Some(place) = nodes.get_mut(node as usize) else { continue };
         let slot = if kind == GroupKind::Object { &mut place.dynamic } else { &mut place.group };
         let group = *slot.get_or_insert_with(|| {
-            groups.push(Group {
+            groups.push(RuleSet {
                 path: rule.path.clone(),
                 kind,
                 rules: Vec::new(),
@@ -362,7 +362,7 @@ fn grow(nodes: &mut Vec<Node>, path: &[Value]) -> NodeId {
     node
 }
 
-fn conflicts(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::Rule]) -> Vec<CompileError> {
+fn conflicts(nodes: &[Node], groups: &[RuleSet], members: &Members, rules: &[hir::Rule]) -> Vec<CompileError> {
     let mut errors = Vec::new();
     let mut refuse = |rule: &hir::Rule, message: String| {
         errors.push(CompileError { code: "rego_type_error", file: rule.file.clone(), at: rule.at, message });
@@ -409,7 +409,7 @@ fn conflicts(nodes: &[Node], groups: &[Group], members: &Members, rules: &[hir::
 }
 
 /// The paths of rules below a node.
-fn inside(nodes: &[Node], node: &Node, groups: &[Group]) -> Vec<Vec<Value>> {
+fn inside(nodes: &[Node], node: &Node, groups: &[RuleSet]) -> Vec<Vec<Value>> {
     let mut found = Vec::new();
     let mut open: Vec<&Node> = node.children.values().filter_map(|&id| nodes.get(id as usize)).collect();
     while let Some(node) = open.pop() {
@@ -422,7 +422,7 @@ fn inside(nodes: &[Node], node: &Node, groups: &[Group]) -> Vec<Vec<Value>> {
     found
 }
 
-fn data_conflicts(groups: &[Group], members: &Members, rules: &[hir::Rule], data: &Value) -> Vec<CompileError> {
+fn data_conflicts(groups: &[RuleSet], members: &Members, rules: &[hir::Rule], data: &Value) -> Vec<CompileError> {
     let mut errors = Vec::new();
     for (group, members) in groups.iter().zip(members) {
         let Some(rule) = members.first().and_then(|&at| rules.get(at)) else { continue };

@@ -1,6 +1,6 @@
 //! The operations, one after the other.
 
-use super::{EvalError, Evaluator, Flow, Mocked, Sink, World};
+use super::{EvalError, Evaluator, Flow, Mocked, Scope, Sink};
 use crate::builtins::{Builtin, BuiltinError};
 use crate::compile::hir::Collection;
 use crate::eval::ErrorKind;
@@ -445,10 +445,10 @@ impl<'a> Evaluator<'a> {
             Replacement::Rule(group) => *group,
         };
         // Inside the replacement every function is itself again.
-        let bytes = World::bytes(self.policy);
+        let bytes = Scope::bytes(self.policy);
         self.context.allocate(bytes)?;
         let replaced = self.world.replaced.clone();
-        let inner = World { replaced, ..World::new(self.policy, self.world.input, self.world.data) };
+        let inner = Scope { replaced, ..Scope::new(self.policy, self.world.input, self.world.data) };
         let outer = std::mem::replace(&mut self.world, inner);
         let result = self.call(group, args, at);
         self.world = outer;
@@ -526,9 +526,9 @@ impl<'a> Evaluator<'a> {
                 }
             }
         }
-        let bytes = World::bytes(self.policy);
+        let bytes = Scope::bytes(self.policy);
         self.context.allocate(bytes)?;
-        let inner = World { replaced, mocks, ..World::new(self.policy, input, data) };
+        let inner = Scope { replaced, mocks, ..Scope::new(self.policy, input, data) };
         let outer = std::mem::replace(&mut self.world, inner);
         let mut rows: Vec<Vec<Option<&'a Value>>> = Vec::new();
         let result = self.exec(ops, &mut |evaluator| {

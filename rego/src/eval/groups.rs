@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::exec::Mocking;
 use super::{ErrorKind, EvalError, Evaluator, Flow, Memo};
 use crate::meter::{HEADER_BYTES, ITEM_BYTES, MEMBER_BYTES, Meter as _};
-use crate::policy::{Code, Facts, Group, GroupId, GroupKind, KeyPath, Node, NodeId, RuleCode};
+use crate::policy::{Code, Facts, GroupId, GroupKind, KeyPath, Node, NodeId, RuleCode, RuleSet};
 use crate::syntax::Location;
 use crate::value::{Value, metered};
 
@@ -130,7 +130,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The one value of a complete rule or of a function for its arguments.
-    fn complete(&mut self, group: &'a Group, args: &[&'a Value]) -> Result<Option<&'a Value>, EvalError> {
+    fn complete(&mut self, group: &'a RuleSet, args: &[&'a Value]) -> Result<Option<&'a Value>, EvalError> {
         let mut found: Option<&'a Value> = None;
         let mut candidates = Vec::new();
         group.index.candidates(&Seen { evaluator: self, args }, &mut candidates);
@@ -154,7 +154,7 @@ impl<'a> Evaluator<'a> {
     /// The value of one definition: of the first of its bodies that succeeds.
     fn definition(
         &mut self,
-        group: &'a Group,
+        group: &'a RuleSet,
         rule: &'a RuleCode,
         args: &[&'a Value],
     ) -> Result<Option<&'a Value>, EvalError> {
@@ -195,14 +195,14 @@ impl<'a> Evaluator<'a> {
         result
     }
 
-    fn candidates(&self, group: &'a Group) -> Vec<u32> {
+    fn candidates(&self, group: &'a RuleSet) -> Vec<u32> {
         let mut candidates = Vec::new();
         group.index.candidates(&Seen { evaluator: self, args: &[] }, &mut candidates);
         candidates
     }
 
     /// Everything that `contains` rules add.
-    fn members(&mut self, group: &'a Group) -> Result<Vec<Value>, EvalError> {
+    fn members(&mut self, group: &'a RuleSet) -> Result<Vec<Value>, EvalError> {
         let mut items = Vec::new();
         for at in self.candidates(group) {
             let Some(rule) = group.rules.get(at as usize) else { continue };
@@ -277,7 +277,7 @@ impl<'a> Evaluator<'a> {
         code: &'a Code,
         prefix: &[&'a Value],
         skip: usize,
-        group: &'a Group,
+        group: &'a RuleSet,
     ) -> Result<(), EvalError> {
         let Some(value) = code.value.as_ref().and_then(|src| self.get(src)) else { return Ok(()) };
         self.context.allocate(2 * MEMBER_BYTES)?;
@@ -310,7 +310,7 @@ impl<'a> Evaluator<'a> {
         Ok(value)
     }
 
-    fn has(&mut self, group: &'a Group, key: &'a Value) -> Result<bool, EvalError> {
+    fn has(&mut self, group: &'a RuleSet, key: &'a Value) -> Result<bool, EvalError> {
         for at in self.candidates(group) {
             let Some(rule) = group.rules.get(at as usize) else { continue };
             let Some(code) = &rule.keyed else { continue };
@@ -321,7 +321,7 @@ impl<'a> Evaluator<'a> {
         Ok(false)
     }
 
-    fn member(&mut self, group: &'a Group, key: &'a Value) -> Result<Option<&'a Value>, EvalError> {
+    fn member(&mut self, group: &'a RuleSet, key: &'a Value) -> Result<Option<&'a Value>, EvalError> {
         let mut tree = Tree::Empty;
         for at in self.candidates(group) {
             let Some(rule) = group.rules.get(at as usize) else { continue };
@@ -376,7 +376,7 @@ fn grown(tree: Tree<'_>) -> Value {
     }
 }
 
-fn conflict(group: &Group, rule: &RuleCode) -> EvalError {
+fn conflict(group: &RuleSet, rule: &RuleCode) -> EvalError {
     let message = match group.kind {
         GroupKind::Function => "functions must not produce multiple outputs for same inputs",
         _ => "complete rules must not produce multiple outputs",
@@ -384,7 +384,7 @@ fn conflict(group: &Group, rule: &RuleCode) -> EvalError {
     EvalError { at: Some((rule.file.clone(), rule.at)), ..EvalError::new(ErrorKind::Conflict, message) }
 }
 
-fn unique_keys(group: &Group) -> EvalError {
+fn unique_keys(group: &RuleSet) -> EvalError {
     let at = group.rules.first().map(|rule| (rule.file.clone(), rule.at));
     EvalError { at, ..EvalError::new(ErrorKind::Conflict, "object keys must be unique") }
 }

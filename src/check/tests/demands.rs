@@ -6,7 +6,7 @@ use url::Url;
 use super::*;
 use crate::token::{token_for_tests, verifier_for_tests};
 
-fn route(path: &str, demand: RouteDemand) -> Route {
+fn route(path: &str, demand: RouteRequirement) -> Route {
     Route {
         hosts: Vec::new(),
         methods: Vec::new(),
@@ -35,7 +35,7 @@ fn header_of(response: &CheckResponse, name: &str) -> Option<String> {
 #[tokio::test]
 async fn routes_demand_beside_the_policy() {
     let now = verifier_for_tests().1.now();
-    let demand = RouteDemand { max_age: Some(300), scopes: vec!["pay".to_owned()], ..at_level(2) };
+    let demand = RouteRequirement { max_age: Some(300), scopes: vec!["pay".to_owned()], ..at_level(2) };
     let routes = ["/true", "/override", "/reads", "/false"].map(|path| route(path, demand.clone())).to_vec();
     let checker = checker(Settings { routes, ..settings() });
     let good = json!({"amr": ["pwd", "otp"], "auth_time": now - 300, "scope": "read pay"});
@@ -83,11 +83,11 @@ async fn routes_demand_beside_the_policy() {
 #[tokio::test]
 async fn a_token_for_one_use_is_good_for_one_request() {
     let now = verifier_for_tests().1.now();
-    let once = RouteDemand { one_use: true, ..RouteDemand::default() };
-    let both = RouteDemand { one_use: true, scopes: vec!["pay".to_owned()], ..RouteDemand::default() };
+    let once = RouteRequirement { one_use: true, ..RouteRequirement::default() };
+    let both = RouteRequirement { one_use: true, scopes: vec!["pay".to_owned()], ..RouteRequirement::default() };
     let routes = ["/true", "/override", "/false", "/path"];
     let mut routes = routes.map(|path| route(path, if path == "/path" { both.clone() } else { once.clone() })).to_vec();
-    routes.push(route("/true", RouteDemand::default()));
+    routes.push(route("/true", RouteRequirement::default()));
     let checker = checker(Settings { routes, ..settings() });
     let token = |id: &str| json!({"jti": id});
     assert_eq!(denial(&with_token(&checker, "/false", &token("1")).await).0, 403, "a denial uses up nothing");
@@ -111,7 +111,7 @@ async fn a_token_for_one_use_is_good_for_one_request() {
 #[tokio::test]
 async fn all_routes_that_match_count() {
     let level = at_level;
-    let age = |max_age| RouteDemand { max_age: Some(max_age), ..RouteDemand::default() };
+    let age = |max_age| RouteRequirement { max_age: Some(max_age), ..RouteRequirement::default() };
     let routes = vec![route("/**", level(1)), route("/true", age(60)), route("/*", level(3)), route("/true", age(90))];
     let checker = checker(Settings { routes, ..settings() });
     let (_, header, _) = denial(&with_token(&checker, "/true", &json!({"amr": ["pwd", "otp"]})).await);
@@ -161,7 +161,7 @@ async fn what_else_is_allowed_resets_nothing() {
 
 #[tokio::test]
 async fn the_policy_and_the_route_ask_at_once() {
-    let demand = RouteDemand { max_age: Some(60), scopes: vec!["pay".to_owned()], ..at_level(3) };
+    let demand = RouteRequirement { max_age: Some(60), scopes: vec!["pay".to_owned()], ..at_level(3) };
     let routes = vec![route("/own-way", demand.clone()), route("/step-up", demand)];
     let checker = checker(Settings { routes, ..settings() });
     let (_, header, _) = denial(&with_token(&checker, "/own-way", &json!({"amr": ["pwd"]})).await);
@@ -172,9 +172,9 @@ async fn the_policy_and_the_route_ask_at_once() {
 
 #[tokio::test]
 async fn further_routes_only_demand_more() {
-    let named = |level, acr: &str| RouteDemand {
+    let named = |level, acr: &str| RouteRequirement {
         levels: vec![LevelRequirement { level, acr_values: vec![acr.to_owned()] }],
-        ..RouteDemand::default()
+        ..RouteRequirement::default()
     };
     // Each with claims that meet one of two routes; both are needed.
     for (one, other, claims) in [
@@ -195,9 +195,9 @@ async fn further_routes_only_demand_more() {
 
 #[tokio::test]
 async fn values_go_with_the_level_that_they_are_for() {
-    let named = RouteDemand {
+    let named = RouteRequirement {
         levels: vec![LevelRequirement { level: 2, acr_values: vec!["named".to_owned()] }],
-        ..RouteDemand::default()
+        ..RouteRequirement::default()
     };
     let high = at_level(3);
     for demands in [[named.clone(), high.clone()], [high, named]] {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::ActivationError;
 use crate::feed::DATA;
-use crate::policy::{Bounds, EvalError, Evaluation, Question, Snapshot};
+use crate::policy::{Bounds, EvalError, Evaluation, QueryOptions, Snapshot};
 use crate::value::{Value, json_text, parse_json};
 
 /// The longest that a new policy may take for its first request.
@@ -14,7 +14,7 @@ const MAX_FOUND: usize = 1_000;
 
 /// Looks at a document that says what is wrong with policies and data. While it is not there, nothing is known to be.
 pub(super) fn load_check(candidate: &Snapshot, path: &[String]) -> Result<(), ActivationError> {
-    let question = Question { input: None, strict_builtin_errors: false, budget: TRIAL };
+    let question = QueryOptions { input: None, strict_builtin_errors: false, budget: TRIAL };
     let found = match candidate.document(path, &question) {
         Ok(Some(Value::Set(items))) if items.is_empty() => return Ok(()),
         Ok(Some(Value::Array(items))) if items.is_empty() => return Ok(()),

@@ -15,7 +15,7 @@ use crate::value::{Value, parse_json, parse_yaml};
 
 /// Settings for reading bundles.
 #[derive(Clone, Debug)]
-pub struct Reading {
+pub struct BundleReader {
     /// Bytes of the archive, and of everything in it.
     pub limit: u64,
     /// The Rego version of modules unless the manifest has one.
@@ -25,7 +25,7 @@ pub struct Reading {
 
 /// The payload of one archive.
 #[derive(Debug)]
-pub enum Contents {
+pub enum BundlePayload {
     Snapshot(Bundle),
     Delta(Delta),
 }
@@ -85,9 +85,9 @@ pub enum BundleError {
     OutsideRoots { roots: Vec<String>, what: String },
 }
 
-impl Reading {
+impl BundleReader {
     /// Reads an archive.
-    pub fn archive(&self, packed: &[u8]) -> Result<Contents, BundleError> {
+    pub fn archive(&self, packed: &[u8]) -> Result<BundlePayload, BundleError> {
         self.contents(archive::unpack(packed, self.limit)?)
     }
 
@@ -99,18 +99,18 @@ impl Reading {
             true => path.to_string_lossy().trim_start_matches("./").trim_matches('/').to_owned(),
             false => String::new(),
         };
-        match self.believed(files, &prefix)? {
-            Contents::Snapshot(bundle) => Ok(bundle),
-            Contents::Delta(_) => Err(BundleError::LoneDelta),
+        match self.verify_and_parse(files, &prefix)? {
+            BundlePayload::Snapshot(bundle) => Ok(bundle),
+            BundlePayload::Delta(_) => Err(BundleError::LoneDelta),
         }
     }
 
     /// Parses the files after their verification.
-    pub fn contents(&self, files: Vec<File>) -> Result<Contents, BundleError> {
-        self.believed(files, "")
+    pub fn contents(&self, files: Vec<File>) -> Result<BundlePayload, BundleError> {
+        self.verify_and_parse(files, "")
     }
 
-    fn believed(&self, mut files: Vec<File>, prefix: &str) -> Result<Contents, BundleError> {
+    fn verify_and_parse(&self, mut files: Vec<File>, prefix: &str) -> Result<BundlePayload, BundleError> {
         let mut seen = std::collections::HashSet::new();
         if let Some(file) = files.iter().find(|file| !seen.insert(file.plain())) {
             return Err(BundleError::Twice(file.name.clone()));
@@ -137,8 +137,8 @@ impl Reading {
             None => Manifest::default(),
         };
         match patches {
-            Some(patches) => delta(manifest, patches, &files).map(Contents::Delta),
-            None => snapshot(manifest, files, self.version).map(Contents::Snapshot),
+            Some(patches) => delta(manifest, patches, &files).map(BundlePayload::Delta),
+            None => snapshot(manifest, files, self.version).map(BundlePayload::Snapshot),
         }
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::feed::{backoff, random_share};
 use crate::remote::RemoteError;
-use crate::remote::registry::{self, Pulled, Reference};
-use crate::remote::service::{Ask, Service};
+use crate::remote::registry::{self, PullResult, Reference};
+use crate::remote::service::{RequestOptions, Service};
 
 /// The first pause after a failure; the longest is that between two polls.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -79,9 +79,9 @@ impl Poller {
             Resource::Artifact(reference) => {
                 let pulled = registry::pull(&self.service, reference, self.etag.as_deref(), limit).await?;
                 match pulled {
-                    Pulled::Same => Ok(None),
-                    Pulled::New { archive, digest } => Ok(Some(Download { archive, etag: Some(digest) })),
-                    Pulled::Refused(code, reason) => Err(PollError::Status { code, reason }),
+                    PullResult::Same => Ok(None),
+                    PullResult::New { archive, digest } => Ok(Some(Download { archive, etag: Some(digest) })),
+                    PullResult::Refused(code, reason) => Err(PollError::Status { code, reason }),
                 }
             }
         }
@@ -96,7 +96,8 @@ impl Poller {
         }
         let mut headers = vec![("prefer", prefer.as_str())];
         headers.extend(self.etag.as_deref().map(|etag| ("if-none-match", etag)));
-        let ask = Ask { headers: &headers, limit, wait: wait.unwrap_or_default(), ..Ask::default() };
+        let ask =
+            RequestOptions { headers: &headers, limit, wait: wait.unwrap_or_default(), ..RequestOptions::default() };
         let reply = self.service.get(path, &ask).await?;
         match reply.status {
             200 => {

@@ -132,7 +132,7 @@ impl Buffer {
     }
 
     /// Says that an event has found no room.
-    pub fn tell_full(&self) {
+    pub fn log_full(&self) {
         self.filled.notify_one();
     }
 

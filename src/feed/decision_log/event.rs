@@ -9,7 +9,7 @@ use super::DecisionLogSettings;
 use super::secrets::{Secrets, is_credential};
 use crate::clock::{nanoseconds, rfc3339};
 use crate::policy::{Record, Snapshot};
-use crate::telemetry::{Context, Logged, Metrics};
+use crate::telemetry::{Context, LogOutcome, Metrics};
 use crate::value::{Members, Value, as_text, items, json_text, texts, with_at, without};
 
 /// The time limit of a mask or a drop rule.
@@ -75,7 +75,7 @@ impl Events<'_> {
                 for rule in items(&rules) {
                     match Rule::parse(rule) {
                         Some(rule) => event.apply(rule),
-                        None => self.metrics.decisions_logged(Logged::BadMaskRule, 1),
+                        None => self.metrics.decisions_logged(LogOutcome::BadMaskRule, 1),
                     }
                 }
             }
@@ -88,7 +88,7 @@ impl Events<'_> {
 
     /// Contains nothing that a failed mask was meant to erase.
     fn erase_all(&self, event: &mut Event) {
-        self.metrics.decisions_logged(Logged::BadMaskRule, 1);
+        self.metrics.decisions_logged(LogOutcome::BadMaskRule, 1);
         for part in MASKABLE {
             event.apply(Rule { path: vec![part.to_owned()], value: None });
         }
@@ -381,7 +381,7 @@ mod tests {
 
     use super::*;
     use crate::feed::decision_log::buffer::{Limits, Overflow};
-    use crate::policy::{BuiltinSettings, Entrypoint, Module, RegoVersion, Sources, Surroundings};
+    use crate::policy::{BuiltinSettings, Entrypoint, HostContext, Module, RegoVersion, Sources};
     use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
     const INPUT: &str = r#"{
@@ -408,9 +408,9 @@ mod tests {
         let text = format!("package system.log\n{rules}");
         let module = Module { path: "log.rego".into(), text, version: RegoVersion::V1 };
         let sources = Sources { modules: vec![module], ..Sources::default() };
-        let surroundings = Arc::new(Surroundings::new(&BuiltinSettings::default()));
+        let host_context = Arc::new(HostContext::new(&BuiltinSettings::default()));
         let snapshot =
-            Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &surroundings).expect("it compiles");
+            Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &host_context).expect("it compiles");
         let record = Record {
             decision_id: "d".to_owned(),
             snapshot: Some(Arc::new(snapshot)),

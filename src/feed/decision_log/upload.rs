@@ -15,7 +15,7 @@ use super::spill::Spill;
 use crate::feed::status::{Fault, Status};
 use crate::opa::rest::gunzip;
 use crate::remote::RemoteError;
-use crate::telemetry::{Logged, Metrics, chain};
+use crate::telemetry::{LogOutcome, Metrics, chain};
 
 /// The compression ratio of events, as a first guess.
 const SHRINK: usize = 10;
@@ -92,7 +92,7 @@ impl Uploader {
             match sent {
                 Sent::Taken => {
                     has_taken = true;
-                    self.metrics.decisions_logged(Logged::Uploaded, chunk.events);
+                    self.metrics.decisions_logged(LogOutcome::Uploaded, chunk.events);
                 }
                 Sent::Refused => {
                     let is_new = chunk.refusals == 0;
@@ -151,7 +151,7 @@ impl Uploader {
         }
         if takes_others && overflow != Overflow::Wait {
             tracing::error!(events = chunk.events, "the service refuses this decision and takes others: it is dropped");
-            self.metrics.decisions_logged(Logged::Refused, chunk.events);
+            self.metrics.decisions_logged(LogOutcome::Refused, chunk.events);
         } else {
             self.refused.push_back(chunk);
         }
@@ -175,7 +175,7 @@ impl Uploader {
             }
             self.forget_spilled();
             let lost = events_before.saturating_sub(self.spill.as_ref().map_or(0, Spill::events));
-            self.metrics.decisions_logged(Logged::Refused, lost);
+            self.metrics.decisions_logged(LogOutcome::Refused, lost);
         }
     }
 
@@ -233,12 +233,12 @@ impl Uploader {
         let Some(spill) = &mut self.spill else { return false };
         match spill.write(&chunk.body, chunk.events) {
             Ok(gone) => {
-                self.metrics.decisions_logged(Logged::BufferFull, gone);
+                self.metrics.decisions_logged(LogOutcome::BufferFull, gone);
                 true
             }
             Err(error) => {
                 tracing::error!(%error, events = chunk.events, "events cannot be written to disk and are lost");
-                self.metrics.decisions_logged(Logged::BufferFull, chunk.events);
+                self.metrics.decisions_logged(LogOutcome::BufferFull, chunk.events);
                 false
             }
         }
@@ -260,7 +260,7 @@ impl Uploader {
             }
         }
         if left > 0 {
-            self.metrics.decisions_logged(Logged::Stopped, left);
+            self.metrics.decisions_logged(LogOutcome::Stopped, left);
             tracing::error!(events = left, "decisions were not uploaded before the end");
         }
         let kept = self.spill.as_ref().map_or(0, Spill::events);

@@ -100,10 +100,10 @@ impl StatusSender {
             let message = self.status.to_json(&states, &self.metrics.decision_log_counts());
             if target.settings.prometheus {
                 let bundles = self.status.bundles();
-                let told: Vec<_> = bundles.iter().map(BundleStatus::told).collect();
+                let told: Vec<_> = bundles.iter().map(BundleStatus::metrics).collect();
                 self.metrics.status_told(&states, &told);
             }
-            match self.tell(&target, &message).await {
+            match self.send(&target, &message).await {
                 Ok(()) => failures = 0,
                 Err(error) => {
                     failures = failures.saturating_add(1);
@@ -114,7 +114,7 @@ impl StatusSender {
         }
     }
 
-    async fn tell(&self, target: &Target, message: &Json) -> Result<(), SendError> {
+    async fn send(&self, target: &Target, message: &Json) -> Result<(), SendError> {
         if target.settings.console {
             crate::telemetry::log::status(&message.to_string());
         }

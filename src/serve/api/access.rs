@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::{Api, BUDGET, Failure, INPUT, Parameters, decoded};
 use crate::opa::rest;
-use crate::policy::Question;
+use crate::policy::QueryOptions;
 use crate::serve::bind::Peer;
 use crate::value::{Members, Value, certificate, texts};
 
@@ -150,10 +150,10 @@ async fn admitted(api: &Arc<Api>, is_local: bool, request: Request) -> Result<Re
     let Some(snapshot) = snapshot else { return Err(undefined()) };
     let document = document.clone();
     let decision = api.aside(move || {
-        let question = Question { input: Some(&input), strict_builtin_errors: false, budget: BUDGET };
+        let question = QueryOptions { input: Some(&input), strict_builtin_errors: false, budget: BUDGET };
         snapshot.document(&document, &question)
     });
-    let decision = decision.await?.map_err(|complaint| Failure::evaluation(&complaint))?;
+    let decision = decision.await?.map_err(|api_error| Failure::evaluation(&api_error))?;
     match decision.ok_or_else(undefined)? {
         Value::Bool(true) => Ok(request),
         Value::Object(members) => match members.get(&Value::from("allowed")) {

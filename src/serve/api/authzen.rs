@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{BUDGET, Call, INPUT, decoded};
 use crate::opa::decision::{Decision, StepUp};
-use crate::policy::{Asked, Bounds, Complaint, Evaluation, Snapshot};
+use crate::policy::{ApiError, ApiRequestInfo, Bounds, Evaluation, Snapshot};
 use crate::value::{Members, Value, as_text, json_text, member, parse_json};
 
 /// Evaluations of one request.
@@ -144,10 +144,10 @@ impl Call {
         let evaluated = evaluated.map_err(|failure| Refusal(failure.status, failure.message))?;
         let told = match &evaluated {
             Ok(Evaluation { value, .. }) => Ok(value.clone()),
-            Err(error) => Err(Complaint { code: "eval_error", message: error.to_string(), place: None }),
+            Err(error) => Err(ApiError { code: "eval_error", message: error.to_string(), place: None }),
         };
-        let asked = Asked { path: Some("access/v1/evaluation".to_owned()), ..self.asked() };
-        self.tell(&uuid::Uuid::new_v4().to_string(), snapshot, asked, Some(input), &told, began.elapsed());
+        let asked = ApiRequestInfo { path: Some("access/v1/evaluation".to_owned()), ..self.asked() };
+        self.log_decision(&uuid::Uuid::new_v4().to_string(), snapshot, asked, Some(input), &told, began.elapsed());
         let failed = |_| Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the policy cannot be evaluated".to_owned());
         match evaluated.map_err(failed)?.value {
             None => Ok(answer(false, [("reason", Value::from("undefined_decision"))].into_iter().collect())),

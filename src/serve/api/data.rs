@@ -10,7 +10,7 @@ use axum::response::Response;
 use super::{BUDGET, Call, Failure, INPUT, decoded};
 use crate::clock::nanoseconds;
 use crate::opa::rest::{self, BodyError};
-use crate::policy::{Asked, Complaint, QueryError, Question, Record, Snapshot};
+use crate::policy::{ApiError, ApiRequestInfo, QueryError, QueryOptions, Record, Snapshot};
 use crate::value::{Members, Value, parse_json};
 
 /// Members of an input that only stepgate fills.
@@ -19,7 +19,7 @@ const EVIDENCE: [&str; 3] = ["jwt", "authn", "workload"];
 type Reply = Result<Response, Failure>;
 
 /// The result of an evaluation.
-struct Decided {
+struct ApiOutcome {
     id: String,
     value: Option<Value>,
     revisions: Value,
@@ -55,20 +55,20 @@ impl Call {
     }
 
     /// Evaluates the document at `path`, and logs the decision.
-    async fn decide(&self, path: &[String], input: Option<Value>) -> Result<Decided, Failure> {
+    async fn decide(&self, path: &[String], input: Option<Value>) -> Result<ApiOutcome, Failure> {
         let snapshot = self.snapshot()?;
         let strict_builtin_errors = self.parameters.flag("strict-builtin-errors");
         let (asked, policy, given) = (path.to_vec(), Arc::clone(&snapshot), input.clone());
         let began = Instant::now();
         let result = self.api.aside(move || {
-            policy.document(&asked, &Question { input: given.as_ref(), strict_builtin_errors, budget: BUDGET })
+            policy.document(&asked, &QueryOptions { input: given.as_ref(), strict_builtin_errors, budget: BUDGET })
         });
         let result = result.await?;
         let evaluation = began.elapsed();
         let id = uuid::Uuid::new_v4().to_string();
-        let asked = Asked { path: (!path.is_empty()).then(|| path.join("/")), ..self.asked() };
-        self.tell(&id, &snapshot, asked, input, &result, evaluation);
-        let value = result.map_err(|complaint| Failure::evaluation(&complaint))?;
+        let asked = ApiRequestInfo { path: (!path.is_empty()).then(|| path.join("/")), ..self.asked() };
+        self.log_decision(&id, &snapshot, asked, input, &result, evaluation);
+        let value = result.map_err(|api_error| Failure::evaluation(&api_error))?;
         let revisions = snapshot.revisions().iter().map(|(name, revision)| {
             (Value::from(name.as_str()), [("revision", Value::from(revision.as_str()))].into_iter().collect())
         });
@@ -78,26 +78,30 @@ impl Call {
             ("timer_rego_query_eval_ns", nanoseconds(evaluation)),
             ("timer_server_handler_ns", nanoseconds(self.began.elapsed())),
         ];
-        Ok(Decided { id, value, revisions, metrics: metrics.into_iter().collect() })
+        Ok(ApiOutcome { id, value, revisions, metrics: metrics.into_iter().collect() })
     }
 
-    pub(super) fn asked(&self) -> Asked {
-        Asked { by: self.peer.clone(), request: self.api.next_request(), ..Asked::default() }
+    pub(super) fn asked(&self) -> ApiRequestInfo {
+        ApiRequestInfo { by: self.peer.clone(), request: self.api.next_request(), ..ApiRequestInfo::default() }
     }
 
-    pub(super) fn tell(
+    pub(super) fn log_decision(
         &self,
         id: &str,
         snapshot: &Arc<Snapshot>,
-        asked: Asked,
+        asked: ApiRequestInfo,
         input: Option<Value>,
-        result: &Result<Option<Value>, Complaint>,
+        result: &Result<Option<Value>, ApiError>,
         evaluation: Duration,
     ) {
-        let Some(journal) = self.api.journal.as_ref().filter(|journal| journal.is_wanted()) else { return };
-        journal.record(Record {
+        let Some(decision_queue) =
+            self.api.decision_queue.as_ref().filter(|decision_queue| decision_queue.has_consumers())
+        else {
+            return;
+        };
+        decision_queue.record(Record {
             decision_id: id.to_owned(),
-            is_wanted: true,
+            has_consumers: true,
             reason: "",
             timestamp_ns: self.api.clock.now_ns(),
             asked: Some(Box::new(asked)),
@@ -105,7 +109,7 @@ impl Call {
             input,
             result: result.as_ref().ok().cloned().flatten(),
             answers: None,
-            error: result.as_ref().err().map(|complaint| format!("{}: {}", complaint.code, complaint.message)),
+            error: result.as_ref().err().map(|api_error| format!("{}: {}", api_error.code, api_error.message)),
             answered: "",
             evaluation,
             total: self.began.elapsed(),
@@ -117,7 +121,7 @@ impl Call {
         let (input, was_guarded) = self.guarded(input);
         let decided = self.decide(path, input).await?;
         let mut members = Members::default();
-        if self.api.journal.as_ref().is_some_and(|journal| journal.is_read()) {
+        if self.api.decision_queue.as_ref().is_some_and(|decision_queue| decision_queue.log_enabled()) {
             members.put_text("decision_id", Value::from(decided.id));
         }
         if self.parameters.flag("metrics") || self.parameters.flag("instrument") {
@@ -172,21 +176,21 @@ impl Call {
         let (asked, policy, given) = (text.to_owned(), Arc::clone(&snapshot), input.clone());
         let began = Instant::now();
         let rows = self.api.aside(move || {
-            let question = Question { input: given.as_ref(), strict_builtin_errors: false, budget: BUDGET };
+            let question = QueryOptions { input: given.as_ref(), strict_builtin_errors: false, budget: BUDGET };
             policy.query(&asked, &question)
         });
         let rows = rows.await?.map(Value::array);
         let told = match &rows {
             Ok(rows) => Ok(Some(rows.clone())),
-            Err(QueryError::Evaluation(complaint)) => Err(complaint.clone()),
+            Err(QueryError::Evaluation(api_error)) => Err(api_error.clone()),
             Err(QueryError::Query(errors)) => {
                 let failure = Failure::bad_request("error(s) occurred while compiling query");
-                return Err(failure.with_errors(errors.iter().map(Complaint::to_json)));
+                return Err(failure.with_errors(errors.iter().map(ApiError::to_json)));
             }
         };
-        let asked = Asked { query: Some(text.to_owned()), ..self.asked() };
-        self.tell(&uuid::Uuid::new_v4().to_string(), &snapshot, asked, input, &told, began.elapsed());
-        let rows = told.map_err(|complaint| Failure::evaluation(&complaint))?;
+        let asked = ApiRequestInfo { query: Some(text.to_owned()), ..self.asked() };
+        self.log_decision(&uuid::Uuid::new_v4().to_string(), &snapshot, asked, input, &told, began.elapsed());
+        let rows = told.map_err(|api_error| Failure::evaluation(&api_error))?;
         let rows = rows.filter(|rows| rows.as_array().is_some_and(|rows| !rows.is_empty()));
         let members: Value = rows.map(|rows| ("result", rows)).into_iter().collect();
         Ok(self.answer(&members))

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value as Json, json};
 
 use super::{Api, Call, Failure, INPUT, PolicyChangeError};
-use crate::policy::{Complaint, Module};
+use crate::policy::{ApiError, Module};
 use crate::value::parse_json;
 
 type Reply = Result<Response, Failure>;
@@ -44,7 +44,7 @@ fn refused(id: &str, error: PolicyChangeError) -> Failure {
         PolicyChangeError::NotFound => unknown(id),
         PolicyChangeError::Owned(bundle) => Failure::bad_request(format!("path {id} is owned by bundle {bundle:?}")),
         PolicyChangeError::Rejected(rejections) => Failure::bad_request("error(s) occurred while compiling module(s)")
-            .with_errors(rejections.iter().map(|rejection| Complaint::from(rejection).to_json())),
+            .with_errors(rejections.iter().map(|rejection| ApiError::from(rejection).to_json())),
         PolicyChangeError::Other(message) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message),
     }
 }

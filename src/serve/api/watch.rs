@@ -11,18 +11,18 @@ use http_body::Frame;
 use tokio_util::sync::CancellationToken;
 
 use super::{Call, Failure};
-use crate::policy::Watcher;
+use crate::policy::Subscriber;
 
-type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Watcher)> + Send>>;
+type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Subscriber)> + Send>>;
 
 /// `GET /v1/decisions`.
 pub(super) async fn decisions(call: Call) -> Result<Response, Failure> {
-    let journal = call
+    let decision_queue = call
         .api
-        .journal
+        .decision_queue
         .as_ref()
         .ok_or_else(|| Failure::not_found("the stream of decisions is disabled".to_owned()))?;
-    let events = Events::new(journal.watchers().watch(), call.api.stopping.clone());
+    let events = Events::new(decision_queue.watchers().watch(), call.api.stopping.clone());
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(events)).into_response())
 }
 
@@ -33,13 +33,13 @@ struct Events {
 }
 
 impl Events {
-    fn new(events: Watcher, stopping: CancellationToken) -> Self {
+    fn new(events: Subscriber, stopping: CancellationToken) -> Self {
         Self { next: next(events, stopping.clone()), stopping }
     }
 }
 
 /// The next line; nothing once there is none to come.
-fn next(mut events: Watcher, stopping: CancellationToken) -> Next {
+fn next(mut events: Subscriber, stopping: CancellationToken) -> Next {
     Box::pin(async move {
         let received = tokio::select! {
             () = stopping.cancelled() => None,

@@ -6,15 +6,15 @@ use super::*;
 
 /// An issuer whose answers a test gives.
 #[derive(Default)]
-struct Asked(Arc<Mutex<Vec<(String, Done)>>>);
+struct AskedIssuer(Arc<Mutex<Vec<(String, Done)>>>);
 
-impl std::fmt::Debug for Asked {
+impl std::fmt::Debug for AskedIssuer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Asked")
     }
 }
 
-impl Endpoint for Asked {
+impl Endpoint for AskedIssuer {
     fn ask(&self, token: &str, done: Done) {
         self.0.lock().push((token.to_owned(), done));
     }
@@ -42,7 +42,7 @@ impl Opaque {
         let endpoint = Arc::clone(&asked);
         bench.verifier = bench
             .verifier
-            .with_introspection(move |_| Some(Arc::new(Asked(Arc::clone(&endpoint))) as Arc<dyn Endpoint>));
+            .with_introspection(move |_| Some(Arc::new(AskedIssuer(Arc::clone(&endpoint))) as Arc<dyn Endpoint>));
         Self { bench, asked, count: 0 }
     }
 

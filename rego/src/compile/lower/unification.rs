@@ -135,7 +135,7 @@ impl Lowerer<'_> {
         }
     }
 
-    /// Takes the value at `src` apart as `pattern` says.
+    /// Takes the value at `src` with_scope as `pattern` says.
     pub(super) fn destructure(&mut self, pattern: &Term, src: &Src) {
         match pattern {
             Term::Var(var) if !self.places.contains_key(var) => self.bind(*var, src.clone()),

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::feed::bundle::archive::pack;
 use crate::jws::ConfiguredKey;
-use crate::opa::signature::{Demand, PublicKey, Signer, sign};
+use crate::opa::signature::{PublicKey, SignaturePolicy, Signer, sign};
 use crate::value::json_text;
 
 fn file(name: &str, text: &str) -> File {
@@ -14,8 +14,8 @@ fn files(listed: &[(&str, &str)]) -> Vec<File> {
     listed.iter().map(|(name, text)| file(name, text)).collect()
 }
 
-fn reading() -> Reading {
-    Reading { limit: 1 << 20, version: RegoVersion::V1, verification: Verification::default() }
+fn reading() -> BundleReader {
+    BundleReader { limit: 1 << 20, version: RegoVersion::V1, verification: Verification::default() }
 }
 
 fn refusal(listed: &[(&str, &str)]) -> String {
@@ -23,10 +23,10 @@ fn refusal(listed: &[(&str, &str)]) -> String {
     crate::telemetry::chain(&error)
 }
 
-fn snapshot_of(contents: Contents) -> Bundle {
+fn snapshot_of(contents: BundlePayload) -> Bundle {
     match contents {
-        Contents::Snapshot(bundle) => bundle,
-        Contents::Delta(_) => panic!("a delta"),
+        BundlePayload::Snapshot(bundle) => bundle,
+        BundlePayload::Delta(_) => panic!("a delta"),
     }
 }
 
@@ -84,23 +84,25 @@ fn what_does_not_belong_is_refused_by_name() {
 fn a_patch_file_makes_a_delta() {
     let change = r#"{"data": [{"op": "upsert", "path": "/a", "value": 1}]}"#;
     let read = |listed: &[(&str, &str)]| reading().contents(files(listed)).expect("it is read");
-    assert!(matches!(read(&[("/patch.json", change)]), Contents::Delta(delta) if delta.patches.len() == 1));
+    assert!(matches!(read(&[("/patch.json", change)]), BundlePayload::Delta(delta) if delta.patches.len() == 1));
     // One without changes wipes nothing.
-    assert!(matches!(read(&[("patch.json", r#"{"data": []}"#)]), Contents::Delta(delta) if delta.patches.is_empty()));
+    assert!(
+        matches!(read(&[("patch.json", r#"{"data": []}"#)]), BundlePayload::Delta(delta) if delta.patches.is_empty())
+    );
 }
 
 #[test]
 fn deltas_are_verified_like_snapshots() {
     let key = PublicKey { key: ConfiguredKey::new("HS256", "s3cret").expect("a key"), scope: String::new() };
     let keys = BTreeMap::from([("k".to_owned(), key)]);
-    let verification = Verification { keys, demand: Demand::Required, ..Verification::default() };
-    let reading = Reading { verification, ..reading() };
+    let verification = Verification { keys, demand: SignaturePolicy::Required, ..Verification::default() };
+    let reading = BundleReader { verification, ..reading() };
     let change = file("/patch.json", r#"{"data": [{"op": "upsert", "path": "/a", "value": 1}]}"#);
     assert!(matches!(reading.contents(vec![change.clone()]), Err(BundleError::Signature(SignatureError::Missing))));
     let signer = Signer { key: "s3cret", algorithm: "HS256", key_id: "k", claims: serde_json::Map::new() };
     let signed = sign(&[(change.plain(), &change.bytes)], &signer).expect("it signs");
     let signed = file("/.signatures.json", &signed);
-    assert!(matches!(reading.contents(vec![change.clone(), signed.clone()]), Ok(Contents::Delta(_))));
+    assert!(matches!(reading.contents(vec![change.clone(), signed.clone()]), Ok(BundlePayload::Delta(_))));
     let other = file("/patch.json", r#"{"data": [{"op": "upsert", "path": "/a", "value": 2}]}"#);
     let error = reading.contents(vec![other, signed]).expect_err("it was changed");
     assert!(matches!(error, BundleError::Signature(SignatureError::Digest(_))), "{error:?}");

@@ -11,12 +11,12 @@ use crate::feed::private_file;
 
 /// Where a bundle is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct SavedBundle {
     /// `<persistence_directory>/bundles/<name>`.
     pub folder: PathBuf,
 }
 
-impl Kept {
+impl SavedBundle {
     fn path(&self) -> PathBuf {
         self.folder.join("bundle.tar.gz")
     }
@@ -52,14 +52,14 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded() {
         let folder = tempfile::tempdir().expect("a folder");
-        let kept = Kept { folder: folder.path().join("bundles/a/b") };
+        let kept = SavedBundle { folder: folder.path().join("bundles/a/b") };
         assert!(kept.load(10).expect("it is looked for").is_none());
         kept.save(b"first").expect("it is saved");
         kept.save(b"second").expect("it is saved again");
         let (archive, at) = kept.load(10).expect("it is read").expect("it is there");
         assert!(archive == b"second" && at > 1_700_000_000_000_000_000);
         assert!(kept.load(3).is_err(), "it is too large");
-        let blocked = Kept { folder: folder.path().join("bundles/a/b/bundle.tar.gz/x") };
+        let blocked = SavedBundle { folder: folder.path().join("bundles/a/b/bundle.tar.gz/x") };
         assert!(blocked.save(b"x").is_err());
     }
 }

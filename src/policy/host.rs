@@ -10,10 +10,10 @@ use stepgate_rego::compile::Capabilities;
 use stepgate_rego::{Host, HttpError, HttpRequest, HttpResponse, Place};
 
 use super::Trail;
+use super::http_send::{Outbound, OutboundSettings};
 use super::memory::{EvaluationMemory, MemoryGrant, MemorySettings};
-use super::outbound::{Outbound, OutboundSettings};
 use crate::clock::Clock;
-use crate::telemetry::Followed;
+use crate::telemetry::ChildSpans;
 use crate::value::{Value, json_text, member};
 
 /// Signatures remembered at most; one takes about a hundred bytes.
@@ -43,7 +43,7 @@ pub struct BuiltinSettings {
 
 /// The state shared by all policies.
 #[derive(Debug)]
-pub struct Surroundings {
+pub struct HostContext {
     /// The environment of the process, where policies may see it.
     runtime: Option<Value>,
     outbound: Option<Outbound>,
@@ -55,7 +55,7 @@ pub struct Surroundings {
     memory: Arc<EvaluationMemory>,
 }
 
-impl Surroundings {
+impl HostContext {
     /// For a server. With `http_send` this must be called on its runtime.
     pub fn new(settings: &BuiltinSettings) -> Self {
         Self::sharing(settings, EvaluationMemory::new(settings.memory, None))
@@ -74,13 +74,13 @@ impl Surroundings {
 
     /// For a discovery bundle, which computes a configuration from the environment, the labels and what else was configured.
     pub fn for_discovery(config: Value) -> Self {
-        let mut surroundings = Self::with(true, None);
-        surroundings.runtime = surroundings.runtime.map(|runtime| {
+        let mut host_context = Self::with(true, None);
+        host_context.runtime = host_context.runtime.map(|runtime| {
             let mut members = runtime.as_object().map(|members| members.to_vec()).unwrap_or_default();
             members.push((Value::from("config"), config));
             Value::object(members)
         });
-        surroundings
+        host_context
     }
 
     /// For the command-line tools: their user sees the environment and reaches the network anyway.
@@ -151,7 +151,7 @@ fn arguments(args: &[&Value]) -> String {
 
 /// The host of one evaluation.
 #[derive(Debug)]
-pub struct World<'a> {
+pub struct EvalHost<'a> {
     /// When its own work must end; waiting for others moves it.
     end: Cell<Instant>,
     /// When everything must end.
@@ -166,25 +166,25 @@ pub struct World<'a> {
     /// The current time; `None`: the system's clock.
     now_ns: Option<i64>,
     /// Follows what is asked of other servers.
-    followed: Option<Followed>,
+    followed: Option<ChildSpans>,
     /// A non-deterministic function was called.
     was_asked: Cell<bool>,
     /// It may wait for other servers.
     may_wait: bool,
     memory: Arc<MemoryGrant>,
-    surroundings: &'a Surroundings,
+    host_context: &'a HostContext,
 }
 
-impl<'a> World<'a> {
+impl<'a> EvalHost<'a> {
     /// A world that ends after `budget`.
-    pub fn lasting(budget: Duration, surroundings: &'a Surroundings) -> Self {
-        Self::until(Instant::now() + budget, budget, surroundings)
+    pub fn lasting(budget: Duration, host_context: &'a HostContext) -> Self {
+        Self::until(Instant::now() + budget, budget, host_context)
     }
 
     /// A world with a `budget` for its own work, that ends at `deadline` whatever it waits for.
-    pub fn until(deadline: Instant, budget: Duration, surroundings: &'a Surroundings) -> Self {
+    pub fn until(deadline: Instant, budget: Duration, host_context: &'a HostContext) -> Self {
         let end = Cell::new(deadline.min(Instant::now() + budget));
-        let answers = surroundings.keeps_answers.then(RefCell::default);
+        let answers = host_context.keeps_answers.then(RefCell::default);
         Self {
             end,
             deadline,
@@ -197,8 +197,8 @@ impl<'a> World<'a> {
             followed: None,
             was_asked: Cell::new(false),
             may_wait: true,
-            memory: surroundings.memory(),
-            surroundings,
+            memory: host_context.memory(),
+            host_context,
         }
     }
 
@@ -228,7 +228,7 @@ impl<'a> World<'a> {
     }
 
     /// A host that records requests to other servers.
-    pub fn followed(self, followed: Option<Followed>) -> Self {
+    pub fn followed(self, followed: Option<ChildSpans>) -> Self {
         Self { followed, ..self }
     }
 
@@ -265,7 +265,7 @@ impl<'a> World<'a> {
     }
 }
 
-impl Host for World<'_> {
+impl Host for EvalHost<'_> {
     fn now_ns(&self) -> i64 {
         self.was_asked.set(true);
         self.now_ns.unwrap_or_else(|| Clock::System.now_ns())
@@ -332,16 +332,16 @@ impl Host for World<'_> {
     }
 
     fn known_signature(&self, key: &[u8; 32]) -> Option<bool> {
-        self.surroundings.signatures.get(key)
+        self.host_context.signatures.get(key)
     }
 
     fn remember_signature(&self, key: [u8; 32], valid: bool) {
-        self.surroundings.signatures.insert(key, valid);
+        self.host_context.signatures.insert(key, valid);
     }
 
     fn http_send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
         self.was_asked.set(true);
-        match &self.surroundings.outbound {
+        match &self.host_context.outbound {
             Some(outbound) if !self.may_wait => outbound.kept(request, self.now_ns()).ok_or(HttpError::WouldWait),
             Some(outbound) => {
                 let began = Instant::now();
@@ -355,6 +355,6 @@ impl Host for World<'_> {
 
     fn runtime(&self) -> Value {
         self.was_asked.set(true);
-        self.surroundings.runtime.clone().unwrap_or_else(Value::empty_object)
+        self.host_context.runtime.clone().unwrap_or_else(Value::empty_object)
     }
 }

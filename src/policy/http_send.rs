@@ -13,7 +13,7 @@ use stepgate_rego::{Caching, HttpError, HttpRequest, HttpResponse, Pem};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::remote::send::{ClientKind, Outgoing, SendError, Sender};
-use crate::telemetry::{Call, Followed};
+use crate::telemetry::{Call, ChildSpans};
 use crate::value::Value;
 
 /// Pauses between attempts: the first, and the longest.
@@ -48,7 +48,7 @@ enum Waiter {
 
 /// A response that may be used again.
 #[derive(Clone, Debug)]
-struct Kept {
+struct CachedResponse {
     response: Arc<HttpResponse>,
     /// Nanoseconds since the epoch.
     until: i64,
@@ -58,7 +58,7 @@ struct Kept {
 #[derive(Debug)]
 pub struct Outbound {
     sender: Sender,
-    kept: Cache<Value, Kept>,
+    kept: Cache<Value, CachedResponse>,
     waiter: Waiter,
     waiting: Arc<Mutex<HashMap<String, usize>>>,
 }
@@ -114,7 +114,7 @@ impl Outbound {
         let allow = move |host: &str| {
             hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)))
         };
-        let weigh = |key: &Value, kept: &Kept| {
+        let weigh = |key: &Value, kept: &CachedResponse| {
             let bytes = kept.response.body.len().saturating_add(key.weight().saturating_mul(16));
             u32::try_from(bytes.saturating_add(ENTRY_BYTES)).unwrap_or(u32::MAX)
         };
@@ -134,7 +134,7 @@ impl Outbound {
         request: &HttpRequest,
         now: i64,
         end: Instant,
-        followed: Option<&Followed>,
+        followed: Option<&ChildSpans>,
     ) -> Result<HttpResponse, HttpError> {
         if let Some(response) = self.kept(request, now) {
             return Ok(response);
@@ -157,10 +157,10 @@ impl Outbound {
         &self,
         request: &HttpRequest,
         outgoing: &Outgoing,
-        kept: &Kept,
+        kept: &CachedResponse,
         now: i64,
         end: Instant,
-        followed: Option<&Followed>,
+        followed: Option<&ChildSpans>,
     ) -> Result<Option<HttpResponse>, HttpError> {
         self.kept.invalidate(&request.key);
         let mut conditional = outgoing.clone();
@@ -183,7 +183,8 @@ impl Outbound {
                 response.headers.retain(|(name, _)| fresh.header(name).is_none());
                 response.headers.extend(fresh.headers.iter().cloned());
                 if let Some(until) = expiry(request.caching, &fresh, now) {
-                    self.kept.insert(request.key.clone(), Kept { response: Arc::new(response.clone()), until });
+                    self.kept
+                        .insert(request.key.clone(), CachedResponse { response: Arc::new(response.clone()), until });
                 }
                 Ok(Some(response))
             }
@@ -201,7 +202,7 @@ impl Outbound {
             return;
         }
         if let Some(until) = expiry(request.caching, response, now) {
-            self.kept.insert(request.key.clone(), Kept { response: Arc::new(response.clone()), until });
+            self.kept.insert(request.key.clone(), CachedResponse { response: Arc::new(response.clone()), until });
         }
     }
 
@@ -211,7 +212,7 @@ impl Outbound {
         mut outgoing: Outgoing,
         retries: u32,
         end: Instant,
-        followed: Option<&Followed>,
+        followed: Option<&ChildSpans>,
     ) -> Result<HttpResponse, HttpError> {
         let host = url::Url::parse(&outgoing.url).ok().and_then(|url| Some(url.host_str()?.to_owned()));
         let _waiting = Waiting::on(&self.waiting, host.clone().unwrap_or_default()).ok_or_else(|| {
@@ -302,7 +303,7 @@ fn read(pem: &Pem) -> Result<Vec<u8>, HttpError> {
     match pem {
         Pem::Text(text) => Ok(text.clone().into_bytes()),
         Pem::File(path) => std::fs::read(path).map_err(|error| HttpError::Internal(format!("open {path}: {error}"))),
-        Pem::Variable(name) => Ok(super::world::variable(name).unwrap_or_default().into_bytes()),
+        Pem::Variable(name) => Ok(super::host::variable(name).unwrap_or_default().into_bytes()),
     }
 }
 
@@ -345,7 +346,7 @@ mod tests {
 
     use super::*;
     use crate::policy::{
-        Bounds, BuiltinSettings, Entrypoint, EvalError, Module, RegoVersion, Snapshot, Sources, Surroundings,
+        Bounds, BuiltinSettings, Entrypoint, EvalError, HostContext, Module, RegoVersion, Snapshot, Sources,
     };
 
     const BUDGET: Duration = Duration::from_millis(200);
@@ -381,10 +382,10 @@ mod tests {
     }
 
     fn load(policy: &str, http_send: Option<OutboundSettings>) -> Result<Arc<Snapshot>, String> {
-        let surroundings = Arc::new(Surroundings::new(&BuiltinSettings { http_send, ..BuiltinSettings::default() }));
+        let host_context = Arc::new(HostContext::new(&BuiltinSettings { http_send, ..BuiltinSettings::default() }));
         let module = Module { path: "p.rego".into(), text: policy.into(), version: RegoVersion::V1 };
         let sources = Sources { modules: vec![module], ..Sources::default() };
-        let built = Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &surroundings);
+        let built = Snapshot::build(&sources, &Entrypoint::from_path("p/allow"), &host_context);
         built.map(Arc::new).map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, Permit, Receiver, Sender};
 
 use super::Snapshot;
-use crate::telemetry::{Logged, Metrics};
+use crate::telemetry::{LogOutcome, Metrics};
 use crate::value::Value;
 
 /// Decisions that wait for the decision log at most.
@@ -23,19 +23,19 @@ const MAX_BEHIND: usize = 1_024;
 
 /// Bytes that are held, until it is dropped.
 #[derive(Debug)]
-struct Held {
+struct HeldEvents {
     bytes: usize,
     total: Arc<AtomicUsize>,
 }
 
-impl Held {
+impl HeldEvents {
     fn new(bytes: usize, total: &Arc<AtomicUsize>) -> Self {
         total.fetch_add(bytes, Ordering::Relaxed);
         Self { bytes, total: Arc::clone(total) }
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldEvents {
     fn drop(&mut self) {
         self.total.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -43,21 +43,21 @@ impl Drop for Held {
 
 /// The subscribers to decision log events.
 #[derive(Clone, Debug)]
-pub struct Watchers {
+pub struct Subscribers {
     /// Bytes of events that all of them together may be behind: each has a part of the same last ones.
     max_behind_bytes: usize,
-    all: Arc<Mutex<Vec<Arc<Unseen>>>>,
+    all: Arc<Mutex<Vec<Arc<SubscriberQueue>>>>,
     /// Their number. Every check reads it without taking the lock.
     count: Arc<AtomicUsize>,
 }
 
-impl Watchers {
+impl Subscribers {
     pub fn are_there(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
     }
 
     /// Shows an event, which is JSON, to all of them.
-    pub fn tell(&self, event: &str) {
+    pub fn publish(&self, event: &str) {
         if !self.are_there() {
             return;
         }
@@ -83,31 +83,31 @@ impl Watchers {
     }
 
     /// One more of them, who sees events from now on.
-    pub fn watch(&self) -> Watcher {
-        let unseen = Arc::new(Unseen { max_bytes: self.max_behind_bytes, ..Unseen::default() });
+    pub fn watch(&self) -> Subscriber {
+        let unseen = Arc::new(SubscriberQueue { max_bytes: self.max_behind_bytes, ..SubscriberQueue::default() });
         self.all.lock().push(Arc::clone(&unseen));
         self.count.fetch_add(1, Ordering::Relaxed);
-        Watcher { unseen, watchers: self.clone() }
+        Subscriber { unseen, watchers: self.clone() }
     }
 }
 
 /// The pending events of one subscriber.
 #[derive(Debug, Default)]
-struct Unseen {
+struct SubscriberQueue {
     max_bytes: usize,
-    events: Mutex<Behind>,
+    events: Mutex<MissedEvents>,
     news: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Behind {
+struct MissedEvents {
     events: VecDeque<Arc<str>>,
     bytes: usize,
     /// Events that made room for newer ones.
     missed: u64,
 }
 
-impl Unseen {
+impl SubscriberQueue {
     fn put(&self, event: &Arc<str>) {
         let mut behind = self.events.lock();
         while behind.events.len() >= MAX_BEHIND || behind.bytes.saturating_add(event.len()) > self.max_bytes {
@@ -135,12 +135,12 @@ impl Unseen {
 
 /// One of those who watch, as long as it lives.
 #[derive(Debug)]
-pub struct Watcher {
-    unseen: Arc<Unseen>,
-    watchers: Watchers,
+pub struct Subscriber {
+    unseen: Arc<SubscriberQueue>,
+    watchers: Subscribers,
 }
 
-impl Watcher {
+impl Subscriber {
     /// The next event, or how many were missed because they came too fast.
     pub async fn next(&mut self) -> Result<Arc<str>, u64> {
         loop {
@@ -152,7 +152,7 @@ impl Watcher {
     }
 }
 
-impl Drop for Watcher {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         self.watchers.all.lock().retain(|unseen| !Arc::ptr_eq(unseen, &self.unseen));
         self.watchers.count.fetch_sub(1, Ordering::Relaxed);
@@ -161,7 +161,7 @@ impl Drop for Watcher {
 
 /// The path that the data API was asked for, where it and not Envoy asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct ApiRequestInfo {
     /// The path of the document.
     pub path: Option<String>,
     pub query: Option<String>,
@@ -175,13 +175,13 @@ pub struct Asked {
 pub struct Record {
     pub decision_id: String,
     /// It will be read; otherwise only its id is gathered.
-    pub is_wanted: bool,
+    pub has_consumers: bool,
     /// The word for what went wrong; empty when nothing did.
     pub reason: &'static str,
     /// When the check arrived, in nanoseconds since the epoch.
     pub timestamp_ns: i64,
     /// Absent for a check.
-    pub asked: Option<Box<Asked>>,
+    pub asked: Option<Box<ApiRequestInfo>>,
     /// The origin of the decision.
     pub snapshot: Option<Arc<Snapshot>>,
     /// Absent when the request could not be turned into input.
@@ -201,71 +201,71 @@ pub struct Record {
 #[derive(Debug)]
 pub struct Waiting {
     pub record: Record,
-    _held: Held,
+    _held: HeldEvents,
 }
 
 /// Room for one decision.
 #[derive(Debug)]
-pub struct Place<'a> {
+pub struct QueuePermit<'a> {
     permit: Permit<'a, Box<Waiting>>,
     waiting: &'a Arc<AtomicUsize>,
 }
 
-impl Place<'_> {
+impl QueuePermit<'_> {
     pub fn take(self, record: Record) {
         let weight = [&record.input, &record.result].into_iter().flatten().map(Value::weight).sum::<usize>();
-        let held = Held::new(weight.saturating_mul(BYTES_PER_WEIGHT), self.waiting);
+        let held = HeldEvents::new(weight.saturating_mul(BYTES_PER_WEIGHT), self.waiting);
         self.permit.send(Box::new(Waiting { record, _held: held }));
     }
 }
 
 /// The near end of the way.
 #[derive(Debug)]
-pub struct Journal {
+pub struct DecisionQueue {
     records: Sender<Box<Waiting>>,
     /// Bytes of the records that wait.
     waiting: Arc<AtomicUsize>,
     max_waiting_bytes: usize,
     metrics: Arc<Metrics>,
-    is_read: AtomicBool,
-    watchers: Watchers,
+    log_enabled: AtomicBool,
+    watchers: Subscribers,
 }
 
-impl Journal {
+impl DecisionQueue {
     /// Decisions of about `max_waiting_bytes` may wait; beyond that no further place is given. Half as much may wait for watchers.
     pub fn new(metrics: Arc<Metrics>, max_waiting_bytes: usize) -> (Self, Receiver<Box<Waiting>>) {
         let (records, waiting) = mpsc::channel(MAX_WAITING);
-        let (is_read, watchers) = (AtomicBool::new(true), Watchers::new(max_waiting_bytes / 2));
-        (Self { records, waiting: Arc::default(), max_waiting_bytes, metrics, is_read, watchers }, waiting)
+        let (log_enabled, watchers) = (AtomicBool::new(true), Subscribers::new(max_waiting_bytes / 2));
+        (Self { records, waiting: Arc::default(), max_waiting_bytes, metrics, log_enabled, watchers }, waiting)
     }
 
-    pub fn watchers(&self) -> Watchers {
+    pub fn watchers(&self) -> Subscribers {
         self.watchers.clone()
     }
 
     /// Decisions have consumers; while there are none, nothing needs to be gathered.
-    pub fn is_wanted(&self) -> bool {
-        self.is_read() || self.watchers.are_there()
+    pub fn has_consumers(&self) -> bool {
+        self.log_enabled() || self.watchers.are_there()
     }
 
     /// Decisions are logged.
-    pub fn is_read(&self) -> bool {
-        self.is_read.load(Ordering::Relaxed)
+    pub fn log_enabled(&self) -> bool {
+        self.log_enabled.load(Ordering::Relaxed)
     }
 
-    pub fn set_read(&self, is_read: bool) {
-        self.is_read.store(is_read, Ordering::Relaxed);
+    pub fn set_log_enabled(&self, log_enabled: bool) {
+        self.log_enabled.store(log_enabled, Ordering::Relaxed);
     }
 
     /// A permit for a decision; without one it is counted as dropped, and nothing needs to be gathered for it.
-    pub fn reserve(&self) -> Option<Place<'_>> {
+    pub fn reserve(&self) -> Option<QueuePermit<'_>> {
         let has_room = self.waiting.load(Ordering::Relaxed) < self.max_waiting_bytes;
         match self.records.try_reserve() {
-            Ok(permit) if has_room => Some(Place { permit, waiting: &self.waiting }),
+            Ok(permit) if has_room => Some(QueuePermit { permit, waiting: &self.waiting }),
             _ => {
                 // Without a decision log, no event is missing.
-                if self.is_read() {
-                    self.metrics.decisions_logged(Logged::QueueFull, 1);
+                if self.log_enabled() {
+                    self.metrics.decisions_logged(LogOutcome::QueueFull, 1);
                 }
                 self.watchers.miss();
                 None
@@ -288,47 +288,47 @@ mod tests {
 
     #[tokio::test]
     async fn events_are_wanted_while_somebody_watches() {
-        let (journal, _records) = Journal::new(Arc::new(Metrics::new(None)), LIMIT);
-        journal.set_read(false);
-        assert!(!journal.is_wanted());
-        let (mut one, other) = (journal.watchers().watch(), journal.watchers().watch());
+        let (decision_queue, _records) = DecisionQueue::new(Arc::new(Metrics::new(None)), LIMIT);
+        decision_queue.set_log_enabled(false);
+        assert!(!decision_queue.has_consumers());
+        let (mut one, other) = (decision_queue.watchers().watch(), decision_queue.watchers().watch());
         drop(other);
-        assert!(journal.is_wanted() && !journal.is_read());
+        assert!(decision_queue.has_consumers() && !decision_queue.log_enabled());
         for at in 0..MAX_BEHIND + 3 {
-            journal.watchers().tell(&at.to_string());
+            decision_queue.watchers().publish(&at.to_string());
         }
         assert_eq!(one.next().await, Err(3), "what came too fast is counted");
         assert_eq!(one.next().await, Ok("3".into()));
         drop(one);
-        assert!(!journal.is_wanted());
+        assert!(!decision_queue.has_consumers());
     }
 
     #[tokio::test]
     async fn what_waits_is_bounded_by_bytes() {
-        let (journal, mut records) = Journal::new(Arc::new(Metrics::new(None)), LIMIT);
+        let (decision_queue, mut records) = DecisionQueue::new(Arc::new(Metrics::new(None)), LIMIT);
         let record = || Record { input: Some(Value::from("x".repeat(1 << 20))), ..Record::default() };
         let mut taken = 0;
-        while let Some(place) = journal.reserve() {
+        while let Some(place) = decision_queue.reserve() {
             place.take(record());
             taken += 1;
         }
         assert_eq!(taken, LIMIT >> 21, "long texts count twice");
         let dropped = "stepgate_decision_logs_total{outcome=\"queue_full\"} 1";
-        assert!(journal.metrics.text().contains(dropped));
-        journal.set_read(false);
-        let mut alone = journal.watchers().watch();
-        assert!(journal.reserve().is_none());
+        assert!(decision_queue.metrics.text().contains(dropped));
+        decision_queue.set_log_enabled(false);
+        let mut alone = decision_queue.watchers().watch();
+        assert!(decision_queue.reserve().is_none());
         assert_eq!(alone.next().await, Err(1), "the subscriber receives the count");
-        assert!(journal.metrics.text().contains(dropped), "a disabled log misses nothing");
-        journal.set_read(true);
+        assert!(decision_queue.metrics.text().contains(dropped), "a disabled log misses nothing");
+        decision_queue.set_log_enabled(true);
         drop(alone);
         drop(records.recv().await);
-        assert!(journal.reserve().is_some(), "there is room again");
+        assert!(decision_queue.reserve().is_some(), "there is room again");
 
-        let (mut watcher, mut healthy) = (journal.watchers().watch(), journal.watchers().watch());
+        let (mut watcher, mut healthy) = (decision_queue.watchers().watch(), decision_queue.watchers().watch());
         let event = "x".repeat(1 << 20);
         for _ in 0..20 {
-            journal.watchers().tell(&event);
+            decision_queue.watchers().publish(&event);
             assert_eq!(
                 healthy.next().await,
                 Ok(event.as_str().into()),
@@ -341,7 +341,7 @@ mod tests {
         }
         let large = "x".repeat(LIMIT / 2 + 1);
         for event in ["small", &large] {
-            journal.watchers().tell(event);
+            decision_queue.watchers().publish(event);
         }
         assert_eq!(watcher.next().await, Err(1));
         assert_eq!(watcher.next().await, Ok(large.as_str().into()), "one that is too large alone is shown");

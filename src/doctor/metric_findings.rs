@@ -33,7 +33,7 @@ pub fn is_rejected(metrics: &str) -> bool {
 }
 
 /// The findings, with their remediation; counts are those since the start. `now` is in seconds since the epoch.
-pub fn signs(metrics: &str, now: f64) -> Vec<String> {
+pub fn metric_findings(metrics: &str, now: f64) -> Vec<String> {
     metrics.lines().filter_map(sample).filter_map(|sample| sign(&sample, now)).collect()
 }
 
@@ -65,7 +65,7 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
         }
         _ if count <= 0.0 => return None,
         "stepgate_faults_total" => {
-            let mend = match label("reason") {
+            let remediation = match label("reason") {
                 "overloaded" => "add replicas or processors (limits.checks_in_flight)",
                 "deadline" => "Envoy waits no longer; is the processor throttled?",
                 "no_policy" => "`stepgate check` says what is wrong with the policy",
@@ -73,7 +73,7 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                 "over_budget" => "the policy is too slow; `stepgate eval --profile` shows where",
                 _ => "docs/status-codes.md, and the log",
             };
-            format!("{count} check(s) denied by a fault, {}: {mend}", label("reason"))
+            format!("{count} check(s) denied by a fault, {}: {remediation}", label("reason"))
         }
         "stepgate_decision_logs_total"
             if matches!(label("outcome"), "queue_full" | "buffer_full" | "refused" | "stopped") =>
@@ -92,7 +92,7 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
             )
         }
         "stepgate_refused_connections_total" => {
-            let mend = match label("reason") {
+            let remediation = match label("reason") {
                 "limit" if label("listener") == "http" => {
                     "256 are open there, and the oldest made room: who keeps so many?"
                 }
@@ -109,7 +109,7 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                     "the caller's certificate has ended, is not of the roots of this listener, or is not in allowed_spiffe_ids; the log names it"
                 }
             };
-            format!("{count} connection(s) to {} not served, {}: {mend}", label("listener"), label("reason"))
+            format!("{count} connection(s) to {} not served, {}: {remediation}", label("listener"), label("reason"))
         }
         "stepgate_dry_run" => {
             let scope = if count > 1.0 { "denials and faults" } else { "denials" };
@@ -142,7 +142,7 @@ mod tests {
             stepgate_policy_activations_total{outcome=\"success\"} 2\nstepgate_key_refreshed_at_seconds{issuer=\"https://a\"} 99000\n\
             stepgate_certificate_not_after_seconds{listener=\"grpc\"} 101000\nstepgate_certificate_usable{listener=\"grpc\",part=\"certificate\"} 1\n\
             stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nstepgate_dry_run 0\nstepgate_entrypoint_undefined 0\nstepgate_policy_rejected{source=\"files\"} 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
-        assert_eq!(signs(quiet, 100_000.0), Vec::<String>::new());
+        assert_eq!(metric_findings(quiet, 100_000.0), Vec::<String>::new());
         for (line, part) in [
             (
                 "stepgate_faults_total{reason=\"overloaded\"} 3",
@@ -179,7 +179,7 @@ mod tests {
             ),
             ("stepgate_bundle_polled_at_seconds{name=\"b\"} 98800", "the bundle b was not heard of for 20 minutes"),
         ] {
-            let found = signs(line, 100_000.0);
+            let found = metric_findings(line, 100_000.0);
             assert!(found.len() == 1 && found.iter().all(|sign| sign.contains(part)), "{line}: {found:?}");
         }
     }

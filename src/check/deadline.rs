@@ -8,14 +8,14 @@ use super::fault::Fault;
 
 /// When a check came, and how long its answer is of use.
 #[derive(Clone, Copy, Debug)]
-pub struct Term {
+pub struct CheckDeadline {
     pub arrived: Instant,
     pub deadline: Instant,
     /// The caller's own deadline comes before `limits.check_timeout`.
     pub is_callers: bool,
 }
 
-impl Term {
+impl CheckDeadline {
     /// From now on.
     pub fn of(length: Duration) -> Self {
         let arrived = Instant::now();

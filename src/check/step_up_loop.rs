@@ -50,22 +50,22 @@ type Callers = Cache<Digest, Arc<Mutex<Vec<Attempts>>>>;
 
 /// Remembers which tokens did not satisfy a demand.
 #[derive(Debug)]
-pub struct Repeats {
+pub struct StepUpLoopGuard {
     /// Made when something is first demanded.
     callers: OnceLock<Callers>,
     /// When anything was last demanded, for checks that have nothing to forget.
     last: AtomicI64,
 }
 
-impl Default for Repeats {
+impl Default for StepUpLoopGuard {
     fn default() -> Self {
         Self { callers: OnceLock::new(), last: AtomicI64::new(i64::MIN) }
     }
 }
 
-impl Repeats {
+impl StepUpLoopGuard {
     /// Says that a token does not satisfy a demand; true when it is one too many.
-    pub fn is_one_too_many(&self, verified: &Verified, step_up: &StepUp, now: i64) -> bool {
+    pub fn record_failure(&self, verified: &Verified, step_up: &StepUp, now: i64) -> bool {
         self.last.store(now, Ordering::Release);
         let callers = self.callers.get_or_init(|| {
             let window = Duration::from_secs(WINDOW_SECONDS.unsigned_abs());
@@ -96,15 +96,15 @@ impl Repeats {
         attempts.auth_time = attempts.auth_time.max(verified.authn().auth_time());
         let is_known = token == attempts.first || attempts.tokens.iter().any(|&(known, _)| known == token);
         let counts = is_answer && !is_known;
-        let is_one_too_many = counts && attempts.tokens.len() >= MAX_CHALLENGED;
-        if counts && !is_one_too_many {
+        let record_failure = counts && attempts.tokens.len() >= MAX_CHALLENGED;
+        if counts && !record_failure {
             attempts.tokens.push((token, now));
         }
         if demands.len() >= MAX_DEMANDS {
             demands.remove(0);
         }
         demands.push(attempts);
-        is_one_too_many
+        record_failure
     }
 
     /// Says that a token was good enough for something: demands that no token before it was as good for are forgotten.
@@ -169,33 +169,33 @@ mod tests {
 
     #[test]
     fn the_third_answer_is_one_too_many() {
-        let repeats = Repeats::default();
+        let step_up_loop = StepUpLoopGuard::default();
         for _ in 0..6 {
-            assert!(!repeats.is_one_too_many(&weak("ann", 1), &mfa(), 0), "the same one, again and again");
+            assert!(!step_up_loop.record_failure(&weak("ann", 1), &mfa(), 0), "the same one, again and again");
         }
         for number in [2, 3] {
-            assert!(!repeats.is_one_too_many(&weak("ann", number), &mfa(), 60));
+            assert!(!step_up_loop.record_failure(&weak("ann", number), &mfa(), 60));
         }
-        assert!(repeats.is_one_too_many(&weak("ann", 4), &mfa(), 119));
-        assert!(!repeats.is_one_too_many(&weak("ann", 1), &mfa(), 119), "the first may still come");
-        assert!(!repeats.is_one_too_many(&weak("bob", 4), &mfa(), 119), "another person");
+        assert!(step_up_loop.record_failure(&weak("ann", 4), &mfa(), 119));
+        assert!(!step_up_loop.record_failure(&weak("ann", 1), &mfa(), 119), "the first may still come");
+        assert!(!step_up_loop.record_failure(&weak("bob", 4), &mfa(), 119), "another person");
         for other in [StepUp { max_age: Some(5), ..mfa() }, StepUp { acr_values: vec!["phr".to_owned()], ..mfa() }] {
-            assert!(!repeats.is_one_too_many(&weak("ann", 4), &other, 119), "another demand");
+            assert!(!step_up_loop.record_failure(&weak("ann", 4), &other, 119), "another demand");
         }
-        assert!(!repeats.is_one_too_many(&weak("ann", 4), &mfa(), 180), "the others no longer count");
+        assert!(!step_up_loop.record_failure(&weak("ann", 4), &mfa(), 180), "the others no longer count");
     }
 
     #[test]
     fn sessions_from_before_the_challenge_are_no_answers() {
-        let repeats = Repeats::default();
+        let step_up_loop = StepUpLoopGuard::default();
         let device = |number: u32, auth_time: i64| {
             verified(json!({"sub": "ann", "jti": number.to_string(), "amr": ["pwd"], "auth_time": auth_time}))
         };
         for number in 0..9 {
-            assert!(!repeats.is_one_too_many(&device(number, 700), &mfa(), 1_000), "device {number}");
+            assert!(!step_up_loop.record_failure(&device(number, 700), &mfa(), 1_000), "device {number}");
         }
         let told: Vec<bool> =
-            (10..13).map(|number| repeats.is_one_too_many(&device(number, 1_001), &mfa(), 1_010)).collect();
+            (10..13).map(|number| step_up_loop.record_failure(&device(number, 1_001), &mfa(), 1_010)).collect();
         assert_eq!(told, [false, false, true], "three new logins");
     }
 
@@ -206,33 +206,33 @@ mod tests {
             (json!({"sub": "ann", "amr": ["pwd"], "auth_time": 999}), false),
             (json!({"sub": "bob", "amr": ["mfa"]}), false),
         ] {
-            let repeats = Repeats::default();
-            repeats.satisfied(&weak("ann", 9), 0);
+            let step_up_loop = StepUpLoopGuard::default();
+            step_up_loop.satisfied(&weak("ann", 9), 0);
             for token in [1, 2, 3] {
-                assert!(!repeats.is_one_too_many(&weak("ann", token), &mfa(), 0));
-                repeats.satisfied(&weak("ann", token), 0);
+                assert!(!step_up_loop.record_failure(&weak("ann", token), &mfa(), 0));
+                step_up_loop.satisfied(&weak("ann", token), 0);
             }
-            repeats.satisfied(&verified(claims.clone()), 0);
-            assert_eq!(repeats.is_one_too_many(&weak("ann", 4), &mfa(), 0), !is_afresh, "{claims}");
+            step_up_loop.satisfied(&verified(claims.clone()), 0);
+            assert_eq!(step_up_loop.record_failure(&weak("ann", 4), &mfa(), 0), !is_afresh, "{claims}");
         }
-        let (repeats, fresh) = (Repeats::default(), StepUp { max_age: Some(5), ..StepUp::default() });
+        let (step_up_loop, fresh) = (StepUpLoopGuard::default(), StepUp { max_age: Some(5), ..StepUp::default() });
         for token in [1, 2, 3] {
-            assert!(!repeats.is_one_too_many(&weak("ann", token), &fresh, 0));
+            assert!(!step_up_loop.record_failure(&weak("ann", token), &fresh, 0));
         }
-        repeats.satisfied(&weak("ann", 3), 0);
-        assert!(repeats.is_one_too_many(&weak("ann", 4), &fresh, 0), "as old as what came before");
-        repeats.satisfied(&weak("ann", 5), 0);
-        assert!(!repeats.is_one_too_many(&weak("ann", 6), &fresh, 0), "a fresher one was good enough");
+        step_up_loop.satisfied(&weak("ann", 3), 0);
+        assert!(step_up_loop.record_failure(&weak("ann", 4), &fresh, 0), "as old as what came before");
+        step_up_loop.satisfied(&weak("ann", 5), 0);
+        assert!(!step_up_loop.record_failure(&weak("ann", 6), &fresh, 0), "a fresher one was good enough");
     }
 
     #[test]
     fn memory_is_bounded_by_caller() {
-        let repeats = Repeats::default();
+        let step_up_loop = StepUpLoopGuard::default();
         let one = weak("ann", 1);
         for number in 0..100 {
-            repeats.is_one_too_many(&one, &StepUp { max_age: Some(number), ..mfa() }, 0);
+            step_up_loop.record_failure(&one, &StepUp { max_age: Some(number), ..mfa() }, 0);
         }
-        let caller = repeats.callers.get().and_then(|callers| callers.get(&caller(&one))).expect("she is known");
+        let caller = step_up_loop.callers.get().and_then(|callers| callers.get(&caller(&one))).expect("she is known");
         assert_eq!(caller.lock().len(), MAX_DEMANDS);
     }
 }

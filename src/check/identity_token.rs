@@ -23,7 +23,7 @@ const TYPE: &str = "stepgate-identity+jwt";
 const MAX_KEPT: u64 = 10_000;
 
 /// `plugins.stepgate.identity_token`, with its key.
-pub struct Minter {
+pub struct IdentityTokenSigner {
     pub key: SigningKey,
     pub kid: String,
     pub issuer: String,
@@ -35,13 +35,13 @@ pub struct Minter {
     kept: Cache<u64, (String, i64)>,
 }
 
-impl fmt::Debug for Minter {
+impl fmt::Debug for IdentityTokenSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Minter").field("kid", &self.kid).field("audience", &self.audience).finish_non_exhaustive()
     }
 }
 
-impl Minter {
+impl IdentityTokenSigner {
     pub fn new(key: SigningKey, kid: String, issuer: String, audience: String) -> Self {
         let kept = Cache::builder().max_capacity(MAX_KEPT).time_to_live(MAX_LIFETIME).build();
         Self { key, kid, issuer, audience, lifetime: MAX_LIFETIME, claims: Vec::new(), kept }
@@ -102,10 +102,10 @@ mod tests {
     use crate::jws::Alg;
     use crate::token::verified_for_tests;
 
-    fn minter() -> Minter {
+    fn identity_token_signer() -> IdentityTokenSigner {
         let pem = SigningKey::generate(Alg::Es256).expect("a key");
         let key = SigningKey::from_pem(Alg::Es256, &pem).expect("a key");
-        Minter::new(key, "k".to_owned(), "https://gate".to_owned(), "upstream".to_owned())
+        IdentityTokenSigner::new(key, "k".to_owned(), "https://gate".to_owned(), "upstream".to_owned())
     }
 
     fn part(token: &str, at: usize) -> Json {
@@ -118,10 +118,10 @@ mod tests {
         let claims =
             [("tenant", "claims.tenant"), ("iss", "claims.tenant"), ("none", "claims.none"), ("level", "authn.level")];
         let claims = claims.map(|(name, source)| (name.to_owned(), IdentitySource::parse(source).expect("a source")));
-        let minter = Minter { claims: claims.to_vec(), ..minter() };
+        let identity_token_signer = IdentityTokenSigner { claims: claims.to_vec(), ..identity_token_signer() };
         let verified = verified_for_tests(&json!({"tenant": {"id": 7}, "amr": ["mfa"]}), |_| {});
         let now = verified.expires_with_leeway() - 1_000;
-        let token = minter.token(&verified, now).expect("a token");
+        let token = identity_token_signer.token(&verified, now).expect("a token");
         assert_eq!(part(&token, 0), json!({"alg": "ES256", "kid": "k", "typ": "stepgate-identity+jwt"}));
         let mut claims = part(&token, 1);
         assert!(claims.as_object_mut().expect("claims").remove("jti").is_some());
@@ -131,9 +131,13 @@ mod tests {
             json!({"iss": "https://gate", "aud": "upstream", "sub": subject, "sub_iss": issuer, "iat": now, "exp": now + 60,
                    "tenant": {"id": 7}, "level": 2})
         );
-        assert_eq!(minter.token(&verified, now + 29).as_deref(), Some(token.as_str()), "sent again");
-        assert_ne!(minter.token(&verified, now + 30).as_deref(), Some(token.as_str()), "with half of its life left");
-        let last = minter.token(&verified, verified.expires_with_leeway() - 5).expect("a token");
+        assert_eq!(identity_token_signer.token(&verified, now + 29).as_deref(), Some(token.as_str()), "sent again");
+        assert_ne!(
+            identity_token_signer.token(&verified, now + 30).as_deref(),
+            Some(token.as_str()),
+            "with half of its life left"
+        );
+        let last = identity_token_signer.token(&verified, verified.expires_with_leeway() - 5).expect("a token");
         assert_eq!(part(&last, 1)["exp"], json!(verified.expires_with_leeway()));
     }
 }

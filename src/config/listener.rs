@@ -6,14 +6,19 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::memory::{CONNECTION_BYTES, Consumer};
-use super::resolve::{GrpcDoor, Resolver, Section};
+use super::resolve::{GrpcListenerConfig, Resolver, Section};
 use crate::serve::{Address, ConnectionSettings, GrpcSettings, SocketAccess, TlsSettings};
 use crate::token::SpiffePattern;
 
 const TLS: &str = "plugins.stepgate.grpc.tls";
 
 impl Resolver<'_> {
-    pub(super) fn grpc(&mut self, plugin: Section<'_>, own: Section<'_>, check_timeout: Duration) -> Option<GrpcDoor> {
+    pub(super) fn grpc(
+        &mut self,
+        plugin: Section<'_>,
+        own: Section<'_>,
+        check_timeout: Duration,
+    ) -> Option<GrpcListenerConfig> {
         let limits = own.section("limits");
         let address = match Address::parse(plugin.text("addr").unwrap_or(":9191")) {
             Ok(address) => Some(address),
@@ -41,7 +46,7 @@ impl Resolver<'_> {
                 ),
             );
         }
-        Some(GrpcDoor {
+        Some(GrpcListenerConfig {
             address: address?,
             socket_access: SocketAccess { mode: mode?, group },
             tls,

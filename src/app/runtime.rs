@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, watch};
 use super::{Origin, readable};
 use crate::check::{Checker, DryRun};
 use crate::clock::Clock;
-use crate::config::{Config, Document, GrpcDoor, merge, public, resolve};
-use crate::feed::activation::{Activation, How};
+use crate::config::{Config, Document, GrpcListenerConfig, merge, public, resolve};
+use crate::feed::activation::{Activation, ActivationConfig};
 use crate::feed::bundle::Source;
-use crate::feed::bundle::contents::Reading;
+use crate::feed::bundle::contents::BundleReader;
 use crate::feed::bundle::poller::Poller;
 use crate::feed::bundles::{Bundles, Services};
 use crate::feed::decision_log::{DecisionLog, DecisionLogSettings, Target as LogTarget};
@@ -26,11 +26,11 @@ use crate::feed::status::Status;
 use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
 use crate::feed::traces::{TraceExporter, TraceSettings};
 use crate::lifecycle::Lifecycle;
-use crate::policy::{EvaluationMemory, Journal, RegoVersion, Store, Surroundings};
+use crate::policy::{DecisionQueue, EvaluationMemory, HostContext, RegoVersion, Store};
 use crate::remote::Remote;
 use crate::remote::service::{Service, ServiceSettings};
 use crate::serve::{
-    Api, ApiSettings, BUNDLES, DoorKind, GrpcServer, Health, HttpDoor, Listener, Plugin, Readiness, Tls,
+    Api, ApiSettings, BUNDLES, GrpcServer, Health, HttpListenerConfig, Listener, ListenerKind, Plugin, Readiness, Tls,
 };
 use crate::telemetry::{Metrics, Tracer, chain};
 use crate::token::{Issuer, IssuerSettings, KeySource, Verifier};
@@ -43,7 +43,7 @@ const CONFIG: JsonLimits = JsonLimits { depth: 100, duplicates: DuplicateKeys::L
 
 /// The process.
 #[derive(Debug)]
-pub struct Plane {
+pub struct Runtime {
     origin: Origin,
     /// The labels of this process.
     id: String,
@@ -56,7 +56,7 @@ pub struct Plane {
     clock: Clock,
     lifecycle: Lifecycle,
     /// Absent where decisions can never be logged.
-    journal: Option<Arc<Journal>>,
+    decision_queue: Option<Arc<DecisionQueue>>,
     log: watch::Sender<Option<Arc<LogTarget>>>,
     pub(super) told: watch::Sender<Option<StatusTarget>>,
     pub(super) in_force: Mutex<Document>,
@@ -66,18 +66,18 @@ pub struct Plane {
 }
 
 /// The requirements for policies.
-fn how(config: &Config, metrics: &Metrics) -> How {
+fn activation_config(config: &Config, metrics: &Metrics) -> ActivationConfig {
     let memory = EvaluationMemory::new(config.builtins.memory, Some(metrics.evaluation_memory.clone()));
-    How {
+    ActivationConfig {
         entrypoint: config.entrypoint.clone(),
-        surroundings: Arc::new(Surroundings::sharing(&config.builtins, memory)),
+        host_context: Arc::new(HostContext::sharing(&config.builtins, memory)),
         load_checks: config.load_checks.clone(),
         awaits_entrypoint: config.awaits_entrypoint,
         bundles: config.bundles.len(),
     }
 }
 
-impl Plane {
+impl Runtime {
     pub fn new(
         config: &Config,
         origin: Origin,
@@ -86,7 +86,7 @@ impl Plane {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (store, clock, status) = (Arc::new(Store::default()), Clock::System, Status::default());
-        let activation = Activation::new(how(config, &metrics), Arc::clone(&store), Arc::clone(&metrics));
+        let activation = Activation::new(activation_config(config, &metrics), Arc::clone(&store), Arc::clone(&metrics));
         let activation = Arc::new(activation);
         let bundles = Arc::new(Bundles::new(
             Arc::clone(&activation),
@@ -108,11 +108,11 @@ impl Plane {
         });
         let ((log, log_target), (told, status_target)) = (watch::channel(None), watch::channel(None));
         let is_told = config.decision_log.is_anywhere() || config.discovery.is_some() || config.api.admin.is_some();
-        let journal = is_told.then(|| {
-            let (journal, records) = Journal::new(Arc::clone(&metrics), config.decision_log.waiting_bytes);
-            let (metrics, status, watchers) = (Arc::clone(&metrics), Arc::clone(&status), journal.watchers());
+        let decision_queue = is_told.then(|| {
+            let (decision_queue, records) = DecisionQueue::new(Arc::clone(&metrics), config.decision_log.waiting_bytes);
+            let (metrics, status, watchers) = (Arc::clone(&metrics), Arc::clone(&status), decision_queue.watchers());
             DecisionLog { target: log_target, metrics, status, watchers }.start(records, lifecycle);
-            Arc::new(journal)
+            Arc::new(decision_queue)
         });
         let plugins = {
             let health = Arc::clone(&health);
@@ -133,7 +133,7 @@ impl Plane {
             metrics,
             clock,
             lifecycle: lifecycle.clone(),
-            journal,
+            decision_queue,
             log,
             told,
             in_force,
@@ -146,12 +146,12 @@ impl Plane {
     /// The API over this plane.
     pub fn api(self: &Arc<Self>, settings: ApiSettings) -> Arc<Api> {
         let control = Arc::clone(self);
-        let journal = self.journal.clone();
-        Arc::new(Api::new(Arc::clone(&self.store), control, journal, self.clock.clone(), settings))
+        let decision_queue = self.decision_queue.clone();
+        Arc::new(Api::new(Arc::clone(&self.store), control, decision_queue, self.clock.clone(), settings))
     }
 
-    pub fn door(&self, kind: DoorKind, tls: Option<Arc<Tls>>) -> HttpDoor {
-        HttpDoor {
+    pub fn listener_config(&self, kind: ListenerKind, tls: Option<Arc<Tls>>) -> HttpListenerConfig {
+        HttpListenerConfig {
             health: Arc::clone(&self.health),
             metrics: Arc::clone(&self.metrics),
             policy: Arc::clone(&self.store),
@@ -168,9 +168,11 @@ impl Plane {
         labels
     }
 
-    /// Binds the gRPC door and answers checks there.
+    /// Binds the gRPC listener and answers checks there.
     pub async fn start_checks(&self, config: &mut Config) -> anyhow::Result<()> {
-        let Some(GrpcDoor { address, socket_access, tls, settings }) = config.grpc.take() else { return Ok(()) };
+        let Some(GrpcListenerConfig { address, socket_access, tls, settings }) = config.grpc.take() else {
+            return Ok(());
+        };
         let tls = tls
             .map(Tls::new)
             .transpose()
@@ -180,7 +182,7 @@ impl Plane {
         let tokens = config.issuers.take().map(|issuers| {
             let issuers = self.start_issuers(issuers, &config.issuer_services);
             let verifier = Verifier::new(issuers, &config.tokens, self.clock.clone());
-            let verifier = verifier.counting(self.metrics.insides.tokens.clone());
+            let verifier = verifier.counting(self.metrics.check_metrics.tokens.clone());
             let verifier = Arc::new(verifier.with_introspection(|settings| {
                 let service = Arc::new(Service::new(config.services.get(&settings.service)?.clone()));
                 let (resource, lifecycle) = (settings.resource.clone(), self.lifecycle.clone());
@@ -195,8 +197,8 @@ impl Plane {
         });
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let mut checker = Checker::new(config.check.clone(), store, tokens, self.clock.clone(), metrics);
-        if let Some(journal) = &self.journal {
-            checker = checker.with_journal(Arc::clone(journal));
+        if let Some(decision_queue) = &self.decision_queue {
+            checker = checker.with_journal(Arc::clone(decision_queue));
         }
         if let Some(settings) = config.tracing.take() {
             checker = checker.with_tracer(self.start_traces(settings));
@@ -217,7 +219,7 @@ impl Plane {
 
     /// Says again and again that denials are allowed, and shows it in a gauge.
     fn warn_of_dry_run(&self, dry_run: DryRun) {
-        self.metrics.insides.dry_run_is(match dry_run {
+        self.metrics.check_metrics.dry_run_is(match dry_run {
             DryRun::Off => 0,
             DryRun::Denials => 1,
             DryRun::DenialsAndFaults => 2,
@@ -282,8 +284,8 @@ impl Plane {
         if decision_log.is_anywhere() {
             self.health.has_plugin(Plugin::DecisionLogs);
         }
-        if let Some(journal) = &self.journal {
-            journal.set_read(decision_log.is_anywhere());
+        if let Some(decision_queue) = &self.decision_queue {
+            decision_queue.set_log_enabled(decision_log.is_anywhere());
         }
         let settings = DecisionLogSettings { labels, ..decision_log };
         self.log.send_replace(Some(Arc::new(LogTarget { service: named(&settings.service), settings })));
@@ -335,14 +337,14 @@ impl Plane {
         let shown = parse_json(shown.to_string().as_bytes(), CONFIG).unwrap_or_default();
         let (discovered, documents) = mpsc::channel(1);
         let discovery = Discovery {
-            reading: Arc::new(Reading {
+            reading: Arc::new(BundleReader {
                 limit: settings.bundle.size_limit,
                 version: self.version,
                 verification: settings.bundle.verification.clone(),
             }),
             settings,
             poller,
-            surroundings: Arc::new(Surroundings::for_discovery(shown)),
+            host_context: Arc::new(HostContext::for_discovery(shown)),
             status: Arc::clone(&self.status),
             clock: self.clock.clone(),
             discovered,
@@ -384,7 +386,7 @@ impl Plane {
                 }
             }
         } else {
-            let configured = self.activation.configure(how(&config, &self.metrics));
+            let configured = self.activation.configure(activation_config(&config, &self.metrics));
             configured.map_err(|error| error.to_string())?;
             self.start_checks(&mut config).await.map_err(|error| format!("{error:#}"))?;
         }
