@@ -2,10 +2,27 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help tools build release demo fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions attacks footprint test ci bench soak bench-reload fuzz clean
+.PHONY: help bootstrap tools build release demo play fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions attacks footprint test ci bench soak bench-reload fuzz clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# Debian's packages that `make test` needs, each with a program or file that shows it is there.
+NEEDED := nodejs:node npm:npm chromium:chromium libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 shellcheck:shellcheck valgrind:valgrind \
+	nghttp2-client:h2load curl:curl
+# For the test of the pod, which is skipped loudly without them.
+OPTIONAL := podman:podman buildah:buildah runc:runc catatonit:catatonit util-linux:nsenter
+
+bootstrap: ## install what `make test` needs, on Debian as root
+	@missing=$$(tests/missing $(NEEDED)); [ -z "$$missing" ] || \
+		{ echo "installing $$missing"; apt-get update -qq && apt-get install -y -qq --no-install-recommends ca-certificates $$missing >/dev/null; }
+	@missing=$$(tests/missing $(OPTIONAL)); [ -z "$$missing" ] || apt-get install -y -qq --no-install-recommends $$missing >/dev/null || \
+		echo "$$missing could not be installed: make pod-test will skip the pod"
+
+.PHONY: needed
+needed:
+	@missing=$$(tests/missing $(NEEDED)); [ -z "$$missing" ] || \
+		{ echo "these Debian packages are missing: $$missing; run make bootstrap as root" >&2; exit 1; }
 
 tools: .tools/ready ## install Envoy and the test tools into .tools
 
@@ -19,36 +36,14 @@ tools: .tools/ready ## install Envoy and the test tools into .tools
 # The provider, the client and the browser of the tests of identity.
 .tools/idp-ready: tests/idp/package-lock.json
 	@mkdir -p .tools
-	@for program in node npm chromium; do \
-		command -v $$program >/dev/null || missing="$$missing $${program/#node/nodejs}"; \
-	done; \
-	if [ -n "$$missing" ]; then \
-		echo "installing the Debian packages$$missing"; \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
-	fi
+	@missing=$$(tests/missing nodejs:node npm:npm chromium:chromium); [ -z "$$missing" ] || \
+		{ echo "these Debian packages are missing: $$missing; run make bootstrap as root" >&2; exit 1; }
 	npm ci --prefix tests/idp --silent
-	touch $@
-
-# What moves the clock of a process.
-.tools/faults-ready:
-	@mkdir -p .tools
-	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime >/dev/null; } || \
-		echo "libfaketime could not be installed"
 	touch $@
 
 # helm and kubectl, and what checks scripts.
 .tools/kube-ready: tests/k8s/tools .tools/ready
 	tests/k8s/tools
-	@command -v shellcheck >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends shellcheck >/dev/null; }
-	touch $@
-
-# podman and what runs its containers; where they cannot be had, the tests of the pod say that they were skipped.
-.tools/podman-ready:
-	@mkdir -p .tools
-	@command -v podman >/dev/null && command -v runc >/dev/null && command -v catatonit >/dev/null && command -v nsenter >/dev/null && command -v curl >/dev/null || \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends podman buildah runc catatonit util-linux curl ca-certificates >/dev/null; } || \
-		echo "podman could not be installed"
 	touch $@
 
 build: ## build stepgate for development
@@ -60,6 +55,9 @@ release: ## build stepgate for production
 demo: tools build ## watch the real Envoy and stepgate decide
 	$(PYTHON) tests/e2e/demo.py
 
+play: tools build ## leave the demo running, with tokens to paste (PLAY_PORT)
+	$(PYTHON) tests/e2e/play.py
+
 fmt: ## format the sources
 	cargo fmt --all
 
@@ -67,12 +65,15 @@ lint: ## check formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cd fuzz && cargo check --quiet
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --log-level error check bans licenses sources; \
+		else echo "cargo-deny is not installed: licences and sources of dependencies were not checked"; fi
 
 unit: ## run the tests of units, policies, floors and descriptors
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
 
-e2e: tools .tools/idp-ready .tools/faults-ready build ## run the end-to-end tests through the real Envoy
+e2e: tools .tools/idp-ready build ## run the end-to-end tests through the real Envoy
 	$(PYTHON) tests/e2e/e2e.py
+	PLAY_PORT=10017 $(PYTHON) tests/e2e/play.py --check
 	$(PYTHON) tests/e2e/identity.py
 	$(PYTHON) tests/e2e/control.py
 	$(PYTHON) tests/e2e/scenarios.py
@@ -94,10 +95,10 @@ sbom: ## list what is in the binary, as CycloneDX, in target/stepgate.cdx.json
 	mv stepgate_bin.cdx.json target/stepgate.cdx.json
 	rm -f *.cdx.json allocator/*.cdx.json proto/*.cdx.json rego/*.cdx.json
 
-pod: tools .tools/podman-ready ## start Envoy, stepgate and a small application in a podman pod
+pod: tools ## start Envoy, stepgate and a small application in a podman pod
 	k8s/pod/up
 
-pod-test: tools .tools/podman-ready build ## run the scenarios inside that pod
+pod-test: tools build ## run the scenarios inside that pod
 	tests/k8s/pod
 
 kind-test: tools build ## create a kind cluster with Istio and run the scenarios through it (needs kind, helm, the internet)
@@ -112,7 +113,7 @@ attacks: tools release ## attack the release binary with the scripts of ../share
 footprint: tools release ## measure the binary, idle memory, the start, and memory under a limit of 32 MiB; fail beyond bounds
 	$(PYTHON) tests/bench/footprint.py
 
-test: lint unit compat manifests e2e pod-test attacks instructions footprint ## everything that must pass
+test: needed lint unit compat manifests e2e pod-test attacks instructions footprint ## everything that must pass
 
 ci: test ## what continuous integration runs
 

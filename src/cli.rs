@@ -14,7 +14,9 @@ mod token;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::policy::OPA_VERSION;
 
 /// External authorization for Envoy and Istio.
 #[derive(Debug, Parser)]
@@ -50,8 +52,13 @@ enum Command {
     /// Make keys and tokens for development and tests
     #[command(subcommand)]
     Token(token::Token),
-    /// Print the version
+    /// Print the version, the commit, and the levels of Rego and OPA
     Version,
+    /// Print the completion script of a shell
+    Completion {
+        /// The shell, such as bash, zsh or fish
+        shell: clap_complete::Shell,
+    },
     /// Print the configuration reference in Markdown
     #[command(hide = true)]
     ConfigReference,
@@ -76,7 +83,11 @@ impl Cli {
             Command::Doctor(doctor) => doctor.execute(),
             Command::Token(token) => token.execute().map(|()| ExitCode::SUCCESS),
             Command::Version => {
-                println!("Version: {}", env!("CARGO_PKG_VERSION"));
+                print!("{}", version());
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Completion { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "stepgate", &mut std::io::stdout());
                 Ok(ExitCode::SUCCESS)
             }
             Command::ConfigReference => {
@@ -89,4 +100,15 @@ impl Cli {
             }
         }
     }
+}
+
+/// The commit of the build, where `STEPGATE_COMMIT` was set for it.
+pub const COMMIT: &str = match option_env!("STEPGATE_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+fn version() -> String {
+    let (own, os, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
+    format!("Version: {own}\nCommit: {COMMIT}\nRego Version: v1\nOPA Version: {OPA_VERSION}\nPlatform: {os}/{arch}\n")
 }

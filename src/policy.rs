@@ -24,7 +24,7 @@ pub use self::engine::{
     AnswerSource, Bounds, Effort, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of,
 };
 pub use self::entrypoint::{Entrypoint, EntrypointError, UndefinedEntrypoint};
-pub use self::host::{BuiltinSettings, EvalHost, HostContext};
+pub use self::host::{BuiltinSettings, EvalHost, HostContext, OPA_VERSION};
 pub use self::http_send::OutboundSettings;
 pub use self::memory::{EvaluationMemory, MemoryGrant, MemorySettings};
 pub use self::query::{ApiError, QueryError, QueryOptions};

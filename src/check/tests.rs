@@ -185,6 +185,7 @@ async fn a_policy_sees_its_caller_also_where_nobody_keeps_a_journal() {
 mod asserted;
 mod crossing;
 mod demands;
+mod reference;
 
 #[tokio::test]
 async fn bare_decisions_are_bare() {

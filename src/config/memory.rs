@@ -63,11 +63,11 @@ impl Memory {
         let row = TABLE.iter().find(|(it, ..)| *it == consumer);
         let Some((_, most, part)) = row else { return 0 };
         let Some(limit) = self.0 else { return *most };
-        let cap_to_fraction = match part {
+        let share = match part {
             Part::OfLimit(divisor) => limit.checked_div(*divisor).unwrap_or(limit),
             Part::OfRest(sixteenths) => Self::rest(limit).saturating_mul(*sixteenths) / 16,
         };
-        cap_to_fraction.clamp(1, *most)
+        share.clamp(1, *most)
     }
 
     fn rest(limit: u64) -> u64 {

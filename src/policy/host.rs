@@ -26,7 +26,7 @@ pub const MAX_CASES: usize = 100_000;
 /// Answers of one function that one evaluation keeps.
 const MAX_ANSWERS: usize = 100;
 /// The value of `opa.runtime().version`: the OPA whose behaviour is mirrored.
-const OPA_VERSION: &str = "1.19.0";
+pub const OPA_VERSION: &str = "1.19.0";
 
 /// Which built-in functions that reach outside a policy may call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -142,12 +142,12 @@ class Stack:
     """stepgate, Envoy and the upstream, with keys and tokens."""
 
     def __init__(self, policies, stepgate=None, plugin=None, addr=None, failure_mode_allow=False, ext_authz=None,
-                 initial_metadata=None, args=(), config=None, before=(), virtual_host=None):
+                 initial_metadata=None, args=(), config=None, before=(), virtual_host=None, port=None):
         self.folder = tempfile.mkdtemp(prefix='stepgate-e2e-')
         self.processes, self.upstream = [], Upstream()
         try:
             self.keys = self.make_keys()
-            self.diagnostic, self.port = free_port(), free_port()
+            self.diagnostic, self.port = free_port(), port or free_port()
             authz = free_port() if addr is None else addr
             # What depends on where Envoy will be is made by a function of that.
             own = stepgate(f'http://127.0.0.1:{self.port}') if callable(stepgate) else stepgate or {}

@@ -83,7 +83,7 @@ def walk(stack, policy_file):
             file.write(good)
 
 
-def demo_stack(folder):
+def demo_stack(folder, **more):
     """A stack whose policies lie in `folder`, a copy that may be broken. Gives it and the file to break."""
     import shutil
     target = os.path.join(folder, 'policies')
@@ -93,4 +93,4 @@ def demo_stack(folder):
             os.remove(os.path.join(target, 'api_policy', name))
     # File times have a granularity; the first edit must be newer than the copy.
     time.sleep(0.01)
-    return Stack([target], args=['--watch']), os.path.join(target, 'api_policy', 'api_policy.rego')
+    return Stack([target], args=['--watch'], **more), os.path.join(target, 'api_policy', 'api_policy.rego')

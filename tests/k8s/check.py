@@ -354,7 +354,8 @@ def broken(folder, crds):
 # What the commands of docs/ need a cluster or much time for; all others are run as they stand.
 ELSEWHERE = ('kubectl apply', 'kubectl get', 'kubectl run', 'kubectl -n', 'kubectl label', 'helm upgrade', 'helm test', 'rustup', 'make image', 'make sbom',
              'k8s/image/build', 'TARGET_TRIPLE', 'export CARGO_TARGET', 'stepgate token decode "$TOKEN"',
-             'stepgate tail')
+             'stepgate tail', 'stepgate run', 'stepgate build', 'make ', 'k8s/pod/ask', 'curl ', 'stepgate inspect', 'stepgate explain 27', 'stepgate explain request', 'systemctl',
+             'journalctl', 'stepgate doctor --wait')
 
 
 # A decision as a log has it, for the commands that look at one.
@@ -373,9 +374,11 @@ def documented():
 
 def commands(environment):
     total = 0
-    for name in ('install-istio', 'install-envoy-gateway', 'migrate-from-opa-envoy', 'troubleshooting', 'image', 'lint'):
+    for name in ('../README', 'operate/running', 'install-istio', 'install-envoy-gateway', 'install-systemd', 'migrate-from-opa-envoy', 'troubleshooting', 'image', 'lint'):
         text = open(os.path.join(ROOT, 'docs', f'{name}.md')).read()
         for block in re.findall(r'```sh\n(.*?)```', text, re.S):
+            # A line that ends with a pipe goes on in the next.
+            block = re.sub(r'\|\n\s+', '| ', block)
             for command in filter(None, (line.split(' #')[0].strip() for line in block.splitlines())):
                 if command.startswith(ELSEWHERE):
                     continue
