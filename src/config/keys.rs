@@ -12,18 +12,18 @@ use super::problem::Problems;
 /// The type of a value.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    Text,
+    String,
     Bool,
     /// A whole number within bounds.
-    Count(u64, u64),
+    Integer(u64, u64),
     Duration,
     Choice(&'static [&'static str]),
-    Texts,
+    Strings,
     Numbers,
     /// A number from 0 to 100.
     Percentage,
     /// An object from text to text.
-    TextMap,
+    StringMap,
     /// An object from text to a level.
     LevelMap,
     /// A level of assurance, by number or name.
@@ -50,7 +50,7 @@ impl Kind {
 /// The support of a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Effect {
-    Works,
+    Supported,
     /// Accepted without effect, for the reason given.
     NoOp(&'static str),
     /// Stops the start, for the reason given.
@@ -111,7 +111,7 @@ fn known(key: &Key, value: &Value, path: &str, pattern: &str, problems: &mut Pro
     match key.effect {
         Effect::Refused(why) => return problems.error(path, why),
         Effect::NoOp(why) => return problems.warn(path, format!("has no effect: {why}")),
-        Effect::Works => {}
+        Effect::Supported => {}
     }
     if pattern.starts_with(OWN) && key.kind.is_leaf() && holds_placeholder(value) {
         return problems.error(path, "a `${…}` in it was not replaced: the variable is not set");
@@ -168,12 +168,11 @@ fn is_level(value: &Value) -> bool {
 fn mismatch(kind: Kind, value: &Value) -> Option<String> {
     let texts = |items: &Vec<Value>| items.iter().all(Value::is_string);
     let (fits, expected) = match kind {
-        Kind::Text => (value.is_string(), "text".to_owned()),
-        Kind::Bool => (value.is_boolean(), "true or false".to_owned()),
-        Kind::Count(least, most) => (
-            value.as_u64().is_some_and(|n| (least..=most).contains(&n)),
-            format!("a whole number from {least} to {most}"),
-        ),
+        Kind::String => (value.is_string(), "a string".to_owned()),
+        Kind::Bool => (value.is_boolean(), "a boolean".to_owned()),
+        Kind::Integer(least, most) => {
+            (value.as_u64().is_some_and(|n| (least..=most).contains(&n)), format!("an integer from {least} to {most}"))
+        }
         Kind::Duration => (
             value.as_str().and_then(duration::parse).is_some_and(|length| !length.is_zero() || value == "0s"),
             "a duration such as `180ms`, `30s` or `10m`".to_owned(),
@@ -183,24 +182,24 @@ fn mismatch(kind: Kind, value: &Value) -> Option<String> {
             let hint = if is_unquoted { ", in quotes: without them YAML takes it for something else" } else { "" };
             (value.as_str().is_some_and(|text| names.contains(&text)), format!("one of {}{hint}", names.join(", ")))
         }
-        Kind::Texts => (value.as_array().is_some_and(texts), "a list of texts".to_owned()),
+        Kind::Strings => (value.as_array().is_some_and(texts), "an array of strings".to_owned()),
         Kind::Numbers => {
-            (value.as_array().is_some_and(|items| items.iter().all(Value::is_number)), "a list of numbers".to_owned())
+            (value.as_array().is_some_and(|items| items.iter().all(Value::is_number)), "an array of numbers".to_owned())
         }
         Kind::Percentage => {
             (value.as_f64().is_some_and(|n| (0.0..=100.0).contains(&n)), "a number from 0 to 100".to_owned())
         }
-        Kind::TextMap => (
+        Kind::StringMap => (
             value.as_object().is_some_and(|members| members.values().all(Value::is_string)),
-            "an object from text to text".to_owned(),
+            "an object of strings".to_owned(),
         ),
         Kind::LevelMap => (
             value.as_object().is_some_and(|members| members.values().all(is_level)),
-            "an object from text to a level, by number or name".to_owned(),
+            "an object of levels, each by number or name".to_owned(),
         ),
         Kind::Level => (is_level(value), "a level, by number or name".to_owned()),
         Kind::Section | Kind::SectionOrStrict => (false, "an object".to_owned()),
-        Kind::Sections => (false, "a list of objects".to_owned()),
+        Kind::Sections => (false, "an array of objects".to_owned()),
         Kind::Named => (false, "an object of objects".to_owned()),
         Kind::Any => (true, String::new()),
     };

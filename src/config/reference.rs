@@ -14,7 +14,7 @@ pub fn reference() -> String {
         .to_owned();
     for key in all() {
         let about = match key.effect {
-            Effect::Works => key.about.to_owned(),
+            Effect::Supported => key.about.to_owned(),
             Effect::NoOp(why) => format!("Accepted without effect: {why}."),
             Effect::Refused(why) => format!("Refused: {why}."),
         };
@@ -26,21 +26,21 @@ pub fn reference() -> String {
 
 fn kind(kind: Kind) -> String {
     match kind {
-        Kind::Text => "text".to_owned(),
-        Kind::Bool => "true or false".to_owned(),
-        Kind::Count(least, most) => format!("{least} to {most}"),
+        Kind::String => "string".to_owned(),
+        Kind::Bool => "boolean".to_owned(),
+        Kind::Integer(least, most) => format!("integer, {least} to {most}"),
         Kind::Duration => "duration".to_owned(),
         Kind::Choice(names) => names.join(" or "),
-        Kind::Texts => "list of texts".to_owned(),
-        Kind::Numbers => "list of numbers".to_owned(),
-        Kind::TextMap => "object of texts".to_owned(),
-        Kind::Percentage => "0 to 100".to_owned(),
+        Kind::Strings => "array of strings".to_owned(),
+        Kind::Numbers => "array of numbers".to_owned(),
+        Kind::StringMap => "object of strings".to_owned(),
+        Kind::Percentage => "number, 0 to 100".to_owned(),
         Kind::Level => "level".to_owned(),
         Kind::LevelMap => "object of levels".to_owned(),
-        Kind::Section => "section".to_owned(),
-        Kind::Sections => "list of sections".to_owned(),
-        Kind::Named => "sections by name".to_owned(),
-        Kind::SectionOrStrict => "`strict` or section".to_owned(),
-        Kind::Any => "anything".to_owned(),
+        Kind::Section => "object".to_owned(),
+        Kind::Sections => "array of objects".to_owned(),
+        Kind::Named => "objects by name".to_owned(),
+        Kind::SectionOrStrict => "`strict` or object".to_owned(),
+        Kind::Any => "any".to_owned(),
     }
 }

@@ -81,7 +81,7 @@ impl Manifest {
         let roots = match get("roots") {
             None => Roots::default(),
             Some(value) => {
-                let wrong = ManifestError::Shape("`roots` is not a list of texts");
+                let wrong = ManifestError::Shape("`roots` is not an array of strings");
                 let list = value.as_array().ok_or_else(|| wrong.clone())?;
                 let texts: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
                 Roots::parse(&texts.ok_or(wrong)?)?

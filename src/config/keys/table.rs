@@ -7,7 +7,7 @@ mod own;
 use super::{Effect, Key, Kind};
 
 pub(super) const fn key(path: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
-    Key { path, kind, default, about, effect: Effect::Works }
+    Key { path, kind, default, about, effect: Effect::Supported }
 }
 
 pub(super) const fn no_op(path: &'static str, why: &'static str) -> Key {
