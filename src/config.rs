@@ -2,6 +2,7 @@
 //!
 //! `keys` is the single table of what may be configured; checking, hints and `docs/config.md` all come from it.
 
+mod aliases;
 mod bundles;
 mod credentials;
 mod decision_logs;

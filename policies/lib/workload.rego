@@ -18,7 +18,7 @@ roles contains policy.role if {
 }
 
 by_stranger if {
-	not input.workload.open_to_strangers == false
+	not input.workload.untrusted_trigger == false
 	not input.method in {"GET", "HEAD", "OPTIONS"}
 }
 

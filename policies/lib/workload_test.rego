@@ -15,7 +15,7 @@ claims := {"iss": github, "repository_id": "7", "ref": "refs/heads/release-1.2",
 asked(method, more) := {
 	"method": method,
 	"jwt": {"state": "verified", "claims": object.union(claims, more)},
-	"workload": {"open_to_strangers": object.get(more, "event_name", "push") == "pull_request"},
+	"workload": {"untrusted_trigger": object.get(more, "event_name", "push") == "pull_request"},
 }
 
 test_all_conditions_must_hold if {

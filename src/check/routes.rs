@@ -232,6 +232,8 @@ impl RouteRequirement {
         }
         members.put(&SCOPES, texts(self.scopes.iter().map(String::as_str)));
         if self.one_use {
+            members.put(&SINGLE_USE, Value::Bool(true));
+            // The former name, until 0.3.
             members.put(&ONE_USE, Value::Bool(true));
         }
         members.put(&IS_MET, Value::Bool(is_met));
@@ -273,6 +275,7 @@ fn is_own_origin(origin: &[u8], http: &Http<'_>) -> bool {
 static LEVEL: Key = crate::key!("level");
 static MAX_AGE: Key = crate::key!("max_age");
 static SCOPES: Key = crate::key!("scopes");
+static SINGLE_USE: Key = crate::key!("single_use");
 static ONE_USE: Key = crate::key!("one_use");
 static IS_MET: Key = crate::key!("satisfied");
 

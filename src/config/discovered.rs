@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::aliases::with_present_names;
 use super::document::{Document, substitute};
+use super::problem::Problems;
 
 /// Sections that say whom to trust.
 const SECURITY: [&str; 2] = ["keys", "plugins.stepgate"];
@@ -49,13 +51,16 @@ pub fn merge(
     } else {
         discovered
     };
-    let Value::Object(mut merged) = discovered else { return Err("the configuration is not an object".to_owned()) };
+    let Value::Object(mut merged) = with_present_names(&discovered, &mut Problems::default()) else {
+        return Err("the configuration is not an object".to_owned());
+    };
     let mut left_out = Vec::new();
     if merged.remove("discovery").is_some_and(|own| Some(&own) != boot.0.get("discovery")) {
         left_out.push("discovery (fixed at the start)".to_owned());
     }
+    let boot = &Document(with_present_names(&boot.0, &mut Problems::default()));
     if !is_signed {
-        let allowed = boot.0.pointer("/plugins/stepgate/discovery_may_set").and_then(Value::as_array);
+        let allowed = boot.0.pointer("/plugins/stepgate/discovery_allowed_keys").and_then(Value::as_array);
         let allowed: Vec<&str> = allowed.into_iter().flatten().filter_map(Value::as_str).collect();
         for section in security(&boot.0, &merged) {
             withhold(&mut merged, &boot.0, &section, &allowed, &mut left_out);
@@ -92,7 +97,7 @@ fn withhold(
             .iter()
             .any(|prefix| name == *prefix || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')));
         if !is_allowed {
-            left_out.push(format!("{name} (neither signed nor named in plugins.stepgate.discovery_may_set)"));
+            left_out.push(format!("{name} (neither signed nor named in plugins.stepgate.discovery_allowed_keys)"));
         }
         is_allowed
     });

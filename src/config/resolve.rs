@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::aliases::with_present_names;
 use super::bundles::BundleContext;
 use super::document::Document;
 use super::duration;
@@ -76,12 +77,13 @@ pub struct GrpcListenerConfig {
 /// of the process, in bytes.
 pub fn resolve(document: &Document, memory_limit: Option<u64>) -> (Option<Config>, Problems) {
     let mut problems = Problems::default();
-    keys::check(&document.0, &mut problems);
+    let document = with_present_names(&document.0, &mut problems);
+    keys::check(&document, &mut problems);
     if !problems.errors.is_empty() {
         return (None, problems);
     }
     let config =
-        Resolver { problems: &mut problems, scale: Arc::default(), memory: Memory(memory_limit) }.config(&document.0);
+        Resolver { problems: &mut problems, scale: Arc::default(), memory: Memory(memory_limit) }.config(&document);
     let config = problems.errors.is_empty().then_some(config);
     (config, problems)
 }
@@ -230,7 +232,7 @@ impl Resolver<'_> {
         }
         let mut check = check::Settings {
             input: self.input(plugin, own),
-            extras: own.section("input").flag("extras").unwrap_or(!strict),
+            extras: own.section("input").flag("stepgate_fields").unwrap_or(!strict),
             ambiguous_path: match own.section("input").text("ambiguous_path") {
                 Some("reject") => AmbiguousPath::Reject,
                 _ => AmbiguousPath::Warn,
@@ -242,8 +244,8 @@ impl Resolver<'_> {
             },
             allow_preflight: own.text("cors_preflight") == Some("allow"),
             audit: own.section("log").text("audit") == Some("required"),
-            dry_run: match (plugin.flag("dry-run"), own.flag("dry_run_faults")) {
-                (Some(true), Some(true)) => DryRun::DenialsAndFaults,
+            dry_run: match (plugin.flag("dry-run"), own.text("dry_run_scope")) {
+                (Some(true), Some("all")) => DryRun::DenialsAndFaults,
                 (Some(true), _) => DryRun::Denials,
                 _ => DryRun::Off,
             },

@@ -44,7 +44,7 @@ pub struct Allow {
     pub dynamic_metadata: Option<Metadata>,
     pub reason: Option<String>,
     /// The route requirements do not count.
-    pub ignore_demand: bool,
+    pub skip_route_requirements: bool,
 }
 
 /// An object with `allowed: false`, or one that asks for a step-up.
@@ -116,7 +116,7 @@ impl Decision {
 
     /// It allows whatever the route requires.
     pub fn ignores_demand(&self) -> bool {
-        matches!(self, Self::Allow(allow) if allow.ignore_demand)
+        matches!(self, Self::Allow(allow) if allow.skip_route_requirements)
     }
 
     /// Reads the value of the decision's rule.
@@ -144,6 +144,8 @@ struct Keys<'a> {
     http_status: Option<&'a Value>,
     step_up: Option<&'a Value>,
     reason: Option<&'a Value>,
+    skip_route_requirements: Option<&'a Value>,
+    /// Its former name, until 0.3.
     ignore_demand: Option<&'a Value>,
     dialect: Dialect,
 }
@@ -165,6 +167,7 @@ impl<'a> Keys<'a> {
                 Some("http_status") => &mut keys.http_status,
                 Some("step_up") if dialect == Dialect::Stepgate => &mut keys.step_up,
                 Some("reason") if dialect == Dialect::Stepgate => &mut keys.reason,
+                Some("skip_route_requirements") if dialect == Dialect::Stepgate => &mut keys.skip_route_requirements,
                 Some("ignore_demand") if dialect == Dialect::Stepgate => &mut keys.ignore_demand,
                 _ => continue,
             };
@@ -183,11 +186,16 @@ impl<'a> Keys<'a> {
         let dynamic_metadata = self.dynamic_metadata.map(metadata).transpose()?;
         let step_up = self.step_up.map(step_up).transpose()?;
         let reason = optional_text("reason", self.reason)?;
-        let ignore_demand = match self.ignore_demand {
-            None => false,
-            Some(Value::Bool(ignore)) => *ignore,
-            Some(other) => return Err(wrong_type("ignore_demand", "boolean", other)),
+        let flag = |key, value: Option<&Value>| match value {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(wrong_type(key, "boolean", other)),
         };
+        let former = flag("ignore_demand", self.ignore_demand)?;
+        // Where both names are there, both must say so.
+        let skips = flag("skip_route_requirements", self.skip_route_requirements)?;
+        let skip_route_requirements =
+            (former.is_some() || skips.is_some()) && former != Some(false) && skips != Some(false);
 
         // `allowed: true` beside `step_up` contradicts itself; the demand for more proof wins.
         if allowed && step_up.is_none() {
@@ -199,7 +207,7 @@ impl<'a> Keys<'a> {
                 query_parameters_to_set: query_parameters(self.query_parameters_to_set)?,
                 dynamic_metadata,
                 reason,
-                ignore_demand,
+                skip_route_requirements,
             }));
         }
         Ok(Decision::Deny(Deny {

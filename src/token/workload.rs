@@ -17,13 +17,23 @@ pub fn describe(settings: &IssuerSettings, claims: &Value) -> Option<Value> {
     of_preset(settings.preset, claims)
 }
 
+/// A person without write access can start or feed the job. The first name is the former one: both are there until 0.3, since a rule
+/// `not input.workload.open_to_strangers` would hold without it.
+const UNTRUSTED_TRIGGER: [&str; 2] = ["open_to_strangers", "untrusted_trigger"];
+
+fn put_untrusted_trigger(members: &mut Members, is_open: bool) {
+    for name in UNTRUSTED_TRIGGER {
+        members.put_text(name, Value::Bool(is_open));
+    }
+}
+
 /// The SPIFFE ID, and its parts.
 fn spiffe_id(claims: &Value) -> Option<Value> {
     let id = member(claims, "sub").and_then(as_text)?;
     let (domain, path) = spiffe::parse(id)?;
     let parts = [("provider", "spiffe"), ("subject", id), ("trust_domain", domain), ("path", path)];
     let parts = parts.into_iter().map(|(name, text)| (name, Value::from(text)));
-    Some(parts.chain([("open_to_strangers", Value::Bool(false))]).collect())
+    Some(parts.chain(UNTRUSTED_TRIGGER.map(|name| (name, Value::Bool(false)))).collect())
 }
 
 fn of_preset(preset: Preset, claims: &Value) -> Option<Value> {
@@ -81,7 +91,7 @@ fn of_preset(preset: Preset, claims: &Value) -> Option<Value> {
     // A trigger that is not known to need write access may be started, or fed, without it: pull requests, comments, and what
     // follows from them.
     let is_open = !event.is_some_and(|event| trusted.contains(&event.as_str()));
-    members.put_text("open_to_strangers", Value::Bool(is_open));
+    put_untrusted_trigger(&mut members, is_open);
     let id = text_of(claims, if preset == Preset::Github { "repository_id" } else { "project_id" });
     if let Some(id) = id {
         let place = match (text_of(claims, "environment"), text_of(claims, "ref")) {
@@ -98,7 +108,7 @@ fn of_preset(preset: Preset, claims: &Value) -> Option<Value> {
 fn kubernetes(claims: &Value) -> Value {
     let mut members = Members::default();
     members.put_text("provider", Value::from("kubernetes"));
-    members.put_text("open_to_strangers", Value::Bool(false));
+    put_untrusted_trigger(&mut members, false);
     let Some(own) = member(claims, "kubernetes.io") else { return members.into_value() };
     let account = member(own, "serviceaccount");
     let of_account = |name: &str| account.and_then(|account| text_of(account, name));
@@ -160,32 +170,38 @@ mod tests {
                 Preset::Github,
                 r#"{"repository": "o/r", "repository_id": "7", "event_name": "push", "ref": "refs/heads/main:x", "ref_protected": "true"}"#
             ),
-            r#"{"event":"push","open_to_strangers":false,"provider":"github","ref":"refs/heads/main:x","ref_protected":true,"repository":"o/r","repository_id":"7","subject":"github:repository:7:ref:refs/heads/main%3Ax"}"#
+            r#"{"event":"push","open_to_strangers":false,"provider":"github","ref":"refs/heads/main:x","ref_protected":true,"repository":"o/r","repository_id":"7","subject":"github:repository:7:ref:refs/heads/main%3Ax","untrusted_trigger":false}"#
         );
         assert_eq!(
             described(
                 Preset::Gitlab,
                 r#"{"project_id": 9, "environment": "prod:eu", "ref_protected": "false", "environment_protected": true, "pipeline_source": "merge_request_event"}"#
             ),
-            r#"{"environment":"prod:eu","environment_protected":true,"event":"merge_request_event","open_to_strangers":true,"provider":"gitlab","ref_protected":false,"repository_id":"9","subject":"gitlab:repository:9:environment:prod%3Aeu"}"#
+            r#"{"environment":"prod:eu","environment_protected":true,"event":"merge_request_event","open_to_strangers":true,"provider":"gitlab","ref_protected":false,"repository_id":"9","subject":"gitlab:repository:9:environment:prod%3Aeu","untrusted_trigger":true}"#
         );
         assert_eq!(
             described(
                 Preset::Kubernetes,
                 r#"{"kubernetes.io": {"namespace": "n", "serviceaccount": {"name": "s", "uid": "u"}, "pod": {"name": "p", "uid": "q"}}}"#
             ),
-            r#"{"namespace":"n","open_to_strangers":false,"pod":"p","pod_uid":"q","provider":"kubernetes","service_account":"s","service_account_uid":"u","subject":"kubernetes:serviceaccount:u"}"#
+            r#"{"namespace":"n","open_to_strangers":false,"pod":"p","pod_uid":"q","provider":"kubernetes","service_account":"s","service_account_uid":"u","subject":"kubernetes:serviceaccount:u","untrusted_trigger":false}"#
         );
     }
 
     #[test]
     fn what_is_unknown_is_absent_and_trusts_nobody() {
-        assert_eq!(described(Preset::Github, "{}"), r#"{"open_to_strangers":true,"provider":"github"}"#);
+        assert_eq!(
+            described(Preset::Github, "{}"),
+            r#"{"open_to_strangers":true,"provider":"github","untrusted_trigger":true}"#
+        );
         assert_eq!(
             described(Preset::Gitlab, r#"{"ref_protected": "yes", "project_id": [1]}"#),
-            r#"{"open_to_strangers":true,"provider":"gitlab"}"#
+            r#"{"open_to_strangers":true,"provider":"gitlab","untrusted_trigger":true}"#
         );
-        assert_eq!(described(Preset::Kubernetes, "{}"), r#"{"open_to_strangers":false,"provider":"kubernetes"}"#);
+        assert_eq!(
+            described(Preset::Kubernetes, "{}"),
+            r#"{"open_to_strangers":false,"provider":"kubernetes","untrusted_trigger":false}"#
+        );
         assert_eq!(described(Preset::Okta, r#"{"repository_id": "7"}"#), "");
         for (preset, claim, event) in [
             (Preset::Github, "event_name", "web"),

@@ -32,7 +32,7 @@ async fn a_svid_is_known_by_its_trust_domain() {
         let workload = verified.workload().map(crate::value::json_text).unwrap_or_default();
         assert_eq!(
             workload,
-            r#"{"open_to_strangers":false,"path":"/ns/a/sa/b","provider":"spiffe","subject":"spiffe://example.org/ns/a/sa/b","trust_domain":"example.org"}"#
+            r#"{"open_to_strangers":false,"path":"/ns/a/sa/b","provider":"spiffe","subject":"spiffe://example.org/ns/a/sa/b","trust_domain":"example.org","untrusted_trigger":false}"#
         );
         assert_eq!(verified.authn().level, 0);
     }

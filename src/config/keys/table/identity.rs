@@ -153,7 +153,7 @@ pub const KEYS: &[Key] = &[
         "Maximum time since the caller's authentication (`auth_time`).",
     ),
     key(
-        "plugins.stepgate.routes[].one_use",
+        "plugins.stepgate.routes[].single_use",
         Kind::Bool,
         "false",
         "A token is good for one request to such routes: it has a `jti`, and at most an hour left. Each replica remembers for itself.",

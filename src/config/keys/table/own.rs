@@ -31,10 +31,10 @@ pub const KEYS: &[Key] = &[
     ),
     key("plugins.stepgate.compat.decision_keys", Kind::Bool, "false", "Ignore `step_up` and `reason` in decisions."),
     key(
-        "plugins.stepgate.dry_run_faults",
-        Kind::Bool,
-        "false",
-        "With `dry-run`: allow where something went wrong, too.",
+        "plugins.stepgate.dry_run_scope",
+        Kind::Choice(&["denials", "all"]),
+        "denials",
+        "What `dry-run` allows: the denials of policies and routes, or `all`: faults of the evaluation as well.",
     ),
     key("plugins.stepgate.log", Kind::Section, "", ""),
     key(
@@ -121,7 +121,7 @@ pub const KEYS: &[Key] = &[
         "A socket file such as `unix:///run/stepgate/admin.sock`, for this machine's administrators: `POST /v1/bundles/<name>/refresh`, and `/v1/decisions`, which `stepgate tail` shows.",
     ),
     key(
-        "plugins.stepgate.discovery_may_set",
+        "plugins.stepgate.discovery_allowed_keys",
         Kind::Strings,
         "",
         "Keys such as `keys` or `plugins.stepgate.limits` that an unsigned discovery bundle may set.",
@@ -159,7 +159,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("plugins.stepgate.input", Kind::Section, "", ""),
     key(
-        "plugins.stepgate.input.extras",
+        "plugins.stepgate.input.stepgate_fields",
         Kind::Bool,
         "true",
         "Add `method`, `path`, `jwt`, `authn`, `peer` and `client` to the input. Off under `compat: strict`.",
