@@ -397,7 +397,9 @@ impl Checker {
             Decision::False | Decision::Deny(_) => None,
         });
         let now = self.clock.now();
-        let acr_values = self.tokens.as_ref().zip(demand.as_ref());
+        // Only a challenge names them.
+        let is_denied = unmet.is_some() || !decision.is_allow();
+        let acr_values = self.tokens.as_ref().zip(demand.as_ref()).filter(|_| is_denied);
         let acr_values =
             acr_values.map(|(tokens, demand)| tokens.acr_values(demand.level(), &demand.issuers)).unwrap_or_default();
         let subprotocols = self.subprotocols(attributes);

@@ -37,13 +37,13 @@ impl Checker {
 
     /// Refuses the token where it cannot do what is demanded: it is of another issuer, or was used before.
     pub(super) fn settle(&self, verdict: Verdict, attributes: &Attributes<'_>) -> Verdict {
-        let was_counted = self.tokens.as_ref().is_some_and(|tokens| tokens.was_counted(attributes));
         let error = match &verdict.unmet {
             Some(Shortfall::Issuer) => Some(TokenError::OtherIssuer),
             _ if verdict.demand.as_ref().is_some_and(|demand| demand.one_use)
                 && verdict.is_allow()
                 && !verdict.decision.ignores_demand() =>
             {
+                let was_counted = self.tokens.as_ref().is_some_and(|tokens| tokens.was_counted(attributes));
                 self.use_up(&verdict, was_counted).err()
             }
             _ => None,
