@@ -101,3 +101,31 @@ impl TokenCache {
         self.entries.weighted_size()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{IntrospectionSettings, Issuer, IssuerSettings};
+
+    #[test]
+    fn a_refreshed_answer_lives_from_now_on_and_as_long_as_it_may_be_stale() {
+        let now = 1_800_000_000;
+        let minute = Duration::from_secs(60);
+        let introspection =
+            IntrospectionSettings { stale_if_error: minute * 60, ..IntrospectionSettings::new("service") };
+        let settings = IssuerSettings {
+            audiences: vec!["api".to_owned()],
+            introspection: Some(introspection),
+            ..IssuerSettings::new("https://id.test")
+        };
+        let (issuer, _) = Issuer::new(settings);
+        let body = br#"{"active": true, "sub": "ann", "aud": "api"}"#;
+        let verified = Arc::new(Verified::introspected(&issuer, body, "opaque", now).expect("an active token"));
+        let entry = Entry { verified, bytes: 1 };
+        let (fingerprint, at) = (Fingerprint([0; 32]), Instant::now());
+        let expiry = AtTokenExpiry { clock: Clock::fixed(now), longest: minute * 10 };
+        let whole = Some(minute * 61);
+        assert_eq!(expiry.expire_after_create(&fingerprint, &entry, at), whole);
+        assert_eq!(expiry.expire_after_update(&fingerprint, &entry, at, Some(minute)), whole);
+    }
+}
