@@ -108,7 +108,7 @@ impl Resolver<'_> {
                 self.problems.error(format!("{place}.payload_in_metadata"), message);
                 continue;
             };
-            // Of the preset only what is about claims: Envoy has the keys.
+            // Only the defaults of the preset about claims: Envoy has the keys.
             let mut whole = with_defaults(item.0.unwrap_or(&Value::Null));
             for name in KEY_SOURCES.iter().chain(&["algorithms"]) {
                 whole.as_object_mut().and_then(|members| members.remove(*name));

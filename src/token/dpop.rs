@@ -24,7 +24,7 @@ use crate::value::{Value, as_text, member};
 const MAX_PROOF_BYTES: usize = 8_192;
 /// Bytes of a proof's `jti`.
 const MAX_JTI_BYTES: usize = 256;
-/// How far the clocks of clients may be off for `exp` and `nbf` of a proof, in seconds.
+/// Tolerated clock skew of clients for `exp` and `nbf` of a proof, in seconds.
 const PROOF_LEEWAY_SECONDS: i64 = 5;
 /// Members of a JWK that only its owner may know.
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];

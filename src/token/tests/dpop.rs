@@ -216,7 +216,7 @@ async fn where_nonces_are_asked_for_a_proof_has_one_of_ours() {
     assert_eq!(TokenError::Nonce.code(), "use_dpop_nonce");
 }
 
-/// Whether a proof is taken from a workload, at a host.
+/// A proof is accepted from a workload, at a host.
 async fn is_taken(bench: &Bench, principal: &str, host: &str, token: &str, proof: &str) -> bool {
     let headers = [("authorization".to_owned(), format!("DPoP {token}")), ("dpop".to_owned(), proof.to_owned())].into();
     let (method, path, host) = ("POST".to_owned(), "/pay".to_owned(), host.to_owned());

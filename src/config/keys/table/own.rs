@@ -34,7 +34,7 @@ pub const KEYS: &[Key] = &[
         "plugins.stepgate.dry_run_scope",
         Kind::Choice(&["denials", "all"]),
         "denials",
-        "What `dry-run` allows: the denials of policies and routes, or `all`: faults of the evaluation as well.",
+        "Scope of `dry-run`: `denials` of policies and routes are allowed, or `all`: faults of the evaluation as well.",
     ),
     key("plugins.stepgate.log", Kind::Section, "", ""),
     key(
