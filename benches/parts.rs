@@ -139,7 +139,7 @@ fn parts(c: &mut Criterion) {
     store.activate(snapshot(0));
     let settings = Settings {
         input: OPTIONS,
-        extras: true,
+        stepgate_fields: true,
         ambiguous_path: AmbiguousPath::Reject,
         evaluation_timeout: Duration::from_millis(50),
         dry_run: DryRun::Off,

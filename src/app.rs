@@ -157,10 +157,10 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
             authorization: launch.authorization.then(|| config.api.authorization.clone()),
         },
         limits: config.api.limits,
-        guards_evidence: config.check.extras,
+        guards_evidence: config.check.stepgate_fields,
         policy_writes: launch.policy_writes,
         default_decision: config.api.default_decision.clone(),
-        dialect: config.check.compat.dialect(),
+        dialect: config.check.compat.dialect,
         authzen_url: config.api.authzen_url.clone(),
         stopping: lifecycle.signal(),
     };

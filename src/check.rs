@@ -42,7 +42,7 @@ use crate::clock::Clock;
 use crate::opa::decision::{Decision, DecisionError, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse, Http};
 use crate::policy::{self, AnswerSource, DecisionQueue, Effort, Record};
-use crate::telemetry::{CheckOutcome, ChildSpans, Metrics, Phase, PhaseClock, SpanAttributes, Throttle, Tracer};
+use crate::telemetry::{CheckOutcome, ChildSpans, Metrics, Phase, PhaseClock, SpanAttributes, Tracer};
 use crate::token::{AssertedSettings, ReplayCache, Verifier};
 use crate::value::{Members, Value};
 
@@ -52,6 +52,7 @@ pub use self::challenge::{DpopChallenge, Settings as ChallengeSettings};
 pub use self::deadline::CheckDeadline;
 pub use self::evidence::AmbiguousPath;
 pub use self::fault::Fault;
+use self::fault::FaultLog;
 pub use self::identity::{IdentityHeader, IdentitySource};
 pub use self::identity_token::{IdentityTokenSigner, MAX_LIFETIME as MAX_IDENTITY_TOKEN_LIFETIME};
 pub use self::redirect::Redirect;
@@ -100,15 +101,8 @@ pub struct Compat {
     pub grpc_errors: bool,
     /// The parser's words go to the client.
     pub body_errors: bool,
-    /// Only OPA's keys count in a decision.
-    pub decision_keys: bool,
-}
-
-impl Compat {
-    /// The form in which results of the policy are read.
-    pub fn dialect(self) -> Dialect {
-        if self.decision_keys { Dialect::Opa } else { Dialect::Stepgate }
-    }
+    /// The keys that count in a decision: OPA's alone, or stepgate's as well.
+    pub dialect: Dialect,
 }
 
 /// Settings of all checks; fixed for the life of the process.
@@ -116,7 +110,7 @@ impl Compat {
 pub struct Settings {
     pub input: input::Options,
     /// Add `method`, `path`, `jwt` and `authn` to the document.
-    pub extras: bool,
+    pub stepgate_fields: bool,
     pub ambiguous_path: AmbiguousPath,
     /// The longest that one evaluation may take.
     pub evaluation_timeout: Duration,
@@ -166,7 +160,7 @@ pub struct Checker {
     /// Where checks are traced, if they are.
     tracer: Option<Tracer>,
     /// Lines about checks that there was no room for, and about those that there was no time for.
-    overload_logs: [Throttle; 2],
+    fault_log: FaultLog,
 }
 
 impl Checker {
@@ -178,8 +172,8 @@ impl Checker {
         metrics: Arc<Metrics>,
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let has_one_use = settings.routes.iter().any(|route| route.demand.one_use);
-        let used = has_one_use.then(|| ReplayCache::new(USED_SPAN, settings.max_used_tokens));
+        let has_single_use = settings.routes.iter().any(|route| route.demand.single_use);
+        let used = has_single_use.then(|| ReplayCache::new(USED_SPAN, settings.max_used_tokens));
         Self {
             settings,
             policy,
@@ -192,7 +186,7 @@ impl Checker {
             step_up_loop: StepUpLoopGuard::default(),
             used,
             tracer: None,
-            overload_logs: Default::default(),
+            fault_log: FaultLog::default(),
         }
     }
 
@@ -230,7 +224,7 @@ impl Checker {
         let (decided, answer) = match parsed {
             Err(error) => (CheckOutcome::Fault, self.fault(Fault::Malformed(error), None, record)),
             Ok(attributes) if is_unlogged => {
-                (CheckOutcome::Fault, self.fault(Fault::Unlogged, Some(&attributes), record))
+                (CheckOutcome::Fault, self.fault(Fault::AuditLogFull, Some(&attributes), record))
             }
             Ok(attributes) => match self.decide(message, &attributes, term, record, &mut phases).await {
                 Ok(verdict) => {
@@ -301,7 +295,7 @@ impl Checker {
     }
 
     fn fault(&self, fault: Fault, attributes: Option<&Attributes<'_>>, record: &mut Record) -> Answer {
-        fault.log(&record.decision_id, &self.overload_logs);
+        fault.log(&record.decision_id, &self.fault_log);
         self.metrics.fault(fault.reason(), fault.opa_reason());
         record.result = None;
         record.reason = fault.reason();
@@ -329,7 +323,7 @@ impl Checker {
     ) -> Result<Verdict, Fault> {
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
         record.snapshot = record.has_consumers.then(|| Arc::clone(&snapshot));
-        let path = self.canonical(attributes).map_err(|fault| self.shown(fault, message, attributes, record))?;
+        let path = self.canonical(attributes).inspect_err(|_| self.record_early_input(message, attributes, record))?;
         // A body that no rule reads may be malformed, unless OPA's answer is wanted.
         let is_read = self.settings.compat.body_errors || snapshot.reads_body();
         let body = match (is_read, record.has_consumers) {
@@ -341,12 +335,13 @@ impl Checker {
         let grant = |bytes| memory.take(bytes);
         let document =
             input::build(message, attributes, &self.settings.input, body, &mut input::BodyMemory::new(&grant))
-                .map_err(|fault| self.shown(fault.into(), message, attributes, record))?;
+                .inspect_err(|_| self.record_early_input(message, attributes, record))?;
         phases.ended(Phase::Input);
         let is_token_header = |name: &str| self.tokens.as_ref().is_some_and(|tokens| tokens.reads_header(name));
         let is_preflight = |http: &Http<'_>| preflight::is_preflight(http, is_token_header);
         if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(is_preflight) {
-            record.input = record.has_consumers.then(|| self.early(document.members, attributes, path.as_deref()));
+            record.input =
+                record.has_consumers.then(|| self.input_before_token(document.members, attributes, path.as_deref()));
             record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
         }
@@ -356,8 +351,8 @@ impl Checker {
                 Poll::Ready(evidence) => evidence,
                 Poll::Pending => {
                     // The caller may give up meanwhile: what was asked is logged all the same.
-                    let early = || self.early(document.members.clone(), attributes, path.as_deref());
-                    record.input = record.has_consumers.then(early);
+                    let early_input = || self.input_before_token(document.members.clone(), attributes, path.as_deref());
+                    record.input = record.has_consumers.then(early_input);
                     gathering.await
                 }
             }
@@ -373,9 +368,9 @@ impl Checker {
         let demand = self.demand(attributes, path.as_deref(), &evidence);
         let unmet = demand.as_ref().and_then(|demand| self.unmet(demand, attributes, &evidence, now));
         let mut members = document.members;
-        if self.settings.extras {
+        if self.settings.stepgate_fields {
             let with_caller = record.has_consumers || snapshot.reads_caller();
-            self.describe(&mut members, attributes, path.as_deref(), with_caller);
+            self.add_request_fields(&mut members, attributes, path.as_deref(), with_caller);
             evidence.add_to(&mut members, now);
             if let Some(demand) = &demand {
                 members.put(&DEMAND, demand.document(unmet.is_none()));
@@ -387,7 +382,7 @@ impl Checker {
         let decision = self.evaluate(snapshot, input, memory, term, record, phases.followed()).await?;
         phases.ended(Phase::Eval);
         let mut decision = decision;
-        let unmet = unmet.filter(|_| !decision.ignores_demand()).and_then(|unmet| match &mut decision {
+        let unmet = unmet.filter(|_| !decision.skips_route_requirements()).and_then(|unmet| match &mut decision {
             Decision::True | Decision::Allow(_) => Some(unmet),
             // The requirements of the policy and of the route are asked for at once.
             Decision::Deny(Deny { step_up: Some(step_up), .. }) => {
@@ -411,29 +406,35 @@ impl Checker {
         Ok(verdict)
     }
 
-    /// A fault before there is anything to decide about; the log shows what was asked all the same.
-    fn shown(&self, fault: Fault, message: &[u8], attributes: &Attributes<'_>, record: &mut Record) -> Fault {
+    /// Records the input of a check that ends in a fault before its decision, for the log.
+    fn record_early_input(&self, message: &[u8], attributes: &Attributes<'_>, record: &mut Record) {
         if record.has_consumers {
             // The body is left out: it may be what is wrong.
             let refuse = |_| false;
             let mut memory = input::BodyMemory::new(&refuse);
             let document = input::build(message, attributes, &self.settings.input, BodyUse::Nothing, &mut memory);
             let path = attributes.http.as_ref().and_then(|http| canonical_path(http.path).ok());
-            record.input = document.ok().map(|document| self.early(document.members, attributes, path.as_deref()));
+            record.input =
+                document.ok().map(|document| self.input_before_token(document.members, attributes, path.as_deref()));
         }
-        fault
     }
 
     /// The input of a check that ends before its token is known: masks and drop rules go by everything else.
-    fn early(&self, mut members: Members, attributes: &Attributes<'_>, path: Option<&str>) -> Value {
-        if self.settings.extras {
-            self.describe(&mut members, attributes, path, true);
+    fn input_before_token(&self, mut members: Members, attributes: &Attributes<'_>, path: Option<&str>) -> Value {
+        if self.settings.stepgate_fields {
+            self.add_request_fields(&mut members, attributes, path, true);
         }
         members.into_value()
     }
 
     /// Adds `method`, `path`, `peer` and `client` to the document.
-    fn describe(&self, members: &mut Members, attributes: &Attributes<'_>, path: Option<&str>, with_caller: bool) {
+    fn add_request_fields(
+        &self,
+        members: &mut Members,
+        attributes: &Attributes<'_>,
+        path: Option<&str>,
+        with_caller: bool,
+    ) {
         if with_caller {
             self.settings.caller.add_to(members, attributes);
         }
@@ -458,7 +459,7 @@ impl Checker {
         }
     }
 
-    /// The canonical path; where it is ambiguous, nothing or a refusal. Not even `extras: false` turns the refusal off.
+    /// The canonical path; where it is ambiguous, nothing or a refusal. Not even `stepgate_fields: false` turns the refusal off.
     fn canonical<'a>(&self, attributes: &Attributes<'a>) -> Result<Option<Cow<'a, str>>, Fault> {
         let Some(http) = &attributes.http else { return Ok(None) };
         match canonical_path(http.path) {
@@ -518,7 +519,7 @@ impl Checker {
             {
                 term.exceeded()
             }
-            policy::EvalError::Budget | policy::EvalError::Unfinished => Fault::OverBudget,
+            policy::EvalError::Budget | policy::EvalError::Unfinished => Fault::EvaluationTimeout,
             policy::EvalError::Memory(message) => Fault::EvaluationMemory(message),
             policy::EvalError::Conflict(message) => Fault::Conflict(message),
             policy::EvalError::Failed(message) => Fault::Evaluation(message),
@@ -534,7 +535,7 @@ impl Checker {
         record.answers = evaluation.answers;
         let value = evaluation.value.ok_or(Fault::Undefined)?;
         record.result = record.has_consumers.then(|| value.clone());
-        Decision::parse(&value, self.settings.compat.dialect()).map_err(Fault::Result)
+        Decision::parse(&value, self.settings.compat.dialect).map_err(Fault::Result)
     }
 
     /// Evaluates on a thread that may block: the policy computes for long, or waits for another server. Without a fault the deadline has

@@ -1,7 +1,7 @@
 //! stepgate: external authorization for Envoy and Istio.
 //!
 //! Floors, from the ground up; a module uses only what stands below it (`tests/it/tidy.rs` checks it):
-//! ground `clock` `folder` `secret` `value`; contract `opa`. `ARCHITECTURE.md` has the whole map.
+//! `ARCHITECTURE.md` has the table of the floors and the whole map.
 
 pub mod app;
 pub mod check;

@@ -1,7 +1,7 @@
 //! The values that policies read and return.
 //!
-//! `Value` is that of our Rego engine: a cheaply cloned, immutable tree of JSON values and sets. This file and
-//! `policy/engine.rs` are the only places that name that crate; everything else says `crate::value::Value`.
+//! `Value` is that of our Rego engine: a cheaply cloned, immutable tree of JSON values and sets. The files that may
+//! name that crate are listed in `tests/it/tidy.rs`; everything else says `crate::value::Value`.
 
 use std::collections::BTreeMap;
 

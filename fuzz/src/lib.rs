@@ -87,7 +87,7 @@ pub fn checker() -> Checker {
             expose_body_errors: false,
             duplicate_members: stepgate::value::DuplicateKeys::LastWins,
         },
-        extras: true,
+        stepgate_fields: true,
         ambiguous_path: AmbiguousPath::Warn,
         evaluation_timeout: Duration::from_secs(5),
         dry_run: DryRun::Off,

@@ -214,7 +214,7 @@ struct Evaluator<'a> {
 
 /// One row of a query's answer.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Row {
+pub struct Solution {
     pub bindings: Vec<(Text, Value)>,
     /// The value of each statement.
     pub values: Vec<Value>,
@@ -259,7 +259,7 @@ impl Policy {
         input: Option<&Value>,
         options: &EvalOptions,
         host: &dyn Host,
-    ) -> Result<Vec<Row>, EvalError> {
+    ) -> Result<Vec<Solution>, EvalError> {
         let arena = Arena::new();
         let mut evaluator = Evaluator::new(self, &arena, input, options, host);
         evaluator.regs.resize(query.frame as usize, None);
@@ -273,7 +273,7 @@ impl Policy {
                 .map(|(name, src)| (name.clone(), evaluator.get(src).cloned().unwrap_or_default()))
                 .collect();
             let values = query.values.iter().map(|src| evaluator.get(src).cloned().unwrap_or_default()).collect();
-            rows.push(Row { bindings, values });
+            rows.push(Solution { bindings, values });
             Ok(Flow::Continue)
         })?;
         Ok(rows)

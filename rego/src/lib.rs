@@ -14,7 +14,7 @@ pub mod value;
 pub use arcstr::literal;
 
 pub use self::compile::{CompileError, Reads, Source, compile, compile_query};
-pub use self::eval::{ErrorKind, EvalError, EvalOptions, Limits, Row};
+pub use self::eval::{ErrorKind, EvalError, EvalOptions, Limits, Solution};
 pub use self::host::{Caching, Host, HttpError, HttpRequest, HttpResponse, Pem, Place, TlsOptions};
 pub use self::policy::{GroupKind, Policy};
 pub use self::syntax::{Location, Version};

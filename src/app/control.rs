@@ -62,6 +62,6 @@ fn change_error(error: ActivationError) -> PolicyChangeError {
         ActivationError::Owned(bundle) => PolicyChangeError::Owned(bundle),
         ActivationError::NoSuchPolicy => PolicyChangeError::NotFound,
         ActivationError::Policy(rejections) => PolicyChangeError::Rejected(rejections),
-        other => PolicyChangeError::Other(other.to_string()),
+        other => PolicyChangeError::Activation(other.to_string()),
     }
 }

@@ -52,6 +52,25 @@ impl<'a> ChallengeScheme<'a> {
 /// `realm` of a challenge that would otherwise have no parameter at all, which RFC 6750 does not allow.
 const DEFAULT_REALM: &str = "stepgate";
 
+/// The reason of a step-up that asks for another level.
+pub const LEVEL_TOO_LOW: &str = "level_too_low";
+
+/// The reason of a step-up that asks only for a more recent authentication.
+pub const AUTHENTICATION_TOO_OLD: &str = "authentication_too_old";
+
+/// The word for the client's code: the policy's, or one for what is asked.
+fn reason_of(step_up: &StepUp) -> &str {
+    match (&step_up.reason, step_up.acr_values.is_empty(), step_up.max_age) {
+        (Some(reason), ..) => reason,
+        (None, false, _) => LEVEL_TOO_LOW,
+        (None, true, Some(_)) => AUTHENTICATION_TOO_OLD,
+        (None, true, None) => INSUFFICIENT_USER_AUTHENTICATION,
+    }
+}
+
+/// The error code of RFC 9470 section 3.
+const INSUFFICIENT_USER_AUTHENTICATION: &str = "insufficient_user_authentication";
+
 /// The parameters of a challenge beside its error.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hints<'a> {
@@ -182,7 +201,7 @@ impl Settings {
 
         let mut parameters = Parameters::default();
         parameters.add_some("realm", self.realm.as_deref());
-        parameters.add("error", "insufficient_user_authentication");
+        parameters.add("error", INSUFFICIENT_USER_AUTHENTICATION);
         parameters.add("error_description", &description);
         if !acr_values.is_empty() {
             parameters.add("acr_values", &acr_values.join(" "));
@@ -194,9 +213,9 @@ impl Settings {
         parameters.add_hints(Hints { scope: scope_hint, ..hints });
 
         let mut body = object([
-            ("error", "insufficient_user_authentication".into()),
+            ("error", INSUFFICIENT_USER_AUTHENTICATION.into()),
             ("error_description", description.into()),
-            ("reason", step_up.reason.as_deref().unwrap_or("step_up_required").into()),
+            ("reason", reason_of(step_up).into()),
         ]);
         if !acr_values.is_empty() {
             body.insert("acr_values".to_owned(), acr_values.clone().into());

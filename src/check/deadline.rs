@@ -29,7 +29,7 @@ impl CheckDeadline {
 
     /// The outcome of a check that exceeded its deadline.
     pub fn exceeded(&self) -> Fault {
-        if self.is_callers { Fault::CallerDeadline } else { Fault::Deadline }
+        if self.is_callers { Fault::CallerDeadline } else { Fault::CheckTimeout }
     }
 
     /// The check was queued for more than 75 % of its time, so that too little is left to answer it. The client of a

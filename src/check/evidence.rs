@@ -110,6 +110,14 @@ impl Evidence {
         }
     }
 
+    /// The reason why a request that needs a token is denied for lack of a valid one.
+    pub fn missing_token_reason(&self) -> &'static str {
+        match self.rejection_reason() {
+            "" => "no_token",
+            reason => reason,
+        }
+    }
+
     /// Adds `jwt`, `authn` and, for tokens of programs, `workload` to the document.
     pub fn add_to(&self, members: &mut Members, now: i64) {
         let (jwt, authn) = match &self.token {

@@ -32,11 +32,11 @@ pub enum Fault {
     #[error("the policy's result is not a decision")]
     Result(#[source] DecisionError),
     #[error("the evaluation went over its budget")]
-    OverBudget,
+    EvaluationTimeout,
     #[error("the evaluation needs too much memory: {0}")]
     EvaluationMemory(String),
     #[error("the check went over its deadline")]
-    Deadline,
+    CheckTimeout,
     #[error("the check went over the deadline of its caller")]
     CallerDeadline,
     #[error("too many checks are being answered")]
@@ -44,7 +44,7 @@ pub enum Fault {
     #[error("the caller gave up before there was a decision")]
     Cancelled,
     #[error("the decision finds no room in the decision log, which `audit: required` asks for")]
-    Unlogged,
+    AuditLogFull,
     #[error("answering the check panicked")]
     Panic,
 }
@@ -57,6 +57,14 @@ impl From<InputError> for Fault {
             other => Self::Input(other),
         }
     }
+}
+
+/// Rate limiters of the log lines about faults that come in crowds.
+#[derive(Debug, Default)]
+pub struct FaultLog {
+    overload: Throttle,
+    /// Time and memory of checks.
+    limits: Throttle,
 }
 
 impl Fault {
@@ -72,13 +80,13 @@ impl Fault {
             Self::NoPolicy => "no_policy",
             Self::Undefined => "undefined_decision",
             Self::Conflict(_) | Self::Evaluation(_) => "evaluation_error",
-            Self::Result(_) => "bad_decision",
-            Self::OverBudget => "over_budget",
+            Self::Result(_) => "invalid_decision",
+            Self::EvaluationTimeout => "evaluation_timeout",
             Self::EvaluationMemory(_) => "evaluation_memory",
-            Self::Deadline | Self::CallerDeadline => "deadline",
+            Self::CheckTimeout | Self::CallerDeadline => "check_timeout",
             Self::Overloaded => "overloaded",
             Self::Cancelled => "cancelled",
-            Self::Unlogged => "unlogged",
+            Self::AuditLogFull => "audit_log_full",
             Self::Panic => "panic",
         }
     }
@@ -87,13 +95,13 @@ impl Fault {
     pub fn opa_reason(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Compressed | Self::TooLarge(_) | Self::Overloaded => "start_check_error",
-            Self::Unlogged => "unknown_log_error",
+            Self::AuditLogFull => "unknown_log_error",
             Self::Input(_) | Self::AmbiguousPath(_) => "request_parse_error",
             Self::NoPolicy | Self::Undefined | Self::Evaluation(_) | Self::Panic => "envoyauth_eval_error",
             Self::Conflict(_) => "eval_conflict_error",
             Self::Result(_) => "envoyauth_result_error",
-            Self::OverBudget | Self::EvaluationMemory(_) => "eval_cancel_error",
-            Self::Deadline | Self::CallerDeadline => "check_request_timeout",
+            Self::EvaluationTimeout | Self::EvaluationMemory(_) => "eval_cancel_error",
+            Self::CheckTimeout | Self::CallerDeadline => "check_request_timeout",
             Self::Cancelled => "check_request_cancelled",
         }
     }
@@ -105,13 +113,13 @@ impl Fault {
             Self::TooLarge(_) => HttpStatus::CONTENT_TOO_LARGE,
             Self::Undefined | Self::Conflict(_) | Self::Evaluation(_) | Self::Result(_) => HttpStatus::FORBIDDEN,
             Self::NoPolicy
-            | Self::OverBudget
+            | Self::EvaluationTimeout
             | Self::EvaluationMemory(_)
-            | Self::Deadline
+            | Self::CheckTimeout
             | Self::CallerDeadline
             | Self::Overloaded
             | Self::Cancelled
-            | Self::Unlogged
+            | Self::AuditLogFull
             | Self::Panic => HttpStatus::SERVICE_UNAVAILABLE,
         }
     }
@@ -136,25 +144,25 @@ impl Fault {
             // A fault that a client can cause by the size or the content of its request is never an error that Envoy may turn into an allow;
             // nor is a lack of room in the decision log.
             Self::Result(_)
-            | Self::OverBudget
+            | Self::EvaluationTimeout
             | Self::EvaluationMemory(_)
-            | Self::Deadline
+            | Self::CheckTimeout
             | Self::Overloaded
             | Self::Panic
             | Self::Input(_)
             | Self::AmbiguousPath(_)
-            | Self::Unlogged => return None,
+            | Self::AuditLogFull => return None,
         })
     }
 
     /// Faults of the policy or of stepgate log as errors, those of a client as information. Overload faults go through a rate
     /// limiter: a line for each would take processor time from the checks.
-    pub(super) fn log(&self, id: &str, [overloaded, late]: &[Throttle; 2]) {
+    pub(super) fn log(&self, id: &str, throttles: &FaultLog) {
         let (reason, error) = (self.reason(), chain(self));
         match self {
-            Self::Overloaded | Self::Deadline | Self::CallerDeadline | Self::EvaluationMemory(_) => {
-                let overload_logs = if matches!(self, Self::Overloaded) { overloaded } else { late };
-                if let Some(withheld) = overload_logs.due(Instant::now()) {
+            Self::Overloaded | Self::CheckTimeout | Self::CallerDeadline | Self::EvaluationMemory(_) => {
+                let throttle = if matches!(self, Self::Overloaded) { &throttles.overload } else { &throttles.limits };
+                if let Some(withheld) = throttle.due(Instant::now()) {
                     tracing::error!(decision_id = id, reason, error, withheld, "check failed; the request is denied");
                 }
             }

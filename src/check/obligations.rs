@@ -39,9 +39,9 @@ impl Checker {
     pub(super) fn settle(&self, verdict: Verdict, attributes: &Attributes<'_>) -> Verdict {
         let error = match &verdict.unmet {
             Some(Shortfall::Issuer) => Some(TokenError::OtherIssuer),
-            _ if verdict.demand.as_ref().is_some_and(|demand| demand.one_use)
+            _ if verdict.demand.as_ref().is_some_and(|demand| demand.single_use)
                 && verdict.is_allow()
-                && !verdict.decision.ignores_demand() =>
+                && !verdict.decision.skips_route_requirements() =>
             {
                 let was_counted = self.tokens.as_ref().is_some_and(|tokens| tokens.was_counted(attributes));
                 self.use_up(&verdict, was_counted).err()

@@ -96,7 +96,7 @@ impl Verdict {
     pub fn step_up(&self) -> Option<&StepUp> {
         match (&self.decision, &self.unmet) {
             (Decision::Deny(deny), _) => deny.step_up.as_ref(),
-            (Decision::True | Decision::Allow(_), Some(Shortfall::Authentication(step_up))) => Some(step_up),
+            (Decision::True | Decision::Allow(_), Some(shortfall)) => shortfall.step_up(),
             _ => None,
         }
     }
@@ -105,8 +105,7 @@ impl Verdict {
     pub fn reason(&self) -> &'static str {
         match &self.unmet {
             _ if self.is_not_satisfiable => "step_up_not_satisfiable",
-            Some(Shortfall::Origin) => "cross_origin",
-            Some(_) => "demand_not_met",
+            Some(shortfall) => shortfall.reason().unwrap_or_else(|| self.evidence.missing_token_reason()),
             None => "",
         }
     }

@@ -3,6 +3,7 @@
 //! Every route that matches counts: the highest level, the shortest age and all scopes are demanded together, so that a
 //! further route can only demand more.
 
+use super::challenge::{AUTHENTICATION_TOO_OLD, LEVEL_TOO_LOW};
 use crate::opa::decision::StepUp;
 use crate::opa::input::Http;
 use crate::token::{SpiffePattern, Verified};
@@ -30,7 +31,7 @@ pub struct RouteRequirement {
     pub max_age: Option<u64>,
     pub scopes: Vec<String>,
     /// A token is valid for one such request.
-    pub one_use: bool,
+    pub single_use: bool,
     /// For each route that names some: the issuers of which one must have given the token.
     pub issuers: Vec<Vec<String>>,
     /// Unsafe methods must come from a page of the same origin.
@@ -64,7 +65,10 @@ pub enum Shortfall {
     Issuer,
     /// To come from a page of the same origin.
     Origin,
-    Authentication(StepUp),
+    /// A higher level of authentication.
+    Level(StepUp),
+    /// A more recent authentication.
+    Age(StepUp),
     /// Scopes, and nothing else (RFC 6750 section 3.1).
     Scope(String),
 }
@@ -146,7 +150,7 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str, peer: Option<&str>)
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
-        so_far.one_use |= route.demand.one_use;
+        so_far.single_use |= route.demand.single_use;
         so_far.same_origin |= route.demand.same_origin;
         so_far.issuers.extend(route.demand.issuers.iter().cloned());
         for scope in &route.demand.scopes {
@@ -159,12 +163,31 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str, peer: Option<&str>)
 }
 
 impl Shortfall {
+    /// The word for the response, the decision log and the metrics; `None` where the token's state has one.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Token | Self::Issuer => None,
+            Self::Origin => Some("cross_origin"),
+            Self::Level(_) => Some(LEVEL_TOO_LOW),
+            Self::Age(_) => Some(AUTHENTICATION_TOO_OLD),
+            Self::Scope(_) => Some("insufficient_scope"),
+        }
+    }
+
+    /// The authentication that would be enough.
+    pub fn step_up(&self) -> Option<&StepUp> {
+        match self {
+            Self::Level(step_up) | Self::Age(step_up) => Some(step_up),
+            Self::Token | Self::Issuer | Self::Origin | Self::Scope(_) => None,
+        }
+    }
+
     /// Adds it to what the policy asks for.
     pub fn add_to(self, step_up: &mut StepUp) {
         let (more, scope) = match self {
             Self::Token | Self::Issuer | Self::Origin => return,
             Self::Scope(scope) => (None, Some(scope)),
-            Self::Authentication(more) => (Some(more.clone()), more.scope),
+            Self::Level(more) | Self::Age(more) => (Some(more.clone()), more.scope),
         };
         if let Some(more) = more {
             if step_up.acr_values.is_empty() {
@@ -214,12 +237,14 @@ impl RouteRequirement {
             [] => verified.acr_values(required.level),
             named => named.to_vec(),
         });
-        Some(Shortfall::Authentication(StepUp {
+        let shortfall = if too_low.is_some() { Shortfall::Level } else { Shortfall::Age };
+        let reason = if too_low.is_some() { LEVEL_TOO_LOW } else { AUTHENTICATION_TOO_OLD };
+        Some(shortfall(StepUp {
             acr_values: asked.unwrap_or_default(),
             max_age: self.max_age,
             scope,
             description: None,
-            reason: Some(if too_low.is_some() { "level_too_low" } else { "authentication_too_old" }.to_owned()),
+            reason: Some(reason.to_owned()),
         }))
     }
 
@@ -231,7 +256,7 @@ impl RouteRequirement {
             members.put(&MAX_AGE, Value::from(max_age));
         }
         members.put(&SCOPES, texts(self.scopes.iter().map(String::as_str)));
-        if self.one_use {
+        if self.single_use {
             members.put(&SINGLE_USE, Value::Bool(true));
             // The former name, until 0.3.
             members.put(&ONE_USE, Value::Bool(true));

@@ -28,7 +28,7 @@ allow := {"allowed": true, "headers": {"x-name": input.parsed_body.name}} if seg
 allow := 1 if seg == "conflict"
 allow := 2 if seg == "conflict"
 allow := {"allowed": true, "headers": {"x-path": input.path}} if seg == "path"
-allow := {"allowed": true, "ignore_demand": true} if seg == "override"
+allow := {"allowed": true, "skip_route_requirements": true} if seg == "override"
 allow := input.demand.satisfied if seg == "reads"
 allow := {"allowed": true, "dynamic_metadata": {"state": input.jwt.state, "level": input.authn.level}} if seg == "extras"
 "#;
@@ -48,7 +48,7 @@ fn settings() -> Settings {
             expose_body_errors: false,
             duplicate_members: crate::value::DuplicateKeys::LastWins,
         },
-        extras: true,
+        stepgate_fields: true,
         ambiguous_path: AmbiguousPath::Warn,
         evaluation_timeout: Duration::from_millis(500),
         dry_run: DryRun::Off,
@@ -206,7 +206,7 @@ async fn every_fault_is_a_denial_with_its_status_and_reason() {
     let checker = checker(settings(), false);
     for (path, status, reason) in [
         ("/none", 403, "undefined_decision"),
-        ("/bad", 403, "bad_decision"),
+        ("/bad", 403, "invalid_decision"),
         ("/conflict", 403, "evaluation_error"),
         ("/%zz", 400, "request_parse_error"),
     ] {
@@ -272,7 +272,7 @@ async fn a_passed_deadline_and_a_missing_policy_are_denials() {
 
 #[tokio::test]
 async fn opas_errors_come_back_only_when_asked_for() {
-    let compat = Compat { grpc_errors: true, body_errors: true, decision_keys: true };
+    let compat = Compat { grpc_errors: true, body_errors: true, dialect: Dialect::Opa };
     let strict = checker(Settings { compat, ..settings() }, false);
     for path in ["/none", "/bad", "/conflict"] {
         let answer = answer(&strict, &message(path, &[])).await;
@@ -341,7 +341,7 @@ async fn an_ambiguous_path_is_absent_or_refused() {
     let (_, _, body) = denial(&respond(&warns, "/path//", &[]).await);
     assert!(body.contains("undefined_decision"), "input.path is absent: {body}");
     let rejects = checker(Settings { ambiguous_path: AmbiguousPath::Reject, ..settings() }, false);
-    let bare = Settings { ambiguous_path: AmbiguousPath::Reject, extras: false, ..settings() };
+    let bare = Settings { ambiguous_path: AmbiguousPath::Reject, stepgate_fields: false, ..settings() };
     for rejects in [rejects, checker(bare, false)] {
         let (status, _, body) = denial(&respond(&rejects, "//true", &[]).await);
         assert_eq!(status, 400);
@@ -379,7 +379,7 @@ async fn the_policy_sees_the_evidence() {
         let text = format!("{:?}", response.dynamic_metadata);
         assert!(text.contains(state), "{text}");
     }
-    let bare = checker(Settings { extras: false, ..settings() }, false);
+    let bare = checker(Settings { stepgate_fields: false, ..settings() }, false);
     assert!(denial(&respond(&bare, "/extras", &[]).await).2.contains("undefined_decision"));
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
-use stepgate_rego::{EvalOptions, Place, Policy, Row, Version, compile_query};
+use stepgate_rego::{EvalOptions, Place, Policy, Solution, Version, compile_query};
 
 use super::check::{PolicyArgs, listed};
 use super::coverage::Coverage;
@@ -155,7 +155,7 @@ impl Eval {
         }
         match result {
             Ok(rows) => {
-                let rows: Vec<Row> = rows.into_iter().filter(|row| compiled.is_solution(row)).collect();
+                let rows: Vec<Solution> = rows.into_iter().filter(|row| compiled.is_solution(row)).collect();
                 println!("{}", self.written(&rows, query, &compiled.places, &self.records(policy, &trail)));
                 let defined = !rows.is_empty();
                 let failed = (self.fail && !defined) || (self.fail_defined && defined);
@@ -210,7 +210,13 @@ impl Eval {
         records
     }
 
-    fn written(&self, rows: &[Row], query: &str, places: &[(u32, u32)], records: &[(&'static str, Value)]) -> String {
+    fn written(
+        &self,
+        rows: &[Solution],
+        query: &str,
+        places: &[(u32, u32)],
+        records: &[(&'static str, Value)],
+    ) -> String {
         match self.format {
             Format::Json => {
                 let texts = statements(query, places);
@@ -222,7 +228,7 @@ impl Eval {
                 pretty(&members.into_iter().collect())
             }
             Format::Pretty => {
-                let shown = |row: &Row| match row.values.as_slice() {
+                let shown = |row: &Solution| match row.values.as_slice() {
                     [value] if row.bindings.is_empty() => pretty(value),
                     _ => pretty(&bindings(row)),
                 };
@@ -236,7 +242,7 @@ impl Eval {
             }
             Format::Raw => {
                 let raw = |value: &Value| value.as_str().map_or_else(|| value.to_json(), str::to_owned);
-                let line = |row: &Row| row.values.iter().map(raw).collect::<Vec<_>>().join(" ");
+                let line = |row: &Solution| row.values.iter().map(raw).collect::<Vec<_>>().join(" ");
                 rows.iter().map(line).collect::<Vec<_>>().join("\n")
             }
             Format::Values => {
@@ -248,12 +254,12 @@ impl Eval {
     }
 }
 
-fn bindings(row: &Row) -> Value {
+fn bindings(row: &Solution) -> Value {
     let members = row.bindings.iter().map(|(name, value)| (Value::from(name.as_str()), value.clone()));
     Value::object(members.collect())
 }
 
-fn row_of(row: &Row, texts: &[(String, (u32, u32))]) -> Value {
+fn row_of(row: &Solution, texts: &[(String, (u32, u32))]) -> Value {
     let expression = |(value, (text, (row, column))): (&Value, &(String, (u32, u32)))| -> Value {
         let location: Value = [("row", Value::from(*row)), ("col", Value::from(*column))].into_iter().collect();
         [("value", value.clone()), ("text", Value::from(text.as_str())), ("location", location)].into_iter().collect()

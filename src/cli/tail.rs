@@ -136,7 +136,7 @@ fn is_allowed_by_policy(event: &Value) -> bool {
     let result = event.get("result");
     let is_true = |value: &Value| value == &Value::Bool(true);
     let reason = event.pointer("/custom/reason").and_then(Value::as_str).unwrap_or_default();
-    let is_overruled = matches!(reason, "demand_not_met" | "step_up_not_satisfiable");
+    let is_overruled = !matches!(reason, "" | "cors_preflight");
     !is_overruled && result.is_some_and(|result| is_true(result) || result.get("allowed").is_some_and(is_true))
 }
 
@@ -198,7 +198,7 @@ mod tests {
         let colored = pretty(&event(json!(true)), true);
         assert_eq!(colored.matches('\u{1b}').count(), 2, "only ours: {colored:?}");
         let mut overruled = event(json!(true));
-        overruled["custom"] = json!({"reason": "demand_not_met"});
+        overruled["custom"] = json!({"reason": "level_too_low"});
         assert!(!is_allowed(&overruled));
         // The answer to Envoy counts, not the policy's result.
         let mut passed = event(json!({"allowed": false}));

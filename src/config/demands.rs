@@ -75,11 +75,11 @@ impl Resolver<'_> {
         let level = item.at("level").and_then(|level| self.level(level, &format!("{place}.level"))).unwrap_or(0);
         let max_age = item.at("max_age").map(|_| item.duration("max_age", std::time::Duration::ZERO).as_secs());
         let scopes = owned("scopes");
-        let one_use = item.flag("single_use").unwrap_or(false);
+        let single_use = item.flag("single_use").unwrap_or(false);
         let has_no_level = item.at("level").is_none_or(|level| level == 0);
         let same_origin = item.flag("same_origin").unwrap_or(false);
         let demands_token = ["acr_values", "issuers", "peers"].iter().any(|name| !item.texts(name).is_empty());
-        let allows_anonymous = has_no_level && max_age.is_none() && scopes.is_empty() && !one_use && !demands_token;
+        let allows_anonymous = has_no_level && max_age.is_none() && scopes.is_empty() && !single_use && !demands_token;
         if allows_anonymous && !same_origin {
             let message = "it demands nothing: give `level`, `max_age`, `scopes`, `acr_values`, `issuers`, `peers`, `same_origin` or `single_use`";
             self.problems.error(&place, message);
@@ -118,7 +118,7 @@ impl Resolver<'_> {
             levels: if required == LevelRequirement::default() { Vec::new() } else { vec![required] },
             max_age,
             scopes,
-            one_use,
+            single_use,
             allows_anonymous,
             issuers: if issuers.is_empty() { Vec::new() } else { vec![issuers] },
             same_origin,

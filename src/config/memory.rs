@@ -26,7 +26,7 @@ pub(super) enum Consumer {
 
 /// A part of the memory.
 #[derive(Clone, Copy, Debug)]
-enum Part {
+enum Fraction {
     /// The limit divided by this.
     OfLimit(u64),
     /// Sixteenths of what is left once the process, a bundle of 8 MiB and the parts of the limit are taken off: caches give way first.
@@ -34,20 +34,20 @@ enum Part {
 }
 
 /// Each consumer with its bytes where there is no limit, which it never exceeds, and its part of a limit.
-const TABLE: [(Consumer, u64, Part); 13] = [
-    (Consumer::Evaluation, 48 << 20, Part::OfLimit(8)),
-    (Consumer::Evaluations, 512 << 20, Part::OfLimit(4)),
-    (Consumer::BytesInFlight, 128 << 20, Part::OfLimit(8)),
-    (Consumer::Connections, 20_000 * CONNECTION_BYTES, Part::OfLimit(16)),
-    (Consumer::UnreadAnswers, 64 << 20, Part::OfLimit(64)),
-    (Consumer::HeaderBlocks, 64 << 20, Part::OfLimit(64)),
-    (Consumer::IncompleteMessages, 64 << 20, Part::OfLimit(32)),
-    (Consumer::TokenCache, 64 << 20, Part::OfRest(8)),
-    (Consumer::DecisionLogBuffer, 64 << 20, Part::OfRest(2)),
-    (Consumer::DecisionQueue, 16 << 20, Part::OfRest(2)),
-    (Consumer::HttpSendCache, 64 << 20, Part::OfRest(2)),
-    (Consumer::Proofs, 1_000_000 * PROOF_BYTES, Part::OfRest(1)),
-    (Consumer::UsedTokens, 500_000 * PROOF_BYTES, Part::OfRest(1)),
+const TABLE: [(Consumer, u64, Fraction); 13] = [
+    (Consumer::Evaluation, 48 << 20, Fraction::OfLimit(8)),
+    (Consumer::Evaluations, 512 << 20, Fraction::OfLimit(4)),
+    (Consumer::BytesInFlight, 128 << 20, Fraction::OfLimit(8)),
+    (Consumer::Connections, 20_000 * CONNECTION_BYTES, Fraction::OfLimit(16)),
+    (Consumer::UnreadAnswers, 64 << 20, Fraction::OfLimit(64)),
+    (Consumer::HeaderBlocks, 64 << 20, Fraction::OfLimit(64)),
+    (Consumer::IncompleteMessages, 64 << 20, Fraction::OfLimit(32)),
+    (Consumer::TokenCache, 64 << 20, Fraction::OfRest(8)),
+    (Consumer::DecisionLogBuffer, 64 << 20, Fraction::OfRest(2)),
+    (Consumer::DecisionQueue, 16 << 20, Fraction::OfRest(2)),
+    (Consumer::HttpSendCache, 64 << 20, Fraction::OfRest(2)),
+    (Consumer::Proofs, 1_000_000 * PROOF_BYTES, Fraction::OfRest(1)),
+    (Consumer::UsedTokens, 500_000 * PROOF_BYTES, Fraction::OfRest(1)),
 ];
 
 /// An idle connection: 15 KiB, measured with 10,000 of them.
@@ -64,18 +64,18 @@ impl Memory {
         let Some((_, most, part)) = row else { return 0 };
         let Some(limit) = self.0 else { return *most };
         let share = match part {
-            Part::OfLimit(divisor) => limit.checked_div(*divisor).unwrap_or(limit),
-            Part::OfRest(sixteenths) => Self::rest(limit).saturating_mul(*sixteenths) / 16,
+            Fraction::OfLimit(divisor) => limit.checked_div(*divisor).unwrap_or(limit),
+            Fraction::OfRest(sixteenths) => Self::rest(limit).saturating_mul(*sixteenths) / 16,
         };
         share.clamp(1, *most)
     }
 
     fn rest(limit: u64) -> u64 {
         let fixed = TABLE.iter().fold(0u64, |sum, (consumer, _, part)| match part {
-            // Part of all evaluations.
+            // Fraction of all evaluations.
             _ if *consumer == Consumer::Evaluation => sum,
-            Part::OfLimit(divisor) => sum.saturating_add(limit.checked_div(*divisor).unwrap_or(0)),
-            Part::OfRest(_) => sum,
+            Fraction::OfLimit(divisor) => sum.saturating_add(limit.checked_div(*divisor).unwrap_or(0)),
+            Fraction::OfRest(_) => sum,
         });
         limit.saturating_sub(fixed).saturating_sub(BASE_BYTES).max(limit / 64)
     }

@@ -25,6 +25,7 @@ use crate::feed::decision_log::DecisionLogSettings;
 use crate::feed::discovery::DiscoverySettings;
 use crate::feed::status::sender::StatusSettings;
 use crate::feed::traces::TraceSettings;
+use crate::opa::decision::Dialect;
 use crate::opa::input::{Descriptors, Options};
 use crate::policy::{BuiltinSettings, Entrypoint, MemorySettings, OutboundSettings};
 use crate::remote::service::ServiceSettings;
@@ -215,7 +216,7 @@ impl Resolver<'_> {
         let compat = Compat {
             grpc_errors: compat("grpc_errors"),
             body_errors: compat("body_errors"),
-            decision_keys: compat("decision_keys"),
+            dialect: if compat("decision_keys") { Dialect::Opa } else { Dialect::Stepgate },
         };
         let builtins = builtins(document, own.section("builtins"), strict, limits, self.memory);
         if builtins.memory.each > builtins.memory.all {
@@ -232,7 +233,7 @@ impl Resolver<'_> {
         }
         let mut check = check::Settings {
             input: self.input(plugin, own),
-            extras: own.section("input").flag("stepgate_fields").unwrap_or(!strict),
+            stepgate_fields: own.section("input").flag("stepgate_fields").unwrap_or(!strict),
             ambiguous_path: match own.section("input").text("ambiguous_path") {
                 Some("reject") => AmbiguousPath::Reject,
                 _ => AmbiguousPath::Warn,

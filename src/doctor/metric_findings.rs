@@ -67,10 +67,10 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
         "stepgate_faults_total" => {
             let remediation = match label("reason") {
                 "overloaded" => "add replicas or processors (limits.checks_in_flight)",
-                "deadline" => "Envoy waits no longer; is the processor throttled?",
+                "check_timeout" => "Envoy waits no longer; is the processor throttled?",
                 "no_policy" => "`stepgate check` says what is wrong with the policy",
                 "undefined_decision" => "no rule gave a decision; give the entry point a default",
-                "over_budget" => "the policy is too slow; `stepgate eval --profile` shows where",
+                "evaluation_timeout" => "the policy is too slow; `stepgate eval --profile` shows where",
                 _ => "docs/status-codes.md, and the log",
             };
             format!("{count} check(s) denied by a fault, {}: {remediation}", label("reason"))
@@ -99,8 +99,8 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                 "limit" => "raise limits.connections, or add replicas",
                 "handshakes" => "clients open TLS connections without completing the handshake, or the process is CPU-starved",
                 "handshake" => "is TLS spoken there, of a version that is wanted here? The log says more",
-                "abandoned" => "probes that only open the port, or callers that left without a word",
-                "distrusted" => "the caller does not trust our certificate: give it our root",
+                "client_closed" => "probes that only open the port, or callers that left without a word",
+                "client_rejected_certificate" => "the caller does not trust our certificate: give it our root",
                 "protocol" => "HTTP/2 without TLS is spoken there; does the caller use TLS (grpc.tls), or HTTP/1?",
                 "no_certificate" => {
                     "the caller must show one; in Istio by `mode: ISTIO_MUTUAL` or `MUTUAL` in its DestinationRule"

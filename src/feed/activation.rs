@@ -59,9 +59,9 @@ fn list(rejections: &[Rejection]) -> String {
     format!("{} error(s) in the policy:\n{}", lines.len(), lines.join("\n"))
 }
 
-/// A candidate bundle.
+/// A bundle, active or a candidate.
 #[derive(Clone, Debug)]
-struct Part {
+struct ActiveBundle {
     bundle: Bundle,
     etag: String,
 }
@@ -74,7 +74,7 @@ pub struct Activated {
     pub kind: &'static str,
 }
 
-type Parts = BTreeMap<String, Arc<Part>>;
+type ActiveBundles = BTreeMap<String, Arc<ActiveBundle>>;
 
 /// Requirements for policies.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ struct Active {
     files: Arc<Sources>,
     /// Policies that the API has put in the place of files, or taken away.
     changed: BTreeMap<String, Option<Module>>,
-    bundles: Parts,
+    bundles: ActiveBundles,
     /// Bundles that should be gone and that others still need.
     leaving: BTreeSet<String>,
 }
@@ -167,8 +167,8 @@ impl Activation {
                 BundlePayload::Snapshot(bundle) => bundle,
                 BundlePayload::Delta(delta) => {
                     // The first of all changes nothing but an empty bundle.
-                    let empty = || Part::empty(&delta.manifest);
-                    before.map_or_else(empty, |before| Part::clone(before)).patched(name, delta)?
+                    let empty = || ActiveBundle::empty(&delta.manifest);
+                    before.map_or_else(empty, |before| ActiveBundle::clone(before)).patched(name, delta)?
                 }
             };
             if rollback_guard {
@@ -182,7 +182,7 @@ impl Activation {
             }
             told.revision = bundle.manifest.revision.clone();
             active.leaving.remove(name);
-            active.bundles.insert(name.to_owned(), Arc::new(Part { bundle, etag: etag.to_owned() }));
+            active.bundles.insert(name.to_owned(), Arc::new(ActiveBundle { bundle, etag: etag.to_owned() }));
             Ok(())
         })?;
         Ok(told)
@@ -345,14 +345,15 @@ impl Active {
             all.add_data(&[], part.bundle.sources.data.clone()).map_err(failed)?;
             all.add_data(&["system", "bundles", name], part.record()).map_err(failed)?;
         }
-        let revision = |(name, part): (&String, &Arc<Part>)| (name.clone(), part.bundle.manifest.revision.clone());
+        let revision =
+            |(name, part): (&String, &Arc<ActiveBundle>)| (name.clone(), part.bundle.manifest.revision.clone());
         let revisions = self.bundles.iter().map(revision).collect();
         let built = Snapshot::build(&all, entrypoint, host_context).map_err(ActivationError::Policy)?;
         Ok(built.with_revisions(revisions))
     }
 
     /// No two bundles may own the same place.
-    fn check_roots(&self, name: &str, part: &Part) -> Result<(), ActivationError> {
+    fn check_roots(&self, name: &str, part: &ActiveBundle) -> Result<(), ActivationError> {
         for (other, known) in self.bundles.iter().take_while(|(other, _)| other.as_str() < name) {
             if let Some(root) = part.bundle.manifest.roots.shared_with(&known.bundle.manifest.roots) {
                 return Err(ActivationError::Overlap { one: other.clone(), other: name.to_owned(), root });
@@ -362,7 +363,7 @@ impl Active {
     }
 }
 
-impl Part {
+impl ActiveBundle {
     /// Its policies, with its name before theirs.
     fn modules<'p>(&'p self, name: &'p str) -> impl Iterator<Item = Module> + 'p {
         let modules = self.bundle.sources.modules.iter();

@@ -115,7 +115,7 @@ impl Decision {
     }
 
     /// It allows whatever the route requires.
-    pub fn ignores_demand(&self) -> bool {
+    pub fn skips_route_requirements(&self) -> bool {
         matches!(self, Self::Allow(allow) if allow.skip_route_requirements)
     }
 

@@ -1,6 +1,6 @@
 //! One compiled policy: our Rego engine over the sources of a snapshot.
 //!
-//! With `question.rs`, `world.rs`, `trail.rs` and `value.rs`, the only file of the service that names `stepgate_rego`. The policy is immutable and shared by all workers;
+//! `tests/it/tidy.rs` lists the files that may name `stepgate_rego`. The policy is immutable and shared by all workers;
 //! what an evaluation needs beside it lives as long as the evaluation.
 
 use std::fmt;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use stepgate_rego::{EvalError, EvalOptions, Limits, Row, Version, compile_query};
+use stepgate_rego::{EvalError, EvalOptions, Limits, Solution, Version, compile_query};
 
 use super::engine::{Engine, Rejection};
 use super::host::EvalHost;
@@ -83,7 +83,7 @@ impl Engine {
         let world = EvalHost::until(Instant::now() + question.budget, question.budget, self.host_context());
         let rows = self.policy().query(&compiled, question.input, &options(question, &world), &world);
         let rows = rows.map_err(|error| QueryError::Evaluation(api_error(error)))?;
-        let bindings = |row: Row| {
+        let bindings = |row: Solution| {
             Value::object(row.bindings.into_iter().map(|(name, value)| (Value::from(name.as_str()), value)).collect())
         };
         Ok(rows.into_iter().filter(|row| compiled.is_solution(row)).map(bindings).collect())

@@ -60,7 +60,8 @@ pub enum PolicyChangeError {
     Owned(String),
     NotFound,
     Rejected(Vec<Rejection>),
-    Other(String),
+    /// The policies compile, and could not be activated.
+    Activation(String),
 }
 
 /// The parts of the process that the API shows and changes beside decisions.

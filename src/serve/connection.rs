@@ -187,7 +187,7 @@ where
     .await;
     let excess = state.excess().or_else(|| is_unread.then_some("the peer has read nothing for 10 seconds"));
     match (excess, state.other_protocol()) {
-        (Some(why), _) => Err(Refusal { reason: RejectReason::Excess, why: why.to_owned() }),
+        (Some(why), _) => Err(Refusal { reason: RejectReason::QuotaExceeded, why: why.to_owned() }),
         (None, Some(why)) => Err(Refusal { reason: RejectReason::Protocol, why: why.to_owned() }),
         (None, None) => Ok(()),
     }

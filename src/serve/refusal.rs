@@ -36,7 +36,7 @@ impl Refusals {
         let (listener, reason, why) = (self.listener, refusal.reason.label(), refusal.why.as_str());
         match refusal.reason {
             // Also what a probe of the port leaves.
-            RejectReason::Abandoned => {
+            RejectReason::ClientClosed => {
                 tracing::info!(reason, why, listener, peer, withheld, "a connection was not served")
             }
             _ => tracing::warn!(reason, why, listener, peer, withheld, "a connection was not served"),

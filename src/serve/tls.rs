@@ -323,10 +323,10 @@ fn refusal(error: &io::Error) -> Refusal {
             | Alert::CertificateRevoked
             | Alert::CertificateUnknown
             | Alert::UnsupportedCertificate,
-        )) => RejectReason::Distrusted,
+        )) => RejectReason::ClientRejectedCertificate,
         Some(rustls::Error::InvalidCertificate(_)) => RejectReason::NotAllowed,
         Some(_) => RejectReason::Handshake,
-        None => RejectReason::Abandoned,
+        None => RejectReason::ClientClosed,
     };
     Refusal { reason, why: error.to_string() }
 }

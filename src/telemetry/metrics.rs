@@ -112,9 +112,9 @@ pub enum RejectReason {
     /// TLS was not agreed upon, or took too long.
     Handshake,
     /// The peer left before TLS was agreed upon, as a probe does that only opens the port.
-    Abandoned,
+    ClientClosed,
     /// The peer does not trust our certificate, and says so.
-    Distrusted,
+    ClientRejectedCertificate,
     /// The peer does not speak HTTP/2 here, or TLS where there is none.
     Protocol,
     /// The peer shows no certificate, and must.
@@ -122,7 +122,7 @@ pub enum RejectReason {
     /// The peer's certificate is not trusted, or it is not one of `allowed_spiffe_ids`.
     NotAllowed,
     /// The peer takes too much of the process: answers that it does not read, header blocks that it does not complete.
-    Excess,
+    QuotaExceeded,
 }
 
 impl RejectReason {
@@ -130,12 +130,12 @@ impl RejectReason {
         Self::Limit,
         Self::Handshakes,
         Self::Handshake,
-        Self::Abandoned,
-        Self::Distrusted,
+        Self::ClientClosed,
+        Self::ClientRejectedCertificate,
         Self::Protocol,
         Self::NoCertificate,
         Self::NotAllowed,
-        Self::Excess,
+        Self::QuotaExceeded,
     ];
 
     pub fn label(self) -> &'static str {
@@ -143,12 +143,12 @@ impl RejectReason {
             Self::Limit => "limit",
             Self::Handshakes => "handshakes",
             Self::Handshake => "handshake",
-            Self::Abandoned => "abandoned",
-            Self::Distrusted => "distrusted",
+            Self::ClientClosed => "client_closed",
+            Self::ClientRejectedCertificate => "client_rejected_certificate",
             Self::Protocol => "protocol",
             Self::NoCertificate => "no_certificate",
             Self::NotAllowed => "not_allowed",
-            Self::Excess => "quota_exceeded",
+            Self::QuotaExceeded => "quota_exceeded",
         }
     }
 }

@@ -572,7 +572,7 @@ def what_must_be_logged_is_denied_when_it_cannot_be():
                 allowed += 1
             answer = sidecar.answer('/x')
             eq((answer.status.code, answer.denied_response.status.code), (7, 503), 'no room is a denial')
-            eq('unlogged' in answer.denied_response.body, True, answer.denied_response.body)
+            eq('audit_log_full' in answer.denied_response.body, True, answer.denied_response.body)
             server.log_status = 200
             sidecar.settled(lambda: sidecar.check('/x'), 'room again')
         eq(len([event for event in server.logs if event.get('result')]), allowed + 1, 'every allowed check in the log')
@@ -971,7 +971,7 @@ def the_api_speaks_tls_and_knows_clients_by_their_certificates():
                 one.close()
             # Everybody who is not served is counted by reason, and told now and then.
             sidecar.settled(lambda: all(f'stepgate_refused_connections_total{{listener="http",reason="{reason}"}}' in sidecar.get('/metrics', port=sidecar.diagnostic)[1].decode()
-                                        for reason in ('no_certificate', 'abandoned')), 'who was not served')
+                                        for reason in ('no_certificate', 'client_closed')), 'who was not served')
         with Sidecar({}, files=[file], args=flags) as sidecar:
             eq((ask(sidecar.api, True), ask(sidecar.api, False)), (200, 200), 'a certificate is not asked for')
             before = ssl.get_server_certificate(('localhost', sidecar.api))
@@ -1072,7 +1072,7 @@ def whoever_is_not_served_holds_no_place_and_is_told():
             for one in silent:
                 one.close()
             eq(refused(sidecar.grpc, stranger), True, 'a client that does not trust us')
-            sidecar.settled(lambda: counted(sidecar, 'distrusted'), 'its reason')
+            sidecar.settled(lambda: counted(sidecar, 'client_rejected_certificate'), 'its reason')
             # Nor do they hold up a stop: the grace period is for checks.
             silent = [socket.create_connection(('localhost', sidecar.grpc)) for _ in range(3)]
             began = time.monotonic()

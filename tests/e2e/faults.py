@@ -379,7 +379,7 @@ def more_than_can_be_answered_is_denied_at_once():
             answers = [future.result() for future in futures]
             allowed = sum(answer.status.code == 0 for answer in answers)
             reasons = [answer.dynamic_metadata.fields['reason'].string_value for answer in answers if answer.status.code]
-            eq(set(reasons) <= {'overloaded', 'deadline', 'over_budget'}, True, set(reasons))
+            eq(set(reasons) <= {'overloaded', 'check_timeout', 'evaluation_timeout'}, True, set(reasons))
             eq({answer.denied_response.status.code for answer in answers if answer.status.code}, {503}, 'the status')
             eq((allowed > 0, reasons.count('overloaded') >= least), (True, True), f'{allowed} allowed, the others {sorted(reasons)[:1]}…, {len(reasons)}')
             eq(alone.metric('stepgate_faults_total{reason="overloaded"}'), reasons.count('overloaded'), 'what is counted')
@@ -541,7 +541,7 @@ def streams_that_are_reset_at_once():
         load.settled(1_000)
         eq(alone.metric('stepgate_cancelled_checks_total') - before, 1_000, 'each counts once')
         eq((load.wrong, load.lost), ([], []), 'wrong and lost answers')
-        eq((alone.sidecar.lines().count('"level":"error"'), alone.metric('stepgate_faults_total{reason="deadline"}')), (lines, 0), 'no fault')
+        eq((alone.sidecar.lines().count('"level":"error"'), alone.metric('stepgate_faults_total{reason="check_timeout"}')), (lines, 0), 'no fault')
 
 
 TESTS = [value for name, value in list(globals().items()) if callable(value) and getattr(value, '__module__', '') == __name__

@@ -76,7 +76,7 @@ def walk(stack, policy_file):
             file.write('package api_policy\n\ndecision := {"allowed": "yes"}\n')
         stack.wait('stepgate', lambda: 'policy reloaded' in stack.log('stepgate'))
         answer = stack.request('GET', ADMIN, token=strong)
-        yield Step('Policy that answers nonsense: explicitly denied', answer, expect(answer, 403, body='bad_decision'),
+        yield Step('Policy that answers nonsense: explicitly denied', answer, expect(answer, 403, body='invalid_decision'),
                    f'GET {ADMIN}, amr ["pwd", "mfa"]')
     finally:
         with open(policy_file, 'w', encoding='utf-8') as file:

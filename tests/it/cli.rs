@@ -269,9 +269,9 @@ fn explained(name: &str, policy: &str, event: &Value) -> (String, String) {
 fn an_explanation_says_what_overruled_the_policy() {
     let policy = "package own\n\nallow if input.x\n";
     let mut event = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {"x": true}, "result": true,
-        "custom": {"answered": "deny", "reason": "demand_not_met"}});
+        "custom": {"answered": "deny", "reason": "level_too_low"}});
     let (output, _) = explained("overruled", policy, &event);
-    assert!(output.contains("data.own.allow is true\nEnvoy was answered deny, reason demand_not_met\n"), "{output}");
+    assert!(output.contains("data.own.allow is true\nEnvoy was answered deny, reason level_too_low\n"), "{output}");
     let given_up = serde_json::json!({"decision_id": "d", "path": "own/allow", "input": {}, "error": {"message": "the caller gave up"},
         "custom": {"reason": "cancelled"}});
     let (output, _) = explained("overruled", policy, &given_up);

@@ -46,7 +46,7 @@ enum Tree<'a> {
 
 /// The contribution of a definition to a path.
 #[derive(Clone, Copy)]
-enum Part<'a> {
+enum Contribution<'a> {
     Value(&'a Value),
     /// A member of a set.
     Member(&'a Value),
@@ -258,11 +258,11 @@ impl<'a> Evaluator<'a> {
             match (group.kind, self.rule(id)?) {
                 (GroupKind::Set, Some(Value::Set(set))) => {
                     for item in set.iter() {
-                        place(tree, prefix, Part::Member(item)).ok_or_else(|| unique_keys(group))?;
+                        place(tree, prefix, Contribution::Member(item)).ok_or_else(|| unique_keys(group))?;
                     }
                 }
                 (GroupKind::Complete, Some(value)) => {
-                    place(tree, prefix, Part::Value(value)).ok_or_else(|| unique_keys(group))?;
+                    place(tree, prefix, Contribution::Value(value)).ok_or_else(|| unique_keys(group))?;
                 }
                 _ => {}
             }
@@ -285,7 +285,7 @@ impl<'a> Evaluator<'a> {
         let Some(keys) = prefix.iter().copied().map(Some).chain(tail).collect::<Option<Vec<_>>>() else {
             return Ok(());
         };
-        let part = if group.contains { Part::Member(value) } else { Part::Value(value) };
+        let part = if group.contains { Contribution::Member(value) } else { Contribution::Value(value) };
         place(tree, &keys, part).ok_or_else(|| unique_keys(group))
     }
 
@@ -346,7 +346,7 @@ impl<'a> Evaluator<'a> {
 }
 
 /// Nothing where something else is already.
-fn place<'a>(tree: &mut Tree<'a>, keys: &[&'a Value], part: Part<'a>) -> Option<()> {
+fn place<'a>(tree: &mut Tree<'a>, keys: &[&'a Value], part: Contribution<'a>) -> Option<()> {
     let mut here = tree;
     for &key in keys {
         if let Tree::Empty = here {
@@ -356,10 +356,10 @@ fn place<'a>(tree: &mut Tree<'a>, keys: &[&'a Value], part: Part<'a>) -> Option<
         here = members.entry(key).or_insert(Tree::Empty);
     }
     match (&mut *here, part) {
-        (Tree::Empty, Part::Value(value)) => *here = Tree::Leaf(value),
-        (Tree::Empty, Part::Member(value)) => *here = Tree::Set(vec![value.clone()]),
-        (Tree::Set(items), Part::Member(value)) => items.push(value.clone()),
-        (Tree::Leaf(known), Part::Value(value)) if *known == value => {}
+        (Tree::Empty, Contribution::Value(value)) => *here = Tree::Leaf(value),
+        (Tree::Empty, Contribution::Member(value)) => *here = Tree::Set(vec![value.clone()]),
+        (Tree::Set(items), Contribution::Member(value)) => items.push(value.clone()),
+        (Tree::Leaf(known), Contribution::Value(value)) if *known == value => {}
         _ => return None,
     }
     Some(())

@@ -80,11 +80,48 @@ async fn routes_demand_beside_the_policy() {
     }
 }
 
+/// One cause has one word: in the response, in the decision log and in the metrics.
+#[tokio::test]
+async fn a_shortfall_has_one_reason_everywhere() {
+    let now = verifier_for_tests().1.now();
+    let demand = RouteRequirement { max_age: Some(300), scopes: vec!["pay".to_owned()], ..at_level(2) };
+    let other = RouteRequirement { issuers: vec![vec!["https://other.example".to_owned()]], ..Default::default() };
+    let routes = vec![route("/true", demand), route("/path", other)];
+    let metrics = Arc::new(Metrics::new(None));
+    let (decision_queue, mut records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
+    let (tokens, clock) = verifier_for_tests();
+    let checker =
+        Checker::new(Settings { routes, ..settings() }, store_of(POLICY), Some(tokens), clock, Arc::clone(&metrics))
+            .with_journal(Arc::new(decision_queue));
+    let full = json!({"amr": ["pwd", "otp"], "auth_time": now, "scope": "pay"});
+    let but = |name: &str, value: Json| {
+        let mut claims = full.clone();
+        claims[name] = value;
+        claims
+    };
+    for (reason, path, claims) in [
+        ("level_too_low", "/true", but("amr", json!(["pwd"]))),
+        ("authentication_too_old", "/true", but("auth_time", json!(now - 301))),
+        ("insufficient_scope", "/true", but("scope", json!("read"))),
+        ("other_issuer", "/path", full.clone()),
+        ("expired", "/true", but("exp", json!(now - 3_600))),
+    ] {
+        let (_, _, body) = denial(&with_token(&checker, path, &claims).await);
+        let body: Json = serde_json::from_str(&body).expect("a document");
+        let record = records.try_recv().expect("an event").record;
+        assert_eq!((body["reason"].as_str(), record.reason), (Some(reason), reason));
+        let counted = format!("stepgate_denials_total{{reason=\"{reason}\"}} 1");
+        assert!(metrics.text().contains(&counted), "{counted}");
+    }
+    let (_, _, body) = denial(&respond(&checker, "/true", &[]).await);
+    assert!(body.contains("no_token") && records.try_recv().expect("an event").record.reason == "no_token", "{body}");
+}
+
 #[tokio::test]
 async fn a_token_for_one_use_is_good_for_one_request() {
     let now = verifier_for_tests().1.now();
-    let once = RouteRequirement { one_use: true, ..RouteRequirement::default() };
-    let both = RouteRequirement { one_use: true, scopes: vec!["pay".to_owned()], ..RouteRequirement::default() };
+    let once = RouteRequirement { single_use: true, ..RouteRequirement::default() };
+    let both = RouteRequirement { single_use: true, scopes: vec!["pay".to_owned()], ..RouteRequirement::default() };
     let routes = ["/true", "/override", "/false", "/path"];
     let mut routes = routes.map(|path| route(path, if path == "/path" { both.clone() } else { once.clone() })).to_vec();
     routes.push(route("/true", RouteRequirement::default()));

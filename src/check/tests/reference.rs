@@ -51,7 +51,7 @@ async fn every_member_of_the_input_is_in_the_schema() {
         methods: Vec::new(),
         path: PathPattern::parse("/**").expect("a pattern"),
         peers: Vec::new(),
-        demand: RouteRequirement { max_age: Some(60), one_use: true, scopes: vec!["pay".to_owned()], ..at_level(2) },
+        demand: RouteRequirement { max_age: Some(60), single_use: true, scopes: vec!["pay".to_owned()], ..at_level(2) },
     };
     let (tokens, clock) = verifier_for_tests();
     let now = clock.now();

@@ -45,7 +45,9 @@ fn refused(id: &str, error: PolicyChangeError) -> Failure {
         PolicyChangeError::Owned(bundle) => Failure::bad_request(format!("path {id} is owned by bundle {bundle:?}")),
         PolicyChangeError::Rejected(rejections) => Failure::bad_request("error(s) occurred while compiling module(s)")
             .with_errors(rejections.iter().map(|rejection| ApiError::from(rejection).to_json())),
-        PolicyChangeError::Other(message) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message),
+        PolicyChangeError::Activation(message) => {
+            Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+        }
     }
 }
 

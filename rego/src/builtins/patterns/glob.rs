@@ -8,7 +8,7 @@ mod parse;
 
 use self::gobwas::Gobwas;
 pub use self::gobwas::MAX_BREADTH;
-use self::parse::Part;
+use self::parse::PatternPart;
 use super::pattern::Pattern;
 
 /// A compiled glob.
@@ -17,7 +17,7 @@ pub enum Matcher {
     /// Pieces between delimiters, each with one star at most: the usual shape of paths.
     Pieces {
         delimiter: char,
-        pieces: Vec<Piece>,
+        pieces: Vec<Segment>,
     },
     Gobwas(Gobwas),
     /// Patterns of very many parts.
@@ -30,7 +30,7 @@ pub struct TooManySteps;
 
 /// The text between two delimiters.
 #[derive(Debug)]
-pub struct Piece {
+pub struct Segment {
     before: String,
     /// The pattern after the star, if there is one.
     after: Option<String>,
@@ -42,11 +42,11 @@ impl Matcher {
             && !pattern.contains(['?', '[', '{', '\\'])
             && !pattern.contains("**")
         {
-            let pieces: Vec<Piece> = pattern
+            let pieces: Vec<Segment> = pattern
                 .split(*delimiter)
                 .map(|piece| match piece.split_once('*') {
-                    Some((before, after)) => Piece { before: before.to_owned(), after: Some(after.to_owned()) },
-                    None => Piece { before: piece.to_owned(), after: None },
+                    Some((before, after)) => Segment { before: before.to_owned(), after: Some(after.to_owned()) },
+                    None => Segment { before: piece.to_owned(), after: None },
                 })
                 .collect();
             if pieces.iter().all(|piece| piece.after.as_ref().is_none_or(|after| !after.contains('*'))) {
@@ -57,7 +57,7 @@ impl Matcher {
         if gobwas::breadth(&parts) <= gobwas::MAX_BREADTH {
             return Ok(Self::Gobwas(Gobwas::new(&parts, delimiters)));
         }
-        if parts.iter().any(|part| matches!(part, Part::Choice(_))) {
+        if parts.iter().any(|part| matches!(part, PatternPart::Choice(_))) {
             return Err("the pattern has too many parts".to_owned());
         }
         Ok(Self::Regex(Pattern::untrusted(&translated(&parts, delimiters))?))
@@ -78,7 +78,7 @@ impl Matcher {
     }
 }
 
-impl Piece {
+impl Segment {
     fn is_match(&self, text: &str) -> bool {
         match &self.after {
             None => text == self.before,
@@ -94,7 +94,7 @@ pub fn literal_prefix(pattern: &str) -> &str {
 }
 
 /// The regular expression for a pattern without choices.
-fn translated(parts: &[Part], delimiters: &[char]) -> String {
+fn translated(parts: &[PatternPart], delimiters: &[char]) -> String {
     let literal = |char: &char| format!(r"\u{{{:x}}}", u32::from(*char));
     let one = if delimiters.is_empty() {
         "(?s:.)".to_owned()
@@ -104,19 +104,19 @@ fn translated(parts: &[Part], delimiters: &[char]) -> String {
     let mut out = r"\A(?:".to_owned();
     for part in parts {
         match part {
-            Part::Any => out.push_str(&format!("{one}*")),
-            Part::Super => out.push_str("(?s:.)*"),
-            Part::Single => out.push_str(&one),
-            Part::Text(text) => out.push_str(&regex::escape(text)),
-            Part::List { chars, not } => {
+            PatternPart::Any => out.push_str(&format!("{one}*")),
+            PatternPart::Super => out.push_str("(?s:.)*"),
+            PatternPart::Single => out.push_str(&one),
+            PatternPart::Text(text) => out.push_str(&regex::escape(text)),
+            PatternPart::List { chars, not } => {
                 let not = if *not { "^" } else { "" };
                 out.push_str(&format!("[{not}{}]", chars.iter().map(literal).collect::<String>()));
             }
-            Part::Range { low, high, not } => {
+            PatternPart::Range { low, high, not } => {
                 let not = if *not { "^" } else { "" };
                 out.push_str(&format!("[{not}{}-{}]", literal(low), literal(high)));
             }
-            Part::Choice(_) | Part::Nothing => {}
+            PatternPart::Choice(_) | PatternPart::Nothing => {}
         }
     }
     out + r")\z"

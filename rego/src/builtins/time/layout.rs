@@ -48,7 +48,7 @@ pub fn weekday(day: Weekday) -> &'static str {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Part {
+enum LayoutField {
     LongMonth,
     Month,
     NumMonth,
@@ -86,49 +86,49 @@ enum Part {
 }
 
 /// Longer spellings before those that they begin with.
-const WORDS: [(&str, Part); 37] = [
-    ("January", Part::LongMonth),
-    ("Jan", Part::Month),
-    ("Monday", Part::LongWeekday),
-    ("Mon", Part::Weekday),
-    ("MST", Part::Zone),
-    ("002", Part::ZeroYearDay),
-    ("__2", Part::UnderYearDay),
-    ("01", Part::ZeroMonth),
-    ("02", Part::ZeroDay),
-    ("03", Part::ZeroHour12),
-    ("04", Part::ZeroMinute),
-    ("05", Part::ZeroSecond),
-    ("06", Part::Year),
-    ("15", Part::Hour),
-    ("2006", Part::LongYear),
-    ("_2006", Part::LongYear),
-    ("_2", Part::UnderDay),
-    ("1", Part::NumMonth),
-    ("2", Part::Day),
-    ("3", Part::Hour12),
-    ("4", Part::Minute),
-    ("5", Part::Second),
-    ("PM", Part::UpperPm),
-    ("pm", Part::LowerPm),
-    ("-07:00:00", Part::Offset { z: false, colon: true, seconds: true, short: false }),
-    ("-070000", Part::Offset { z: false, colon: false, seconds: true, short: false }),
-    ("-07:00", Part::Offset { z: false, colon: true, seconds: false, short: false }),
-    ("-0700", Part::Offset { z: false, colon: false, seconds: false, short: false }),
-    ("-07", Part::Offset { z: false, colon: false, seconds: false, short: true }),
-    ("Z07:00:00", Part::Offset { z: true, colon: true, seconds: true, short: false }),
-    ("Z070000", Part::Offset { z: true, colon: false, seconds: true, short: false }),
-    ("Z07:00", Part::Offset { z: true, colon: true, seconds: false, short: false }),
-    ("Z0700", Part::Offset { z: true, colon: false, seconds: false, short: false }),
-    ("Z07", Part::Offset { z: true, colon: false, seconds: false, short: true }),
+const WORDS: [(&str, LayoutField); 37] = [
+    ("January", LayoutField::LongMonth),
+    ("Jan", LayoutField::Month),
+    ("Monday", LayoutField::LongWeekday),
+    ("Mon", LayoutField::Weekday),
+    ("MST", LayoutField::Zone),
+    ("002", LayoutField::ZeroYearDay),
+    ("__2", LayoutField::UnderYearDay),
+    ("01", LayoutField::ZeroMonth),
+    ("02", LayoutField::ZeroDay),
+    ("03", LayoutField::ZeroHour12),
+    ("04", LayoutField::ZeroMinute),
+    ("05", LayoutField::ZeroSecond),
+    ("06", LayoutField::Year),
+    ("15", LayoutField::Hour),
+    ("2006", LayoutField::LongYear),
+    ("_2006", LayoutField::LongYear),
+    ("_2", LayoutField::UnderDay),
+    ("1", LayoutField::NumMonth),
+    ("2", LayoutField::Day),
+    ("3", LayoutField::Hour12),
+    ("4", LayoutField::Minute),
+    ("5", LayoutField::Second),
+    ("PM", LayoutField::UpperPm),
+    ("pm", LayoutField::LowerPm),
+    ("-07:00:00", LayoutField::Offset { z: false, colon: true, seconds: true, short: false }),
+    ("-070000", LayoutField::Offset { z: false, colon: false, seconds: true, short: false }),
+    ("-07:00", LayoutField::Offset { z: false, colon: true, seconds: false, short: false }),
+    ("-0700", LayoutField::Offset { z: false, colon: false, seconds: false, short: false }),
+    ("-07", LayoutField::Offset { z: false, colon: false, seconds: false, short: true }),
+    ("Z07:00:00", LayoutField::Offset { z: true, colon: true, seconds: true, short: false }),
+    ("Z070000", LayoutField::Offset { z: true, colon: false, seconds: true, short: false }),
+    ("Z07:00", LayoutField::Offset { z: true, colon: true, seconds: false, short: false }),
+    ("Z0700", LayoutField::Offset { z: true, colon: false, seconds: false, short: false }),
+    ("Z07", LayoutField::Offset { z: true, colon: false, seconds: false, short: true }),
     // Never matched by their text: fractions are found by rule.
-    ("\0a", Part::Fraction0(0)),
-    ("\0b", Part::Fraction9(0)),
-    ("\0c", Part::Fraction9(0)),
+    ("\0a", LayoutField::Fraction0(0)),
+    ("\0b", LayoutField::Fraction9(0)),
+    ("\0c", LayoutField::Fraction9(0)),
 ];
 
 /// The text up to the next part, the part, and what follows.
-fn next(layout: &str) -> Option<(&str, Part, &str)> {
+fn next(layout: &str) -> Option<(&str, LayoutField, &str)> {
     for (at, char) in layout.char_indices() {
         let rest = layout.get(at..)?;
         if matches!(char, '.' | ',') {
@@ -138,7 +138,7 @@ fn next(layout: &str) -> Option<(&str, Part, &str)> {
             let count = zeros.max(nines);
             let ends = !digits.get(count..)?.starts_with(|char: char| char.is_ascii_digit());
             if count > 0 && ends {
-                let part = if zeros > 0 { Part::Fraction0(count) } else { Part::Fraction9(count) };
+                let part = if zeros > 0 { LayoutField::Fraction0(count) } else { LayoutField::Fraction9(count) };
                 return Some((layout.get(..at)?, part, digits.get(count..)?));
             }
             continue;
@@ -148,7 +148,7 @@ fn next(layout: &str) -> Option<(&str, Part, &str)> {
         if *word == "_2006" {
             // The underscore stands for itself.
             let split = at.saturating_add(1);
-            return Some((layout.get(..split)?, Part::LongYear, layout.get(split.saturating_add(4)..)?));
+            return Some((layout.get(..split)?, LayoutField::LongYear, layout.get(split.saturating_add(4)..)?));
         }
         if *word == "Jan" || *word == "Mon" {
             // `Month` is no month.
@@ -174,7 +174,7 @@ pub fn format(layout: &str, time: &DateTime<Tz>) -> String {
     out
 }
 
-fn written(part: Part, time: &DateTime<Tz>) -> String {
+fn written(part: LayoutField, time: &DateTime<Tz>) -> String {
     let month = MONTHS.get(time.month0() as usize).copied().unwrap_or("");
     let day = weekday(time.weekday());
     let hour12 = match time.hour() % 12 {
@@ -182,33 +182,33 @@ fn written(part: Part, time: &DateTime<Tz>) -> String {
         hour => hour,
     };
     match part {
-        Part::LongMonth => month.to_owned(),
-        Part::Month => month.chars().take(3).collect(),
-        Part::NumMonth => time.month().to_string(),
-        Part::ZeroMonth => format!("{:02}", time.month()),
-        Part::LongWeekday => day.to_owned(),
-        Part::Weekday => day.chars().take(3).collect(),
-        Part::Day => time.day().to_string(),
-        Part::UnderDay => format!("{:2}", time.day()),
-        Part::ZeroDay => format!("{:02}", time.day()),
-        Part::UnderYearDay => format!("{:3}", time.ordinal()),
-        Part::ZeroYearDay => format!("{:03}", time.ordinal()),
-        Part::Hour => format!("{:02}", time.hour()),
-        Part::Hour12 => hour12.to_string(),
-        Part::ZeroHour12 => format!("{hour12:02}"),
-        Part::Minute => time.minute().to_string(),
-        Part::ZeroMinute => format!("{:02}", time.minute()),
-        Part::Second => time.second().to_string(),
-        Part::ZeroSecond => format!("{:02}", time.second()),
-        Part::LongYear => format!("{:04}", time.year()),
-        Part::Year => format!("{:02}", time.year().rem_euclid(100)),
-        Part::UpperPm => if time.hour() >= 12 { "PM" } else { "AM" }.to_owned(),
-        Part::LowerPm => if time.hour() >= 12 { "pm" } else { "am" }.to_owned(),
-        Part::Zone => time.offset().abbreviation().map_or_else(
-            || written(Part::Offset { z: false, colon: false, seconds: false, short: true }, time),
+        LayoutField::LongMonth => month.to_owned(),
+        LayoutField::Month => month.chars().take(3).collect(),
+        LayoutField::NumMonth => time.month().to_string(),
+        LayoutField::ZeroMonth => format!("{:02}", time.month()),
+        LayoutField::LongWeekday => day.to_owned(),
+        LayoutField::Weekday => day.chars().take(3).collect(),
+        LayoutField::Day => time.day().to_string(),
+        LayoutField::UnderDay => format!("{:2}", time.day()),
+        LayoutField::ZeroDay => format!("{:02}", time.day()),
+        LayoutField::UnderYearDay => format!("{:3}", time.ordinal()),
+        LayoutField::ZeroYearDay => format!("{:03}", time.ordinal()),
+        LayoutField::Hour => format!("{:02}", time.hour()),
+        LayoutField::Hour12 => hour12.to_string(),
+        LayoutField::ZeroHour12 => format!("{hour12:02}"),
+        LayoutField::Minute => time.minute().to_string(),
+        LayoutField::ZeroMinute => format!("{:02}", time.minute()),
+        LayoutField::Second => time.second().to_string(),
+        LayoutField::ZeroSecond => format!("{:02}", time.second()),
+        LayoutField::LongYear => format!("{:04}", time.year()),
+        LayoutField::Year => format!("{:02}", time.year().rem_euclid(100)),
+        LayoutField::UpperPm => if time.hour() >= 12 { "PM" } else { "AM" }.to_owned(),
+        LayoutField::LowerPm => if time.hour() >= 12 { "pm" } else { "am" }.to_owned(),
+        LayoutField::Zone => time.offset().abbreviation().map_or_else(
+            || written(LayoutField::Offset { z: false, colon: false, seconds: false, short: true }, time),
             str::to_owned,
         ),
-        Part::Offset { z, colon, seconds, short } => {
+        LayoutField::Offset { z, colon, seconds, short } => {
             let offset = time.offset().fix().local_minus_utc();
             if z && offset == 0 {
                 return "Z".to_owned();
@@ -225,11 +225,11 @@ fn written(part: Part, time: &DateTime<Tz>) -> String {
             }
             text
         }
-        Part::Fraction0(count) => {
+        LayoutField::Fraction0(count) => {
             let digits = format!("{:09}", time.nanosecond() % 1_000_000_000);
             format!(".{}", digits.chars().chain(std::iter::repeat('0')).take(count).collect::<String>())
         }
-        Part::Fraction9(count) => {
+        LayoutField::Fraction9(count) => {
             let digits = format!("{:09}", time.nanosecond() % 1_000_000_000);
             let cut: String = digits.chars().take(count).collect();
             let cut = cut.trim_end_matches('0');
@@ -306,59 +306,71 @@ fn name<'t>(text: &'t str, names: &[&str], len: Option<usize>) -> Option<(u32, &
     })
 }
 
-fn read<'t>(part: Part, text: &'t str, after: &str, fields: &mut Fields) -> Option<&'t str> {
+fn read<'t>(part: LayoutField, text: &'t str, after: &str, fields: &mut Fields) -> Option<&'t str> {
     let (value, rest) = match part {
-        Part::LongMonth => name(text, &MONTHS, None).map(|(at, rest)| (at + 1, rest))?,
-        Part::Month => name(text, &MONTHS, Some(3)).map(|(at, rest)| (at + 1, rest))?,
-        Part::LongWeekday => name(text, &DAYS, None)?,
-        Part::Weekday => name(text, &DAYS, Some(3))?,
-        Part::LongYear => digits(text, 4, 4)?,
-        Part::Year | Part::ZeroMonth | Part::ZeroDay | Part::ZeroHour12 | Part::ZeroMinute | Part::ZeroSecond => {
-            digits(text, 2, 2)?
+        LayoutField::LongMonth => name(text, &MONTHS, None).map(|(at, rest)| (at + 1, rest))?,
+        LayoutField::Month => name(text, &MONTHS, Some(3)).map(|(at, rest)| (at + 1, rest))?,
+        LayoutField::LongWeekday => name(text, &DAYS, None)?,
+        LayoutField::Weekday => name(text, &DAYS, Some(3))?,
+        LayoutField::LongYear => digits(text, 4, 4)?,
+        LayoutField::Year
+        | LayoutField::ZeroMonth
+        | LayoutField::ZeroDay
+        | LayoutField::ZeroHour12
+        | LayoutField::ZeroMinute
+        | LayoutField::ZeroSecond => digits(text, 2, 2)?,
+        LayoutField::UnderDay => digits(text.strip_prefix(' ').unwrap_or(text), 1, 2)?,
+        LayoutField::NumMonth
+        | LayoutField::Day
+        | LayoutField::Hour
+        | LayoutField::Hour12
+        | LayoutField::Minute
+        | LayoutField::Second => digits(text, 1, 2)?,
+        LayoutField::UnderYearDay => digits(text.trim_start_matches(' '), 1, 3)?,
+        LayoutField::ZeroYearDay => digits(text, 3, 3)?,
+        LayoutField::UpperPm | LayoutField::LowerPm => name(text, &["AM", "PM"], None)?,
+        LayoutField::Zone => (0, zone(text, fields)?),
+        LayoutField::Offset { z, colon, seconds, short } => (0, offset(text, z, colon, seconds, short, fields)?),
+        LayoutField::Fraction0(count) => (0, fraction(text, Some(count), fields)?),
+        LayoutField::Fraction9(_) => {
+            (0, if text.starts_with(['.', ',']) { fraction(text, None, fields)? } else { text })
         }
-        Part::UnderDay => digits(text.strip_prefix(' ').unwrap_or(text), 1, 2)?,
-        Part::NumMonth | Part::Day | Part::Hour | Part::Hour12 | Part::Minute | Part::Second => digits(text, 1, 2)?,
-        Part::UnderYearDay => digits(text.trim_start_matches(' '), 1, 3)?,
-        Part::ZeroYearDay => digits(text, 3, 3)?,
-        Part::UpperPm | Part::LowerPm => name(text, &["AM", "PM"], None)?,
-        Part::Zone => (0, zone(text, fields)?),
-        Part::Offset { z, colon, seconds, short } => (0, offset(text, z, colon, seconds, short, fields)?),
-        Part::Fraction0(count) => (0, fraction(text, Some(count), fields)?),
-        Part::Fraction9(_) => (0, if text.starts_with(['.', ',']) { fraction(text, None, fields)? } else { text }),
     };
     let in_range = match part {
-        Part::NumMonth | Part::ZeroMonth => (1..=12).contains(&value),
-        Part::Hour => value < 24,
-        Part::Hour12 | Part::ZeroHour12 => value <= 12,
-        Part::Minute | Part::ZeroMinute | Part::Second | Part::ZeroSecond => value < 60,
+        LayoutField::NumMonth | LayoutField::ZeroMonth => (1..=12).contains(&value),
+        LayoutField::Hour => value < 24,
+        LayoutField::Hour12 | LayoutField::ZeroHour12 => value <= 12,
+        LayoutField::Minute | LayoutField::ZeroMinute | LayoutField::Second | LayoutField::ZeroSecond => value < 60,
         _ => true,
     };
     if !in_range {
         return None;
     }
     match part {
-        Part::LongMonth | Part::Month | Part::NumMonth | Part::ZeroMonth => fields.month = Some(value),
-        Part::LongYear => fields.year = i32::try_from(value).ok()?,
-        Part::Year => {
+        LayoutField::LongMonth | LayoutField::Month | LayoutField::NumMonth | LayoutField::ZeroMonth => {
+            fields.month = Some(value)
+        }
+        LayoutField::LongYear => fields.year = i32::try_from(value).ok()?,
+        LayoutField::Year => {
             let year = i32::try_from(value).ok()?;
             fields.year = if year >= 69 { year + 1900 } else { year + 2000 };
         }
-        Part::Day | Part::UnderDay | Part::ZeroDay => fields.day = Some(value),
-        Part::UnderYearDay | Part::ZeroYearDay => fields.year_day = Some(value),
-        Part::Hour | Part::Hour12 | Part::ZeroHour12 => fields.hour = value,
-        Part::Minute | Part::ZeroMinute => fields.minute = value,
-        Part::Second | Part::ZeroSecond => {
+        LayoutField::Day | LayoutField::UnderDay | LayoutField::ZeroDay => fields.day = Some(value),
+        LayoutField::UnderYearDay | LayoutField::ZeroYearDay => fields.year_day = Some(value),
+        LayoutField::Hour | LayoutField::Hour12 | LayoutField::ZeroHour12 => fields.hour = value,
+        LayoutField::Minute | LayoutField::ZeroMinute => fields.minute = value,
+        LayoutField::Second | LayoutField::ZeroSecond => {
             fields.second = value;
             // A fraction may follow the seconds though the layout has none.
             let expects = next(after).is_some_and(|(before, part, _)| {
-                before.is_empty() && matches!(part, Part::Fraction0(_) | Part::Fraction9(_))
+                before.is_empty() && matches!(part, LayoutField::Fraction0(_) | LayoutField::Fraction9(_))
             });
             let has = rest.strip_prefix(['.', ',']).is_some_and(|it| it.starts_with(|c: char| c.is_ascii_digit()));
             if has && !expects {
                 return fraction(rest, None, fields);
             }
         }
-        Part::UpperPm | Part::LowerPm => fields.pm = Some(value == 1),
+        LayoutField::UpperPm | LayoutField::LowerPm => fields.pm = Some(value == 1),
         _ => {}
     }
     Some(rest)

@@ -7,7 +7,7 @@ use super::{Lowerer, Tree};
 use crate::compile::hir::{Expr, ExprKind, Function, Term};
 use crate::compile::resolve::resolve_query;
 use crate::compile::{CompileError, Names, check, safety};
-use crate::eval::Row;
+use crate::eval::Solution;
 use crate::policy::{Op, Policy, Src};
 use crate::syntax::{self, Version};
 use crate::value::{Text, Value};
@@ -123,7 +123,7 @@ pub fn compile_query(
 
 impl CompiledQuery {
     /// The row is a solution: a lone statement that ranges over nothing is one whatever its value.
-    pub fn is_solution(&self, row: &Row) -> bool {
+    pub fn is_solution(&self, row: &Solution) -> bool {
         self.shows_false || !row.values.iter().any(Value::is_false)
     }
 }

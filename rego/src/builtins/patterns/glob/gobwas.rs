@@ -10,7 +10,7 @@
 use std::cell::Cell;
 
 use super::TooManySteps;
-use super::parse::Part;
+use super::parse::PatternPart;
 
 /// Bytes of the subject that one match looks at, counted each time.
 pub const MAX_STEPS: usize = 4_000_000;
@@ -20,12 +20,12 @@ pub const MAX_BREADTH: usize = 80;
 /// A compiled pattern.
 #[derive(Debug)]
 pub struct Gobwas {
-    root: Piece,
+    root: Node,
 }
 
 /// Something that a part of the subject is compared with.
 #[derive(Clone, Debug)]
-enum Piece {
+enum Node {
     Any(Vec<char>),
     Super,
     Single(Vec<char>),
@@ -52,22 +52,22 @@ enum Piece {
     PrefixSuffix(String, String),
     PrefixAny(String, Vec<char>),
     SuffixAny(String, Vec<char>),
-    AnyOf(Vec<Piece>),
-    EveryOf(Vec<Piece>),
-    Row(usize, Vec<Piece>),
+    AnyOf(Vec<Node>),
+    EveryOf(Vec<Node>),
+    Row(usize, Vec<Node>),
     Tree(Box<Tree>),
 }
 
 /// A piece that is looked for, with what must stand before and after it.
 #[derive(Clone, Debug)]
 struct Tree {
-    value: Piece,
-    left: Option<Piece>,
-    right: Option<Piece>,
+    value: Node,
+    left: Option<Node>,
+    right: Option<Node>,
 }
 
 impl Gobwas {
-    pub fn new(parts: &[Part], delimiters: &[char]) -> Self {
+    pub fn new(parts: &[PatternPart], delimiters: &[char]) -> Self {
         Self { root: pattern(parts, delimiters) }
     }
 
@@ -81,9 +81,9 @@ impl Gobwas {
 }
 
 /// The most parts that stand side by side.
-pub fn breadth(parts: &[Part]) -> usize {
-    let inside = |part: &Part| match part {
-        Part::Choice(alternatives) => alternatives.iter().map(|parts| breadth(parts)).max().unwrap_or(0),
+pub fn breadth(parts: &[PatternPart]) -> usize {
+    let inside = |part: &PatternPart| match part {
+        PatternPart::Choice(alternatives) => alternatives.iter().map(|parts| breadth(parts)).max().unwrap_or(0),
         _ => 0,
     };
     parts.iter().map(inside).max().unwrap_or(0).max(parts.len())
@@ -91,33 +91,33 @@ pub fn breadth(parts: &[Part]) -> usize {
 
 // Compiling
 
-fn pattern(parts: &[Part], delimiters: &[char]) -> Piece {
+fn pattern(parts: &[PatternPart], delimiters: &[char]) -> Node {
     if parts.is_empty() {
-        return Piece::Nothing;
+        return Node::Nothing;
     }
     let pieces = parts.iter().map(|part| simplified(piece(part, delimiters))).collect();
     simplified(joined(&shortened(pieces)))
 }
 
-fn piece(part: &Part, delimiters: &[char]) -> Piece {
+fn piece(part: &PatternPart, delimiters: &[char]) -> Node {
     match part {
-        Part::Any => Piece::Any(delimiters.to_vec()),
-        Part::Super => Piece::Super,
-        Part::Single => Piece::Single(delimiters.to_vec()),
-        Part::Text(text) => Piece::Text(text.clone()),
-        Part::List { chars, not } => Piece::List { chars: chars.clone(), not: *not },
-        Part::Range { low, high, not } => Piece::Range { low: *low, high: *high, not: *not },
-        Part::Nothing => Piece::Nothing,
-        Part::Choice(alternatives) => match factored(alternatives) {
+        PatternPart::Any => Node::Any(delimiters.to_vec()),
+        PatternPart::Super => Node::Super,
+        PatternPart::Single => Node::Single(delimiters.to_vec()),
+        PatternPart::Text(text) => Node::Text(text.clone()),
+        PatternPart::List { chars, not } => Node::List { chars: chars.clone(), not: *not },
+        PatternPart::Range { low, high, not } => Node::Range { low: *low, high: *high, not: *not },
+        PatternPart::Nothing => Node::Nothing,
+        PatternPart::Choice(alternatives) => match factored(alternatives) {
             Some(parts) => pattern(&parts, delimiters),
-            None => Piece::AnyOf(alternatives.iter().map(|parts| simplified(alternative(parts, delimiters))).collect()),
+            None => Node::AnyOf(alternatives.iter().map(|parts| simplified(alternative(parts, delimiters))).collect()),
         },
     }
 }
 
-fn alternative(parts: &[Part], delimiters: &[char]) -> Piece {
+fn alternative(parts: &[PatternPart], delimiters: &[char]) -> Node {
     match parts {
-        [Part::Nothing] => Piece::Nothing,
+        [PatternPart::Nothing] => Node::Nothing,
         parts => pattern(parts, delimiters),
     }
 }
@@ -125,29 +125,29 @@ fn alternative(parts: &[Part], delimiters: &[char]) -> Piece {
 /// The parts that all alternatives begin or end with, written once.
 ///
 /// Mirrors: `minimizeTreeAnyOf`. Each result stands for a pattern of its own there.
-fn factored(alternatives: &[Vec<Part>]) -> Option<Vec<Part>> {
+fn factored(alternatives: &[Vec<PatternPart>]) -> Option<Vec<PatternPart>> {
     let (left, right) = common(alternatives);
     if left.is_empty() && right.is_empty() {
         return None;
     }
-    let nested = |parts: Vec<Part>| Part::Choice(vec![parts]);
+    let nested = |parts: Vec<PatternPart>| PatternPart::Choice(vec![parts]);
     let mut result = Vec::new();
     if !left.is_empty() {
         result.push(nested(left.clone()));
     }
-    let mut rest: Vec<Vec<Part>> = Vec::new();
+    let mut rest: Vec<Vec<PatternPart>> = Vec::new();
     for parts in alternatives {
         let end = parts.len().saturating_sub(right.len());
         let own = parts.get(left.len()..end).unwrap_or_default();
-        let own = if own.is_empty() { vec![Part::Nothing] } else { own.to_vec() };
+        let own = if own.is_empty() { vec![PatternPart::Nothing] } else { own.to_vec() };
         if !rest.contains(&own) {
             rest.push(own);
         }
     }
     match rest.as_slice() {
-        [only] if *only == [Part::Nothing] => {}
+        [only] if *only == [PatternPart::Nothing] => {}
         [only] => result.push(nested(only.clone())),
-        _ => result.push(Part::Choice(rest)),
+        _ => result.push(PatternPart::Choice(rest)),
     }
     if !right.is_empty() {
         result.push(nested(right));
@@ -156,7 +156,7 @@ fn factored(alternatives: &[Vec<Part>]) -> Option<Vec<Part>> {
 }
 
 /// Mirrors: `commonChildren`.
-fn common(alternatives: &[Vec<Part>]) -> (Vec<Part>, Vec<Part>) {
+fn common(alternatives: &[Vec<PatternPart>]) -> (Vec<PatternPart>, Vec<PatternPart>) {
     let (mut left, mut right) = (Vec::new(), Vec::new());
     let shortest = alternatives.iter().enumerate().min_by_key(|(_, parts)| parts.len());
     let (Some((at, least)), true) = (shortest, alternatives.len() > 1) else { return (left, right) };
@@ -191,25 +191,25 @@ fn common(alternatives: &[Vec<Part>]) -> (Vec<Part>, Vec<Part>) {
 }
 
 /// Mirrors: `optimizeMatcher`.
-fn simplified(piece: Piece) -> Piece {
+fn simplified(piece: Node) -> Node {
     match piece {
-        Piece::Any(delimiters) if delimiters.is_empty() => Piece::Super,
-        Piece::AnyOf(mut pieces) if pieces.len() == 1 => pieces.pop().unwrap_or(Piece::Nothing),
-        Piece::List { chars, not: false } if chars.len() == 1 => Piece::Text(chars.into_iter().collect()),
-        Piece::Tree(tree) => {
+        Node::Any(delimiters) if delimiters.is_empty() => Node::Super,
+        Node::AnyOf(mut pieces) if pieces.len() == 1 => pieces.pop().unwrap_or(Node::Nothing),
+        Node::List { chars, not: false } if chars.len() == 1 => Node::Text(chars.into_iter().collect()),
+        Node::Tree(tree) => {
             let Tree { value, left, right } = *tree;
             let (left, right) = (left.map(simplified), right.map(simplified));
-            let Piece::Text(text) = value else { return Piece::Tree(Box::new(Tree { value, left, right })) };
+            let Node::Text(text) = value else { return Node::Tree(Box::new(Tree { value, left, right })) };
             match (left, right) {
-                (None, None) => Piece::Text(text),
-                (Some(Piece::Super), Some(Piece::Super)) => Piece::Contains(text),
-                (Some(Piece::Super), None) => Piece::Suffix(text),
-                (None, Some(Piece::Super)) => Piece::Prefix(text),
-                (None, Some(Piece::Suffix(suffix))) => Piece::PrefixSuffix(text, suffix),
-                (Some(Piece::Prefix(prefix)), None) => Piece::PrefixSuffix(prefix, text),
-                (Some(Piece::Any(delimiters)), None) => Piece::SuffixAny(text, delimiters),
-                (None, Some(Piece::Any(delimiters))) => Piece::PrefixAny(text, delimiters),
-                (left, right) => Piece::Tree(Box::new(Tree { value: Piece::Text(text), left, right })),
+                (None, None) => Node::Text(text),
+                (Some(Node::Super), Some(Node::Super)) => Node::Contains(text),
+                (Some(Node::Super), None) => Node::Suffix(text),
+                (None, Some(Node::Super)) => Node::Prefix(text),
+                (None, Some(Node::Suffix(suffix))) => Node::PrefixSuffix(text, suffix),
+                (Some(Node::Prefix(prefix)), None) => Node::PrefixSuffix(prefix, text),
+                (Some(Node::Any(delimiters)), None) => Node::SuffixAny(text, delimiters),
+                (None, Some(Node::Any(delimiters))) => Node::PrefixAny(text, delimiters),
+                (left, right) => Node::Tree(Box::new(Tree { value: Node::Text(text), left, right })),
             }
         }
         other => other,
@@ -217,7 +217,7 @@ fn simplified(piece: Piece) -> Piece {
 }
 
 /// Mirrors: `compileMatchers`.
-fn joined(pieces: &[Piece]) -> Piece {
+fn joined(pieces: &[Node]) -> Node {
     if let [only] = pieces {
         return only.clone();
     }
@@ -225,21 +225,21 @@ fn joined(pieces: &[Piece]) -> Piece {
         return glued;
     }
     let longest = pieces.iter().enumerate().filter_map(|(at, piece)| Some((piece.length()?, at))).max();
-    let side = |pieces: &[Piece]| (!pieces.is_empty()).then(|| joined(pieces));
+    let side = |pieces: &[Node]| (!pieces.is_empty()).then(|| joined(pieces));
     let (value, left, right) = match longest {
         Some((_, at)) => {
             (pieces.get(at), pieces.get(..at).and_then(side), pieces.get(at.saturating_add(1)..).and_then(side))
         }
         None => (pieces.first(), None, pieces.get(1..).and_then(side)),
     };
-    let Some(value) = value.cloned() else { return Piece::Nothing };
-    Piece::Tree(Box::new(Tree { value, left, right }))
+    let Some(value) = value.cloned() else { return Node::Nothing };
+    Node::Tree(Box::new(Tree { value, left, right }))
 }
 
 /// Mirrors: `minimizeMatchers`.
-fn shortened(mut pieces: Vec<Piece>) -> Vec<Piece> {
+fn shortened(mut pieces: Vec<Node>) -> Vec<Node> {
     loop {
-        let mut best: Option<(Piece, usize, usize)> = None;
+        let mut best: Option<(Node, usize, usize)> = None;
         for from in 0..pieces.len() {
             for to in (from.saturating_add(1)..=pieces.len()).rev() {
                 let Some(found) = pieces.get(from..to).and_then(glued) else { continue };
@@ -265,31 +265,31 @@ fn shortened(mut pieces: Vec<Piece>) -> Vec<Piece> {
 }
 
 /// Several pieces as one, where there is such a piece.
-fn glued(pieces: &[Piece]) -> Option<Piece> {
+fn glued(pieces: &[Node]) -> Option<Node> {
     if pieces.len() <= 1 {
         return None;
     }
     glued_as_every(pieces).or_else(|| {
-        let lengths: Option<Vec<usize>> = pieces.iter().map(Piece::length).collect();
-        Some(Piece::Row(lengths?.into_iter().fold(0, usize::saturating_add), pieces.to_vec()))
+        let lengths: Option<Vec<usize>> = pieces.iter().map(Node::length).collect();
+        Some(Node::Row(lengths?.into_iter().fold(0, usize::saturating_add), pieces.to_vec()))
     })
 }
 
 /// Mirrors: `glueMatchersAsEvery`.
-fn glued_as_every(pieces: &[Piece]) -> Option<Piece> {
+fn glued_as_every(pieces: &[Node]) -> Option<Node> {
     let (mut any, mut all, mut least) = (false, false, 0usize);
     let mut delimiters: Option<&[char]> = None;
     for piece in pieces {
         let own: &[char] = match piece {
-            Piece::Super => {
+            Node::Super => {
                 all = true;
                 &[]
             }
-            Piece::Any(delimiters) => {
+            Node::Any(delimiters) => {
                 any = true;
                 delimiters
             }
-            Piece::Single(chars) | Piece::List { chars, not: true } => {
+            Node::Single(chars) | Node::List { chars, not: true } => {
                 least = least.saturating_add(1);
                 chars
             }
@@ -301,26 +301,26 @@ fn glued_as_every(pieces: &[Piece]) -> Option<Piece> {
     }
     let delimiters = delimiters.unwrap_or_default();
     Some(match (any, all, least) {
-        (false, true, 0) => Piece::Super,
-        (true, false, 0) => Piece::Any(delimiters.to_vec()),
-        (any, all, 1..) if (any || all) && delimiters.is_empty() => Piece::Min(least),
+        (false, true, 0) => Node::Super,
+        (true, false, 0) => Node::Any(delimiters.to_vec()),
+        (any, all, 1..) if (any || all) && delimiters.is_empty() => Node::Min(least),
         _ => {
             let mut every = Vec::new();
             if least > 0 {
-                every.push(Piece::Min(least));
+                every.push(Node::Min(least));
                 if !any && !all {
-                    every.push(Piece::Max(least));
+                    every.push(Node::Max(least));
                 }
             }
             if !delimiters.is_empty() {
-                every.push(Piece::Without(delimiters.iter().collect()));
+                every.push(Node::Without(delimiters.iter().collect()));
             }
-            Piece::EveryOf(every)
+            Node::EveryOf(every)
         }
     })
 }
 
-impl Piece {
+impl Node {
     /// The number of characters, where the library takes it for fixed.
     fn length(&self) -> Option<usize> {
         match self {
@@ -342,7 +342,7 @@ impl Piece {
                 length
             }
             Self::Tree(tree) => {
-                let side = |piece: &Option<Piece>| piece.as_ref().map_or(Some(0), Piece::length);
+                let side = |piece: &Option<Node>| piece.as_ref().map_or(Some(0), Node::length);
                 let (left, right) = (side(&tree.left)?, side(&tree.right)?);
                 Some(tree.value.length()?.saturating_add(left).saturating_add(right))
             }
@@ -430,42 +430,42 @@ impl Search {
     }
 
     /// The whole text matches such a piece.
-    fn fits(&self, piece: &Piece, text: &[u8]) -> bool {
+    fn fits(&self, piece: &Node, text: &[u8]) -> bool {
         if !self.go_on(text) {
             return false;
         }
         match piece {
-            Piece::Any(delimiters) => find_any(text, delimiters).is_none(),
-            Piece::Super => true,
-            Piece::Single(delimiters) => lone(text).is_some_and(|char| !delimiters.contains(&char)),
-            Piece::List { chars, not } => lone(text).is_some_and(|char| chars.contains(&char) != *not),
-            Piece::Range { low, high, not } => lone(text).is_some_and(|char| (*low..=*high).contains(&char) != *not),
-            Piece::Text(own) => own.as_bytes() == text,
-            Piece::Nothing => text.is_empty(),
-            Piece::Min(least) => chars(text).take(*least).count() >= *least && !text.is_empty(),
-            Piece::Max(most) => chars(text).take(most.saturating_add(1)).count() <= *most,
-            Piece::Without(needle) => find(text, needle.as_bytes()).is_none(),
-            Piece::Contains(needle) => find(text, needle.as_bytes()).is_some(),
-            Piece::Prefix(prefix) => text.starts_with(prefix.as_bytes()),
-            Piece::Suffix(suffix) => text.ends_with(suffix.as_bytes()),
-            Piece::PrefixSuffix(prefix, suffix) => {
+            Node::Any(delimiters) => find_any(text, delimiters).is_none(),
+            Node::Super => true,
+            Node::Single(delimiters) => lone(text).is_some_and(|char| !delimiters.contains(&char)),
+            Node::List { chars, not } => lone(text).is_some_and(|char| chars.contains(&char) != *not),
+            Node::Range { low, high, not } => lone(text).is_some_and(|char| (*low..=*high).contains(&char) != *not),
+            Node::Text(own) => own.as_bytes() == text,
+            Node::Nothing => text.is_empty(),
+            Node::Min(least) => chars(text).take(*least).count() >= *least && !text.is_empty(),
+            Node::Max(most) => chars(text).take(most.saturating_add(1)).count() <= *most,
+            Node::Without(needle) => find(text, needle.as_bytes()).is_none(),
+            Node::Contains(needle) => find(text, needle.as_bytes()).is_some(),
+            Node::Prefix(prefix) => text.starts_with(prefix.as_bytes()),
+            Node::Suffix(suffix) => text.ends_with(suffix.as_bytes()),
+            Node::PrefixSuffix(prefix, suffix) => {
                 text.starts_with(prefix.as_bytes()) && text.ends_with(suffix.as_bytes())
             }
-            Piece::PrefixAny(prefix, delimiters) => {
+            Node::PrefixAny(prefix, delimiters) => {
                 text.strip_prefix(prefix.as_bytes()).is_some_and(|rest| find_any(rest, delimiters).is_none())
             }
-            Piece::SuffixAny(suffix, delimiters) => {
+            Node::SuffixAny(suffix, delimiters) => {
                 text.strip_suffix(suffix.as_bytes()).is_some_and(|rest| find_any(rest, delimiters).is_none())
             }
-            Piece::AnyOf(pieces) => pieces.iter().any(|piece| self.fits(piece, text)),
-            Piece::EveryOf(pieces) => pieces.iter().all(|piece| self.fits(piece, text)),
-            Piece::Row(length, pieces) => chars(text).count() == *length && self.begins(pieces, text),
-            Piece::Tree(tree) => self.fits_tree(tree, text),
+            Node::AnyOf(pieces) => pieces.iter().any(|piece| self.fits(piece, text)),
+            Node::EveryOf(pieces) => pieces.iter().all(|piece| self.fits(piece, text)),
+            Node::Row(length, pieces) => chars(text).count() == *length && self.begins(pieces, text),
+            Node::Tree(tree) => self.fits_tree(tree, text),
         }
     }
 
     /// The text begins with a row of pieces.
-    fn begins(&self, pieces: &[Piece], text: &[u8]) -> bool {
+    fn begins(&self, pieces: &[Node], text: &[u8]) -> bool {
         let mut rest = text;
         pieces.iter().all(|piece| {
             let length = piece.length().unwrap_or(0);
@@ -481,7 +481,7 @@ impl Search {
     }
 
     fn fits_tree(&self, tree: &Tree, text: &[u8]) -> bool {
-        let side = |piece: &Option<Piece>| piece.as_ref().map_or(Some(0), Piece::length);
+        let side = |piece: &Option<Node>| piece.as_ref().map_or(Some(0), Node::length);
         let (left, right) = (side(&tree.left), side(&tree.right));
         let whole = tree
             .value
@@ -517,45 +517,45 @@ impl Search {
     }
 
     /// Looks for the piece inside the text.
-    fn find(&self, piece: &Piece, text: &[u8]) -> Found {
+    fn find(&self, piece: &Node, text: &[u8]) -> Found {
         if !self.go_on(text) {
             return None;
         }
         match piece {
-            Piece::Any(delimiters) => {
+            Node::Any(delimiters) => {
                 let end = find_any(text, delimiters).unwrap_or(text.len());
                 Some((0, places(text.get(..end).unwrap_or_default())))
             }
-            Piece::Super => Some((0, places(text))),
-            Piece::Single(delimiters) => one(text, |char| !delimiters.contains(&char)),
-            Piece::List { chars, not } => one(text, |char| chars.contains(&char) != *not),
-            Piece::Range { low, high, not } => one(text, |char| (*low..=*high).contains(&char) != *not),
-            Piece::Text(own) => Some((find(text, own.as_bytes())?, vec![own.len()])),
-            Piece::Nothing => Some((0, vec![0])),
-            Piece::Min(least) => {
+            Node::Super => Some((0, places(text))),
+            Node::Single(delimiters) => one(text, |char| !delimiters.contains(&char)),
+            Node::List { chars, not } => one(text, |char| chars.contains(&char) != *not),
+            Node::Range { low, high, not } => one(text, |char| (*low..=*high).contains(&char) != *not),
+            Node::Text(own) => Some((find(text, own.as_bytes())?, vec![own.len()])),
+            Node::Nothing => Some((0, vec![0])),
+            Node::Min(least) => {
                 text.len().checked_sub(*least)?;
                 let ends = chars(text).map(|(at, char)| at.saturating_add(char.len_utf8()));
                 let ends: Vec<usize> = ends.skip(least.saturating_sub(1)).collect();
                 (!ends.is_empty()).then_some((0, ends))
             }
-            Piece::Max(most) => {
+            Node::Max(most) => {
                 let ends = chars(text).map(|(at, char)| at.saturating_add(char.len_utf8()));
                 Some((0, std::iter::once(0).chain(ends.take(*most)).collect()))
             }
-            Piece::Without(needle) => {
+            Node::Without(needle) => {
                 let end = find(text, needle.as_bytes()).unwrap_or(text.len());
                 Some((0, places(text.get(..end).unwrap_or_default())))
             }
-            Piece::Contains(needle) => {
+            Node::Contains(needle) => {
                 let offset = find(text, needle.as_bytes())?.saturating_add(needle.len());
                 Some((0, places(tail(text, offset)).into_iter().map(|at| at.saturating_add(offset)).collect()))
             }
-            Piece::Prefix(prefix) => {
+            Node::Prefix(prefix) => {
                 let at = find(text, prefix.as_bytes())?;
                 Some((at, ends_after(prefix.len(), tail(text, at.saturating_add(prefix.len())))))
             }
-            Piece::Suffix(suffix) => Some((0, vec![find(text, suffix.as_bytes())?.saturating_add(suffix.len())])),
-            Piece::PrefixSuffix(prefix, suffix) => {
+            Node::Suffix(suffix) => Some((0, vec![find(text, suffix.as_bytes())?.saturating_add(suffix.len())])),
+            Node::PrefixSuffix(prefix, suffix) => {
                 let at = find(text, prefix.as_bytes())?;
                 let mut rest = tail(text, at);
                 if suffix.is_empty() {
@@ -569,19 +569,19 @@ impl Search {
                 ends.reverse();
                 (!ends.is_empty()).then_some((at, ends))
             }
-            Piece::PrefixAny(prefix, delimiters) => {
+            Node::PrefixAny(prefix, delimiters) => {
                 let at = find(text, prefix.as_bytes())?;
                 let rest = tail(text, at.saturating_add(prefix.len()));
                 let end = find_any(rest, delimiters).unwrap_or(rest.len());
                 Some((at, ends_after(prefix.len(), rest.get(..end).unwrap_or_default())))
             }
-            Piece::SuffixAny(suffix, delimiters) => {
+            Node::SuffixAny(suffix, delimiters) => {
                 let found = find(text, suffix.as_bytes())?;
                 let last = find_last_any(text.get(..found).unwrap_or_default(), delimiters);
                 let start = last.map_or(0, |at| at.saturating_add(1));
                 Some((start, vec![found.saturating_add(suffix.len()).saturating_sub(start)]))
             }
-            Piece::AnyOf(pieces) => {
+            Node::AnyOf(pieces) => {
                 let mut best: Found = None;
                 for (at, lengths) in pieces.iter().filter_map(|piece| self.find(piece, text)) {
                     match &mut best {
@@ -596,18 +596,18 @@ impl Search {
                 }
                 best
             }
-            Piece::EveryOf(pieces) => self.find_every(pieces, text),
-            Piece::Row(length, pieces) => {
+            Node::EveryOf(pieces) => self.find_every(pieces, text),
+            Node::Row(length, pieces) => {
                 let starts = chars(text).map(|(at, _)| at);
                 let fitting = |at: &usize| tail(text, *at).len() >= *length && self.begins(pieces, tail(text, *at));
                 Some((starts.into_iter().find(fitting)?, vec![*length]))
             }
             // The library never finds a tree inside a text.
-            Piece::Tree(_) => None,
+            Node::Tree(_) => None,
         }
     }
 
-    fn find_every(&self, pieces: &[Piece], text: &[u8]) -> Found {
+    fn find_every(&self, pieces: &[Node], text: &[u8]) -> Found {
         let (mut index, mut offset) = (0usize, 0usize);
         let mut current: Vec<usize> = Vec::new();
         let mut rest = text;

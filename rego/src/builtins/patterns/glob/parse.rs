@@ -13,7 +13,7 @@ const MAX_PARTS: usize = 10_000;
 
 /// One part of a glob.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum PatternPart {
     /// `*`.
     Any,
     /// `**`.
@@ -33,12 +33,12 @@ pub enum Part {
         not: bool,
     },
     /// `{a,b}`: the parts of each alternative.
-    Choice(Vec<Vec<Part>>),
+    Choice(Vec<Vec<PatternPart>>),
     /// An alternative that its neighbours' common parts have used up.
     Nothing,
 }
 
-pub fn parse(pattern: &str) -> Result<Vec<Part>, String> {
+pub fn parse(pattern: &str) -> Result<Vec<PatternPart>, String> {
     let mut parser = Parser { chars: pattern.chars().peekable(), parts: 0 };
     parser.parts(0)
 }
@@ -50,7 +50,7 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     /// Parts until the end of the alternative or of the pattern.
-    fn parts(&mut self, depth: usize) -> Result<Vec<Part>, String> {
+    fn parts(&mut self, depth: usize) -> Result<Vec<PatternPart>, String> {
         let mut parts = Vec::new();
         while let Some(&next) = self.chars.peek() {
             if depth > 0 && matches!(next, ',' | '}') {
@@ -63,11 +63,11 @@ impl Parser<'_> {
             parts.push(match next {
                 '*' => {
                     self.chars.next();
-                    if self.chars.next_if_eq(&'*').is_some() { Part::Super } else { Part::Any }
+                    if self.chars.next_if_eq(&'*').is_some() { PatternPart::Super } else { PatternPart::Any }
                 }
                 '?' => {
                     self.chars.next();
-                    Part::Single
+                    PatternPart::Single
                 }
                 '[' => {
                     self.chars.next();
@@ -79,14 +79,14 @@ impl Parser<'_> {
                 }
                 _ => match self.text(if depth > 0 { "?*[{}," } else { "?*[{" }) {
                     text if text.is_empty() => continue,
-                    text => Part::Text(text),
+                    text => PatternPart::Text(text),
                 },
             });
         }
         Ok(parts)
     }
 
-    fn choice(&mut self, depth: usize) -> Result<Part, String> {
+    fn choice(&mut self, depth: usize) -> Result<PatternPart, String> {
         if depth > MAX_DEPTH {
             return Err("alternatives are nested too deeply".to_owned());
         }
@@ -94,7 +94,7 @@ impl Parser<'_> {
         while self.chars.next() == Some(',') {
             alternatives.push(self.parts(depth)?);
         }
-        Ok(Part::Choice(alternatives))
+        Ok(PatternPart::Choice(alternatives))
     }
 
     /// Text until one of `ends` that no `\` stands before.
@@ -109,7 +109,7 @@ impl Parser<'_> {
         text
     }
 
-    fn set(&mut self) -> Result<Part, String> {
+    fn set(&mut self) -> Result<PatternPart, String> {
         let end = || "unexpected end of input".to_owned();
         let not = self.chars.next_if_eq(&'!').is_some();
         let low = *self.chars.peek().ok_or_else(end)?;
@@ -123,11 +123,11 @@ impl Parser<'_> {
             if high < low {
                 return Err(format!("hi character '{high}' should be greater than lo '{low}'"));
             }
-            return Ok(Part::Range { low, high, not });
+            return Ok(PatternPart::Range { low, high, not });
         }
         let chars: Vec<char> = self.text("]").chars().collect();
         self.close()?;
-        if chars.is_empty() { Err("could not parse range".to_owned()) } else { Ok(Part::List { chars, not }) }
+        if chars.is_empty() { Err("could not parse range".to_owned()) } else { Ok(PatternPart::List { chars, not }) }
     }
 
     fn close(&mut self) -> Result<(), String> {
