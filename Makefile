@@ -117,7 +117,7 @@ test: needed lint unit compat manifests e2e pod-test attacks instructions footpr
 
 ci: test ## what continuous integration runs
 
-bench: tools release ## measure against a no-op tonic server, and write docs/performance.md (PAIRS, REQUESTS, BENCH_PEER)
+bench: tools release ## measure against a no-op tonic server, and write docs/operate/performance.md (PAIRS, REQUESTS, BENCH_PEER)
 	tests/bench/run --write
 
 soak: tools release ## ten minutes of load with 10,000 tokens; fails when memory grows (SOAK_SECONDS)

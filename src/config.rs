@@ -1,6 +1,6 @@
 //! The configuration: OPA's file, flags and environment in, one resolved `Config` out, or every problem at once.
 //!
-//! `keys` is the single table of what may be configured; checking, hints and `docs/config.md` all come from it.
+//! `keys` is the single table of what may be configured; checking, hints and `docs/reference/config.md` all come from it.
 
 mod aliases;
 mod bundles;

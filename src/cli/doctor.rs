@@ -120,10 +120,12 @@ fn lint(paths: &[PathBuf], strict: bool, format: Format) -> anyhow::Result<ExitC
                 println!("  {}", finding.what);
                 println!("  why:  {}", finding.rule.why);
                 println!("  mend: {}", finding.rule.remediation);
-                println!("  see:  docs/lint.md#{}\n", finding.rule.id);
+                println!("  see:  docs/reference/lint.md#{}\n", finding.rule.id);
             }
             if !manifests.has_meshes() {
-                println!("not examined: what providers do, because no mesh configuration was given (docs/lint.md)");
+                println!(
+                    "not examined: what providers do, because no mesh configuration was given (docs/reference/lint.md)"
+                );
             }
             let warnings = findings.len().saturating_sub(errors);
             println!("{} object(s) examined: {errors} error(s), {warnings} warning(s)", manifests.all().count());
@@ -155,7 +157,9 @@ fn migrate(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
         println!("No container that runs OPA, and no configuration of it, was found.");
         return Ok(ExitCode::FAILURE);
     }
-    println!("Then: `stepgate check` and `stepgate test` on your policies, and docs/migrate-from-opa-envoy.md.");
+    println!(
+        "Then: `stepgate check` and `stepgate test` on your policies, and docs/install/migrate-from-opa-envoy.md."
+    );
     let is_refused = migrations.iter().flat_map(|migration| &migration.lines).any(|(own, _)| *own == Verdict::Refused);
     let is_whole = report_unread(&manifests);
     Ok(ExitCode::from(u8::from(is_refused || !is_whole)))

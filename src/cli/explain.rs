@@ -187,7 +187,9 @@ impl Explain {
             },
             None if custom("answered").is_some() => match custom("reason").filter(|_| member(found, "error").is_some())
             {
-                Some(reason) => bail!("there was no input to decide about: {} (docs/status-codes.md)", plain(&reason)),
+                Some(reason) => {
+                    bail!("there was no input to decide about: {} (docs/operate/status-codes.md)", plain(&reason))
+                }
                 None => bail!("the event has no input: the mask of the log has taken it"),
             },
             None => Case {

@@ -27,7 +27,7 @@ pub struct Tail {
     /// Only this method
     #[arg(long)]
     method: Option<String>,
-    /// Only what was decided for this reason, such as `overloaded` (docs/status-codes.md)
+    /// Only what was decided for this reason, such as `overloaded` (docs/operate/status-codes.md)
     #[arg(long)]
     reason: Option<String>,
     /// Only what contains this text, anywhere in the event

@@ -1,4 +1,4 @@
-//! `docs/config.md`, made from the table of keys.
+//! `docs/reference/config.md`, made from the table of keys.
 
 use std::fmt::Write as _;
 

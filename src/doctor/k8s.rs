@@ -1,6 +1,6 @@
 //! The mistakes in Kubernetes and Istio manifests that nothing else finds before production.
 //!
-//! The rules are those of `docs/lint.md`, which is made from the table below.
+//! The rules are those of `docs/reference/lint.md`, which is made from the table below.
 
 mod forward_auth;
 mod policies;
@@ -281,7 +281,7 @@ pub const RULES: &[Rule] = &[
     error(
         "configuration",
         "stepgate does not start with this configuration.",
-        "Correct the keys; docs/config.md lists them.",
+        "Correct the keys; docs/reference/config.md lists them.",
         workloads::configuration,
     ),
     error(
@@ -333,7 +333,7 @@ pub fn examine(manifests: &Manifests) -> Vec<Finding> {
     found
 }
 
-/// `docs/lint.md`.
+/// `docs/reference/lint.md`.
 pub fn reference() -> String {
     let mut out = "# What `stepgate doctor k8s` looks for\n\n\
         Generated from `src/doctor/k8s.rs` by `stepgate lint-reference`; a test keeps it up to date.\n\n\

@@ -71,20 +71,20 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
                 "no_policy" => "`stepgate check` says what is wrong with the policy",
                 "undefined_decision" => "no rule gave a decision; give the entry point a default",
                 "evaluation_timeout" => "the policy is too slow; `stepgate eval --profile` shows where",
-                _ => "docs/status-codes.md, and the log",
+                _ => "docs/operate/status-codes.md, and the log",
             };
             format!("{count} check(s) denied by a fault, {}: {remediation}", label("reason"))
         }
         "stepgate_decision_logs_total"
             if matches!(label("outcome"), "queue_full" | "buffer_full" | "refused" | "stopped") =>
         {
-            format!("{count} decision(s) are missing in the log, {}: docs/compat.md", label("outcome"))
+            format!("{count} decision(s) are missing in the log, {}: docs/reference/compat.md", label("outcome"))
         }
         "stepgate_policy_activations_total" if label("outcome") == "failure" => {
             format!("{count} new policy or policies were refused, and the one before decides: the log says why")
         }
         "stepgate_denials_total" if label("reason") == "step_up_not_satisfiable" => format!(
-            "{count} caller(s) came with tokens that never satisfy a demand: does the provider know the levels? docs/step-up.md"
+            "{count} caller(s) came with tokens that never satisfy a demand: does the provider know the levels? docs/policies/step-up.md"
         ),
         "stepgate_cancelled_checks_total" => {
             format!(
@@ -148,13 +148,13 @@ mod tests {
                 "stepgate_faults_total{reason=\"overloaded\"} 3",
                 "3 check(s) denied by a fault, overloaded: add replicas",
             ),
-            ("stepgate_faults_total{reason=\"other\"} 1", "docs/status-codes.md"),
+            ("stepgate_faults_total{reason=\"other\"} 1", "docs/operate/status-codes.md"),
             (
                 "stepgate_decision_logs_total{outcome=\"buffer_full\"} 2",
                 "2 decision(s) are missing in the log, buffer_full",
             ),
             ("stepgate_policy_activations_total{outcome=\"failure\"} 1", "were refused"),
-            ("stepgate_denials_total{reason=\"step_up_not_satisfiable\"} 1", "docs/step-up.md"),
+            ("stepgate_denials_total{reason=\"step_up_not_satisfiable\"} 1", "docs/policies/step-up.md"),
             ("stepgate_cancelled_checks_total 4", "4 check(s) whose caller"),
             (
                 "stepgate_refused_connections_total{listener=\"grpc\",reason=\"limit\"} 1",

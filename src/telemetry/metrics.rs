@@ -468,11 +468,11 @@ mod tests {
         names.extend(quoted.filter(is_name));
         assert!(names.len() > 30, "{names:?}");
         for name in names {
-            let is_told = include_str!("../../docs/metrics.md").split('`').any(|code| {
+            let is_told = include_str!("../../docs/operate/metrics.md").split('`').any(|code| {
                 let code = code.split('{').next().unwrap_or_default();
                 code == name || code.strip_suffix("_total") == Some(name)
             });
-            assert!(is_told, "{name} is not in docs/metrics.md");
+            assert!(is_told, "{name} is not in docs/operate/metrics.md");
         }
     }
 

@@ -1,6 +1,6 @@
 """h2load against a no-op server and stepgate in several settings, alternating: rates, ratios, latencies, CPU and memory.
 
-    bench.py [--write]        --write puts the figures into docs/performance.md; ends with 1 where an aim is missed
+    bench.py [--write]        --write puts the figures into docs/operate/performance.md; ends with 1 where an aim is missed
     PAIRS=7 REQUESTS=40000    how much
     BENCH_PEER=host:port      another ext_authz server, measured in the same run"""
 import datetime
@@ -386,7 +386,7 @@ def main():
             f'{what} {got:.2f} ({bound})' for what, got, bound, _ in bench.aims)) + '.')
     if '--write' in sys.argv[1:]:
         revision = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-        with open(os.path.join(ROOT, 'docs', 'performance.md'), 'w', encoding='utf-8') as out:
+        with open(os.path.join(ROOT, 'docs', 'operate', 'performance.md'), 'w', encoding='utf-8') as out:
             out.write('# Performance\n\nWritten by `make bench`. Compare ratios, not rates: machines differ, and the no-op server runs in the same minutes.\n'
                       f'`BENCH_PEER=host:port make bench` measures another ext_authz server beside it.\n\n{datetime.date.today()}, after {revision}, on '
                       f'{machine()}.\n\n' + '\n'.join(bench.lines) + '\n')

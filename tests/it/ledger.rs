@@ -1,5 +1,5 @@
 //! `tests/compat/ledger.yaml`: a row for every key of OPA's configuration and every field of its events and status. It must be
-//! whole, its proofs must exist, and the tables of `docs/compat.md` must be what it says (`UPDATE_DOCS=1` writes them).
+//! whole, its proofs must exist, and the tables of `docs/reference/compat.md` must be what it says (`UPDATE_DOCS=1` writes them).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -125,8 +125,8 @@ fn tables(ledger: &Value) -> String {
 
 #[test]
 fn the_tables_of_the_docs_are_what_it_says() {
-    let path = root().join("docs/compat.md");
-    let page = std::fs::read_to_string(&path).expect("docs/compat.md");
+    let path = root().join("docs/reference/compat.md");
+    let page = std::fs::read_to_string(&path).expect("docs/reference/compat.md");
     let (before, rest) = page.split_once(BEGIN).expect("where the ledger begins");
     let (_, after) = rest.split_once(END).expect("where the ledger ends");
     let wanted = format!("{before}{BEGIN}{}{END}{after}", tables(&ledger()));

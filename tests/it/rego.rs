@@ -253,7 +253,7 @@ fn opas_own_suite_passes() {
     assert!(new.is_empty(), "{} cases fail that are not listed: {:?}", new.len(), &new[..new.len().min(10)]);
     assert!(fixed.is_empty(), "these pass now: take them off the list: {fixed:?}");
     let summary = summary(&table);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rego-conformance.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/rego-conformance.md");
     if std::env::var_os("STEPGATE_REGENERATE").is_some() {
         std::fs::write(&path, &summary).expect("the summary is written");
     }

@@ -222,6 +222,43 @@ fn the_sources_keep_the_rules() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// Relative links of a Markdown page that lead nowhere.
+fn dead_links(page: &Path, text: &str) -> Vec<String> {
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let is_relative = |link: &&str| !link.contains(':') && !link.starts_with(['#', '/']) && !link.contains(' ');
+    let targets = links.filter(is_relative).map(|link| link.split('#').next().unwrap_or(link));
+    let folder = page.parent().expect("a folder");
+    targets
+        .filter(|target| !folder.join(target).exists())
+        .map(|target| format!("{}: {target}", page.display()))
+        .collect()
+}
+
+fn pages(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("the folder is read") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            pages(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn links_of_documents_lead_to_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found =
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"].map(|name| root.join(name)).to_vec();
+    pages(&root.join("docs"), &mut found);
+    let dead: Vec<_> = found
+        .iter()
+        .flat_map(|page| dead_links(page, &std::fs::read_to_string(page).expect("the page is read")))
+        .collect();
+    assert!(found.len() > 30 && dead.is_empty(), "{} pages: {}", found.len(), dead.join("\n"));
+    assert_eq!(dead_links(&found[0], "[x](no/such.md#a) [y](README.md#b) [z](https://x.example)").len(), 1);
+}
+
 #[test]
 fn each_planted_violation_is_found() {
     let long = format!("//! x\n{}", "fn f() {}\n".repeat(MAX_CODE_LINES + 1));

@@ -193,7 +193,7 @@ def kustomizations(folder, crds):
         expect(f'{name}: renders', code == 0, output)
         if code == 0:
             examine(folder, name, output, crds)
-    # The other transports of the sidecar, by the change that docs/install-istio.md tells.
+    # The other transports of the sidecar, by the change that docs/install/istio.md tells.
     for transport in ('abstract', 'socket'):
         other = os.path.join(folder, transport)
         shutil.copytree(K8S, other)
@@ -355,7 +355,7 @@ def broken(folder, crds):
 ELSEWHERE = ('kubectl apply', 'kubectl get', 'kubectl run', 'kubectl -n', 'kubectl label', 'helm upgrade', 'helm test', 'rustup', 'make image', 'make sbom',
              'k8s/image/build', 'TARGET_TRIPLE', 'export CARGO_TARGET', 'stepgate token decode "$TOKEN"',
              'stepgate tail', 'stepgate run', 'stepgate build', 'make ', 'k8s/pod/ask', 'curl ', 'stepgate inspect', 'stepgate explain 27', 'stepgate explain request', 'systemctl',
-             'journalctl', 'stepgate doctor --wait')
+             'journalctl', 'stepgate doctor --wait', 'stepgate doctor plan --config-file config.yaml policy.rego')
 
 
 # A decision as a log has it, for the commands that look at one.
@@ -374,8 +374,10 @@ def documented():
 
 def commands(environment):
     total = 0
-    for name in ('../README', 'operate/running', 'install-istio', 'install-envoy-gateway', 'install-systemd', 'migrate-from-opa-envoy', 'troubleshooting', 'image', 'lint'):
-        text = open(os.path.join(ROOT, 'docs', f'{name}.md')).read()
+    pages = sorted(glob.glob('docs/**/*.md', root_dir=ROOT, recursive=True))
+    # The commands of development.md are the suites themselves.
+    for name in ['README.md'] + [page for page in pages if not page.startswith(('docs/adr/', 'docs/development'))]:
+        text = open(os.path.join(ROOT, name)).read()
         for block in re.findall(r'```sh\n(.*?)```', text, re.S):
             # A line that ends with a pipe goes on in the next.
             block = re.sub(r'\|\n\s+', '| ', block)
@@ -386,13 +388,13 @@ def commands(environment):
                 done = subprocess.run(['bash', '-o', 'pipefail', '-c', command], capture_output=True, text=True, env=environment, cwd=ROOT)
                 # Nothing runs here that `doctor` could ask, and it says so.
                 is_good = 'no answer from' in done.stderr if command == 'stepgate doctor' else done.returncode == 0
-                expect(f'docs/{name}.md: {command}', is_good, done.stdout + done.stderr)
+                expect(f'{name}: {command}', is_good, done.stdout + done.stderr)
     expect('commands of the documents', total >= 12, str(total))
     # What the documents show of `doctor migrate` is what it says.
-    shown = re.search(r'```text\n(.*?)```', open(os.path.join(ROOT, 'docs', 'migrate-from-opa-envoy.md')).read(), re.S)[1]
+    shown = re.search(r'```text\n(.*?)```', open(os.path.join(ROOT, 'docs', 'install', 'migrate-from-opa-envoy.md')).read(), re.S)[1]
     _, output = run(STEPGATE, 'doctor', 'migrate', 'tests/k8s/opa-envoy.yaml')
     missing = [line for line in shown.splitlines() if line not in output]
-    expect('docs/migrate-from-opa-envoy.md shows what is said', not missing, '\n'.join(missing))
+    expect('docs/install/migrate-from-opa-envoy.md shows what is said', not missing, '\n'.join(missing))
 
 
 def monitoring():

@@ -4,6 +4,6 @@ use super::*;
 
 #[test]
 fn the_reference_is_up_to_date() {
-    let committed = std::fs::read_to_string("docs/lint.md").unwrap_or_default();
-    assert!(committed == reference(), "run `cargo run -- lint-reference > docs/lint.md`");
+    let committed = std::fs::read_to_string("docs/reference/lint.md").unwrap_or_default();
+    assert!(committed == reference(), "run `cargo run -- lint-reference > docs/reference/lint.md`");
 }
