@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-pub use stepgate_rego::builtins::certificate;
-pub use stepgate_rego::meter::Meter;
+pub use stepgate_rego::Meter;
+pub use stepgate_rego::certificate;
 pub use stepgate_rego::value::{
     DuplicateKeys, JsonError, JsonLimits, JsonReadError, MAX_NUMBER_BYTES, Number, Text, Value, lossy, parse_json,
     parse_json_metered,
@@ -99,13 +99,13 @@ pub fn number(spelling: &str) -> Option<Value> {
 /// A YAML document as OPA reads it: version 1.1, where `no` is false, turned into JSON. Nothing when it is malformed or deeper than
 /// `limits` allow.
 pub fn parse_yaml(text: &str, limits: JsonLimits) -> Option<Value> {
-    let document = stepgate_rego::builtins::parse_yaml(text).ok()?;
+    let document = stepgate_rego::parse_yaml(text).ok()?;
     parse_json(json_text(&document).as_bytes(), limits).ok()
 }
 
 /// The same for a configuration, where `n` is the name of a member of keys and no boolean.
 pub fn parse_yaml_configuration(text: &str, limits: JsonLimits) -> Option<Value> {
-    let document = stepgate_rego::builtins::parse_yaml_with_letters(text).ok()?;
+    let document = stepgate_rego::parse_yaml_with_letters(text).ok()?;
     parse_json(json_text(&document).as_bytes(), limits).ok()
 }
 

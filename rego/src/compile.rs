@@ -2,7 +2,7 @@
 
 mod annotations;
 mod check;
-pub mod hir;
+pub(crate) mod hir;
 mod lower;
 mod reads;
 mod recursion;
@@ -21,7 +21,7 @@ use crate::policy::Policy;
 use crate::syntax::{self, Location, Version};
 use crate::value::Value;
 
-pub use self::check::Types;
+pub(crate) use self::check::Types;
 pub use self::lower::{CompiledQuery, compile_query};
 pub use self::reads::Reads;
 
@@ -64,7 +64,7 @@ pub struct Options {
     pub capabilities: Capabilities,
     /// Data under a rule's path is refused.
     pub data_conflicts: DataConflicts,
-    /// Evaluations report every statement to the host ([`crate::Host::visit`]).
+    /// Evaluations report every statement to the host ([`crate::Tracer::visit`]).
     pub traced: bool,
     /// Refuses imports, arguments and assigned variables that nothing uses (`opa check --strict`).
     pub strict: bool,
@@ -152,7 +152,7 @@ const DEPRECATED: &[&str] = &[
 
 /// The names of one module.
 #[derive(Debug)]
-pub struct Names<'a> {
+pub(crate) struct Names<'a> {
     pub file: Arc<str>,
     /// The checks of version 1: nothing shadows `input` or `data`, and deprecated functions are gone.
     pub strict: bool,
@@ -167,7 +167,7 @@ pub struct Names<'a> {
 
 /// The state shared by all modules.
 #[derive(Debug, Default)]
-pub struct Shared {
+pub(crate) struct Shared {
     /// The number of arguments of every function, by its path.
     pub arities: HashMap<Vec<Value>, usize>,
     /// The paths of all rules.
@@ -179,7 +179,7 @@ pub struct Shared {
 
 impl Names<'_> {
     /// The meaning of a name that no variable hides: an import or a rule of the package.
-    pub fn global(&self, name: &str) -> Option<(Root, Vec<Term>)> {
+    pub(crate) fn global(&self, name: &str) -> Option<(Root, Vec<Term>)> {
         if let Some((import, path)) = self.imports.get_key_value(name) {
             self.used.borrow_mut().insert(import.clone());
             return Some(path.clone());
@@ -190,7 +190,7 @@ impl Names<'_> {
         })
     }
 
-    pub fn builtin(&self, name: &str) -> Option<&'static Builtin> {
+    pub(crate) fn builtin(&self, name: &str) -> Option<&'static Builtin> {
         let capabilities = &self.shared.capabilities;
         let internal = name.starts_with("internal.");
         if (self.strict && DEPRECATED.contains(&name))
@@ -203,7 +203,7 @@ impl Names<'_> {
     }
 
     /// Why `name` cannot be called.
-    pub fn refusal(&self, name: &str) -> String {
+    pub(crate) fn refusal(&self, name: &str) -> String {
         match self.shared.capabilities.denied.get(name) {
             Some(why) => format!("unsafe built-in function calls in expression: {name}: {why}"),
             None if self.strict && DEPRECATED.contains(&name) => {
@@ -213,7 +213,7 @@ impl Names<'_> {
         }
     }
 
-    pub fn arity(&self, function: &Function) -> Option<usize> {
+    pub(crate) fn arity(&self, function: &Function) -> Option<usize> {
         match function {
             Function::Builtin(builtin) => Some(builtin.arity),
             Function::Rule(path) => {
@@ -224,12 +224,12 @@ impl Names<'_> {
         }
     }
 
-    pub fn is_function(&self, path: &[Value]) -> bool {
+    pub(crate) fn is_function(&self, path: &[Value]) -> bool {
         self.shared.arities.contains_key(path)
     }
 
     /// `path` leads into the value of a rule.
-    pub fn is_inside_rule(&self, path: &[Value]) -> bool {
+    pub(crate) fn is_inside_rule(&self, path: &[Value]) -> bool {
         (1..path.len()).any(|len| path.get(..len).is_some_and(|prefix| self.shared.paths.contains(prefix)))
     }
 }

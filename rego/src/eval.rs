@@ -3,6 +3,7 @@
 //! Values are pointed at, never copied: those of the policy, the data and the input where they are, those that are made on
 //! the way in an arena that ends with the evaluation.
 
+mod calls;
 mod documents;
 mod exec;
 mod groups;
@@ -252,8 +253,11 @@ impl Policy {
         Ok(rest.iter().try_fold(found, |value, key| Some(value?.get(key))).flatten().cloned())
     }
 
-    /// All rows of a query's answer.
-    pub fn query(
+    /// All solutions of a compiled query.
+    ///
+    /// # Errors
+    /// A conflict, an error of the host, or a limit.
+    pub fn solutions(
         &self,
         query: &CompiledQuery,
         input: Option<&Value>,

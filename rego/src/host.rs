@@ -1,15 +1,19 @@
 //! The world as a policy may see it: everything that is neither policy, data nor input.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::syntax::Location;
 use crate::value::Value;
 
-/// The interface of an evaluation to its host program.
+/// The interface of an evaluation to its host program. The clock and randomness are required; tracing, recording, signatures and HTTP
+/// are offered by hosts that have them.
 pub trait Host {
     /// Nanoseconds since the epoch; asked at most once in an evaluation.
     fn now_ns(&self) -> i64;
+
+    /// Random bytes, for `rand.intn` and `uuid.rfc4122`.
+    fn random(&self, bytes: &mut [u8]);
 
     /// The evaluation must end. Polled every few hundred steps.
     fn is_expired(&self) -> bool {
@@ -17,7 +21,7 @@ pub trait Host {
     }
 
     /// Charges `bytes` to the evaluation until it ends; false when they are refused. Called for memory beyond
-    /// [`FREE_BYTES`](crate::meter::FREE_BYTES), some hundred kilobytes at once.
+    /// [`FREE_BYTES`](crate::FREE_BYTES), some hundred kilobytes at once.
     fn grant_memory(&self, _bytes: usize) -> bool {
         true
     }
@@ -25,8 +29,36 @@ pub trait Host {
     /// The evaluation ends, and held about `bytes`.
     fn memory_held(&self, _bytes: usize) {}
 
-    /// A line that `print` wrote, with its place.
-    fn print(&self, _line: &str) {}
+    /// The value of `opa.runtime()`.
+    fn runtime(&self) -> Value {
+        Value::empty_object()
+    }
+
+    /// The receiver of `print`, `trace` and executed statements.
+    fn tracer(&self) -> Option<&dyn Tracer> {
+        None
+    }
+
+    /// Records non-deterministic results, or replays them.
+    fn recorder(&self) -> Option<&dyn Recorder> {
+        None
+    }
+
+    /// Remembers verified signatures between evaluations.
+    fn signatures(&self) -> Option<&dyn SignatureCache> {
+        None
+    }
+
+    /// Sends the requests of `http.send` and `net.lookup_ip_addr`, which are errors without it.
+    fn http_client(&self) -> Option<&dyn HttpClient> {
+        None
+    }
+}
+
+/// Receives what an evaluation prints and executes.
+pub trait Tracer {
+    /// A line that `print` wrote.
+    fn print(&self, line: &str);
 
     /// The arguments of `trace`.
     fn note(&self, _text: &str) {}
@@ -36,39 +68,54 @@ pub trait Host {
 
     /// A test with cases begins this one: the path below `data` of the member that is its result, as an array.
     fn test_case(&self, _path: &Value) {}
+}
 
-    /// A recorded result to replay for a non-deterministic function, which is not called then.
-    fn recalled(&self, _name: &'static str, _args: &[&Value]) -> Option<Value> {
-        None
-    }
+/// Records the results of non-deterministic functions, or replays recorded ones.
+pub trait Recorder {
+    /// A recorded result, for which the function is not called.
+    fn replay(&self, name: &'static str, args: &[&Value]) -> Option<Value>;
 
-    /// Records the result of a non-deterministic function.
-    fn answered(&self, _name: &'static str, _args: &[&Value], _result: &Value) {}
+    /// Records the result of a call.
+    fn record(&self, name: &'static str, args: &[&Value], result: &Value);
+}
 
-    /// Random bytes, for `rand.intn` and `uuid.rfc4122`.
-    fn random(&self, bytes: &mut [u8]);
+/// Results of signature verifications by a digest of token, key material and algorithm.
+pub trait SignatureCache {
+    fn get(&self, key: &[u8; 32]) -> Option<bool>;
 
-    /// The cached result of a signature verification. `key` covers token, key material and algorithm.
-    fn known_signature(&self, _key: &[u8; 32]) -> Option<bool> {
-        None
-    }
+    fn insert(&self, key: [u8; 32], is_valid: bool);
+}
 
-    /// Remembers what a verification gave.
-    fn remember_signature(&self, _key: [u8; 32], _valid: bool) {}
-
-    /// The value of `opa.runtime()`.
-    fn runtime(&self) -> Value {
-        Value::empty_object()
-    }
-
-    /// Sends a request of `http.send`, or answers it from what was kept. Must end with the evaluation.
-    fn http_send(&self, _request: &HttpRequest) -> Result<HttpResponse, HttpError> {
-        Err(HttpError::Internal("http.send is not enabled".to_owned()))
-    }
+/// Reaches other servers. Calls must end with the evaluation.
+pub trait HttpClient {
+    /// Sends a request of `http.send`, or answers it from its cache.
+    ///
+    /// # Errors
+    /// There is no response; the kind says why.
+    fn send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError>;
 
     /// `net.lookup_ip_addr`: the addresses of a name.
+    ///
+    /// # Errors
+    /// The name has none, or the host does not look up names.
     fn lookup_ip_addr(&self, _name: &str) -> Result<Vec<String>, String> {
         Err("net.lookup_ip_addr is not enabled".to_owned())
+    }
+}
+
+/// The clock and randomness of the system, and nothing else.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemHost;
+
+impl Host for SystemHost {
+    fn now_ns(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        // The library's source of random bytes fails only where the system has none; zeros then are as good as any other answer.
+        let _ = aws_lc_rs::rand::fill(bytes);
     }
 }
 

@@ -10,18 +10,18 @@ use crate::eval::{EvalError, Limits};
 use crate::host::Host;
 
 /// Steps between two polls of the deadline.
-pub const STEPS_PER_POLL: u64 = 256;
+pub(crate) const STEPS_PER_POLL: u64 = 256;
 /// Bytes that every evaluation may hold without asking the host for them: most need less.
 pub const FREE_BYTES: usize = 256 << 10;
 /// Bytes that are asked of the host at once, so that it is seldom asked.
 const GRANT_BYTES: usize = 256 << 10;
 
 /// The memory of a value in a growing vector: the vector may be half empty, and its old half may still be allocated.
-pub const ITEM_BYTES: usize = 48;
+pub(crate) const ITEM_BYTES: usize = 48;
 /// The same for a key and its value.
-pub const MEMBER_BYTES: usize = 96;
+pub(crate) const MEMBER_BYTES: usize = 96;
 /// A string beside its bytes, or an array, object or set beside its items: counters, length, measure, and the allocator's rounding.
-pub const HEADER_BYTES: usize = 96;
+pub(crate) const HEADER_BYTES: usize = 96;
 
 /// Counts work and memory, and refuses what goes beyond a bound.
 pub trait Meter {
@@ -39,7 +39,7 @@ pub trait Meter {
 
 /// For policies and data, which come from operators: no bounds.
 #[derive(Clone, Copy, Debug)]
-pub struct Unmetered;
+pub(crate) struct Unmetered;
 
 impl Meter for Unmetered {
     type Error = Infallible;
@@ -68,26 +68,26 @@ pub(crate) struct EvalMeter<'a> {
 }
 
 impl<'a> EvalMeter<'a> {
-    pub fn new(host: &'a dyn Host, limits: Limits) -> Self {
+    pub(crate) fn new(host: &'a dyn Host, limits: Limits) -> Self {
         let granted = limits.bytes.min(FREE_BYTES);
         let Limits { steps, bytes: max_bytes } = limits;
         Self { host, steps, until_poll: STEPS_PER_POLL, max_bytes, granted, room: granted }
     }
 
     /// Bytes that the evaluation holds.
-    pub fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.granted.saturating_sub(self.room)
     }
 
     /// Counts one step.
     #[inline]
-    pub fn step(&mut self) -> Result<(), EvalError> {
+    pub(crate) fn step(&mut self) -> Result<(), EvalError> {
         self.until_poll = self.until_poll.wrapping_sub(1);
         if self.until_poll == 0 { self.poll(STEPS_PER_POLL) } else { Ok(()) }
     }
 
     #[inline]
-    pub fn work(&mut self, steps: usize) -> Result<(), EvalError> {
+    pub(crate) fn work(&mut self, steps: usize) -> Result<(), EvalError> {
         let steps = steps as u64;
         if steps < self.until_poll {
             self.until_poll = self.until_poll.wrapping_sub(steps);
@@ -104,7 +104,7 @@ impl<'a> EvalMeter<'a> {
     }
 
     #[inline]
-    pub fn allocate(&mut self, bytes: usize) -> Result<(), EvalError> {
+    pub(crate) fn allocate(&mut self, bytes: usize) -> Result<(), EvalError> {
         match self.room.checked_sub(bytes) {
             Some(room) => {
                 self.room = room;
@@ -130,7 +130,7 @@ impl<'a> EvalMeter<'a> {
         Ok(())
     }
 
-    pub fn release(&mut self, bytes: usize) {
+    pub(crate) fn release(&mut self, bytes: usize) {
         self.room = self.room.saturating_add(bytes).min(self.granted);
     }
 }

@@ -6,19 +6,19 @@ mod ops;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use self::index::{Condition, Facts, Index, KeyPath, Test};
-pub use self::ops::{Call, Code, Comparison, Mock, MockValue, Op, Operand, Override, Reg, Replacement, Src};
+pub(crate) use self::index::{Condition, Facts, Index, KeyPath, Test};
+pub(crate) use self::ops::{Call, Code, Comparison, Mock, MockValue, Op, Operand, Override, Reg, Replacement, Src};
 use crate::compile::Reads;
 use crate::syntax::Location;
 use crate::value::Value;
 
 /// A rule, by its place among the groups of a policy.
-pub type GroupId = u32;
+pub(crate) type GroupId = u32;
 /// A node in the tree of packages and rules.
-pub type NodeId = u32;
+pub(crate) type NodeId = u32;
 
 /// The place of the tree's root, `data`.
-pub const ROOT: NodeId = 0;
+pub(crate) const ROOT: NodeId = 0;
 
 /// Rules and data, ready to be asked.
 #[derive(Debug)]
@@ -36,13 +36,13 @@ pub struct Policy {
 
 /// For compiling queries later: the rules of each package, and the imports of its modules.
 #[derive(Debug, Default)]
-pub struct NameTable {
+pub(crate) struct NameTable {
     pub rules: HashMap<Vec<Value>, std::collections::HashSet<Arc<str>>>,
 }
 
 /// A node in the tree of `data`.
 #[derive(Debug, Default)]
-pub struct Node {
+pub(crate) struct Node {
     /// From `data` to here.
     pub path: Vec<Value>,
     pub children: HashMap<Value, NodeId>,
@@ -65,7 +65,7 @@ pub enum GroupKind {
 
 /// All definitions of one rule.
 #[derive(Debug)]
-pub struct RuleSet {
+pub(crate) struct RuleSet {
     pub path: Vec<Value>,
     pub kind: GroupKind,
     pub rules: Vec<RuleCode>,
@@ -77,14 +77,13 @@ pub struct RuleSet {
     pub reads: Reads,
     /// All definitions give this one value, so the first that succeeds decides.
     pub constant: Option<Value>,
-    pub arity: u32,
     /// The heads are `contains`.
     pub contains: bool,
 }
 
 /// One definition.
 #[derive(Debug)]
-pub struct RuleCode {
+pub(crate) struct RuleCode {
     pub at: Location,
     pub file: Arc<str>,
     /// The body and value, and those of each `else`.

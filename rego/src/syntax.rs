@@ -4,6 +4,7 @@ mod lexer;
 mod parser;
 mod tree;
 
-pub use self::lexer::{Location, SyntaxError};
-pub use self::parser::{Version, is_constant, kind_name, parse_module, parse_query};
-pub use self::tree::{Body, Comment, Else, Expr, ExprKind, Head, HeadKind, Import, Module, Rule, Term, TermKind, With};
+pub use self::lexer::Location;
+pub use self::parser::{Version, package_of};
+pub(crate) use self::parser::{is_constant, kind_name, parse_module, parse_query};
+pub(crate) use self::tree::{Comment, Expr, ExprKind, HeadKind, Module, Rule, Term, TermKind, With};

@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 64;
 
 /// The type of a term.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Type {
+pub(crate) enum Type {
     /// Nothing is known: what has it unifies with nothing.
     Unknown,
     Null,
@@ -42,7 +42,7 @@ struct Extent {
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ArrayType {
+pub(crate) struct ArrayType {
     extent: Extent,
     pub items: Vec<Type>,
     /// The type of the further items.
@@ -50,7 +50,7 @@ pub struct ArrayType {
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ObjectType {
+pub(crate) struct ObjectType {
     extent: Extent,
     /// By key, in order.
     pub members: Vec<(Value, Type)>,
@@ -59,13 +59,13 @@ pub struct ObjectType {
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SetType {
+pub(crate) struct SetType {
     extent: Extent,
     pub of: Type,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FunctionType {
+pub(crate) struct FunctionType {
     pub args: Vec<Type>,
     /// `None`: it gives nothing.
     pub result: Option<Type>,
@@ -86,15 +86,15 @@ impl Extent {
 }
 
 impl Type {
-    pub fn any() -> Self {
+    pub(crate) fn any() -> Self {
         Self::Any(Arc::new([]))
     }
 
-    pub fn is_any(&self) -> bool {
+    pub(crate) fn is_any(&self) -> bool {
         matches!(self, Self::Any(alternatives) if alternatives.is_empty())
     }
 
-    pub fn array(items: Vec<Type>, rest: Option<Type>) -> Self {
+    pub(crate) fn array(items: Vec<Type>, rest: Option<Type>) -> Self {
         let extent = Extent::of(items.iter().chain(&rest));
         if extent.is_too_large() {
             return Self::array(Vec::new(), Some(Self::any()));
@@ -102,7 +102,7 @@ impl Type {
         Self::Array(Arc::new(ArrayType { extent, items, rest }))
     }
 
-    pub fn object(mut members: Vec<(Value, Type)>, rest: Option<(Type, Type)>) -> Self {
+    pub(crate) fn object(mut members: Vec<(Value, Type)>, rest: Option<(Type, Type)>) -> Self {
         members.sort_by(|(a, _), (b, _)| a.cmp(b));
         let rests = rest.iter().flat_map(|(key, value)| [key, value]);
         let extent = Extent::of(members.iter().map(|(_, value)| value).chain(rests));
@@ -112,7 +112,7 @@ impl Type {
         Self::Object(Arc::new(ObjectType { extent, members, rest }))
     }
 
-    pub fn set(of: Type) -> Self {
+    pub(crate) fn set(of: Type) -> Self {
         let extent = Extent::of(std::iter::once(&of));
         if extent.is_too_large() {
             return Self::set(Self::any());
@@ -120,12 +120,12 @@ impl Type {
         Self::Set(Arc::new(SetType { extent, of }))
     }
 
-    pub fn function(args: Vec<Type>, result: Option<Type>) -> Self {
+    pub(crate) fn function(args: Vec<Type>, result: Option<Type>) -> Self {
         Self::Function(Arc::new(FunctionType { args, result }))
     }
 
     /// The type of a constant.
-    pub fn of(value: &Value) -> Self {
+    pub(crate) fn of(value: &Value) -> Self {
         match value {
             Value::Null => Self::Null,
             Value::Bool(_) => Self::Boolean,
@@ -161,7 +161,7 @@ impl Type {
     }
 
     /// It, or something inside it, is unknown.
-    pub fn is_vague(&self) -> bool {
+    pub(crate) fn is_vague(&self) -> bool {
         match self {
             Self::Unknown => true,
             Self::Array(it) => it.extent.vague,
@@ -173,7 +173,7 @@ impl Type {
     }
 
     /// The union of two types.
-    pub fn or(self, other: Self) -> Self {
+    pub(crate) fn or(self, other: Self) -> Self {
         match (self, other) {
             (Self::Unknown, known) | (known, Self::Unknown) => known,
             (Self::Function(a), Self::Function(b)) if a.args.len() == b.args.len() => {
@@ -221,7 +221,7 @@ impl Type {
     }
 
     /// The type of the member at `key`; `Unknown` where there is none.
-    pub fn select(&self, key: &Value) -> Self {
+    pub(crate) fn select(&self, key: &Value) -> Self {
         match self {
             Self::Array(array) => {
                 let Value::Number(number) = key else { return Self::Unknown };
@@ -239,7 +239,7 @@ impl Type {
     }
 
     /// The type of a key in brackets behind it; `None` when there can be none.
-    pub fn keys(&self) -> Option<Self> {
+    pub(crate) fn keys(&self) -> Option<Self> {
         match self {
             Self::Array(_) => Some(Self::Number),
             Self::Object(object) => {
@@ -254,7 +254,7 @@ impl Type {
     }
 
     /// The type of what is found behind it in brackets.
-    pub fn values(&self) -> Self {
+    pub(crate) fn values(&self) -> Self {
         match self {
             Self::Array(array) => array.items.iter().chain(&array.rest).cloned().fold(Self::Unknown, Self::or),
             Self::Object(object) => {
@@ -271,7 +271,7 @@ impl Type {
     /// A value can have both types. An unknown type has none.
     ///
     /// Mirrors: `unifies`, OPA `v1/ast/check.go`, v1.19.0.
-    pub fn unifies(&self, other: &Self) -> bool {
+    pub(crate) fn unifies(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unknown, _) | (_, Self::Unknown) => false,
             (Self::Any(all), one) | (one, Self::Any(all)) => match one {
@@ -296,7 +296,7 @@ impl Type {
     /// The type of two definitions of one rule together.
     ///
     /// Mirrors: `mergeTypes`, OPA `v1/ast/env.go`, v1.19.0.
-    pub fn merge(self, other: Self) -> Self {
+    pub(crate) fn merge(self, other: Self) -> Self {
         match (self, other) {
             (Self::Object(a), Self::Object(b)) if a.members.is_empty() && b.members.is_empty() => {
                 let rest = match (&a.rest, &b.rest) {
@@ -334,12 +334,12 @@ fn both(a: Option<&Type>, b: Option<&Type>) -> bool {
 
 impl ArrayType {
     /// The type of the items that follow; of which nothing is known, there are none, as in OPA.
-    pub fn known_rest(&self) -> Option<&Type> {
+    pub(crate) fn known_rest(&self) -> Option<&Type> {
         self.rest.as_ref().filter(|rest| **rest != Type::Unknown)
     }
 
     /// The type of the item at `at`.
-    pub fn at(&self, at: usize) -> Type {
+    pub(crate) fn at(&self, at: usize) -> Type {
         self.items.get(at).or(self.rest.as_ref()).cloned().unwrap_or(Type::Unknown)
     }
 
@@ -350,7 +350,7 @@ impl ArrayType {
 
 impl ObjectType {
     /// The type of other members' values; of which nothing is known, there are none, as in OPA.
-    pub fn known_rest(&self) -> Option<&Type> {
+    pub(crate) fn known_rest(&self) -> Option<&Type> {
         self.rest.as_ref().map(|(_, value)| value).filter(|value| **value != Type::Unknown)
     }
 
@@ -412,7 +412,7 @@ fn listed(f: &mut fmt::Formatter<'_>, items: impl Iterator<Item = String>) -> fm
 }
 
 /// `(a, b)`.
-pub struct Arguments<'a>(pub &'a [Type]);
+pub(crate) struct Arguments<'a>(pub &'a [Type]);
 
 impl fmt::Display for Arguments<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

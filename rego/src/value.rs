@@ -265,6 +265,15 @@ impl Hash for Value {
 
 // === Making values ===
 
+impl std::str::FromStr for Value {
+    type Err = JsonError;
+
+    /// Reads a JSON document of at most 1,000 levels, in which the last of two equal members counts, as in Go.
+    fn from_str(text: &str) -> Result<Self, JsonError> {
+        parse_json(text.as_bytes(), JsonLimits { depth: 1_000, duplicates: DuplicateKeys::LastWins })
+    }
+}
+
 impl From<bool> for Value {
     fn from(it: bool) -> Self {
         Self::Bool(it)

@@ -148,7 +148,7 @@ impl Eval {
         };
         let world = EvalHost::lasting(budget, host_context).following(Trail::default());
         let options = EvalOptions { strict_builtin_errors: self.strict_builtin_errors, ..EvalOptions::default() };
-        let result = policy.query(&compiled, self.input()?.as_ref(), &options, &world);
+        let result = policy.solutions(&compiled, self.input()?.as_ref(), &options, &world);
         let (prints, trail) = world.into_records();
         for line in prints {
             eprintln!("{line}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use stepgate_rego::compile::hir::data_path;
+use stepgate_rego::data_path;
 use stepgate_rego::{EvalOptions, Policy, Version, compile_query};
 
 use super::check::{PolicyArgs, listed};
@@ -92,7 +92,7 @@ impl Explain {
         // says of the world at the time counts.
         let alone = HostContext::new(&BuiltinSettings::default());
         let world = EvalHost::lasting(TIMEOUT, &alone).following(Trail::default()).recalling(case.answers, case.now_ns);
-        let result = policy.query(&query, Some(&case.input), &EvalOptions::default(), &world);
+        let result = policy.solutions(&query, Some(&case.input), &EvalOptions::default(), &world);
         let (prints, trail) = world.into_records();
         let secrets = Hidden::of(&case.input);
         let now = match result {

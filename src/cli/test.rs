@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
-use stepgate_rego::compile::is_test_name;
+use stepgate_rego::is_test_name;
 use stepgate_rego::{EvalOptions, GroupKind, Location, Policy};
 
 use super::check::{PolicyArgs, listed};

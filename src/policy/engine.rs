@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stepgate_rego::compile::Options;
+use stepgate_rego::Options;
 use stepgate_rego::{ErrorKind, EvalOptions, GroupKind, Limits, Policy, Source, Version, compile};
 
 use super::cache::DecisionCache;
@@ -239,8 +239,7 @@ pub fn package_of(module: &Module) -> Option<Vec<String>> {
         RegoVersion::V0 => Version::V0,
         RegoVersion::V1 => Version::V1,
     };
-    let parsed = stepgate_rego::syntax::parse_module(&module.text, version).ok()?;
-    Some(parsed.package.iter().map(|part| part.to_string()).collect())
+    stepgate_rego::package_of(&module.text, version)
 }
 
 /// The compiler options of the command-line tools.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
-use stepgate_rego::compile::Capabilities;
-use stepgate_rego::{Host, HttpError, HttpRequest, HttpResponse, Place};
+use stepgate_rego::Capabilities;
+use stepgate_rego::{Host, HttpClient, HttpError, HttpRequest, HttpResponse, Place, Recorder, SignatureCache, Tracer};
 
 use super::Trail;
 use super::http_send::{Outbound, OutboundSettings};
@@ -283,6 +283,47 @@ impl Host for EvalHost<'_> {
         self.memory.observe(bytes);
     }
 
+    fn random(&self, bytes: &mut [u8]) {
+        self.was_asked.set(true);
+        for chunk in bytes.chunks_mut(16) {
+            let random = uuid::Uuid::new_v4().into_bytes();
+            chunk.iter_mut().zip(random).for_each(|(byte, random)| *byte = random);
+        }
+    }
+
+    fn runtime(&self) -> Value {
+        self.was_asked.set(true);
+        self.host_context.runtime.clone().unwrap_or_else(Value::empty_object)
+    }
+
+    fn tracer(&self) -> Option<&dyn Tracer> {
+        Some(self)
+    }
+
+    fn recorder(&self) -> Option<&dyn Recorder> {
+        Some(self)
+    }
+
+    fn signatures(&self) -> Option<&dyn SignatureCache> {
+        Some(self.host_context)
+    }
+
+    fn http_client(&self) -> Option<&dyn HttpClient> {
+        Some(self)
+    }
+}
+
+impl SignatureCache for HostContext {
+    fn get(&self, key: &[u8; 32]) -> Option<bool> {
+        self.signatures.get(key)
+    }
+
+    fn insert(&self, key: [u8; 32], is_valid: bool) {
+        self.signatures.insert(key, is_valid);
+    }
+}
+
+impl Tracer for EvalHost<'_> {
     fn print(&self, line: &str) {
         self.was_asked.set(true);
         self.prints.borrow_mut().push(line.to_owned());
@@ -307,13 +348,15 @@ impl Host for EvalHost<'_> {
             cases.push(path.clone());
         }
     }
+}
 
-    fn recalled(&self, name: &'static str, args: &[&Value]) -> Option<Value> {
+impl Recorder for EvalHost<'_> {
+    fn replay(&self, name: &'static str, args: &[&Value]) -> Option<Value> {
         let results = member(self.recalled.as_ref()?, name)?;
         member(results, &arguments(args)).cloned()
     }
 
-    fn answered(&self, name: &'static str, args: &[&Value], result: &Value) {
+    fn record(&self, name: &'static str, args: &[&Value], result: &Value) {
         self.was_asked.set(true);
         let Some(answers) = self.answers.as_ref().filter(|_| RECORDED.contains(&name)) else { return };
         let mut answers = answers.borrow_mut();
@@ -322,24 +365,10 @@ impl Host for EvalHost<'_> {
             results.insert(arguments(args), result.clone());
         }
     }
+}
 
-    fn random(&self, bytes: &mut [u8]) {
-        self.was_asked.set(true);
-        for chunk in bytes.chunks_mut(16) {
-            let random = uuid::Uuid::new_v4().into_bytes();
-            chunk.iter_mut().zip(random).for_each(|(byte, random)| *byte = random);
-        }
-    }
-
-    fn known_signature(&self, key: &[u8; 32]) -> Option<bool> {
-        self.host_context.signatures.get(key)
-    }
-
-    fn remember_signature(&self, key: [u8; 32], valid: bool) {
-        self.host_context.signatures.insert(key, valid);
-    }
-
-    fn http_send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
+impl HttpClient for EvalHost<'_> {
+    fn send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
         self.was_asked.set(true);
         match &self.host_context.outbound {
             Some(outbound) if !self.may_wait => outbound.kept(request, self.now_ns()).ok_or(HttpError::WouldWait),
@@ -351,10 +380,5 @@ impl Host for EvalHost<'_> {
             }
             None => Err(HttpError::Internal("http.send is not enabled".to_owned())),
         }
-    }
-
-    fn runtime(&self) -> Value {
-        self.was_asked.set(true);
-        self.host_context.runtime.clone().unwrap_or_else(Value::empty_object)
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 use parking_lot::Mutex;
-use stepgate_rego::builtins::is_cacheable;
+use stepgate_rego::is_cacheable;
 use stepgate_rego::{Caching, HttpError, HttpRequest, HttpResponse, Pem};
 use tokio::runtime::{Handle, Runtime};
 

@@ -81,7 +81,7 @@ impl Engine {
             QueryError::Query(errors.into_iter().map(api_error).collect())
         })?;
         let world = EvalHost::until(Instant::now() + question.budget, question.budget, self.host_context());
-        let rows = self.policy().query(&compiled, question.input, &options(question, &world), &world);
+        let rows = self.policy().solutions(&compiled, question.input, &options(question, &world), &world);
         let rows = rows.map_err(|error| QueryError::Evaluation(api_error(error)))?;
         let bindings = |row: Solution| {
             Value::object(row.bindings.into_iter().map(|(name, value)| (Value::from(name.as_str()), value)).collect())

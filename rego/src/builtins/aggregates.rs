@@ -10,7 +10,7 @@ use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::{Number, Value, metered};
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     function("count", 1, count),
     function("sum", 1, |context, args| fold(context, args, 0, &ADD)),
     function("product", 1, |context, args| fold(context, args, 1, &MULTIPLY)),

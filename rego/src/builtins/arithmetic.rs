@@ -12,7 +12,7 @@ use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::{Float, Number, Value, metered};
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     function("eq", 2, equal),
     function("equal", 2, equal),
     function("neq", 2, |context, args| Ok(Value::Bool(!equal(context, args)?.is_true()))),
@@ -166,7 +166,12 @@ impl Total {
     }
 
     /// Exact for integers, with 64 bits of mantissa for others.
-    pub fn with(self, context: &mut Context<'_>, number: &Number, operation: &Operation) -> Result<Self, BuiltinError> {
+    pub(super) fn with(
+        self,
+        context: &mut Context<'_>,
+        number: &Number,
+        operation: &Operation,
+    ) -> Result<Self, BuiltinError> {
         let other = Self::of(context, number)?;
         if let (Self::Small(a), Self::Small(b)) = (&self, &other)
             && let Some(result) = (operation.small)(*a, *b)
@@ -188,7 +193,7 @@ impl Total {
         })
     }
 
-    pub fn finish(self, context: &mut Context<'_>) -> Outcome {
+    pub(super) fn finish(self, context: &mut Context<'_>) -> Outcome {
         match self {
             Self::Small(int) => Ok(Value::from(int)),
             Self::Big(int) => spelled(context, int),

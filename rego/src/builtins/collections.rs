@@ -14,7 +14,7 @@ use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, ITEM_BYTES, MEMBER_BYTES, Meter as _};
 use crate::value::{Object, Set, Value, metered};
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     function("and", 2, |context, args| {
         let (a, b) = (set(args, 1)?, set(args, 2)?);
         let items = filtered(context, a, |item| b.contains(item))?;

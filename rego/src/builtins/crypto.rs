@@ -23,7 +23,7 @@ pub fn certificate(der: &[u8]) -> Option<Value> {
     certificates::described(der, true).ok()
 }
 
-pub const TABLE: &[Builtin] = &[
+pub(crate) const TABLE: &[Builtin] = &[
     function("crypto.x509.parse_certificates", 1, |context, args| {
         let chain = certificates::certificates(context, text(args, 1)?)?;
         certificates::list(context, &chain, true)

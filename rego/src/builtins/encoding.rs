@@ -33,7 +33,7 @@ pub fn parse_yaml_with_letters(text: &str) -> Result<Value, String> {
 
 pub(super) use self::yaml::unmarshal as unmarshal_yaml;
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     function("json.marshal", 1, |context, args| {
         let value = operand(args, 1)?;
         let mut out = TextBuilder::new(context)?;

@@ -12,7 +12,7 @@ use crate::host::{Caching, HttpError, HttpRequest, HttpResponse, Pem, TlsOptions
 use crate::meter::{HEADER_BYTES, MEMBER_BYTES, Meter as _};
 use crate::value::{Object, Value, lossy, metered};
 
-pub const TABLE: &[Builtin] = &[super::waiting("http.send", 1, send)];
+pub(super) const TABLE: &[Builtin] = &[super::waiting("http.send", 1, send)];
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUIRED: &[&str] = &["method", "url"];
@@ -104,7 +104,7 @@ fn answer(context: &mut Context<'_>, given: &Object, whole: &Value) -> Outcome {
     let yaml = flag(given, "force_yaml_decode")?;
     let request = request(context, given, key)?;
     let caching = request.caching;
-    let (value, keep) = match context.host.http_send(&request) {
+    let (value, keep) = match context.host.http_client().map_or_else(no_client, |client| client.send(&request)) {
         Ok(response) => {
             let keep = caching != Caching::Off || is_cacheable(response.status);
             (formatted(context, &response, json, yaml)?, keep)
@@ -319,4 +319,9 @@ fn or_null(decoded: Outcome) -> Outcome {
 fn is_json(content_type: &str) -> bool {
     let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media.strip_prefix("application/").is_some_and(|kind| kind == "json" || kind.ends_with("+json"))
+}
+
+/// The answer of a host that sends no requests.
+fn no_client() -> Result<HttpResponse, HttpError> {
+    Err(HttpError::Internal("http.send is not enabled".to_owned()))
 }

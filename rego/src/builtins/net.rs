@@ -9,7 +9,7 @@ use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, ITEM_BYTES, Meter as _};
 use crate::value::Value;
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     function("net.cidr_contains", 2, contains),
     function("net.cidr_overlap", 2, contains),
     function("net.cidr_intersects", 2, |_, args| {

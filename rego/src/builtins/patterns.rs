@@ -21,7 +21,7 @@ use crate::eval::EvalError;
 use crate::meter::Meter as _;
 use crate::value::Value;
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     function("regex.match", 2, matches),
     function("re_match", 2, matches),
     function("regex.is_valid", 1, is_valid),
@@ -161,7 +161,7 @@ impl Prepared {
     }
 }
 
-pub use self::glob::literal_prefix as glob_prefix;
+pub(crate) use self::glob::literal_prefix as glob_prefix;
 
 fn is_valid(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let Some(given) = operand(args, 1)?.as_str() else { return Ok(Value::Bool(false)) };

@@ -14,7 +14,7 @@ use crate::eval::EvalError;
 use crate::meter::{MEMBER_BYTES, Meter as _};
 use crate::value::{Object, Value};
 
-pub const TABLE: &[Builtin] = &[function("providers.aws.sign_req", 3, sign_request)];
+pub(super) const TABLE: &[Builtin] = &[function("providers.aws.sign_req", 3, sign_request)];
 
 /// The most bytes that are signed.
 const MAX_SIGNED_BYTES: usize = 8 << 20;

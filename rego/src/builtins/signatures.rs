@@ -17,7 +17,7 @@ static SIGNATURES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| {
 });
 
 /// The type of the function `name`.
-pub fn signature(name: &str) -> Option<&'static Type> {
+pub(crate) fn signature(name: &str) -> Option<&'static Type> {
     SIGNATURES.get(name)
 }
 

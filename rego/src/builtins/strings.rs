@@ -16,7 +16,7 @@ use crate::eval::{ErrorKind, EvalError};
 use crate::meter::{ITEM_BYTES, MEMBER_BYTES, Meter as _};
 use crate::value::Value;
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     function("concat", 2, concat),
     function("contains", 2, |context, args| {
         let (text, part) = (text(args, 1)?, text(args, 2)?);

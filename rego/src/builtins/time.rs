@@ -14,7 +14,7 @@ use crate::eval::EvalError;
 use crate::meter::Meter as _;
 use crate::value::{Value, quoted};
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     changing("time.now_ns", 0, |context, _| Ok(Value::from(context.now_ns()))),
     function("time.parse_ns", 2, |context, args| {
         let (layout, value) = (text(args, 1)?, text(args, 2)?);

@@ -14,7 +14,7 @@ use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::{Number, Value, lossy};
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     function("io.jwt.decode", 1, |context, args| decode(context, text(args, 1)?)),
     function("io.jwt.verify_rs256", 2, |context, args| verify(context, args, Algorithm::Rs(Bits::B256))),
     function("io.jwt.verify_rs384", 2, |context, args| verify(context, args, Algorithm::Rs(Bits::B384))),
@@ -227,7 +227,7 @@ fn verify(context: &mut Context<'_>, args: &[&Value], algorithm: Algorithm) -> O
     charge_token(context, token_text)?;
     context.work(key_text.len() / 16)?;
     let memory = memory_key(token_text, key_text, &format!("{algorithm:?}"));
-    if let Some(valid) = context.host.known_signature(&memory) {
+    if let Some(valid) = context.host.signatures().and_then(|cache| cache.get(&memory)) {
         return Ok(Value::Bool(valid));
     }
     let token = Token::parse(token_text)?;
@@ -235,7 +235,9 @@ fn verify(context: &mut Context<'_>, args: &[&Value], algorithm: Algorithm) -> O
     let signature = token.signature()?;
     let header = Header::parse(&token.header(context)?)?;
     let valid = signed_by(context, &keys, &header, algorithm, &token, &signature)?;
-    context.host.remember_signature(memory, valid);
+    if let Some(cache) = context.host.signatures() {
+        cache.insert(memory, valid);
+    }
     Ok(Value::Bool(valid))
 }
 
@@ -318,11 +320,13 @@ impl Constraints {
         match &self.keys {
             Some((keys, key_text)) => {
                 let memory = memory_key(token_text, key_text, &format!("{algorithm:?}"));
-                if let Some(valid) = context.host.known_signature(&memory) {
+                if let Some(valid) = context.host.signatures().and_then(|cache| cache.get(&memory)) {
                     return Ok(valid);
                 }
                 let valid = signed_by(context, keys, header, algorithm, token, &signature)?;
-                context.host.remember_signature(memory, valid);
+                if let Some(cache) = context.host.signatures() {
+                    cache.insert(memory, valid);
+                }
                 Ok(valid)
             }
             None => {

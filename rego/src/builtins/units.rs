@@ -14,7 +14,7 @@ use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, ITEM_BYTES, Meter as _};
 use crate::value::{Float, Number, Value};
 
-pub const TABLE: &[Builtin] = &[
+pub(super) const TABLE: &[Builtin] = &[
     function("units.parse", 1, parse_units),
     function("units.parse_bytes", 1, parse_bytes),
     function("semver.compare", 2, |context, args| {
@@ -45,11 +45,17 @@ pub const TABLE: &[Builtin] = &[
     function("uuid.parse", 1, parse_uuid),
     changing("opa.runtime", 0, |context, _| Ok(context.host.runtime())),
     function("trace", 1, |context, args| {
-        context.host.note(text(args, 1)?);
+        let note = text(args, 1)?;
+        if let Some(tracer) = context.host.tracer() {
+            tracer.note(note);
+        }
         Ok(Value::Bool(true))
     }),
     super::waiting("net.lookup_ip_addr", 1, |context, args| {
-        let addresses = context.host.lookup_ip_addr(text(args, 1)?).map_err(failed)?;
+        let name = text(args, 1)?;
+        let disabled = || Err("net.lookup_ip_addr is not enabled".to_owned());
+        let found = context.host.http_client().map_or_else(disabled, |client| client.lookup_ip_addr(name));
+        let addresses = found.map_err(failed)?;
         let mut items = Vec::new();
         for address in addresses {
             let address = context.text(&address)?;

@@ -12,7 +12,7 @@ use crate::value::Value;
 
 /// The annotations of all modules.
 #[derive(Debug, Default)]
-pub struct Annotations {
+pub(super) struct Annotations {
     /// The annotations of one definition, by module and position; in the order of the file.
     rules: HashMap<(usize, Location), Vec<Value>>,
     documents: HashMap<Vec<Value>, Value>,
@@ -29,7 +29,7 @@ enum Target<'m> {
 }
 
 impl Annotations {
-    pub fn read(modules: &[(Arc<str>, Module)]) -> Result<Self, Vec<CompileError>> {
+    pub(super) fn read(modules: &[(Arc<str>, Module)]) -> Result<Self, Vec<CompileError>> {
         let mut all = Self::default();
         let mut errors = Vec::new();
         for (at, (file, module)) in modules.iter().enumerate() {
@@ -86,14 +86,14 @@ impl Annotations {
     }
 
     /// The annotations that hold for `rule` of the module at `at`.
-    pub fn of<'a>(&'a self, at: usize, module: &'a Module, rule: &'a Rule) -> OfRule<'a> {
+    pub(super) fn of<'a>(&'a self, at: usize, module: &'a Module, rule: &'a Rule) -> OfRule<'a> {
         OfRule { all: self, at, module, rule }
     }
 }
 
 /// The annotations that hold for one rule.
 #[derive(Clone, Copy, Debug)]
-pub struct OfRule<'a> {
+pub(super) struct OfRule<'a> {
     all: &'a Annotations,
     at: usize,
     module: &'a Module,
@@ -106,12 +106,12 @@ impl OfRule<'_> {
     }
 
     /// The result of `rego.metadata.rule()`.
-    pub fn primary(&self) -> Value {
+    pub(super) fn primary(&self) -> Value {
         self.own().first().cloned().unwrap_or_else(Value::empty_object)
     }
 
     /// The result of `rego.metadata.chain()`: from the rule outward.
-    pub fn chain(&self) -> Value {
+    pub(super) fn chain(&self) -> Value {
         let (path, package) = (path(self.module, self.rule), package(self.module));
         let mut links: Vec<Value> = self.own().iter().rev().map(|it| link(&path, Some(it))).collect();
         if links.is_empty() {

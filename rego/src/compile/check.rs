@@ -10,7 +10,7 @@ mod unify;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use self::places::Types;
+pub(crate) use self::places::Types;
 use super::CompileError;
 use super::hir::{self, Comprehension, Expr, ExprKind, Function, Root, Term, VarId, VarInfo, WithTarget, WithValue};
 use crate::builtins;
@@ -20,7 +20,11 @@ use crate::typing::{Arguments, Type};
 use crate::value::Value;
 
 /// Checks every rule after those that it refers to.
-pub fn rules(order: &[GroupId], members: &super::tree::Members, rules: &[hir::Rule]) -> (Types, Vec<CompileError>) {
+pub(super) fn rules(
+    order: &[GroupId],
+    members: &super::tree::Members,
+    rules: &[hir::Rule],
+) -> (Types, Vec<CompileError>) {
     let mut types = Types::default();
     let mut errors = Vec::new();
     let groups = order.iter().filter_map(|&group| members.get(group as usize));
@@ -40,7 +44,7 @@ pub fn rules(order: &[GroupId], members: &super::tree::Members, rules: &[hir::Ru
 }
 
 /// Checks a query.
-pub fn query(types: &Types, body: &[Expr], vars: &[VarInfo], file: &Arc<str>) -> Vec<CompileError> {
+pub(super) fn query(types: &Types, body: &[Expr], vars: &[VarInfo], file: &Arc<str>) -> Vec<CompileError> {
     let mut checker = Checker::new(types, vars, file.clone());
     checker.compares_freely = true;
     checker.body(body);

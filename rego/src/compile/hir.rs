@@ -7,18 +7,18 @@ use crate::syntax::Location;
 use crate::value::{Text, Value};
 
 /// A variable of one rule.
-pub type VarId = u32;
+pub(crate) type VarId = u32;
 
 /// The properties of a variable.
 #[derive(Clone, Debug)]
-pub struct VarInfo {
+pub(crate) struct VarInfo {
     pub name: Text,
     /// Made by the compiler; messages speak of the expression instead.
     pub generated: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Term {
+pub(crate) enum Term {
     Const(Value),
     Var(VarId),
     Ref(Root, Vec<Term>),
@@ -30,7 +30,7 @@ pub enum Term {
 
 /// The head of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Root {
+pub(crate) enum Root {
     Input,
     Data,
     Var(VarId),
@@ -44,7 +44,7 @@ pub enum Collection {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Comprehension {
+pub(crate) struct Comprehension {
     pub kind: Collection,
     /// The members of an object.
     pub key: Option<Term>,
@@ -54,7 +54,7 @@ pub struct Comprehension {
 
 /// One statement; nothing in it but `ExprKind::Call` calls.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Expr {
+pub(crate) struct Expr {
     pub at: Location,
     pub negated: bool,
     pub kind: ExprKind,
@@ -62,7 +62,7 @@ pub struct Expr {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum ExprKind {
+pub(crate) enum ExprKind {
     Term(Term),
     Eq {
         left: Term,
@@ -90,7 +90,7 @@ pub enum ExprKind {
 }
 
 #[derive(Clone, Debug)]
-pub enum Function {
+pub(crate) enum Function {
     Builtin(&'static Builtin),
     /// The path under `data` of a rule with arguments.
     Rule(Arc<[Value]>),
@@ -108,7 +108,7 @@ impl PartialEq for Function {
 
 impl Function {
     /// The name as a policy writes it.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::Builtin(builtin) => builtin.name.to_owned(),
             Self::Rule(path) => data_path(path),
@@ -124,7 +124,7 @@ pub fn data_path(path: &[Value]) -> String {
 }
 
 /// `.a` or `["a-b"]`.
-pub fn path_part(key: &Value) -> String {
+pub(crate) fn path_part(key: &Value) -> String {
     match key.as_str() {
         Some(name) if is_identifier(name) => format!(".{name}"),
         _ => format!("[{key}]"),
@@ -137,28 +137,28 @@ fn is_identifier(text: &str) -> bool {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct With {
+pub(crate) struct With {
     pub at: Location,
     pub target: WithTarget,
     pub value: WithValue,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum WithTarget {
+pub(crate) enum WithTarget {
     Input(Vec<Value>),
     Data(Vec<Value>),
     Function(Function),
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum WithValue {
+pub(crate) enum WithValue {
     Term(Term),
     Function(Function),
 }
 
 /// One definition.
 #[derive(Debug)]
-pub struct Rule {
+pub(crate) struct Rule {
     pub at: Location,
     pub file: Arc<str>,
     /// Under `data`: the package and the constant part of the head.
@@ -174,7 +174,7 @@ pub struct Rule {
 }
 
 #[derive(Debug)]
-pub struct Clause {
+pub(crate) struct Clause {
     pub at: Location,
     /// The value, or the member of a set.
     pub value: Term,
@@ -183,7 +183,7 @@ pub struct Clause {
 
 impl Term {
     /// Calls `visit` with every variable that is not inside a comprehension.
-    pub fn open_vars(&self, visit: &mut impl FnMut(VarId)) {
+    pub(crate) fn open_vars(&self, visit: &mut impl FnMut(VarId)) {
         match self {
             Self::Const(_) | Self::Comprehension(_) => {}
             Self::Var(var) => visit(*var),
@@ -202,7 +202,7 @@ impl Term {
     }
 
     /// Calls `visit` with every comprehension, outermost only.
-    pub fn closures<'a>(&'a self, visit: &mut impl FnMut(&'a Comprehension)) {
+    pub(crate) fn closures<'a>(&'a self, visit: &mut impl FnMut(&'a Comprehension)) {
         match self {
             Self::Const(_) | Self::Var(_) => {}
             Self::Comprehension(it) => visit(it),
@@ -216,7 +216,7 @@ impl Term {
         }
     }
 
-    pub fn as_const(&self) -> Option<&Value> {
+    pub(crate) fn as_const(&self) -> Option<&Value> {
         match self {
             Self::Const(value) => Some(value),
             _ => None,
@@ -224,7 +224,7 @@ impl Term {
     }
 
     /// It takes work to evaluate: references and comprehensions inside.
-    pub fn needs_eval(&self) -> bool {
+    pub(crate) fn needs_eval(&self) -> bool {
         match self {
             Self::Const(_) | Self::Var(_) => false,
             Self::Ref(..) | Self::Comprehension(_) => true,
@@ -236,7 +236,7 @@ impl Term {
 
 impl Expr {
     /// Every term of the statement itself, without nested bodies.
-    pub fn terms<'a>(&'a self, visit: &mut impl FnMut(&'a Term)) {
+    pub(crate) fn terms<'a>(&'a self, visit: &mut impl FnMut(&'a Term)) {
         match &self.kind {
             ExprKind::Term(term) => visit(term),
             ExprKind::Eq { left, right, .. } => {
@@ -253,7 +253,7 @@ impl Expr {
     }
 
     /// The values of its `with` modifiers.
-    pub fn with_terms<'a>(&'a self, visit: &mut impl FnMut(&'a Term)) {
+    pub(crate) fn with_terms<'a>(&'a self, visit: &mut impl FnMut(&'a Term)) {
         for with in &*self.with {
             if let WithValue::Term(term) = &with.value {
                 visit(term);
@@ -262,7 +262,7 @@ impl Expr {
     }
 
     /// All variables anywhere in it, nested bodies too.
-    pub fn all_vars(&self, visit: &mut impl FnMut(VarId)) {
+    pub(crate) fn all_vars(&self, visit: &mut impl FnMut(VarId)) {
         let mut terms = Vec::new();
         self.terms(&mut |term| terms.push(term));
         self.with_terms(&mut |term| terms.push(term));
@@ -283,7 +283,7 @@ impl Expr {
 
 impl Term {
     /// All variables anywhere in it, comprehensions too.
-    pub fn all_vars(&self, visit: &mut impl FnMut(VarId)) {
+    pub(crate) fn all_vars(&self, visit: &mut impl FnMut(VarId)) {
         self.open_vars(visit);
         let mut closures = Vec::new();
         self.closures(&mut |it| closures.push(it));

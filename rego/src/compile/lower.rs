@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-pub use self::conditions::conditions;
+pub(crate) use self::conditions::conditions;
 pub use self::queries::{CompiledQuery, compile_query};
 use super::hir::{self, Expr, ExprKind, Function, Term, VarId, VarInfo, WithTarget, WithValue};
 use super::resolve::is_wildcard;
@@ -26,7 +26,7 @@ use crate::value::{TRUE, Value};
 
 /// The tree of rules, as far as code needs it.
 #[derive(Debug)]
-pub struct Tree<'a> {
+pub(super) struct Tree<'a> {
     pub nodes: &'a [Node],
     pub kinds: Vec<GroupKind>,
     /// Some `with` replaces a comparison; then comparisons are calls as any other.
@@ -38,7 +38,7 @@ pub struct Tree<'a> {
 }
 
 /// The code of one definition.
-pub fn rule(tree: &Tree<'_>, rule: &hir::Rule, kind: GroupKind) -> RuleCode {
+pub(super) fn rule(tree: &Tree<'_>, rule: &hir::Rule, kind: GroupKind) -> RuleCode {
     let clauses = rule.clauses.iter().enumerate().map(|(at, clause)| {
         let mut lowerer = Lowerer::new(tree, &rule.vars, &rule.file);
         lowerer.arguments(rule.args.as_deref().unwrap_or_default());
@@ -70,7 +70,7 @@ fn keyed(tree: &Tree<'_>, rule: &hir::Rule, clause: &hir::Clause, member: &Term)
 }
 
 /// Makes the code of one body.
-pub struct Lowerer<'a> {
+pub(super) struct Lowerer<'a> {
     tree: &'a Tree<'a>,
     vars: &'a [VarInfo],
     file: &'a Arc<str>,
@@ -87,7 +87,7 @@ pub struct Lowerer<'a> {
 }
 
 impl<'a> Lowerer<'a> {
-    pub fn new(tree: &'a Tree<'a>, vars: &'a [VarInfo], file: &'a Arc<str>) -> Self {
+    pub(super) fn new(tree: &'a Tree<'a>, vars: &'a [VarInfo], file: &'a Arc<str>) -> Self {
         Self {
             tree,
             vars,
@@ -160,7 +160,7 @@ impl<'a> Lowerer<'a> {
         (hoisted(inner), made)
     }
 
-    pub fn body(&mut self, body: &[Expr]) {
+    pub(super) fn body(&mut self, body: &[Expr]) {
         for expr in body {
             self.expr(expr);
         }
@@ -175,7 +175,7 @@ impl<'a> Lowerer<'a> {
         }
     }
 
-    pub fn expr(&mut self, expr: &Expr) {
+    pub(super) fn expr(&mut self, expr: &Expr) {
         self.visit(expr.at, false);
         if !expr.with.is_empty() {
             return self.with(expr);
@@ -436,7 +436,7 @@ impl<'a> Lowerer<'a> {
     }
 
     /// The value of a term whose variables have values, or get them from references in it.
-    pub fn eval(&mut self, term: &Term) -> Src {
+    pub(super) fn eval(&mut self, term: &Term) -> Src {
         match term {
             Term::Const(value) => Src::Const(value.clone()),
             Term::Var(var) => match self.places.get(var) {
@@ -525,7 +525,7 @@ fn prepare(builtin: &Builtin, args: &[Src]) -> Option<Box<Prepared>> {
 }
 
 /// The body replaces a function that comparisons are made of.
-pub fn replaces_comparisons(body: &[Expr]) -> bool {
+pub(super) fn replaces_comparisons(body: &[Expr]) -> bool {
     body.iter().any(|expr| {
         let replaces = expr.with.iter().any(|with| match &with.target {
             WithTarget::Function(Function::Builtin(builtin)) => comparison(builtin).is_some(),

@@ -13,7 +13,7 @@ const MAX_SHOWN: usize = 32;
 
 /// Which rules each rule refers to, all by group.
 #[derive(Debug)]
-pub struct Dependencies<'a> {
+pub(super) struct Dependencies<'a> {
     graph: Vec<Vec<GroupId>>,
     groups: &'a [RuleSet],
     members: &'a Members,
@@ -28,7 +28,7 @@ enum Colour {
 }
 
 impl<'a> Dependencies<'a> {
-    pub fn of(nodes: &[Node], groups: &'a [RuleSet], members: &'a Members, rules: &'a [hir::Rule]) -> Self {
+    pub(super) fn of(nodes: &[Node], groups: &'a [RuleSet], members: &'a Members, rules: &'a [hir::Rule]) -> Self {
         let reached = members.iter().map(|list| {
             let mut found = Found { nodes, reached: HashSet::new() };
             for rule in list.iter().filter_map(|&at| rules.get(at)) {
@@ -42,19 +42,19 @@ impl<'a> Dependencies<'a> {
     }
 
     /// For each group, those that it refers to.
-    pub fn into_graph(self) -> Vec<Vec<GroupId>> {
+    pub(super) fn into_graph(self) -> Vec<Vec<GroupId>> {
         self.graph
     }
 
     /// The groups, each after those that it refers to.
-    pub fn order(&self) -> Vec<GroupId> {
+    pub(super) fn order(&self) -> Vec<GroupId> {
         let mut order = Vec::with_capacity(self.graph.len());
         self.walk(|group| order.push(GroupId::try_from(group).unwrap_or(GroupId::MAX)), |_| {});
         order
     }
 
     /// Every rule that reaches itself.
-    pub fn cycles(&self) -> Vec<CompileError> {
+    pub(super) fn cycles(&self) -> Vec<CompileError> {
         let mut errors = Vec::new();
         let mut reported = HashSet::new();
         self.walk(|_| {}, |cycle| errors.extend(self.reports(cycle, &mut reported)));

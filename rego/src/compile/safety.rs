@@ -7,17 +7,17 @@ use std::collections::BTreeSet;
 use super::hir::{Comprehension, Expr, ExprKind, Root, Term, VarId};
 use crate::syntax::Location;
 
-pub type Vars = BTreeSet<VarId>;
+pub(super) type Vars = BTreeSet<VarId>;
 
 /// A variable that no order of the statements gives a value to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Unsafe {
+pub(super) struct Unsafe {
     pub at: Location,
     pub var: VarId,
 }
 
 /// Orders `body` and the bodies inside it; `known` have values before it begins.
-pub fn reorder(body: Vec<Expr>, known: &Vars) -> Result<Vec<Expr>, Vec<Unsafe>> {
+pub(super) fn reorder(body: Vec<Expr>, known: &Vars) -> Result<Vec<Expr>, Vec<Unsafe>> {
     let mut body_vars = Vars::new();
     body.iter().for_each(|expr| needed_vars(expr, &mut body_vars));
     let mut safe = known.clone();
@@ -170,7 +170,7 @@ fn reorder_in_term(term: &mut Term, at: Location, known: &Vars, errors: &mut Vec
 }
 
 /// The variables that the statement gives values to when those in `safe` have theirs.
-pub fn outputs(expr: &Expr, safe: &Vars) -> Vars {
+pub(super) fn outputs(expr: &Expr, safe: &Vars) -> Vars {
     if expr.negated {
         return Vars::new();
     }

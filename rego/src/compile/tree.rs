@@ -21,7 +21,7 @@ use crate::value::Value;
 type Named = (Arc<str>, Module);
 
 /// Compiles parsed modules.
-pub fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy, Vec<CompileError>> {
+pub(super) fn build(modules: &[Named], data: Value, options: &Options) -> Result<Policy, Vec<CompileError>> {
     let (rules_of, shared) = collect_declarations(modules, options);
     let annotations = annotations::Annotations::read(modules)?;
     let mut errors = Vec::new();
@@ -189,7 +189,7 @@ fn unused_imports(names: &Names<'_>, module: &Module) -> Vec<CompileError> {
 }
 
 /// The names that a module's imports bring.
-pub fn imports(module: &Module) -> HashMap<Arc<str>, (hir::Root, Vec<hir::Term>)> {
+pub(super) fn imports(module: &Module) -> HashMap<Arc<str>, (hir::Root, Vec<hir::Term>)> {
     let mut imports = HashMap::new();
     for import in &module.imports {
         let Some((first, rest)) = import.path.split_first() else { continue };
@@ -301,7 +301,7 @@ fn begin_case(rule: &mut hir::Rule) {
 }
 
 /// Rules by group, as places among all rules.
-pub type Members = Vec<Vec<usize>>;
+pub(super) type Members = Vec<Vec<usize>>;
 
 /// Grows the tree and sorts the rules into groups.
 fn build_rule_tree(mut packages: Vec<Vec<Value>>, rules: &[hir::Rule]) -> (Vec<Node>, Vec<RuleSet>, Members) {
@@ -333,7 +333,6 @@ fn build_rule_tree(mut packages: Vec<Vec<Value>>, rules: &[hir::Rule]) -> (Vec<N
                 reads: Reads::default(),
                 constant: None,
                 contains: rule.is_contains,
-                arity: rule.args.as_ref().map_or(0, |args| u32::try_from(args.len()).unwrap_or(u32::MAX)),
             });
             members.push(Vec::new());
             GroupId::try_from(groups.len().saturating_sub(1)).unwrap_or(GroupId::MAX)

@@ -18,7 +18,7 @@ type Table<K> = HashMap<K, Index, ahash::RandomState>;
 
 /// A constant path into the input or into an argument of a function.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyPath {
+pub(crate) struct KeyPath {
     /// The argument; nothing for the input.
     pub argument: Option<u32>,
     pub path: Box<[Value]>,
@@ -26,13 +26,13 @@ pub struct KeyPath {
 
 /// The condition of a definition on the value at a path.
 #[derive(Clone, Debug)]
-pub struct Condition {
+pub(crate) struct Condition {
     pub path: KeyPath,
     pub test: Test,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Test {
+pub(crate) enum Test {
     Equals(Value),
     /// A string that begins so.
     Begins(Text),
@@ -40,7 +40,7 @@ pub enum Test {
 
 /// A decision tree over the definitions of one rule, by their places.
 #[derive(Debug)]
-pub enum Index {
+pub(crate) enum Index {
     /// These must be tried.
     All(Box<[u32]>),
     Equal {
@@ -64,7 +64,7 @@ impl Default for Index {
 }
 
 /// The values that the index may read.
-pub trait Facts<'v> {
+pub(crate) trait Facts<'v> {
     /// The current value at a path.
     fn value_at(&self, path: &KeyPath) -> Option<&'v Value>;
     /// `startswith` and `glob.match` are not replaced.
@@ -73,7 +73,7 @@ pub trait Facts<'v> {
 
 impl Index {
     /// Builds the index of definitions, each with its conditions.
-    pub fn new(conditions: &[Vec<Condition>]) -> Self {
+    pub(crate) fn new(conditions: &[Vec<Condition>]) -> Self {
         let all = (0u32..).take(conditions.len()).collect();
         Self::build(all, conditions, &mut Vec::new())
     }
@@ -142,7 +142,7 @@ impl Index {
     }
 
     /// Adds the definitions that can apply.
-    pub fn candidates<'v>(&self, facts: &impl Facts<'v>, found: &mut Vec<u32>) {
+    pub(crate) fn candidates<'v>(&self, facts: &impl Facts<'v>, found: &mut Vec<u32>) {
         match self {
             Self::All(rules) => found.extend_from_slice(rules),
             Self::Equal { path, table, rest } => {

@@ -8,7 +8,7 @@ use crate::syntax::Location;
 use crate::value::Value;
 
 /// A register of the present frame.
-pub type Reg = u32;
+pub(crate) type Reg = u32;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub enum Src {
 
 /// A body with what its head needs.
 #[derive(Debug, Default)]
-pub struct Code {
+pub(crate) struct Code {
     pub ops: Box<[Op]>,
     /// Registers that it uses.
     pub frame: u32,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::tree::Comment;
 
 /// The largest module, in bytes.
-pub const MAX_BYTES: usize = 64 << 20;
+pub(super) const MAX_BYTES: usize = 64 << 20;
 
 /// A position in a file: row and column, both counted from 1; columns count characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,19 +19,19 @@ pub struct Location {
 /// A module that cannot be parsed; OPA's `rego_parse_error`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{}: rego_parse_error: {message}", at.row, at.col)]
-pub struct SyntaxError {
+pub(crate) struct SyntaxError {
     pub at: Location,
     pub message: String,
 }
 
 impl SyntaxError {
-    pub fn new(at: Location, message: impl Into<String>) -> Self {
+    pub(crate) fn new(at: Location, message: impl Into<String>) -> Self {
         Self { at, message: message.into() }
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Lexeme {
+pub(super) enum Lexeme {
     Name(Arc<str>),
     Number(Arc<str>),
     String(Arc<str>),
@@ -46,7 +46,7 @@ pub enum Lexeme {
 }
 
 #[derive(Clone, Debug)]
-pub struct Token {
+pub(super) struct Token {
     pub at: Location,
     pub lexeme: Lexeme,
     /// White space or a comment precedes it.
@@ -67,7 +67,7 @@ struct OpenTemplate {
     braces: u32,
 }
 
-pub struct Lexer<'a> {
+pub(super) struct Lexer<'a> {
     rest: &'a str,
     here: Location,
     templates: Vec<OpenTemplate>,
@@ -76,7 +76,7 @@ pub struct Lexer<'a> {
 }
 
 /// All tokens, `End` last, and all comments.
-pub fn tokens(text: &str) -> Result<(Vec<Token>, Vec<Comment>), SyntaxError> {
+pub(super) fn tokens(text: &str) -> Result<(Vec<Token>, Vec<Comment>), SyntaxError> {
     let start = Location { row: 1, col: 1 };
     if text.len() > MAX_BYTES {
         return Err(SyntaxError::new(start, format!("the module is larger than {MAX_BYTES} bytes")));

@@ -9,7 +9,7 @@ use super::parser::Version;
 
 /// One file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Module {
+pub(crate) struct Module {
     /// Where `package` stands.
     pub at: Location,
     /// The package without `data`.
@@ -23,7 +23,7 @@ pub struct Module {
 
 /// `import path as alias`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Import {
+pub(crate) struct Import {
     pub at: Location,
     /// The whole path, `input` or `data` first.
     pub path: Vec<Arc<str>>,
@@ -32,14 +32,14 @@ pub struct Import {
 
 /// A comment with its `#`, for annotations.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Comment {
+pub(crate) struct Comment {
     pub at: Location,
     pub text: Arc<str>,
 }
 
 /// One definition of a rule or function.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
+pub(crate) struct Rule {
     pub at: Location,
     pub is_default: bool,
     pub head: Head,
@@ -51,7 +51,7 @@ pub struct Rule {
 
 /// The head of a rule: `path(args)`, and its value or member.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Head {
+pub(crate) struct Head {
     pub at: Location,
     /// The name first, as a variable; then strings, other constants or expressions.
     pub path: Vec<Term>,
@@ -62,7 +62,7 @@ pub struct Head {
 
 /// A rule gives one value or adds to a set.
 #[derive(Clone, Debug, PartialEq)]
-pub enum HeadKind {
+pub(crate) enum HeadKind {
     /// `true` where none was written.
     Value(Term),
     /// `contains member`, and `p[member]` of version 0.
@@ -71,17 +71,17 @@ pub enum HeadKind {
 
 /// `else := value if body`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Else {
+pub(crate) struct Else {
     pub at: Location,
     pub value: Term,
     pub body: Body,
 }
 
-pub type Body = Vec<Expr>;
+pub(super) type Body = Vec<Expr>;
 
 /// One statement of a body.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Expr {
+pub(crate) struct Expr {
     pub at: Location,
     pub negated: bool,
     pub kind: ExprKind,
@@ -89,7 +89,7 @@ pub struct Expr {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum ExprKind {
+pub(crate) enum ExprKind {
     /// A term that must be neither false nor undefined; a call or an infix operator too.
     Term(Term),
     /// `left = right`.
@@ -112,20 +112,20 @@ pub enum ExprKind {
 
 /// `with target as value`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct With {
+pub(crate) struct With {
     pub at: Location,
     pub target: Term,
     pub value: Term,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Term {
+pub(crate) struct Term {
     pub at: Location,
     pub kind: TermKind,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum TermKind {
+pub(crate) enum TermKind {
     Null,
     Bool(bool),
     /// The text as written.

@@ -10,7 +10,7 @@ use super::Number;
 /// Bits of the mantissa.
 const PRECISION: u64 = 64;
 
-/// `mantissa × 2^exponent`; the mantissa has at most [`PRECISION`] bits, or as many as an integer needs.
+/// `mantissa × 2^exponent`; the mantissa has at most `PRECISION` bits, or as many as an integer needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Float {
     negative: bool,

@@ -5,11 +5,11 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use stepgate_rego::compile::Options;
+use stepgate_rego::Options;
 use stepgate_rego::value::Number;
 use stepgate_rego::{
-    EvalError, EvalOptions, Host, HttpError, HttpRequest, HttpResponse, Limits, Policy, Source, Value, Version,
-    builtins, compile,
+    EvalError, EvalOptions, Host, HttpClient, HttpError, HttpRequest, HttpResponse, Limits, Policy, Source, Value,
+    Version, compile, parse_yaml,
 };
 
 /// The kind of a function's argument.
@@ -308,7 +308,7 @@ fn numbers(text: &str, count: usize) -> Value {
 }
 
 fn parsed(text: &str) -> Value {
-    builtins::parse_yaml(text).unwrap_or_default()
+    parse_yaml(text).unwrap_or_default()
 }
 
 fn text(text: String) -> Value {
@@ -609,7 +609,13 @@ impl Host for TestHost {
         bytes.fill(7);
     }
 
-    fn http_send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
+    fn http_client(&self) -> Option<&dyn HttpClient> {
+        Some(self)
+    }
+}
+
+impl HttpClient for TestHost {
+    fn send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
         // The host bounds what it reads.
         let (kind, body) = match request.url.as_str() {
             "http://json" => ("application/json", format!("[{}0]", "[],".repeat(20_000))),

@@ -77,7 +77,7 @@ fn index_key(context: &mut Context<'_>, at: usize) -> Result<Value, BuiltinError
     Ok(Value::from(at.to_string()))
 }
 
-pub fn filter(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(super) fn filter(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     object(args, 1)?;
     let tree = paths(context, args)?;
     Ok(filtered(context, operand(args, 1)?, &tree)?.unwrap_or_else(Value::empty_object))
@@ -125,7 +125,7 @@ fn filtered(context: &mut Context<'_>, value: &Value, tree: &Tree) -> Result<Opt
     }))
 }
 
-pub fn remove(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(super) fn remove(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     object(args, 1)?;
     let tree = paths(context, args)?;
     Ok(without(context, operand(args, 1)?, Some(&tree))?.unwrap_or_else(Value::empty_object))
@@ -171,7 +171,7 @@ fn without(context: &mut Context<'_>, value: &Value, tree: Option<&Tree>) -> Res
     }))
 }
 
-pub fn patch(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(super) fn patch(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let mut document = Node::Value(operand(args, 1)?.clone());
     for operation in array(args, 2)? {
         context.step()?;

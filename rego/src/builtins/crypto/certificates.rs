@@ -19,17 +19,17 @@ use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::{Number, Value};
 
 /// Bytes as Go's `json.Marshal` spells them.
-pub fn bytes(bytes: &[u8]) -> Value {
+pub(super) fn bytes(bytes: &[u8]) -> Value {
     Value::from(STANDARD.encode(bytes))
 }
 
 /// An unsigned integer of any size.
-pub fn integer(bytes: &[u8]) -> Value {
+pub(super) fn integer(bytes: &[u8]) -> Value {
     Number::parse(&BigUint::from_bytes_be(bytes).to_string()).map_or(Value::Null, Value::from)
 }
 
 /// The bytes of certificates one after another, from PEM or base64.
-pub fn certificates(context: &mut Context<'_>, given: &str) -> Result<Vec<Vec<u8>>, BuiltinError> {
+pub(super) fn certificates(context: &mut Context<'_>, given: &str) -> Result<Vec<Vec<u8>>, BuiltinError> {
     // The text decoded, its blocks, and each certificate by itself.
     context.allocate(given.len().saturating_mul(4))?;
     let mut der = Vec::new();
@@ -64,7 +64,7 @@ const MAX_BLOCK_BYTES: usize = 4 * MAX_CERTIFICATE_BYTES;
 type Block<'t> = (&'t str, Vec<u8>, &'t str);
 
 /// The next PEM block. Looking for its end goes through the text once, however many blocks follow.
-pub fn next_block<'t>(context: &mut Context<'_>, text: &'t str) -> Result<Option<Block<'t>>, BuiltinError> {
+pub(super) fn next_block<'t>(context: &mut Context<'_>, text: &'t str) -> Result<Option<Block<'t>>, BuiltinError> {
     context.work(4)?;
     let begin = if text.starts_with("-----BEGIN ") { Some(0) } else { find(context, text, "\n-----BEGIN ")? };
     let Some(begin) = begin else { return Ok(None) };
@@ -115,7 +115,7 @@ fn has_long_key(key: &SubjectPublicKeyInfo<'_>) -> bool {
 }
 
 /// Certificates one after another.
-pub fn list(context: &mut Context<'_>, chain: &[Vec<u8>], uri_strings: bool) -> Outcome {
+pub(super) fn list(context: &mut Context<'_>, chain: &[Vec<u8>], uri_strings: bool) -> Outcome {
     let mut items = Vec::new();
     for der in chain {
         charge_described(context, der)?;
@@ -126,13 +126,13 @@ pub fn list(context: &mut Context<'_>, chain: &[Vec<u8>], uri_strings: bool) -> 
 }
 
 /// Charges what one certificate, request or key is described with.
-pub fn charge_described(context: &mut Context<'_>, der: &[u8]) -> Result<(), BuiltinError> {
+pub(super) fn charge_described(context: &mut Context<'_>, der: &[u8]) -> Result<(), BuiltinError> {
     context.work(der.len().saturating_add(1_000))?;
     Ok(context.allocate(der.len().saturating_mul(VALUE_BYTES).saturating_add(DESCRIBED_BYTES))?)
 }
 
 /// One certificate. OPA adds the URIs as strings in all functions but one.
-pub fn described(der: &[u8], uri_strings: bool) -> Outcome {
+pub(super) fn described(der: &[u8], uri_strings: bool) -> Outcome {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| failed("x509: malformed certificate"))?;
     let tbs = &certificate.tbs_certificate;
     let mut out = Members::default();
@@ -158,7 +158,7 @@ pub fn described(der: &[u8], uri_strings: bool) -> Outcome {
 }
 
 /// A request for a certificate (PKCS #10), from PEM or base64.
-pub fn request(context: &mut Context<'_>, given: &str) -> Outcome {
+pub(super) fn request(context: &mut Context<'_>, given: &str) -> Outcome {
     if given.len() > 4 * MAX_CERTIFICATE_BYTES {
         return Err(EvalError::budget("a certificate request is too long").into());
     }
@@ -323,7 +323,7 @@ impl Members {
 }
 
 /// A public key: an object, or bytes.
-pub fn public_key(key: &VerifyingKey) -> Value {
+pub(super) fn public_key(key: &VerifyingKey) -> Value {
     match key {
         VerifyingKey::Rsa { n, e } => [("N", integer(n)), ("E", integer(e))].into_iter().collect(),
         VerifyingKey::Ec { curve, point } => {
@@ -335,7 +335,7 @@ pub fn public_key(key: &VerifyingKey) -> Value {
 }
 
 /// The two coordinates of an uncompressed point.
-pub fn coordinates(curve: Curve, point: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn coordinates(curve: Curve, point: &[u8]) -> (&[u8], &[u8]) {
     point.get(1..).and_then(|rest| rest.split_at_checked(curve.bytes())).unwrap_or_default()
 }
 
@@ -345,11 +345,11 @@ fn time(seconds: i64) -> Value {
 }
 
 /// Go's empty slices are null.
-pub fn or_null(items: Vec<Value>) -> Value {
+pub(super) fn or_null(items: Vec<Value>) -> Value {
     if items.is_empty() { Value::Null } else { Value::array(items) }
 }
 
-pub fn object_identifier(dotted: &str) -> Value {
+pub(super) fn object_identifier(dotted: &str) -> Value {
     Value::array(dotted.split('.').filter_map(Number::parse).map(Value::from).collect())
 }
 
@@ -409,7 +409,7 @@ fn alternative_names(extensions: &[X509Extension<'_>], pick: impl Fn(&GeneralNam
     or_null(names.flatten().filter_map(pick).collect())
 }
 
-pub fn ip_address(bytes: &[u8]) -> Option<Value> {
+pub(super) fn ip_address(bytes: &[u8]) -> Option<Value> {
     let address: std::net::IpAddr = match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok()?.into(),
         _ => <[u8; 16]>::try_from(bytes).ok()?.into(),
@@ -450,7 +450,7 @@ fn url(given: &str) -> Value {
 }
 
 /// Purposes of keys, with the numbers that Go gives them and the names that OPA has for them.
-pub const EXTENDED_USAGES: &[(i64, &str, &str)] = &[
+pub(super) const EXTENDED_USAGES: &[(i64, &str, &str)] = &[
     (0, "KeyUsageAny", "2.5.29.37.0"),
     (1, "KeyUsageServerAuth", "1.3.6.1.5.5.7.3.1"),
     (2, "KeyUsageClientAuth", "1.3.6.1.5.5.7.3.2"),

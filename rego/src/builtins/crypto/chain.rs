@@ -15,12 +15,12 @@ const ANY: &str = "2.5.29.37.0";
 const SERVER: &str = "1.3.6.1.5.5.7.3.1";
 const NANOSECONDS: i64 = 1_000_000_000;
 
-pub fn verify(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(super) fn verify(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let chain = chain(context, text(args, 1)?)?;
     answer(context, &chain, &Wanted::default(), true)
 }
 
-pub fn verify_with_options(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(super) fn verify_with_options(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let (given, options) = (text(args, 1)?, object(args, 2)?);
     let chain = chain(context, given)?;
     let wanted = Wanted::read(options)?;

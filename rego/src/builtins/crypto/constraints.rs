@@ -10,7 +10,7 @@ use crate::value::Value;
 type Named = (&'static str, Value);
 
 /// The members about names, policies, and critical extensions that Go leaves to its caller.
-pub fn members(extensions: &[X509Extension<'_>]) -> Vec<Named> {
+pub(super) fn members(extensions: &[X509Extension<'_>]) -> Vec<Named> {
     let (mut permitted, mut excluded, mut names_critical) = (Vec::new(), Vec::new(), false);
     let (mut identifiers, mut policies, mut mappings) = (Vec::new(), Vec::new(), Vec::new());
     let (mut explicit, mut inhibit_mapping, mut inhibit_any) = (None, None, None);

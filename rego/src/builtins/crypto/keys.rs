@@ -16,7 +16,7 @@ const JSON: JsonLimits = JsonLimits { depth: 32, duplicates: DuplicateKeys::Last
 
 /// A signature algorithm of JSON Web Algorithms (RFC 7518, RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
+pub(crate) enum Algorithm {
     Hs(Bits),
     Rs(Bits),
     Ps(Bits),
@@ -25,14 +25,14 @@ pub enum Algorithm {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bits {
+pub(crate) enum Bits {
     B256,
     B384,
     B512,
 }
 
 impl Algorithm {
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         if name == "EdDSA" {
             return Some(Self::EdDsa);
         }
@@ -54,7 +54,7 @@ impl Algorithm {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Curve {
+pub(crate) enum Curve {
     P256,
     P384,
     P521,
@@ -71,7 +71,7 @@ impl Curve {
     }
 
     /// The name in JSON Web Keys (RFC 7518 section 6.2.1.1).
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::P256 => "P-256",
             Self::P384 => "P-384",
@@ -80,7 +80,7 @@ impl Curve {
     }
 
     /// By its object identifier.
-    pub fn of_identifier(dotted: &str) -> Option<Self> {
+    pub(crate) fn of_identifier(dotted: &str) -> Option<Self> {
         match dotted {
             "1.2.840.10045.3.1.7" => Some(Self::P256),
             "1.3.132.0.34" => Some(Self::P384),
@@ -89,7 +89,7 @@ impl Curve {
         }
     }
 
-    pub fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Self::P256 => 32,
             Self::P384 => 48,
@@ -98,7 +98,7 @@ impl Curve {
     }
 
     /// Signatures of so many bits are made on this curve (RFC 7518 section 3.4).
-    pub fn fits(self, bits: Bits) -> bool {
+    pub(crate) fn fits(self, bits: Bits) -> bool {
         matches!((self, bits), (Self::P256, Bits::B256) | (Self::P384, Bits::B384) | (Self::P521, Bits::B512))
     }
 
@@ -110,7 +110,7 @@ impl Curve {
 
 /// A key that can verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VerifyingKey {
+pub(crate) enum VerifyingKey {
     Rsa { n: Vec<u8>, e: Vec<u8> },
     Ec { curve: Curve, point: Vec<u8> },
     Ed25519(Vec<u8>),
@@ -119,7 +119,7 @@ pub enum VerifyingKey {
 
 impl VerifyingKey {
     /// Verifies the signature of `signed`; false for a key of another kind.
-    pub fn verifies(&self, algorithm: Algorithm, signed: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, algorithm: Algorithm, signed: &[u8], signature: &[u8]) -> bool {
         match (self, algorithm) {
             (Self::Rsa { n, e }, Algorithm::Rs(bits)) => {
                 let parameters: &signature::RsaParameters = match bits {
@@ -158,7 +158,7 @@ impl VerifyingKey {
     }
 
     /// From a `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7).
-    pub fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Option<Self> {
+    pub(crate) fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Option<Self> {
         match spki.parsed() {
             Ok(PublicKey::RSA(rsa)) => {
                 Some(Self::Rsa { n: unsigned(rsa.modulus).to_vec(), e: unsigned(rsa.exponent).to_vec() })
@@ -190,14 +190,14 @@ pub fn unsigned(bytes: &[u8]) -> &[u8] {
 
 /// A key and what its set says of it.
 #[derive(Clone, Debug)]
-pub struct NamedKey {
+pub(crate) struct NamedKey {
     pub key: VerifyingKey,
     pub alg: Option<String>,
     pub kid: Option<String>,
 }
 
 /// The first PEM block: its label, its bytes, and the text after its last line. As in Go, its boundaries are whole lines.
-pub fn pem_block(text: &str) -> Option<(&str, Vec<u8>, &str)> {
+pub(crate) fn pem_block(text: &str) -> Option<(&str, Vec<u8>, &str)> {
     let begin = "-----BEGIN ";
     let start = if text.starts_with(begin) { 0 } else { text.find(&format!("\n{begin}"))?.saturating_add(1) };
     let (first, rest) = text.get(start..)?.split_once('\n')?;
@@ -219,7 +219,7 @@ pub fn pem_block(text: &str) -> Option<(&str, Vec<u8>, &str)> {
 }
 
 /// The keys of a certificate, a public key in PEM, a JSON Web Key or a set of them.
-pub fn verifying_keys(text: &str) -> Result<Vec<NamedKey>, String> {
+pub(crate) fn verifying_keys(text: &str) -> Result<Vec<NamedKey>, String> {
     if let Some((label, der, rest)) = pem_block(text) {
         if !rest.is_empty() {
             return Err("extra data after a PEM certificate block".to_owned());
@@ -257,7 +257,7 @@ pub fn verifying_keys(text: &str) -> Result<Vec<NamedKey>, String> {
 }
 
 /// The keys of a set, or the one key that the document is.
-pub fn jwks(document: &Value) -> Vec<&Value> {
+pub(crate) fn jwks(document: &Value) -> Vec<&Value> {
     match document.member("keys").and_then(Value::as_array) {
         Some(keys) => keys.iter().collect(),
         None => vec![document],
@@ -307,7 +307,7 @@ fn padded(bytes: &[u8], len: usize) -> Vec<u8> {
 }
 
 /// Signs with a private JSON Web Key.
-pub fn sign(jwk: &Value, algorithm: Algorithm, message: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) fn sign(jwk: &Value, algorithm: Algorithm, message: &[u8]) -> Result<Vec<u8>, String> {
     let random = SystemRandom::new();
     let kty = jwk.member("kty").and_then(Value::as_str).unwrap_or("");
     match (kty, algorithm) {

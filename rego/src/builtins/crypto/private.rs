@@ -30,7 +30,7 @@ enum PrivateKey {
     },
 }
 
-pub fn parse_private_keys(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(crate) fn parse_private_keys(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let given = text(args, 1)?;
     if given.is_empty() {
         return Ok(Value::Null);
@@ -43,7 +43,7 @@ pub fn parse_private_keys(context: &mut Context<'_>, args: &[&Value]) -> Outcome
     context.array(keys)
 }
 
-pub fn parse_rsa_private_key(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(crate) fn parse_rsa_private_key(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let given = text(args, 1)?;
     if given.is_empty() {
         return Err(failed("input PEM data was empty"));
@@ -60,7 +60,7 @@ pub fn parse_rsa_private_key(context: &mut Context<'_>, args: &[&Value]) -> Outc
     Ok(metered_keys(context, pem)?.first().map_or(Value::Null, PrivateKey::web_key))
 }
 
-pub fn parse_keypair(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(crate) fn parse_keypair(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let begin = "-----BEGIN ";
     let plain = |context: &mut Context<'_>, given: &str| {
         context.allocate(given.len().saturating_mul(3))?;
@@ -159,7 +159,7 @@ fn from_pem(given: &str) -> Result<Vec<PrivateKey>, BuiltinError> {
 }
 
 /// The public half of the first key, which may be a public key in PKCS#1, too.
-pub fn public_half(pem: &str) -> Option<VerifyingKey> {
+pub(crate) fn public_half(pem: &str) -> Option<VerifyingKey> {
     match pem_block(pem)? {
         ("RSA PUBLIC KEY", der, _) => {
             let numbers = sequence(&der)?;
@@ -171,7 +171,7 @@ pub fn public_half(pem: &str) -> Option<VerifyingKey> {
 }
 
 /// The first private key of `pem` as a JSON Web Key.
-pub fn web_key_of_pem(pem: &str) -> Option<Value> {
+pub(crate) fn web_key_of_pem(pem: &str) -> Option<Value> {
     from_pem(pem).ok()?.first().map(PrivateKey::web_key)
 }
 

@@ -8,7 +8,7 @@ use super::passing;
 use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::{Value, chunks, lossy, quoted};
 
-pub fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {
@@ -20,12 +20,12 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-pub fn unescape(context: &mut Context<'_>, text: &str) -> Result<String, BuiltinError> {
+pub(super) fn unescape(context: &mut Context<'_>, text: &str) -> Result<String, BuiltinError> {
     percent_decode(context, text, true)
 }
 
 /// The first escape that is none, or that stands for a byte which is not as wanted.
-pub fn invalid_escape(text: &str, is_good: impl Fn(u8) -> bool) -> Option<String> {
+pub(super) fn invalid_escape(text: &str, is_good: impl Fn(u8) -> bool) -> Option<String> {
     let mut rest = text.as_bytes();
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         let escape = rest.get(at..at.saturating_add(3)).unwrap_or_else(|| rest.get(at..).unwrap_or_default());
@@ -45,7 +45,11 @@ fn escape_code(escape: &[u8]) -> Option<u8> {
 }
 
 /// The decoded text, which is let go again soon: nothing stays charged for it.
-pub fn percent_decode(context: &mut Context<'_>, text: &str, plus_is_space: bool) -> Result<String, BuiltinError> {
+pub(super) fn percent_decode(
+    context: &mut Context<'_>,
+    text: &str,
+    plus_is_space: bool,
+) -> Result<String, BuiltinError> {
     passing(context, text.len().saturating_mul(4), text.len() / 16)?;
     if let Some(escape) = invalid_escape(text, |_| true) {
         return Err(failed(format!("invalid URL escape {}", quoted(&escape))));
@@ -63,7 +67,7 @@ pub fn percent_decode(context: &mut Context<'_>, text: &str, plus_is_space: bool
     Ok(lossy(&bytes))
 }
 
-pub fn encode_object(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(super) fn encode_object(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let refused = || BuiltinError::Operand("operand 1 values must be string, array[string], or set[string]".to_owned());
     let mut out = TextBuilder::new(context)?;
     let mut is_first = true;
@@ -92,7 +96,7 @@ pub fn encode_object(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     out.finish(context)
 }
 
-pub fn decode_object(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(super) fn decode_object(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let mut found: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for pair in text(args, 1)?.split('&').filter(|pair| !pair.is_empty()) {
         if pair.contains(';') {

@@ -11,7 +11,7 @@ use crate::value::{Value, quoted};
 
 type Parts = Vec<(&'static str, String)>;
 
-pub fn parse(context: &mut Context<'_>, given: &str) -> Outcome {
+pub(crate) fn parse(context: &mut Context<'_>, given: &str) -> Outcome {
     context.work(given.len() / 8)?;
     context.allocate(given.len().saturating_mul(8).saturating_add(16 * MEMBER_BYTES))?;
     let (url, fragment) = given.split_once('#').unwrap_or((given, ""));
@@ -190,7 +190,7 @@ fn escaped(path: &str) -> String {
 }
 
 /// A path as Go's `URL.EscapedPath` spells it: as given if that is a valid spelling, else escaped anew.
-pub fn escaped_path(context: &mut Context<'_>, given: &str) -> Result<String, BuiltinError> {
+pub(crate) fn escaped_path(context: &mut Context<'_>, given: &str) -> Result<String, BuiltinError> {
     if given.bytes().all(|byte| is_plain_in_path(byte) || b"!'()*[]%".contains(&byte)) {
         return Ok(given.to_owned());
     }

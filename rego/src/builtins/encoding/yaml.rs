@@ -24,7 +24,7 @@ const STEPS_PER_BYTE: usize = 2;
 
 /// Why a text was not read.
 #[derive(Debug)]
-pub enum YamlError<E> {
+pub(super) enum YamlError<E> {
     Invalid(String),
     TooManyValues,
     /// The meter refused to go on.
@@ -37,7 +37,7 @@ fn invalid<E>(why: impl std::fmt::Display) -> YamlError<E> {
 
 /// The boolean of an unquoted `y` or `n`, in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Letters {
+pub(super) enum Letters {
     /// True or false, as YAML 1.1 and OPA have it.
     Booleans,
     /// Text: the modulus of an RSA key in a configuration is called `n`.
@@ -48,7 +48,7 @@ pub enum Letters {
 ///
 /// # Errors
 /// It is no YAML 1.1, or not of the kind that JSON can express.
-pub fn parse(text: &str, letters: Letters) -> Result<Value, String> {
+pub(super) fn parse(text: &str, letters: Letters) -> Result<Value, String> {
     load(Parser::new_from_str(text), letters, &RefCell::new(&mut Unmetered)).map_err(|error| match error {
         YamlError::Invalid(why) => why,
         YamlError::TooManyValues => "yaml: the document has too many values".to_owned(),
@@ -56,7 +56,7 @@ pub fn parse(text: &str, letters: Letters) -> Result<Value, String> {
     })
 }
 
-pub fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
+pub(crate) fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
     // A scalar is gathered, copied and kept; of flow collections the parser keeps all tokens until a line ends.
     let mut tokens = 0usize;
     for chunk in chunks(text, CHUNK_BYTES) {
@@ -383,7 +383,7 @@ fn is_timestamp(text: &str) -> bool {
 
 // Writing
 
-pub fn marshal(context: &mut Context<'_>, value: &Value) -> Outcome {
+pub(super) fn marshal(context: &mut Context<'_>, value: &Value) -> Outcome {
     let mut writer = Writer { out: TextBuilder::new(context)?, context };
     match value {
         Value::Array(_) | Value::Object(_) | Value::Set(_) if !is_empty(value) => writer.write(value, 0, false)?,

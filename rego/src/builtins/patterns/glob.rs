@@ -7,7 +7,7 @@ mod gobwas;
 mod parse;
 
 use self::gobwas::Gobwas;
-pub use self::gobwas::MAX_BREADTH;
+pub(crate) use self::gobwas::MAX_BREADTH;
 use self::parse::PatternPart;
 use super::pattern::Pattern;
 
@@ -88,7 +88,7 @@ impl Segment {
 }
 
 /// The text that everything that the glob matches begins with.
-pub fn literal_prefix(pattern: &str) -> &str {
+pub(crate) fn literal_prefix(pattern: &str) -> &str {
     let end = pattern.find(['*', '?', '[', ']', '{', '}', ',', '\\']).unwrap_or(pattern.len());
     pattern.get(..end).unwrap_or("")
 }
@@ -122,7 +122,7 @@ fn translated(parts: &[PatternPart], delimiters: &[char]) -> String {
     out + r")\z"
 }
 
-pub fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let mut out = String::new();
     for char in text.chars() {
         if "*?\\[]{}".contains(char) {

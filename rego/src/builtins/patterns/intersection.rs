@@ -28,7 +28,7 @@ const RANGE_BYTES: usize = 3 * size_of::<(char, char)>();
 /// A visited state, in a table that is half empty, and one to visit.
 const PLACE_BYTES: usize = 6 * size_of::<(usize, usize)>();
 
-pub fn meet(context: &mut Context<'_>, left: &str, right: &str) -> Result<bool, BuiltinError> {
+pub(super) fn meet(context: &mut Context<'_>, left: &str, right: &str) -> Result<bool, BuiltinError> {
     let (left, right) = (tokens(context, left)?, tokens(context, right)?);
     // A walk over pairs of places; at each both tokens must take the same character.
     let mut open = vec![(0usize, 0usize)];

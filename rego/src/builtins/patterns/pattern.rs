@@ -97,7 +97,7 @@ impl Pattern {
 }
 
 /// Charges the compilation of a pattern that is not remembered: what it may come to at worst.
-pub fn charge_compilation(context: &mut Context<'_>, pattern: &str) -> Result<(), BuiltinError> {
+pub(super) fn charge_compilation(context: &mut Context<'_>, pattern: &str) -> Result<(), BuiltinError> {
     context.work(pattern.len().saturating_add(1_000))?;
     // Classes of letters and repetitions multiply.
     let is_plain =

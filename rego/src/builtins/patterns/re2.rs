@@ -11,7 +11,7 @@ const MAX_REPEAT: u32 = 1_000;
 const MAX_COUNT_CHARS: usize = 16;
 
 /// Says why where Go would refuse the pattern too.
-pub fn translate(pattern: &str) -> Result<String, String> {
+pub(super) fn translate(pattern: &str) -> Result<String, String> {
     let mut translator =
         Translator { rest: pattern.chars().peekable(), out: String::new(), repeated: Repeated::Nothing };
     translator.run()?;

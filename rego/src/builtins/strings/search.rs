@@ -14,14 +14,14 @@ const WINDOW_BYTES: usize = 256 << 10;
 const BYTES_PER_STEP: usize = 128;
 
 /// A text that is looked for.
-pub struct Needle<'n> {
+pub(crate) struct Needle<'n> {
     head: Finder<'n>,
     whole: &'n [u8],
 }
 
 impl<'n> Needle<'n> {
     /// Prepares the search for `text`, which is not empty.
-    pub fn new(context: &mut Context<'_>, text: &'n str) -> Result<Self, EvalError> {
+    pub(crate) fn new(context: &mut Context<'_>, text: &'n str) -> Result<Self, EvalError> {
         let whole = text.as_bytes();
         let head = whole.get(..MAX_HEAD_BYTES).unwrap_or(whole);
         context.work(head.len() / 16 + 1)?;
@@ -29,7 +29,7 @@ impl<'n> Needle<'n> {
     }
 
     /// The first place in `text`, from `start` on.
-    pub fn find(&self, context: &mut Context<'_>, text: &str, start: usize) -> Result<Option<usize>, EvalError> {
+    pub(crate) fn find(&self, context: &mut Context<'_>, text: &str, start: usize) -> Result<Option<usize>, EvalError> {
         let text = text.as_bytes();
         let head_len = self.head.needle().len();
         let mut from = start;

@@ -88,7 +88,7 @@ struct Flags {
     precision: Option<usize>,
 }
 
-pub fn sprintf(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
+pub(super) fn sprintf(context: &mut Context<'_>, args: &[&Value]) -> Outcome {
     let format = text(args, 1)?;
     let mut values: Vec<Arg> = Vec::new();
     for value in array(args, 2)? {

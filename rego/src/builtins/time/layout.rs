@@ -7,11 +7,11 @@ use chrono_tz::{OffsetName, Tz};
 
 use crate::value::quoted;
 
-pub const RFC3339: &str = "2006-01-02T15:04:05Z07:00";
-pub const RFC3339_NANO: &str = "2006-01-02T15:04:05.999999999Z07:00";
+pub(super) const RFC3339: &str = "2006-01-02T15:04:05Z07:00";
+pub(super) const RFC3339_NANO: &str = "2006-01-02T15:04:05.999999999Z07:00";
 
 /// The layout behind one of Go's names for it.
-pub fn named(layout: &str) -> &str {
+pub(super) fn named(layout: &str) -> &str {
     match layout {
         "ANSIC" => "Mon Jan _2 15:04:05 2006",
         "UnixDate" => "Mon Jan _2 15:04:05 MST 2006",
@@ -43,7 +43,7 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-pub fn weekday(day: Weekday) -> &'static str {
+pub(super) fn weekday(day: Weekday) -> &'static str {
     DAYS.get(day.num_days_from_monday() as usize).copied().unwrap_or("")
 }
 
@@ -162,7 +162,7 @@ fn next(layout: &str) -> Option<(&str, LayoutField, &str)> {
     None
 }
 
-pub fn format(layout: &str, time: &DateTime<Tz>) -> String {
+pub(super) fn format(layout: &str, time: &DateTime<Tz>) -> String {
     let mut out = String::new();
     let mut rest = layout;
     while let Some((before, part, after)) = next(rest) {
@@ -253,7 +253,7 @@ struct Fields {
 }
 
 /// The time that `value` spells, in nanoseconds since the epoch.
-pub fn parse(layout: &str, value: &str) -> Result<i64, String> {
+pub(super) fn parse(layout: &str, value: &str) -> Result<i64, String> {
     let failed = || format!("parsing time {} as {}: cannot parse", quoted(value), quoted(layout));
     let mut fields = Fields::default();
     let (mut layout_rest, mut rest) = (layout, value);

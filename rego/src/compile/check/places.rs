@@ -9,7 +9,7 @@ use crate::value::Value;
 
 /// The types of rules by their paths.
 #[derive(Debug, Default)]
-pub struct Types {
+pub(crate) struct Types {
     pub(super) root: Place,
 }
 

@@ -8,7 +8,7 @@ use crate::policy::{Condition, KeyPath, Test};
 use crate::value::{Text, Value};
 
 /// The conditions without which the definition cannot succeed.
-pub fn conditions(rule: &Rule) -> Vec<Condition> {
+pub(crate) fn conditions(rule: &Rule) -> Vec<Condition> {
     // With `else`, a failing first body says nothing about the others.
     let [clause] = rule.clauses.as_slice() else { return Vec::new() };
     let mut finder = Finder { aliases: HashMap::new(), found: Vec::new() };

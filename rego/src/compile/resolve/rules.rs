@@ -11,7 +11,11 @@ use crate::syntax::{self, HeadKind, Location, TermKind};
 use crate::value::{Text, Value};
 
 /// Resolves one definition with its `else`s.
-pub fn resolve_rule(names: &Names<'_>, rule: &syntax::Rule, metadata: OfRule<'_>) -> Result<Rule, Vec<CompileError>> {
+pub(crate) fn resolve_rule(
+    names: &Names<'_>,
+    rule: &syntax::Rule,
+    metadata: OfRule<'_>,
+) -> Result<Rule, Vec<CompileError>> {
     let mut resolver = Resolver::new(names);
     resolver.metadata = Some(metadata);
     let resolved = resolver.rule(rule);
@@ -20,7 +24,7 @@ pub fn resolve_rule(names: &Names<'_>, rule: &syntax::Rule, metadata: OfRule<'_>
 
 /// A resolved query: its statements, its variables, and those that the answer shows, by name.
 #[derive(Debug)]
-pub struct ResolvedQuery {
+pub(crate) struct ResolvedQuery {
     pub body: Vec<Expr>,
     pub vars: Vec<VarInfo>,
     pub shown: BTreeMap<Text, VarId>,
@@ -28,7 +32,7 @@ pub struct ResolvedQuery {
     pub places: Vec<usize>,
 }
 
-pub fn resolve_query(names: &Names<'_>, body: &[syntax::Expr]) -> Result<ResolvedQuery, Vec<CompileError>> {
+pub(crate) fn resolve_query(names: &Names<'_>, body: &[syntax::Expr]) -> Result<ResolvedQuery, Vec<CompileError>> {
     let mut resolver = Resolver::new(names);
     resolver.hidden.push(declared_names(body));
     let mut places = Vec::new();

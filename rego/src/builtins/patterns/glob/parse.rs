@@ -38,7 +38,7 @@ pub enum PatternPart {
     Nothing,
 }
 
-pub fn parse(pattern: &str) -> Result<Vec<PatternPart>, String> {
+pub(super) fn parse(pattern: &str) -> Result<Vec<PatternPart>, String> {
     let mut parser = Parser { chars: pattern.chars().peekable(), parts: 0 };
     parser.parts(0)
 }

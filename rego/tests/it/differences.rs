@@ -3,23 +3,13 @@
 //! The answers were measured on the real OPA. Each row also asks regorus and expects another answer than OPA's, so that a
 //! row that no longer separates the two is noticed.
 
-use stepgate_rego::compile::Options;
+use stepgate_rego::Options;
 use stepgate_rego::value::{DuplicateKeys, JsonLimits, parse_json};
-use stepgate_rego::{EvalOptions, Host, Source, Value, Version, compile};
+use stepgate_rego::{EvalOptions, Source, Value, Version, compile};
+
+use crate::test_host::TestHost;
 
 const INPUT: &str = r#"{"str": "text", "n": 1, "arr": [1, 2], "h": {"a": "b"}, "set": ["x"]}"#;
-
-struct TestHost;
-
-impl Host for TestHost {
-    fn now_ns(&self) -> i64 {
-        0
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        bytes.fill(7);
-    }
-}
 
 fn ours(policy: &str) -> String {
     let source = Source { path: "p.rego".into(), text: policy.to_owned(), version: Version::V1 };
@@ -30,7 +20,7 @@ fn ours(policy: &str) -> String {
     let limits = JsonLimits { depth: 10, duplicates: DuplicateKeys::Refuse };
     let input = parse_json(INPUT.as_bytes(), limits).expect("JSON");
     let path = [Value::from("p"), Value::from("allow")];
-    match policy.eval(&path, Some(&input), &EvalOptions::default(), &TestHost) {
+    match policy.eval(&path, Some(&input), &EvalOptions::default(), &TestHost::default()) {
         Ok(value) => value.map_or("undefined".to_owned(), |value| value.to_json()),
         Err(_) => "error".to_owned(),
     }

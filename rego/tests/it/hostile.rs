@@ -2,31 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use stepgate_rego::compile::Options;
-use stepgate_rego::{ErrorKind, EvalError, EvalOptions, Host, Limits, Policy, Source, Value, Version, compile};
+use stepgate_rego::Options;
+use stepgate_rego::{ErrorKind, EvalError, EvalOptions, Limits, Policy, Source, Value, Version, compile};
+
+use crate::test_host::TestHost;
 
 /// The time limit of an evaluation; ten times that of a check.
 const BUDGET: Duration = Duration::from_millis(500);
 /// The overrun of a development build on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
-
-struct TestHost {
-    end: Instant,
-}
-
-impl Host for TestHost {
-    fn now_ns(&self) -> i64 {
-        0
-    }
-
-    fn is_expired(&self) -> bool {
-        Instant::now() > self.end
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        bytes.fill(7);
-    }
-}
 
 /// The policy, or everything that is wrong with it.
 fn load(rules: &str) -> Result<Policy, String> {
@@ -39,10 +23,11 @@ fn load(rules: &str) -> Result<Policy, String> {
 /// Asks for `allow` on a thread with as much stack as those of the server.
 fn ask_about(policy: &Policy, input: &Value) -> Result<Option<Value>, EvalError> {
     let ask = || {
-        let world = TestHost { end: Instant::now() + BUDGET };
+        let end = Instant::now() + BUDGET;
+        let world = TestHost::until(end);
         let path = [Value::from("p"), Value::from("allow")];
         let answer = policy.eval(&path, Some(input), &EvalOptions::default(), &world);
-        assert!(Instant::now() < world.end + SLACK, "the budget did not end it");
+        assert!(Instant::now() < end + SLACK, "the budget did not end it");
         answer
     };
     std::thread::scope(|scope| {
@@ -144,7 +129,7 @@ fn a_hundred_thousand_rules_load_and_the_index_finds_one() {
     let limits = Limits { steps: 1_000, ..Limits::default() };
     let options = EvalOptions { limits, ..EvalOptions::default() };
     let input = [("x", Value::from("v77777"))].into_iter().collect();
-    let world = TestHost { end: Instant::now() + BUDGET };
+    let world = TestHost::until(Instant::now() + BUDGET);
     let answer = policy.eval(&[Value::from("p"), Value::from("allow")], Some(&input), &options, &world);
     assert_eq!(answer.expect("within the budget"), Some(Value::Bool(true)));
 }

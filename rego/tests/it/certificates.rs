@@ -1,25 +1,15 @@
 //! Members of parsed certificates and requests that OPA's own suite does not look at.
 
-use stepgate_rego::compile::Options;
-use stepgate_rego::{EvalOptions, Host, Source, Value, Version, compile};
+use stepgate_rego::Options;
+use stepgate_rego::{EvalOptions, Source, Value, Version, compile};
+
+use crate::test_host::TestHost;
 
 /// Made with `openssl req -x509`: nameConstraints (critical), certificatePolicies 1.2.3.4, inhibitAnyPolicy 0,
 /// policyConstraints with requireExplicitPolicy 2, and an unknown critical extension 1.2.3.
 const AUTHORITY: &str = include_str!("certificates/authority.b64");
 /// Made with `openssl req -new`: challengePassword, subjectAltName, basicConstraints (critical).
 const REQUEST: &str = include_str!("certificates/request.b64");
-
-struct World;
-
-impl Host for World {
-    fn now_ns(&self) -> i64 {
-        0
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        bytes.fill(7);
-    }
-}
 
 /// The value of `expression` for the certificate or request `input`, as JSON.
 fn eval(expression: &str, input: &str) -> String {
@@ -28,7 +18,7 @@ fn eval(expression: &str, input: &str) -> String {
     let policy = compile(&[source], Value::empty_object(), &Options::default()).expect("the policy compiles");
     let input = Value::from(input.replace('\n', ""));
     let path = [Value::from("p"), Value::from("r")];
-    let value = policy.eval(&path, Some(&input), &EvalOptions::default(), &World).expect("no error");
+    let value = policy.eval(&path, Some(&input), &EvalOptions::default(), &TestHost::default()).expect("no error");
     value.as_ref().and_then(Value::as_str).unwrap_or("undefined").to_owned()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The answers were measured on OPA 1.19.
 
-use stepgate_rego::compile::Options;
+use stepgate_rego::Options;
 use stepgate_rego::{Source, Value, Version, compile};
 
 /// The first error of a policy in package `p`; nothing when it is taken.

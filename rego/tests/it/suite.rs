@@ -1,48 +1,25 @@
 //! OPA's own evaluation suite (v1.19.0) against our engine, as OPA's runner compares.
 //!
-//! The cases lie in the folder `shared` beside the repository, or where `STEPGATE_SHARED` says. `rego-failing.txt` lists
+//! The cases lie in the folder `shared` beside the repository, or where `STEPGATE_SHARED` says. `failing.txt` lists
 //! the cases that fail, each with a sentence; it only shrinks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use stepgate_rego::compile::{DataConflicts, Options};
 use stepgate_rego::value::Number;
-use stepgate_rego::{EvalOptions, Host, Source, Value, Version, compile, compile_query};
+use stepgate_rego::{DataConflicts, Options};
+use stepgate_rego::{EvalOptions, Host as _, Source, SystemHost, Value, Version, compile, compile_query};
 use yaml_serde::Value as Yaml;
 
-const FAILING: &str = include_str!("rego-failing.txt");
+use crate::test_host::TestHost;
+
+const FAILING: &str = include_str!("failing.txt");
 /// The longest that one case may take.
 const CASE_TIMEOUT: Duration = Duration::from_secs(10);
-
-struct TestHost {
-    end: Instant,
-}
-
-impl Host for TestHost {
-    fn now_ns(&self) -> i64 {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
-    }
-
-    fn is_expired(&self) -> bool {
-        Instant::now() > self.end
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        bytes.fill(7);
-    }
-
-    fn lookup_ip_addr(&self, name: &str) -> Result<Vec<String>, String> {
-        let found = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
-        Ok(found.map(|address| address.ip().to_string()).collect())
-    }
-}
 
 struct Case {
     name: String,
@@ -53,7 +30,7 @@ struct Case {
 
 fn shared() -> PathBuf {
     std::env::var_os("STEPGATE_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from)
 }
 
 fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -135,7 +112,7 @@ fn run(case: &Case) -> Result<BTreeSet<Value>, Failure> {
         let codes = errors.first().map_or("", |error| error.code).to_owned();
         (codes, errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     };
-    let world = TestHost { end: Instant::now() + CASE_TIMEOUT };
+    let world = TestHost { end: Some(Instant::now() + CASE_TIMEOUT), now_ns: SystemHost.now_ns() };
     let strict = body["strict_error"].as_bool().unwrap_or(false);
     let options = EvalOptions { strict_builtin_errors: strict, ..EvalOptions::default() };
     let sources: Vec<Source> = body["modules"]
@@ -158,7 +135,7 @@ fn run(case: &Case) -> Result<BTreeSet<Value>, Failure> {
     let input = match (&body["input_term"], &body["input"]) {
         (Yaml::String(term), _) => {
             let query = compile_query(&policy, &format!("x = {term}"), case.version, &[]).map_err(compile_failure)?;
-            let rows = policy.query(&query, None, &options, &world).expect("a term");
+            let rows = policy.solutions(&query, None, &options, &world).expect("a term");
             rows.first().and_then(|row| row.bindings.first()).map(|(_, it)| it.clone())
         }
         (_, Yaml::Null) if body.get("input").is_none() => None,
@@ -167,7 +144,7 @@ fn run(case: &Case) -> Result<BTreeSet<Value>, Failure> {
     let text = body["query"].as_str().unwrap_or_default();
     let query = compile_query(&policy, text, case.version, &[]).map_err(compile_failure)?;
     let rows = policy
-        .query(&query, input.as_ref(), &options, &world)
+        .solutions(&query, input.as_ref(), &options, &world)
         .map_err(|error| (error.kind.code().to_owned(), error.to_string()))?;
     let sort = body["sort_bindings"].as_bool().unwrap_or(false);
     Ok(rows
@@ -253,12 +230,16 @@ fn opas_own_suite_passes() {
     assert!(new.is_empty(), "{} cases fail that are not listed: {:?}", new.len(), &new[..new.len().min(10)]);
     assert!(fixed.is_empty(), "these pass now: take them off the list: {fixed:?}");
     let summary = summary(&table);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/rego-conformance.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/rego-conformance.md");
     if std::env::var_os("STEPGATE_REGENERATE").is_some() {
         std::fs::write(&path, &summary).expect("the summary is written");
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == summary, "run `STEPGATE_REGENERATE=1 cargo test --test it rego` to renew {}", path.display());
+    assert!(
+        written == summary,
+        "run `STEPGATE_REGENERATE=1 cargo test -p stepgate-rego suite` to renew {}",
+        path.display()
+    );
 }
 
 /// The passing and failing cases, as Markdown.
@@ -269,8 +250,8 @@ fn summary(table: &BTreeMap<&str, [usize; 2]>) -> String {
     let later = |name: &str| name.starts_with("graphql");
     let opt_in = |name: &str| name == "logic_operators";
     let mut out = String::from(
-        "# OPA's own suite\n\nThe evaluation cases of OPA v1.19.0, versions 0 and 1 of the language, run by `tests/it/rego.rs` as OPA's own \
-         runner\ncompares. Every case that fails is listed in `tests/it/rego-failing.txt` with its reason.\n\n\
+        "# OPA's own suite\n\nThe evaluation cases of OPA v1.19.0, versions 0 and 1 of the language, run by `rego/tests/it/suite.rs` as OPA's own \
+         runner\ncompares. Every case that fails is listed in `rego/tests/it/failing.txt` with its reason.\n\n\
          | cases | passed | failed | |\n| --- | ---: | ---: | --- |\n",
     );
     for (name, [passed, failed], note) in [

@@ -7,20 +7,10 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use stepgate_rego::compile::Options;
-use stepgate_rego::{EvalOptions, Host, Policy, Reads, Source, Value, Version, compile};
+use stepgate_rego::Options;
+use stepgate_rego::{EvalOptions, Policy, Reads, Source, Value, Version, compile};
 
-struct TestHost;
-
-impl Host for TestHost {
-    fn now_ns(&self) -> i64 {
-        0
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        bytes.fill(7);
-    }
-}
+use crate::test_host::TestHost;
 
 /// Texts that are prefixes of each other, and one that is a glob of others.
 const TEXTS: &[&str] = &["", "a", "ab", "abc", "a/b", "b", "b/c"];
@@ -119,7 +109,12 @@ fn load(rules: &[String], hide: bool) -> Policy {
 }
 
 fn ask(policy: &Policy, rule: &str, input: &Value) -> String {
-    match policy.eval(&[Value::from("p"), Value::from(rule)], Some(input), &EvalOptions::default(), &TestHost) {
+    match policy.eval(
+        &[Value::from("p"), Value::from(rule)],
+        Some(input),
+        &EvalOptions::default(),
+        &TestHost::default(),
+    ) {
         Ok(value) => value.map_or("undefined".to_owned(), |value| value.to_string()),
         Err(error) => error.kind.code().to_owned(),
     }

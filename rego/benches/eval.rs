@@ -1,6 +1,6 @@
 //! Our Rego engine against regorus's interpreter, on the same policies and inputs.
 //!
-//! `cargo bench --bench rego`. Compare medians of one run only: machines are noisy.
+//! `cargo bench -p stepgate-rego --bench eval`. Compare medians of one run only: machines are noisy.
 
 use std::hint::black_box;
 
