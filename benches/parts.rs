@@ -15,11 +15,11 @@ use stepgate::check::{
     AmbiguousPath, CallerSettings, ChallengeSettings, CheckDeadline, Checker, Compat, DryRun, Settings,
 };
 use stepgate::clock::Clock;
-use stepgate::jws::{Alg, SigningKey};
 use stepgate::opa::input::{self, Attributes, Options};
 use stepgate::policy::{self, Bounds, Entrypoint, HostContext, Module, RegoVersion, Snapshot, Sources};
 use stepgate::telemetry::Metrics;
 use stepgate::token::{Issuer, IssuerSettings, KeySet, Verifier};
+use stepgate_jose::{Algorithm, PrivateKey, SigningKey};
 use tokio::time::Instant;
 
 const NOW: i64 = 1_800_000_000;
@@ -37,10 +37,10 @@ const OPTIONS: Options = Options {
 fn verifier(key: &SigningKey) -> Verifier {
     let (issuer, _) = Issuer::new(IssuerSettings {
         audiences: vec!["api".to_owned()],
-        algorithms: vec![key.alg()],
+        algorithms: vec![key.algorithm()],
         ..IssuerSettings::new("https://id.example.com")
     });
-    let jwks = serde_json::json!({"keys": [key.public_jwk().expect("a JWK")]}).to_string();
+    let jwks = serde_json::json!({"keys": [key.public_jwk()]}).to_string();
     issuer.replace_keys(KeySet::parse(jwks.as_bytes()).expect("a key set"));
     let limits = stepgate::token::Settings {
         token_bytes: 16_384,
@@ -58,7 +58,7 @@ fn message_of(key: &SigningKey) -> Vec<u8> {
     });
     let signed = format!(
         "{}.{}",
-        URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{}","typ":"at+jwt"}}"#, key.alg().name())),
+        URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{}","typ":"at+jwt"}}"#, key.algorithm().name())),
         URL_SAFE_NO_PAD.encode(claims.to_string())
     );
     let token = format!("{signed}.{}", key.sign(signed.as_bytes()).expect("it signs"));
@@ -87,8 +87,8 @@ fn snapshot(decision_cache_bytes: u64) -> Snapshot {
 
 fn parts(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let [rsa, ec] = [Alg::Rs256, Alg::Es256].map(|alg| {
-        let pem = SigningKey::generate(alg).expect("a key");
+    let [rsa, ec] = [Algorithm::RS256, Algorithm::ES256].map(|alg| {
+        let pem = PrivateKey::generate(alg).expect("a key");
         SigningKey::from_pem(alg, &pem).expect("its PEM is read")
     });
     let (key, message) = (&rsa, message_of(&rsa));
@@ -107,7 +107,7 @@ fn parts(c: &mut Criterion) {
     for key in [&rsa, &ec] {
         let message = message_of(key);
         let attributes = Attributes::parse(&message).expect("it parses");
-        c.bench_function(&format!("token cold, {}", key.alg().name()), |b| {
+        c.bench_function(&format!("token cold, {}", key.algorithm().name()), |b| {
             b.iter_batched(
                 || verifier(key),
                 |verifier| runtime.block_on(verifier.verify(&attributes, far())),

@@ -11,7 +11,6 @@ pub mod config;
 pub mod doctor;
 pub mod feed;
 pub mod folder;
-pub mod jws;
 pub mod lifecycle;
 pub mod opa;
 pub mod policy;

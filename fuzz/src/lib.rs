@@ -10,11 +10,11 @@ use stepgate::check::{
     IdentityHeader, IdentitySource, LevelRequirement, PathPattern, ResponseLimits, Route, RouteRequirement, Settings,
 };
 use stepgate::clock::Clock;
-use stepgate::jws::{Alg, SigningKey};
 use stepgate::opa::input::Options;
 use stepgate::policy::{self, BuiltinSettings, Entrypoint, HostContext, Module, RegoVersion, Snapshot, Sources};
 use stepgate::telemetry::Metrics;
 use stepgate::token::{CertificateSettings, Issuer, IssuerSettings, KeySet, Location, Preset, ProofSettings, Verifier};
+use stepgate_jose::{Algorithm, PrivateKey, SigningKey};
 
 /// Reads every part of the input, so that all of it is built.
 const POLICY: &str = r#"package p
@@ -34,7 +34,7 @@ seen if input.parsed_body
 pub fn checker() -> Checker {
     let (issuer, _) = Issuer::new(IssuerSettings {
         audiences: vec!["api".to_owned()],
-        algorithms: vec![Alg::Es256, Alg::Rs256, Alg::EdDsa],
+        algorithms: vec![Algorithm::ES256, Algorithm::RS256, Algorithm::EdDsa],
         leeway: Duration::from_secs(30),
         locations: vec![
             Location::bearer(),
@@ -46,9 +46,9 @@ pub fn checker() -> Checker {
         ..IssuerSettings::new("https://id.example.com")
     });
     // The private half is forgotten at once.
-    let pem = SigningKey::generate(Alg::Es256).expect("a key");
-    let key = SigningKey::from_pem(Alg::Es256, &pem).expect("a key");
-    let jwks = serde_json::json!({"keys": [key.public_jwk().expect("a JWK")]}).to_string();
+    let pem = PrivateKey::generate(Algorithm::ES256).expect("a key");
+    let key = SigningKey::from_pem(Algorithm::ES256, &pem).expect("a key");
+    let jwks = serde_json::json!({"keys": [key.public_jwk()]}).to_string();
     issuer.replace_keys(KeySet::parse(jwks.as_bytes()).expect("a key set"));
     let clock = Clock::fixed(1_800_000_000);
     let limits = stepgate::token::Settings {

@@ -23,7 +23,6 @@ mod eval;
 mod host;
 mod meter;
 mod policy;
-pub mod signing;
 mod syntax;
 mod typing;
 pub mod value;

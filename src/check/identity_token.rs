@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use serde_json::{Map, Value as Json};
+use stepgate_jose::{SigningKey, signing_input};
 use uuid::Uuid;
 
 use super::identity::IdentitySource;
-use crate::jws::{SigningKey, signing_input};
 use crate::token::Verified;
 use crate::value::json_text;
 
@@ -83,8 +83,8 @@ impl IdentityTokenSigner {
         ] {
             claims.insert(name.to_owned(), value);
         }
-        let header = serde_json::json!({"alg": self.key.alg().name(), "kid": self.kid, "typ": TYPE});
-        let signed = signing_input(&header, &Json::Object(claims));
+        let header = serde_json::json!({"alg": self.key.algorithm().name(), "kid": self.kid, "typ": TYPE});
+        let signed = signing_input(&header.to_string(), &Json::Object(claims).to_string());
         let signature = self.key.sign(signed.as_bytes()).inspect_err(|error| {
             tracing::error!(%error, "the identity token cannot be signed; the upstream gets none");
         });
@@ -99,12 +99,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::jws::Alg;
     use crate::token::verified_for_tests;
+    use stepgate_jose::{Algorithm, PrivateKey};
 
     fn identity_token_signer() -> IdentityTokenSigner {
-        let pem = SigningKey::generate(Alg::Es256).expect("a key");
-        let key = SigningKey::from_pem(Alg::Es256, &pem).expect("a key");
+        let pem = PrivateKey::generate(Algorithm::ES256).expect("a key");
+        let key = SigningKey::from_pem(Algorithm::ES256, &pem).expect("a key");
         IdentityTokenSigner::new(key, "k".to_owned(), "https://gate".to_owned(), "upstream".to_owned())
     }
 

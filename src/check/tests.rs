@@ -89,7 +89,7 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
     let tokens = issuers.then(|| {
         let (issuer, _) = Issuer::new(IssuerSettings {
             audiences: vec!["a".to_owned()],
-            algorithms: vec![crate::jws::Alg::Es256],
+            algorithms: vec![stepgate_jose::Algorithm::ES256],
             ..IssuerSettings::new("i")
         });
         let limits = crate::token::Settings {

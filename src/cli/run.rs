@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, ValueEnum};
+use stepgate_jose::ConfiguredKey;
 
 use crate::app::{self, Launch, Origin};
 use crate::config::{Document, resolve};
 use crate::doctor::Verdict;
 use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
-use crate::jws::ConfiguredKey;
 use crate::opa::signature::{PublicKey, SignaturePolicy, Verification, exclusion};
 use crate::policy::RegoVersion;
 use crate::serve::{Authentication, HttpAddress, SocketAccess, TlsSettings};

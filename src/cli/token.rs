@@ -7,9 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
+use stepgate_jose::{Algorithm, PrivateKey, SigningKey, signing_input};
 
 use crate::clock::Clock;
-use crate::jws::{Alg, SigningKey, signing_input};
 
 #[derive(Debug, Subcommand)]
 pub enum Token {
@@ -63,7 +63,7 @@ impl Token {
             }
             Self::Jwks { key, alg, kid } => {
                 let pem = std::fs::read_to_string(&key).with_context(|| format!("cannot read {}", key.display()))?;
-                println!("{}", key_set(&SigningKey::from_pem(named(&alg)?, &pem)?, &kid)?);
+                println!("{}", key_set(&SigningKey::from_pem(named(&alg)?, &pem)?, &kid));
                 Ok(())
             }
             Self::Decode { token } => decode(&token),
@@ -71,8 +71,9 @@ impl Token {
     }
 }
 
-fn named(alg: &str) -> anyhow::Result<Alg> {
-    Alg::named(alg).with_context(|| format!("`{alg}` is none of {}", Alg::names().join(", ")))
+fn named(alg: &str) -> anyhow::Result<Algorithm> {
+    Algorithm::asymmetric(alg)
+        .with_context(|| format!("`{alg}` is none of {}", Algorithm::asymmetric_names().join(", ")))
 }
 
 fn keygen(alg: &str, kid: &str, out: &Path) -> anyhow::Result<()> {
@@ -80,8 +81,8 @@ fn keygen(alg: &str, kid: &str, out: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
 
     let alg = named(alg)?;
-    let pem = SigningKey::generate(alg)?;
-    let keys = key_set(&SigningKey::from_pem(alg, &pem)?, kid)?;
+    let pem = PrivateKey::generate(alg)?;
+    let keys = key_set(&SigningKey::from_pem(alg, &pem)?, kid);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(out);
     let file = file.as_mut().map_err(|error| anyhow::anyhow!("`{}`: {error}", out.display()))?;
     file.write_all(pem.as_bytes())?;
@@ -90,13 +91,10 @@ fn keygen(alg: &str, kid: &str, out: &Path) -> anyhow::Result<()> {
 }
 
 /// The public half of a key, as services read it (RFC 7517 section 5).
-fn key_set(key: &SigningKey, kid: &str) -> anyhow::Result<Value> {
-    let mut jwk = key.public_jwk()?;
-    let members = jwk.as_object_mut().context("a JWK is an object")?;
-    members.insert("kid".to_owned(), json!(kid));
-    members.insert("use".to_owned(), json!("sig"));
-    members.insert("alg".to_owned(), json!(key.alg().name()));
-    Ok(json!({"keys": [jwk]}))
+fn key_set(key: &SigningKey, kid: &str) -> Value {
+    let mut jwk = key.public_jwk();
+    jwk.extend([("kid", kid.to_owned()), ("use", "sig".to_owned()), ("alg", key.algorithm().name().to_owned())]);
+    json!({"keys": [jwk]})
 }
 
 fn sign(
@@ -116,7 +114,7 @@ fn sign(
     claims.entry("iat").or_insert_with(|| json!(now.min(now.saturating_add(lifetime))));
     claims.entry("exp").or_insert_with(|| json!(now.saturating_add(lifetime)));
     let header = json!({"alg": alg.name(), "kid": kid, "typ": typ});
-    let signed = signing_input(&header, &Value::Object(claims));
+    let signed = signing_input(&header.to_string(), &Value::Object(claims).to_string());
     Ok(format!("{signed}.{}", key.sign(signed.as_bytes())?))
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use stepgate_jose::ConfiguredKey;
 
 use super::memory::Memory;
 use super::resolve::{Resolver, Section};
@@ -16,7 +17,6 @@ use super::services::named;
 use crate::feed::bundle::poller::{Polling, Resource};
 use crate::feed::bundle::saved::SavedBundle;
 use crate::feed::bundle::{BundleSettings, Source};
-use crate::jws::ConfiguredKey;
 use crate::opa::signature::{PublicKey, SignaturePolicy, Verification, exclusion};
 use crate::remote::registry::Reference;
 use crate::remote::service::ServiceSettings;

@@ -158,7 +158,7 @@ impl Resolver<'_> {
         };
         let algorithm = key.text("algorithm").unwrap_or(KEY_ALGORITHM).to_owned();
         // A key that cannot sign is found now, not with the first request.
-        if let Err(error) = crate::jws::sign_with(&algorithm, private, b"") {
+        if let Err(error) = stepgate_jose::sign_configured(&algorithm, private, b"") {
             self.problems.error(format!("keys.{id}.private_key"), error.to_string());
         }
         let claims = item.at("additional_claims").and_then(Value::as_object).cloned().unwrap_or_else(Map::new);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use stepgate_jose::{Algorithm, SigningKey};
 use url::Url;
 
 use super::issuers::issuer_names;
@@ -13,7 +14,6 @@ use crate::check::{
     self, IdentityHeader, IdentitySource, IdentityTokenSigner, LevelRequirement, MAX_IDENTITY_TOKEN_LIFETIME,
     PathPattern, Redirect, ResourceMetadata, Route, RouteRequirement, is_plain_host,
 };
-use crate::jws::{Alg, SigningKey};
 use crate::token::{ClaimsChallenge, IssuerSettings, Location, Profile, ProofSettings, Scale, SpiffePattern};
 
 /// Methods that a route is usually for.
@@ -322,7 +322,7 @@ impl Resolver<'_> {
         };
         let (audience, issuer, header) = (required("audience"), required("issuer"), required("header"));
         let key = required("key_file").map(|path| {
-            let alg = item.text("algorithm").and_then(Alg::named).unwrap_or(Alg::Es256);
+            let alg = item.text("algorithm").and_then(Algorithm::asymmetric).unwrap_or(Algorithm::ES256);
             let pem = std::fs::read_to_string(path).map_err(|error| format!("`{path}` cannot be read: {error}"))?;
             SigningKey::from_pem(alg, &pem).map_err(|error| format!("`{path}`: {error}"))
         });

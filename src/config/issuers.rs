@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use stepgate_jose::Algorithm;
 
 use super::proofs::with_dpop;
 use super::resolve::{Resolver, Section, is_token};
 use super::workloads::with_defaults;
-use crate::jws::Alg;
 use crate::remote::service::ServiceSettings;
 use crate::token::{
     self, AssertedSettings, AssuranceTable, AudienceClaim, ClaimNames, IssuerSettings, KeySource, Location, Preset,
@@ -175,14 +175,14 @@ impl Resolver<'_> {
         self.check_names(item, &audiences, place);
         let mut algorithms = Vec::new();
         for name in names {
-            match Alg::named(name) {
+            match Algorithm::asymmetric(name) {
                 Some(alg) => algorithms.push(alg),
                 None if name.starts_with("HS") => {
                     let message = format!("`{name}` shares a secret; keys from a key set are public");
                     self.problems.error(format!("{place}.algorithms"), message);
                 }
                 None => {
-                    let message = format!("`{name}` is none of {}", Alg::names().join(", "));
+                    let message = format!("`{name}` is none of {}", Algorithm::asymmetric_names().join(", "));
                     self.problems.error(format!("{place}.algorithms"), message);
                 }
             }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use stepgate_jose::Algorithm;
 use url::Url;
 
 use super::memory::{Consumer, PROOF_BYTES};
 use super::resolve::{Resolver, Section};
 use crate::check::DpopChallenge;
-use crate::jws::Alg;
 use crate::remote::credentials::Credentials;
 use crate::remote::service::ServiceSettings;
 use crate::secret::Secret;
@@ -30,10 +30,10 @@ impl Resolver<'_> {
             settings.algorithms.clear();
         }
         for name in item.texts("algorithms") {
-            match Alg::named(name) {
+            match Algorithm::asymmetric(name) {
                 Some(alg) => settings.algorithms.push(alg),
                 None => {
-                    let message = format!("`{name}` is none of {}", Alg::names().join(", "));
+                    let message = format!("`{name}` is none of {}", Algorithm::asymmetric_names().join(", "));
                     self.problems.error("plugins.stepgate.dpop.algorithms", message);
                 }
             }

@@ -514,6 +514,6 @@ fn every_key_that_works_refuses_a_value_of_another_type() {
 
 #[test]
 fn the_reference_is_up_to_date() {
-    let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md")).unwrap_or_default();
+    let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/config.md")).unwrap_or_default();
     assert!(committed == reference(), "run `cargo run -- config-reference > docs/reference/config.md`");
 }

@@ -11,8 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use globset::GlobMatcher;
 use serde_json::{Map, Value as Json, json};
 use sha2::Digest as _;
+use stepgate_jose::{ConfiguredKey, ConfiguredKeyError, sign_configured, signing_input};
 
-use crate::jws::{ConfiguredKey, SigningError, sign_with, signing_input};
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, parse_json, parse_yaml};
 
 /// The name of the file with the signature.
@@ -220,8 +220,8 @@ pub fn sign(files: &[File<'_>], signer: &Signer<'_>) -> Result<String, SignError
             members.insert("kid".to_owned(), signer.key_id.into());
         }
     }
-    let signed = signing_input(&header, &Json::Object(payload));
-    let signature = sign_with(signer.algorithm, signer.key, signed.as_bytes())?;
+    let signed = signing_input(&header.to_string(), &Json::Object(payload).to_string());
+    let signature = sign_configured(signer.algorithm, signer.key, signed.as_bytes())?;
     let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
     Ok(json!({"signatures": [token]}).to_string())
 }
@@ -232,7 +232,7 @@ pub enum SignError {
     #[error(transparent)]
     File(#[from] SignatureError),
     #[error(transparent)]
-    Key(#[from] SigningError),
+    Key(#[from] ConfiguredKeyError),
 }
 
 /// The hash of a file in hexadecimal. Documents are hashed by what they mean: keys in order, no spaces, numbers as spelled.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
+use stepgate_jose::{sign_configured, signing_input};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
@@ -17,7 +18,6 @@ use url::Url;
 use super::aws::AwsSettings;
 use super::{RemoteError, without_url};
 use crate::clock::Clock;
-use crate::jws::{sign_with, signing_input};
 use crate::secret::Secret;
 
 /// The minimum remaining lifetime of a token.
@@ -275,8 +275,8 @@ impl AssertionKey {
             let bytes = hex::decode(thumbprint).map_err(|_| failed("`thumbprint` is not hexadecimal"))?;
             members.insert("x5t".to_owned(), URL_SAFE_NO_PAD.encode(bytes).into());
         }
-        let signed = signing_input(&header, &Value::Object(claims));
-        let signature = sign_with(&self.algorithm, self.key.expose(), signed.as_bytes());
+        let signed = signing_input(&header.to_string(), &Value::Object(claims).to_string());
+        let signature = sign_configured(&self.algorithm, self.key.expose(), signed.as_bytes());
         let signature = signature.map_err(|error| failed(error.to_string()))?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }

@@ -5,12 +5,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use stepgate_jose::Algorithm;
 
 use super::assurance::Preset;
 use super::error::{ClaimProblem, TokenError};
 use super::issuer::{ClaimNames, IssuerSettings};
 use super::{kinds, spiffe};
-use crate::jws::Alg;
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, member, parse_json};
 
 /// Bytes that a key id may have; it is only ever compared.
@@ -48,7 +48,7 @@ pub struct Unverified<'a> {
 /// The header parameters that matter.
 #[derive(Debug)]
 pub struct TokenHeader {
-    pub alg: Alg,
+    pub alg: Algorithm,
     pub kid: Option<String>,
     pub typ: Option<String>,
     /// There are other keys.
@@ -119,7 +119,7 @@ impl TokenHeader {
             return Err(TokenError::Header);
         }
         let alg = text("alg")?.ok_or(TokenError::Header)?;
-        let alg = Alg::named(&alg).ok_or(TokenError::Algorithm)?;
+        let alg = Algorithm::asymmetric(&alg).ok_or(TokenError::Algorithm)?;
         let kid = text("kid")?;
         if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
             return Err(TokenError::Header);
@@ -136,7 +136,7 @@ impl TokenHeader {
         }
         match settings.profile {
             Profile::JwtSvid if self.has_others => Err(TokenError::Header),
-            Profile::JwtSvid if self.alg == Alg::EdDsa => Err(TokenError::Algorithm),
+            Profile::JwtSvid if self.alg == Algorithm::EdDsa => Err(TokenError::Algorithm),
             _ => self.check_type(settings),
         }
     }

@@ -9,14 +9,13 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use stepgate_jose::{Algorithm, VerifyingKey};
 
 use super::claims::{decode, numeric_date};
 use super::error::{ProofFault, TokenError};
-use super::keyset::verifying_key;
 use super::nonce::{Nonces, SPAN_SECONDS};
 use super::replay_cache::{ReplayCache, ReplayError};
 use super::spiffe::SpiffePattern;
-use crate::jws::Alg;
 use crate::opa::input::{Http, hex_pair};
 use crate::value::{Value, as_text, member};
 
@@ -32,7 +31,7 @@ const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"]
 /// Settings of DPoP proofs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub algorithms: Vec<Alg>,
+    pub algorithms: Vec<Algorithm>,
     /// The accepted window of `iat`, before and after our clock.
     pub window: Duration,
     /// Where clients reach us, such as `https://api.example.com`; empty: where the request says.
@@ -48,7 +47,14 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            algorithms: vec![Alg::Es256, Alg::Es384, Alg::Es512, Alg::Ps256, Alg::Rs256, Alg::EdDsa],
+            algorithms: vec![
+                Algorithm::ES256,
+                Algorithm::ES384,
+                Algorithm::ES512,
+                Algorithm::PS256,
+                Algorithm::RS256,
+                Algorithm::EdDsa,
+            ],
             window: Duration::from_secs(60),
             origins: Vec::new(),
             max_proofs: 1_000_000,
@@ -118,7 +124,7 @@ impl Proofs {
         if text(&header, "typ") != Some("dpop+jwt") {
             return Err(fault(ProofFault::Type));
         }
-        let alg = text(&header, "alg").and_then(Alg::named).ok_or(fault(ProofFault::Algorithm))?;
+        let alg = text(&header, "alg").and_then(Algorithm::asymmetric).ok_or(fault(ProofFault::Algorithm))?;
         if !self.settings.algorithms.contains(&alg) {
             return Err(fault(ProofFault::Algorithm));
         }
@@ -129,8 +135,8 @@ impl Proofs {
             return Err(fault(ProofFault::Key));
         }
         let component = |name: &str| text(jwk, name);
-        let key = component("kty").and_then(|kty| verifying_key(kty, &component).ok()).ok_or(fault(ProofFault::Key))?;
-        if !key.verify(alg, signed.as_bytes(), signature) {
+        let key = VerifyingKey::from_published_jwk(&component).map_err(|_| fault(ProofFault::Key))?;
+        if !key.verifies_encoded(alg, signed.as_bytes(), signature) {
             return Err(fault(ProofFault::Signature));
         }
         // 3 and 8: the claims, of which the method is compared letter by letter.

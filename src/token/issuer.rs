@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use stepgate_jose::Algorithm;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -14,7 +15,6 @@ use super::claims::Profile;
 use super::extract::Location;
 use super::introspection::IntrospectionSettings;
 use super::keyset::KeySet;
-use crate::jws::Alg;
 use crate::value::Value;
 
 /// The least time between two refreshes that tokens ask for.
@@ -49,7 +49,7 @@ pub struct IssuerSettings {
     /// Compared to `iss` byte for byte.
     pub issuer: String,
     pub audiences: Vec<String>,
-    pub algorithms: Vec<Alg>,
+    pub algorithms: Vec<Algorithm>,
     pub keys: KeySource,
     /// Clock skew granted to `exp`, `nbf` and `iat`.
     pub leeway: Duration,

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use stepgate_jose::{Algorithm, VerifyingKey};
 
 use super::claims::Profile;
-use crate::jws::{Alg, KeyError, KeyType, VerifyingKey};
 use crate::value::{DuplicateKeys, JsonLimits, Value, as_text, json_text, member, parse_json};
 
 /// Keys that one set may have.
@@ -23,7 +23,7 @@ const JSON: JsonLimits = JsonLimits { depth: 8, duplicates: DuplicateKeys::Refus
 pub struct Key {
     kid: Option<String>,
     /// The key's own restriction to one algorithm.
-    alg: Option<Alg>,
+    alg: Option<Algorithm>,
     verifying: VerifyingKey,
     fingerprint: [u8; 32],
 }
@@ -63,8 +63,8 @@ pub enum KeySetError {
 }
 
 impl Key {
-    pub fn verify(&self, alg: Alg, message: &[u8], signature: &str) -> bool {
-        self.verifying.verify(alg, message, signature)
+    pub fn verify(&self, alg: Algorithm, message: &[u8], signature: &str) -> bool {
+        self.verifying.verifies_encoded(alg, message, signature)
     }
 
     /// Identifies this key across refreshes: a hash of its JWK.
@@ -72,7 +72,7 @@ impl Key {
         self.fingerprint
     }
 
-    fn fits(&self, alg: Alg) -> bool {
+    fn fits(&self, alg: Algorithm) -> bool {
         self.verifying.key_type() == alg.key_type() && self.alg.is_none_or(|own| own == alg)
     }
 
@@ -94,9 +94,10 @@ impl Key {
                 return Err("key_ops");
             }
         }
-        let verifying = verifying_key(text("kty").ok_or("kty")?, &text).map_err(|_| "key")?;
+        text("kty").ok_or("kty")?;
+        let verifying = VerifyingKey::from_published_jwk(&text).map_err(|_| "key")?;
         let alg = match text("alg") {
-            Some(name) => Some(Alg::named(name).ok_or("alg")?),
+            Some(name) => Some(Algorithm::asymmetric(name).ok_or("alg")?),
             None => None,
         };
         if alg.is_some_and(|alg| alg.key_type() != verifying.key_type()) {
@@ -111,18 +112,6 @@ fn fingerprint_of(jwk: &Value) -> [u8; 32] {
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(digest(&SHA256, json_text(jwk).as_bytes()).as_ref());
     fingerprint
-}
-
-pub(super) fn verifying_key<'a>(kty: &str, text: &impl Fn(&str) -> Option<&'a str>) -> Result<VerifyingKey, KeyError> {
-    let component = |name: &str| text(name).ok_or(KeyError::Encoding);
-    match (kty, text("crv")) {
-        ("RSA", _) => VerifyingKey::rsa(component("n")?, component("e")?),
-        ("EC", Some("P-256")) => VerifyingKey::ec(KeyType::P256, component("x")?, component("y")?),
-        ("EC", Some("P-384")) => VerifyingKey::ec(KeyType::P384, component("x")?, component("y")?),
-        ("EC", Some("P-521")) => VerifyingKey::ec(KeyType::P521, component("x")?, component("y")?),
-        ("OKP", Some("Ed25519")) => VerifyingKey::ed25519(component("x")?),
-        _ => Err(KeyError::Encoding),
-    }
 }
 
 impl KeySet {
@@ -168,7 +157,7 @@ impl KeySet {
     }
 
     /// The keys to try for a token with this `kid` and algorithm.
-    pub fn candidates<'a>(&'a self, kid: Option<&'a str>, alg: Alg) -> impl Iterator<Item = &'a Arc<Key>> {
+    pub fn candidates<'a>(&'a self, kid: Option<&'a str>, alg: Algorithm) -> impl Iterator<Item = &'a Arc<Key>> {
         let is_named = move |key: &&Arc<Key>| kid.is_some() && key.kid.as_deref() == kid;
         // A key without a name can be meant by any token; a token without one can mean any key. They come last, so that
         // they cannot displace the key that is named.

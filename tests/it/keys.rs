@@ -19,12 +19,12 @@ use tokio::time::Instant;
 
 use stepgate::clock::Clock;
 use stepgate::feed::keys::KeyFeed;
-use stepgate::jws::{Alg, SigningKey};
 use stepgate::lifecycle::Lifecycle;
 use stepgate::opa::input::Attributes;
 use stepgate::remote::Remote;
 use stepgate::telemetry::Metrics;
 use stepgate::token::{Issuer, IssuerSettings, KeySource, Settings, TokenError, TokenState, Verifier};
+use stepgate_jose::{Algorithm, PrivateKey, SigningKey};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -41,12 +41,12 @@ struct Bench {
 }
 
 fn new_key() -> SigningKey {
-    let pem = SigningKey::generate(Alg::Es256).expect("a key");
-    SigningKey::from_pem(Alg::Es256, &pem).expect("its PEM is read")
+    let pem = PrivateKey::generate(Algorithm::ES256).expect("a key");
+    SigningKey::from_pem(Algorithm::ES256, &pem).expect("its PEM is read")
 }
 
 fn jwks(kid: &str, key: &SigningKey) -> String {
-    let mut jwk = key.public_jwk().expect("a JWK");
+    let mut jwk = json!(key.public_jwk());
     jwk.as_object_mut().expect("an object").insert("kid".to_owned(), json!(kid));
     json!({"keys": [jwk]}).to_string()
 }
@@ -77,7 +77,7 @@ impl Bench {
 
         let (issuer, asked) = Issuer::new(IssuerSettings {
             audiences: vec!["a".to_owned()],
-            algorithms: vec![Alg::Es256],
+            algorithms: vec![Algorithm::ES256],
             keys: KeySource::JwksUrl(url),
             ..IssuerSettings::new("i")
         });

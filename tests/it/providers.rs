@@ -11,9 +11,9 @@ use prost::Message as _;
 use serde_json::{Value as Json, json};
 use stepgate::clock::Clock;
 use stepgate::config::{Document, resolve};
-use stepgate::jws::{Alg, SigningKey};
 use stepgate::opa::input::Attributes;
 use stepgate::token::{Issuer, IssuerSettings, KeySet, Location, Profile, TokenState, Verifier};
+use stepgate_jose::{Algorithm, PrivateKey, SigningKey};
 use tokio::time::Instant;
 
 const NOW: i64 = 1_800_000_000;
@@ -40,10 +40,10 @@ async fn outcome(settings: Vec<IssuerSettings>, tokens: &stepgate::token::Settin
         by_name || (shape["iss"].is_null() && shape["sub"].as_str().is_some_and(|sub| sub.starts_with(&issuer.issuer)))
     };
     let meant = settings.iter().find(of).or(settings.first()).expect("an issuer").clone();
-    let alg = if meant.algorithms.contains(&Alg::Es256) { Alg::Es256 } else { Alg::Rs256 };
-    let pem = SigningKey::generate(alg).expect("a key");
+    let alg = if meant.algorithms.contains(&Algorithm::ES256) { Algorithm::ES256 } else { Algorithm::RS256 };
+    let pem = PrivateKey::generate(alg).expect("a key");
     let key = SigningKey::from_pem(alg, &pem).expect("its PEM");
-    let mut jwk = key.public_jwk().expect("a JWK");
+    let mut jwk = json!(key.public_jwk());
     let members = jwk.as_object_mut().expect("an object");
     members.insert("kid".to_owned(), json!("k"));
     if meant.profile == Profile::JwtSvid {

@@ -6,8 +6,9 @@
 use aws_lc_rs::digest::{Context as Digest, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use stepgate_jose::{Algorithm, Bits, VerifyingKey};
 
-use super::crypto::keys::{Algorithm, Bits, NamedKey, VerifyingKey, jwks, sign, verifying_keys};
+use super::crypto::keys::{NamedKey, jwks, sign, verifying_keys};
 use super::encoding::{decode_base64url, hex, unmarshal};
 use super::{Builtin, BuiltinError, Context, Outcome, excerpt, failed, function, object, operand, text};
 use crate::eval::EvalError;

@@ -8,7 +8,7 @@ use crate::token::error::ProofFault;
 use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
 fn jwk(key: &SigningKey) -> Json {
-    let mut jwk = key.public_jwk().expect("a JWK");
+    let mut jwk = json!(key.public_jwk());
     // A client's JWK has no more than the key.
     jwk.as_object_mut()
         .expect("an object")

@@ -8,8 +8,8 @@ fn svid_settings() -> IssuerSettings {
 
 fn svid_bench() -> Bench {
     let bench = bench_with(svid_settings());
-    let svid = with(with(EC.public_jwk().expect("a JWK"), "kid", json!("k1")), "use", json!("jwt-svid"));
-    let plain = with(EC_OTHER.public_jwk().expect("a JWK"), "kid", json!("k2"));
+    let svid = with(with(json!(EC.public_jwk()), "kid", json!("k1")), "use", json!("jwt-svid"));
+    let plain = with(json!(EC_OTHER.public_jwk()), "kid", json!("k2"));
     let bundle = json!({"keys": [svid, plain], "spiffe_sequence": 1});
     bench.issuer.replace_keys(KeySet::parse_for(Profile::JwtSvid, bundle.to_string().as_bytes()).expect("a bundle"));
     bench
@@ -70,7 +70,7 @@ async fn everything_else_is_refused() {
 
 #[tokio::test]
 async fn an_algorithm_that_the_standard_leaves_out_is_refused_even_where_configured() {
-    let bench = bench_with(IssuerSettings { algorithms: vec![Alg::EdDsa], ..svid_settings() });
+    let bench = bench_with(IssuerSettings { algorithms: vec![Algorithm::EdDsa], ..svid_settings() });
     let token = token_of(&EC, &with(svid_header(), "alg", json!("EdDSA")), &svid_payload());
     assert_eq!(bench.refusal(&token).await, Some(TokenError::Algorithm));
 }

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, SecondsFormat, Utc};
 use num_bigint::BigUint;
+use stepgate_jose::{Curve, VerifyingKey, pem_block};
 use x509_parser::cri_attributes::{ParsedCriAttribute, X509CriAttribute};
 use x509_parser::prelude::{
     AlgorithmIdentifier, AttributeTypeAndValue, FromDer as _, GeneralName, ParsedExtension, X509Certificate,
@@ -13,7 +14,6 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::super::encoding::decode_base64;
 use super::super::{BuiltinError, Context, Outcome, failed, find};
-use super::keys::{Curve, VerifyingKey, pem_block};
 use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, Meter as _};
 use crate::value::{Number, Value};

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
+use stepgate_jose::ConfiguredKey;
+
 use super::*;
 use crate::feed::bundle::archive::pack;
-use crate::jws::ConfiguredKey;
 use crate::opa::signature::{PublicKey, SignaturePolicy, Signer, sign};
 use crate::value::json_text;
 
