@@ -59,9 +59,8 @@ enum Command {
         /// The shell, such as bash, zsh or fish
         shell: clap_complete::Shell,
     },
-    /// Print the configuration reference in Markdown
-    #[command(hide = true)]
-    ConfigReference,
+    /// Print the JSON Schema of the configuration, for editors
+    ConfigSchema,
     /// Print what `doctor k8s` looks for in Markdown
     #[command(hide = true)]
     LintReference,
@@ -90,8 +89,8 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), "stepgate", &mut std::io::stdout());
                 Ok(ExitCode::SUCCESS)
             }
-            Command::ConfigReference => {
-                print!("{}", crate::config::reference());
+            Command::ConfigSchema => {
+                println!("{:#}", crate::config::schema());
                 Ok(ExitCode::SUCCESS)
             }
             Command::LintReference => {

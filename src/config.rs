@@ -1,6 +1,6 @@
 //! The configuration: OPA's file, flags and environment in, one resolved `Config` out, or every problem at once.
 //!
-//! `keys` is the single table of what may be configured; checking, hints and `docs/reference/config.md` all come from it.
+//! `keys` is the single table of what may be configured; checking, hints and `docs/reference/config/` and `docs/config.schema.json` all come from it.
 
 mod aliases;
 mod bundles;
@@ -20,6 +20,8 @@ mod proofs;
 mod reachability;
 mod reference;
 mod resolve;
+mod schema;
+mod section;
 mod services;
 mod status;
 mod tracing;
@@ -32,6 +34,7 @@ pub use self::keys::problems as key_problems;
 pub use self::problem::{Problem, Problems};
 pub use self::reference::reference;
 pub use self::resolve::{Config, GrpcListenerConfig, resolve, resolve_labels};
+pub use self::schema::schema;
 pub use self::status::ApiConfig;
 
 #[cfg(test)]

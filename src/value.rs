@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 pub use stepgate_rego::Meter;
-pub use stepgate_rego::certificate;
 pub use stepgate_rego::value::{
     DuplicateKeys, JsonError, JsonLimits, JsonReadError, MAX_NUMBER_BYTES, Number, Text, Value, lossy, parse_json,
     parse_json_metered,
 };
+pub use stepgate_rego::{DuplicateKey, certificate, parse_yaml_configuration};
 
 /// A fixed object key: text in the program itself, which no thread counts.
 #[derive(Clone, Debug)]
@@ -103,10 +103,19 @@ pub fn parse_yaml(text: &str, limits: JsonLimits) -> Option<Value> {
     parse_json(json_text(&document).as_bytes(), limits).ok()
 }
 
-/// The same for a configuration, where `n` is the name of a member of keys and no boolean.
-pub fn parse_yaml_configuration(text: &str, limits: JsonLimits) -> Option<Value> {
-    let document = stepgate_rego::parse_yaml_with_letters(text).ok()?;
-    parse_json(json_text(&document).as_bytes(), limits).ok()
+/// A value without sets as `serde_json` has it. `None`: it nests deeper than `depth`.
+pub fn to_serde_json(value: &Value, depth: usize) -> Option<serde_json::Value> {
+    use serde_json::Value as Json;
+
+    let inner = |value| to_serde_json(value, depth.checked_sub(1)?);
+    Some(match value {
+        Value::Object(members) => {
+            let members = members.iter().map(|(key, value)| Some((key.as_str()?.to_owned(), inner(value)?)));
+            Json::Object(members.collect::<Option<_>>()?)
+        }
+        Value::Array(items) => Json::Array(items.iter().map(inner).collect::<Option<_>>()?),
+        scalar => serde_json::from_str(&json_text(scalar)).ok()?,
+    })
 }
 
 /// The items of an array or set; none of anything else.

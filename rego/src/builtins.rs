@@ -28,7 +28,7 @@ use crate::meter::{EvalMeter, HEADER_BYTES, ITEM_BYTES, MEMBER_BYTES, Meter};
 use crate::value::{Number, Object, Set, Value, chunks, json_bytes, metered, write_value};
 
 pub use self::crypto::certificate;
-pub use self::encoding::{parse_yaml, parse_yaml_with_letters};
+pub use self::encoding::{DuplicateKey, parse_yaml, parse_yaml_configuration};
 pub use self::http::is_cacheable;
 pub(crate) use self::patterns::{Prepared, glob_prefix};
 pub(crate) use self::signatures::signature;

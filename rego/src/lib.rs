@@ -29,7 +29,9 @@ pub mod value;
 
 pub use arcstr::literal;
 
-pub use self::builtins::{Builtin, all as builtins, certificate, is_cacheable, parse_yaml, parse_yaml_with_letters};
+pub use self::builtins::{
+    Builtin, DuplicateKey, all as builtins, certificate, is_cacheable, parse_yaml, parse_yaml_configuration,
+};
 pub use self::compile::hir::data_path;
 pub use self::compile::{
     Capabilities, CompileError, CompiledQuery, DataConflicts, Options, Reads, Source, compile, compile_query,

@@ -400,7 +400,7 @@ impl Runtime {
 
 /// A section without what can change while the process runs.
 fn fixed(document: &Document, section: &str) -> Option<Json> {
-    let mut found = document.0.pointer(section).cloned()?;
+    let mut found = document.value.pointer(section).cloned()?;
     if let Some(members) = found.as_object_mut() {
         members.remove("bundles");
     }

@@ -14,6 +14,12 @@ const RENAMED: &[(&str, &str, &str)] = &[
 /// Was a boolean.
 const DRY_RUN_SCOPE: &str = "dry_run_scope";
 
+/// The former names of keys in a section of the table, each with the present one.
+pub fn in_section(path: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let of_section = move |(section, ..): &&(&str, &str, &str)| *section == path;
+    RENAMED.iter().filter(of_section).map(|&(_, former, present)| (former, present))
+}
+
 /// The document with the present names. Both names in one section are an error: one of them would count for nothing.
 pub fn with_present_names(document: &Value, problems: &mut Problems) -> Value {
     let mut document = document.clone();

@@ -12,7 +12,8 @@ use serde_json::Value;
 use stepgate_jose::ConfiguredKey;
 
 use super::memory::Memory;
-use super::resolve::{Resolver, Section};
+use super::resolve::Resolver;
+use super::section::Section;
 use super::services::named;
 use crate::feed::bundle::poller::{Polling, Resource};
 use crate::feed::bundle::saved::SavedBundle;
@@ -20,14 +21,6 @@ use crate::feed::bundle::{BundleSettings, Source};
 use crate::opa::signature::{PublicKey, SignaturePolicy, Verification, exclusion};
 use crate::remote::registry::Reference;
 use crate::remote::service::ServiceSettings;
-
-/// OPA's pauses between polls.
-const MIN_DELAY: u64 = 60;
-const MAX_DELAY: u64 = 120;
-/// OPA's limit of a bundle.
-const SIZE_LIMIT: u64 = 1 << 30;
-/// OPA's algorithm of a key that names none.
-pub(super) const KEY_ALGORITHM: &str = "RS256";
 
 /// The other sections that bundles depend on.
 pub(super) struct BundleContext<'a> {
@@ -44,15 +37,15 @@ impl Resolver<'_> {
     /// The keys that can verify, by their ids.
     pub(super) fn public_keys(&mut self, document: &Value) -> BTreeMap<String, PublicKey> {
         let mut keys = BTreeMap::new();
-        for (id, item) in Section(Some(document)).members("keys") {
-            let (place, item) = (format!("keys.{id}"), Section(Some(item)));
+        for (id, item) in Section::root(document).members("keys") {
+            let (place, item) = (format!("keys.{id}"), Section::of("keys[]", Some(item)));
             let (public, private) = (item.text("key"), item.text("private_key"));
             let given = |key: Option<&str>| key.is_some_and(|key| !key.is_empty());
             if !given(public) && !given(private) {
                 self.problems.error(&place, "no keys provided: give `key` or `private_key`");
             }
             let Some(text) = public.filter(|text| !text.is_empty()) else { continue };
-            match ConfiguredKey::new(item.text("algorithm").unwrap_or(KEY_ALGORITHM), text) {
+            match ConfiguredKey::new(item.text_or_default("algorithm"), text) {
                 Ok(key) => {
                     keys.insert(id.clone(), PublicKey { key, scope: item.text("scope").unwrap_or("").to_owned() });
                 }
@@ -72,9 +65,9 @@ impl Resolver<'_> {
                 self.problems.error(place, "expected an object of bundles by name");
                 continue;
             };
-            bundles.extend(self.bundle(name, &place, Section(Some(item)), context));
+            bundles.extend(self.bundle(name, &place, Section::of("bundles[]", Some(item)), context));
         }
-        let own = Section(context.document.get("plugins")).section("stepgate");
+        let own = Section::root(context.document).section("plugins").section("stepgate");
         for (name, _) in own.members("bundles") {
             if !bundles.iter().any(|bundle| bundle.name == *name) {
                 self.problems.error(format!("plugins.stepgate.bundles.{name}"), "there is no such bundle");
@@ -94,16 +87,19 @@ impl Resolver<'_> {
         let source = self.source(name, place, item, context.services);
         let polling = self.polling(place, item);
         let verification = self.verification(place, item.section("signing"), context);
-        let own = Section(context.document.get("plugins")).section("stepgate").section("bundles").section(name);
+        let own = Section::of(
+            "plugins.stepgate.bundles[]",
+            Section::root(context.document).section("plugins").section("stepgate").section("bundles").at(name),
+        );
         if own.at("max_staleness").is_some() && matches!(source, Some(Source::File(_))) {
             let message = "a file is read once: it would be stale for ever";
             self.problems.error(format!("plugins.stepgate.bundles.{name}.max_staleness"), message);
         }
-        let kept = item.flag("persist").unwrap_or(false).then(|| {
+        let kept = item.is_on("persist").then(|| {
             if Path::new(name).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
                 self.problems.error(place, "a bundle of this name cannot be kept in a folder");
             }
-            let folder = Section(Some(context.document)).text("persistence_directory").unwrap_or(".opa");
+            let folder = Section::root(context.document).text_or_default("persistence_directory");
             SavedBundle { folder: PathBuf::from(folder).join("bundles").join(name) }
         });
         let service = match &source {
@@ -113,7 +109,7 @@ impl Resolver<'_> {
         let services = named(context.document.get("services"), "services");
         let service = services.iter().find(|(name, ..)| name.is_some() && *name == service).map(|(.., item)| *item);
         let mut hasher = DefaultHasher::new();
-        for part in [item.0, service, context.document.get("keys"), own.0] {
+        for part in [item.value, service, context.document.get("keys"), own.value] {
             part.map(Value::to_string).hash(&mut hasher);
         }
         Some(BundleSettings {
@@ -121,11 +117,11 @@ impl Resolver<'_> {
             source: source?,
             polling,
             // A bundle of more would not fit into memory once it is compiled, beside the one that it replaces.
-            size_limit: item.count("size_limit_bytes", context.memory.cap_to_fraction(SIZE_LIMIT, 4)),
+            size_limit: item.share("size_limit_bytes", context.memory),
             verification,
             kept,
-            rollback_guard: own.flag("rollback_guard").unwrap_or(false),
-            max_staleness: own.at("max_staleness").map(|_| own.duration("max_staleness", Duration::MAX)),
+            rollback_guard: own.is_on("rollback_guard"),
+            max_staleness: own.optional_duration("max_staleness"),
             fingerprint: hasher.finish(),
         })
     }
@@ -174,7 +170,7 @@ impl Resolver<'_> {
 
     fn polling(&mut self, place: &str, bundle: Section<'_>) -> Polling {
         let item = bundle.section("polling");
-        let (least, most) = (item.count("min_delay_seconds", MIN_DELAY), item.count("max_delay_seconds", MAX_DELAY));
+        let (least, most) = (item.count("min_delay_seconds"), item.count("max_delay_seconds"));
         if item.at("min_delay_seconds").is_some() != item.at("max_delay_seconds").is_some() {
             self.problems.error(format!("{place}.polling"), "give both min_delay_seconds and max_delay_seconds");
         }
@@ -207,7 +203,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        let is_wanted = !context.keys.is_empty() || signing.0.is_some();
+        let is_wanted = !context.keys.is_empty() || signing.value.is_some();
         Verification {
             keys: context.keys.clone(),
             key_id,

@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::bundles::KEY_ALGORITHM;
-use super::resolve::{Resolver, Section};
+use super::resolve::Resolver;
+use super::section::Section;
 use crate::remote::aws::{AwsSettings, AwsSource};
 use crate::remote::credentials::{AssertionKey, AzureSettings, ClientProof, Credentials, GcpSettings, OAuth2Settings};
 use crate::remote::service::ClientCertificate;
@@ -61,7 +61,7 @@ impl Resolver<'_> {
     }
 
     pub(super) fn client_certificate(&mut self, place: &str, item: Section<'_>) -> Option<ClientCertificate> {
-        item.0?;
+        item.value?;
         let place = format!("{place}.credentials.client_tls");
         if item.text("private_key_passphrase").is_some_and(|text| !text.is_empty()) {
             let message = "encrypted private keys are not read; decrypt the file, and guard it by its permissions";
@@ -79,7 +79,7 @@ impl Resolver<'_> {
     }
 
     fn bearer(&mut self, place: &str, item: Section<'_>, is_registry: bool) -> Option<Credentials> {
-        let scheme = item.text("scheme").unwrap_or("Bearer").to_owned();
+        let scheme = item.text_or_default("scheme").to_owned();
         match (item.text("token"), item.text("token_path")) {
             (Some(token), None) => {
                 let token = self.secret(place, "token", token);
@@ -110,7 +110,10 @@ impl Resolver<'_> {
             self.problems.error(format!("{place}.token_url"), "token_url required to use https scheme");
         }
         let is_grant = item.text("grant_type") == Some("jwt_bearer");
-        let kind = item.text("client_assertion_type").filter(|kind| !kind.is_empty()).unwrap_or(ASSERTION_KIND);
+        let kind = match item.text_or_default("client_assertion_type") {
+            "" => ASSERTION_KIND,
+            kind => kind,
+        };
         let given = |name: &str| item.text(name).filter(|text| !text.is_empty());
         let proofs = ["client_secret", "signing_key", "client_assertion", "client_assertion_path"];
         let named: Vec<&str> = proofs.into_iter().filter(|name| given(name).is_some()).collect();
@@ -151,12 +154,12 @@ impl Resolver<'_> {
     fn assertion_key(&mut self, place: &str, item: Section<'_>, document: &Value) -> Option<AssertionKey> {
         let place = format!("{place}.signing_key");
         let id = item.text("signing_key").unwrap_or_default();
-        let key = Section(Some(document)).section("keys").section(id);
+        let key = Section::of("keys[]", Section::root(document).section("keys").at(id));
         let Some(private) = key.text("private_key").filter(|text| !text.is_empty()) else {
             self.problems.error(place, format!("there is no key `{id}` with a `private_key` under `keys`"));
             return None;
         };
-        let algorithm = key.text("algorithm").unwrap_or(KEY_ALGORITHM).to_owned();
+        let algorithm = key.text_or_default("algorithm").to_owned();
         // A key that cannot sign is found now, not with the first request.
         if let Err(error) = stepgate_jose::sign_configured(&algorithm, private, b"") {
             self.problems.error(format!("keys.{id}.private_key"), error.to_string());
@@ -167,12 +170,12 @@ impl Resolver<'_> {
             key: Secret::new(private.to_owned()),
             thumbprint: item.text("thumbprint").filter(|text| !text.is_empty()).map(str::to_owned),
             claims,
-            has_jti: item.flag("include_jti_claim").unwrap_or(false),
+            has_jti: item.is_on("include_jti_claim"),
         })
     }
 
     fn gcp(&mut self, place: &str, item: Section<'_>) -> Option<GcpSettings> {
-        let endpoint = item.text("endpoint").unwrap_or("http://metadata.google.internal").trim_end_matches('/');
+        let endpoint = item.text_or_default("endpoint").trim_end_matches('/');
         let path = |name: &str, default: &str| format!("{endpoint}{}", item.text(name).unwrap_or(default));
         let base = "/computeMetadata/v1/instance/service-accounts/default";
         match (item.text("audience").filter(|text| !text.is_empty()), item.texts("scopes")) {
@@ -235,7 +238,7 @@ fn aws_sources(item: Section<'_>) -> Vec<AwsSource> {
     let owned = |section: Section<'_>, name: &str| section.text(name).map(str::to_owned);
     let source = |name: &&str| {
         let section = item.section(name);
-        section.0?;
+        section.value?;
         Some(match *name {
             "environment_credentials" => AwsSource::Environment,
             "assume_role_credentials" => AwsSource::AssumeRole {
@@ -256,7 +259,7 @@ fn aws_sources(item: Section<'_>) -> Vec<AwsSource> {
 
 fn azure(item: Section<'_>) -> AzureSettings {
     let app_service = variable("IDENTITY_ENDPOINT").zip(variable("IDENTITY_HEADER"));
-    let app_service = app_service.filter(|_| item.flag("use_app_service_msi").unwrap_or(true));
+    let app_service = app_service.filter(|_| item.flag_or("use_app_service_msi", true));
     let default = ("http://169.254.169.254/metadata/identity/oauth2/token", "2018-02-01");
     let (endpoint, version, headers) = match app_service {
         Some((endpoint, header)) => (endpoint, "2019-08-01", vec![("x-identity-header", Secret::new(header))]),
@@ -264,8 +267,7 @@ fn azure(item: Section<'_>) -> AzureSettings {
     };
     let endpoint = item.text("endpoint").map_or(endpoint, str::to_owned);
     let version = item.text("api_version").unwrap_or(version);
-    let mut pairs =
-        vec![("api-version", version), ("resource", item.text("resource").unwrap_or("https://storage.azure.com/"))];
+    let mut pairs = vec![("api-version", version), ("resource", item.text_or_default("resource"))];
     for name in ["object_id", "client_id", "mi_res_id"] {
         pairs.extend(item.text(name).filter(|text| !text.is_empty()).map(|text| (name, text)));
     }

@@ -8,22 +8,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::memory::Consumer;
-use super::resolve::{Resolver, Section, parts};
+use super::resolve::{Resolver, parts};
+use super::section::Section;
 use crate::feed::decision_log::DecisionLogSettings;
 use crate::feed::decision_log::buffer::{Limits, Overflow};
-use crate::feed::decision_log::pace::DEFAULT_SHARE;
 use crate::feed::decision_log::spill::SpillSettings;
 use crate::remote::service::ServiceSettings;
-
-/// OPA's pauses between uploads, in seconds.
-const MIN_DELAY: u64 = 300;
-const MAX_DELAY: u64 = 600;
-/// OPA's bytes of one upload.
-const UPLOAD_LIMIT: u64 = 32_768;
-/// OPA's events that wait, with `buffer_type: event`.
-const EVENT_LIMIT: u64 = 10_000;
-/// Bytes of events on disk.
-const SPILL_LIMIT: u64 = 1 << 30;
 
 impl Resolver<'_> {
     /// The destinations and limits of decision logs; without `decision_logs` only subscribers receive decisions.
@@ -35,8 +25,8 @@ impl Resolver<'_> {
         services: &BTreeMap<String, ServiceSettings>,
     ) -> DecisionLogSettings {
         let configured = document.get("decision_logs").filter(|value| value.is_object());
-        let item = Section(configured);
-        let console = item.flag("console").unwrap_or(false);
+        let item = Section::of("decision_logs", configured);
+        let console = item.is_on("console");
         // With neither a service nor the console the first service counts, as in OPA.
         let first = || services.keys().next().cloned().filter(|_| !console);
         let service = item.text("service").map(str::to_owned).or_else(first).filter(|_| configured.is_some());
@@ -47,8 +37,7 @@ impl Resolver<'_> {
             self.problems.error("decision_logs", "give a `service`, or `console: true`");
         }
         let reporting = item.section("reporting");
-        let (least, most) =
-            (reporting.count("min_delay_seconds", MIN_DELAY), reporting.count("max_delay_seconds", MAX_DELAY));
+        let (least, most) = (reporting.count("min_delay_seconds"), reporting.count("max_delay_seconds"));
         if least > most {
             let message = "max_delay_seconds must not be less than min_delay_seconds";
             self.problems.error("decision_logs.reporting", message);
@@ -58,17 +47,16 @@ impl Resolver<'_> {
             (None, Some(partition)) if !partition.is_empty() => format!("/logs/{partition}"),
             _ => "/logs".to_owned(),
         };
-        let document_at = |name: &str, default: &str| parts(item.text(name).unwrap_or(default));
-        let buffer = match reporting.count("buffer_size_limit_bytes", 0) {
+        let document_at = |name: &str| parts(item.text_or_default(name));
+        let buffer = match reporting.share("buffer_size_limit_bytes", self.memory) {
             0 => self.memory.default_for(Consumer::DecisionLogBuffer),
             bytes => bytes,
         };
         let is_by_event = reporting.text("buffer_type") == Some("event");
-        let events = if is_by_event { reporting.count("buffer_size_limit_events", EVENT_LIMIT) } else { u64::MAX };
-        let spill = own.text("spill_directory").map(|folder| SpillSettings {
-            folder: folder.into(),
-            limit: own.count("spill_size_limit_bytes", SPILL_LIMIT),
-        });
+        let events = if is_by_event { reporting.count("buffer_size_limit_events") } else { u64::MAX };
+        let spill = own
+            .text("spill_directory")
+            .map(|folder| SpillSettings { folder: folder.into(), limit: own.count("spill_size_limit_bytes") });
         if own.text("overflow") == Some("spill") && spill.is_none() {
             self.problems.error("plugins.stepgate.log.spill_directory", "required for `overflow: spill`");
         }
@@ -79,13 +67,13 @@ impl Resolver<'_> {
             resource,
             path: path.to_owned(),
             labels: BTreeMap::new(),
-            mask: document_at("mask_decision", "/system/log/mask"),
-            drop: document_at("drop_decision", "/system/log/drop"),
+            mask: document_at("mask_decision"),
+            drop: document_at("drop_decision"),
             token_headers: Vec::new(),
-            redact: own.flag("redact").unwrap_or(true),
+            redact: own.is_on("redact"),
             min_delay: Duration::from_secs(least.max(1)),
             max_delay: Duration::from_secs(most.max(1)),
-            upload_limit: bytes(reporting.count("upload_size_limit_bytes", UPLOAD_LIMIT)),
+            upload_limit: bytes(reporting.count("upload_size_limit_bytes")),
             limits: Limits {
                 bytes: bytes(buffer),
                 events: bytes(events),
@@ -99,7 +87,7 @@ impl Resolver<'_> {
             },
             waiting_bytes: self.memory.size_for(Consumer::DecisionQueue),
             spill,
-            share: own.count("cpu_share_percent", DEFAULT_SHARE),
+            share: own.count("cpu_share_percent"),
             max_per_second: reporting.at("max_decisions_per_second").and_then(Value::as_u64),
         }
     }

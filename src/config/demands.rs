@@ -8,7 +8,8 @@ use url::Url;
 
 use super::issuers::issuer_names;
 use super::proofs::dpop_challenge;
-use super::resolve::{Resolver, Section, is_header_name, is_token};
+use super::resolve::{Resolver, is_header_name, is_token};
+use super::section::Section;
 use super::workloads::with_defaults;
 use crate::check::{
     self, IdentityHeader, IdentitySource, IdentityTokenSigner, LevelRequirement, MAX_IDENTITY_TOKEN_LIFETIME,
@@ -18,8 +19,6 @@ use crate::token::{ClaimsChallenge, IssuerSettings, Location, Profile, ProofSett
 
 /// Methods that a route is usually for.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
-/// Where Entra's clients authenticate, of whatever tenant they are.
-const ENTRA_AUTHORIZE: &str = "https://login.microsoftonline.com/common/oauth2/authorize";
 
 /// Valid as a method: a token without `*`, which is always meant for several.
 fn is_method(text: &str) -> bool {
@@ -59,7 +58,7 @@ impl Resolver<'_> {
             .into_iter()
             .flatten()
             .enumerate()
-            .filter_map(|(at, item)| self.route(at, Section(Some(item)), own))
+            .filter_map(|(at, item)| self.route(at, Section::of("plugins.stepgate.routes[]", Some(item)), own))
             .collect()
     }
 
@@ -73,11 +72,11 @@ impl Resolver<'_> {
         };
         self.check_segments(item.text("path").unwrap_or_default(), &format!("{place}.path"));
         let level = item.at("level").and_then(|level| self.level(level, &format!("{place}.level"))).unwrap_or(0);
-        let max_age = item.at("max_age").map(|_| item.duration("max_age", std::time::Duration::ZERO).as_secs());
+        let max_age = item.optional_duration("max_age").map(|age| age.as_secs());
         let scopes = owned("scopes");
-        let single_use = item.flag("single_use").unwrap_or(false);
+        let single_use = item.is_on("single_use");
         let has_no_level = item.at("level").is_none_or(|level| level == 0);
-        let same_origin = item.flag("same_origin").unwrap_or(false);
+        let same_origin = item.is_on("same_origin");
         let demands_token = ["acr_values", "issuers", "peers"].iter().any(|name| !item.texts(name).is_empty());
         let allows_anonymous = has_no_level && max_age.is_none() && scopes.is_empty() && !single_use && !demands_token;
         if allows_anonymous && !same_origin {
@@ -175,7 +174,7 @@ impl Resolver<'_> {
     }
 
     pub(super) fn redirect(&mut self, item: Section<'_>) -> Option<Redirect> {
-        item.0?;
+        item.value?;
         let place = "plugins.stepgate.step_up.redirect";
         let is_web = |url: &Url| {
             matches!(url.scheme(), "http" | "https")
@@ -187,7 +186,7 @@ impl Resolver<'_> {
         if login_url.is_none() {
             self.problems.error(format!("{place}.login_url"), "expected an http or https URL without a user name");
         }
-        let allows_http = item.flag("allow_http") == Some(true);
+        let allows_http = item.is_on("allow_http");
         let is_plain = |url: &Url| url.scheme() == "http" && !allows_http;
         if login_url.as_ref().is_some_and(is_plain) {
             let message =
@@ -212,7 +211,7 @@ impl Resolver<'_> {
         if return_origins.is_empty() {
             self.problems.error(format!("{place}.return_origins"), "the list is empty: name at least one origin");
         }
-        let return_parameter = item.text("return_parameter").unwrap_or("return_to").to_owned();
+        let return_parameter = item.text_or_default("return_parameter").to_owned();
         if matches!(return_parameter.as_str(), "" | "acr_values" | "max_age" | "scope") {
             self.problems.error(format!("{place}.return_parameter"), "expected a name of its own, such as `return_to`");
         }
@@ -228,12 +227,16 @@ impl Resolver<'_> {
     ) -> Vec<ResourceMetadata> {
         let mut found = Vec::new();
         let one = own.section("resource");
-        if one.0.is_some() {
+        if one.value.is_some() {
             found.extend(self.resource(one, "plugins.stepgate.resource", issuers, proofs));
         }
         for (at, item) in own.at("resources").and_then(Value::as_array).into_iter().flatten().enumerate() {
             let place = format!("plugins.stepgate.resources[{at}]");
-            let Some(resource) = self.resource(Section(Some(item)), &place, issuers, proofs) else { continue };
+            let Some(resource) =
+                self.resource(Section::of("plugins.stepgate.resources[]", Some(item)), &place, issuers, proofs)
+            else {
+                continue;
+            };
             if found.iter().any(|other: &ResourceMetadata| resource.collides_with(other)) {
                 let message = format!("the metadata of another resource is served at `{}`, too", resource.url);
                 self.problems.error(format!("{place}.id"), message);
@@ -309,7 +312,7 @@ impl Resolver<'_> {
     /// The identity token for the upstream.
     pub(super) fn identity_token(&mut self, own: Section<'_>, check: &mut check::Settings) {
         let item = own.section("identity_token");
-        if item.0.is_none() {
+        if item.value.is_none() {
             return;
         }
         let place = "plugins.stepgate.identity_token";
@@ -322,12 +325,12 @@ impl Resolver<'_> {
         };
         let (audience, issuer, header) = (required("audience"), required("issuer"), required("header"));
         let key = required("key_file").map(|path| {
-            let alg = item.text("algorithm").and_then(Algorithm::asymmetric).unwrap_or(Algorithm::ES256);
+            let alg = Algorithm::asymmetric(item.text_or_default("algorithm")).unwrap_or(Algorithm::ES256);
             let pem = std::fs::read_to_string(path).map_err(|error| format!("`{path}` cannot be read: {error}"))?;
             SigningKey::from_pem(alg, &pem).map_err(|error| format!("`{path}`: {error}"))
         });
         let key = key.and_then(|key| key.map_err(|error| self.problems.error(format!("{place}.key_file"), error)).ok());
-        let lifetime = item.duration("lifetime", MAX_IDENTITY_TOKEN_LIFETIME);
+        let lifetime = item.duration("lifetime");
         if lifetime > MAX_IDENTITY_TOKEN_LIFETIME || lifetime.as_secs() < 2 {
             self.problems.error(format!("{place}.lifetime"), "at least 2s and at most 60s");
         }
@@ -351,7 +354,7 @@ impl Resolver<'_> {
         check
             .identity_headers
             .push(IdentityHeader { name: header.to_ascii_lowercase(), source: IdentitySource::Token });
-        let kid = item.text("kid").unwrap_or("stepgate").to_owned();
+        let kid = item.text_or_default("kid").to_owned();
         let mut identity_token_signer = IdentityTokenSigner::new(key, kid, issuer.to_owned(), audience.to_owned());
         (identity_token_signer.lifetime, identity_token_signer.claims) = (lifetime, claims);
         check.identity_token_signer = Some(Arc::new(identity_token_signer));
@@ -359,12 +362,12 @@ impl Resolver<'_> {
 
     pub(super) fn claims_challenge(&mut self, item: Section<'_>, place: &str) -> Option<ClaimsChallenge> {
         let item = item.section("claims_challenge");
-        item.0?;
+        item.value?;
         let Some(client_id) = item.text("client_id").filter(|id| !id.is_empty()) else {
             self.problems.error(format!("{place}.claims_challenge.client_id"), "required");
             return None;
         };
-        let authorization_uri = item.text("authorization_uri").unwrap_or(ENTRA_AUTHORIZE).to_owned();
+        let authorization_uri = item.text_or_default("authorization_uri").to_owned();
         Some(ClaimsChallenge { client_id: client_id.to_owned(), authorization_uri })
     }
 }

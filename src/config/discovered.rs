@@ -55,21 +55,21 @@ pub fn merge(
         return Err("the configuration is not an object".to_owned());
     };
     let mut left_out = Vec::new();
-    if merged.remove("discovery").is_some_and(|own| Some(&own) != boot.0.get("discovery")) {
+    if merged.remove("discovery").is_some_and(|own| Some(&own) != boot.value.get("discovery")) {
         left_out.push("discovery (fixed at the start)".to_owned());
     }
-    let boot = &Document(with_present_names(&boot.0, &mut Problems::default()));
+    let boot = &Document::of(with_present_names(&boot.value, &mut Problems::default()));
     if !is_signed {
-        let allowed = boot.0.pointer("/plugins/stepgate/discovery_allowed_keys").and_then(Value::as_array);
+        let allowed = boot.value.pointer("/plugins/stepgate/discovery_allowed_keys").and_then(Value::as_array);
         let allowed: Vec<&str> = allowed.into_iter().flatten().filter_map(Value::as_str).collect();
-        for section in security(&boot.0, &merged) {
-            withhold(&mut merged, &boot.0, &section, &allowed, &mut left_out);
+        for section in security(&boot.value, &merged) {
+            withhold(&mut merged, &boot.value, &section, &allowed, &mut left_out);
         }
     }
-    if let Value::Object(boot) = &boot.0 {
+    if let Value::Object(boot) = &boot.value {
         overlay(&mut merged, boot, "", &mut left_out);
     }
-    Ok(Merged { document: Document(Value::Object(merged)), left_out })
+    Ok(Merged { document: Document::of(Value::Object(merged)), left_out })
 }
 
 /// Takes out of a section whatever is not allowed by its dotted name.
@@ -124,7 +124,7 @@ fn overlay(into: &mut Map<String, Value>, boot: &Map<String, Value>, path: &str,
 
 /// A configuration without anything secret, as `/v1/config` shows it.
 pub fn public(document: &Document) -> Value {
-    let mut shown = document.0.clone();
+    let mut shown = document.value.clone();
     let hide = |item: &mut Value, names: &[&str]| {
         if let Some(members) = item.as_object_mut() {
             members.retain(|name, _| !names.contains(&name.as_str()));
@@ -188,8 +188,8 @@ mod tests {
 
     fn merged(boot: Value, discovered: Value, is_signed: bool) -> (Value, Vec<String>) {
         let environment = BTreeMap::from([("REGION".to_owned(), "eu".to_owned())]);
-        let merged = merge(&Document(boot), discovered, is_signed, &environment).expect("it merges");
-        (merged.document.0, merged.left_out)
+        let merged = merge(&Document::of(boot), discovered, is_signed, &environment).expect("it merges");
+        (merged.document.value, merged.left_out)
     }
 
     #[test]
@@ -259,7 +259,7 @@ mod tests {
             "bundles": {"b": {"service": "a", "resource": "b.tar.gz?sig=canary"}, "c": {"resource": "https://c/b?key=canary"}},
             "plugins": {"stepgate": {"issuers": [{"introspection": {"client_id": "api", "client_secret": "canary"}}]}},
         });
-        let shown = public(&Document(document));
+        let shown = public(&Document::of(document));
         assert!(!shown.to_string().contains("canary"), "{shown}");
         assert_eq!(shown.pointer("/keys/k/algorithm"), Some(&json!("HS256")));
         assert_eq!(shown.pointer("/services/0/url"), Some(&json!("http://a/")));

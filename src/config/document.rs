@@ -9,16 +9,21 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::overrides::{OverrideError, apply};
-use crate::value::{DuplicateKeys, JsonLimits, json_text, parse_yaml_configuration};
+use super::problem::Problem;
+use crate::value::{DuplicateKey, parse_yaml_configuration, to_serde_json};
 
 /// Levels of nesting of a configuration.
-const CONFIG: JsonLimits = JsonLimits { depth: 100, duplicates: DuplicateKeys::LastWins };
+const MAX_DEPTH: usize = 100;
 /// Bytes that a configuration file may have.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// The merged configuration, not yet checked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Document(pub Value);
+pub struct Document {
+    pub value: Value,
+    /// Keys that stand twice: the first of them would be lost in silence.
+    pub duplicates: Vec<Problem>,
+}
 
 /// Why there is no document.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,11 @@ pub enum DocumentError {
 }
 
 impl Document {
+    /// A document from elsewhere than a file.
+    pub fn of(value: Value) -> Self {
+        Self { value, duplicates: Vec::new() }
+    }
+
     /// Reads `file` and applies the overrides in order.
     pub fn load(
         file: Option<&Path>,
@@ -47,9 +57,9 @@ impl Document {
         set_file: &[String],
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, DocumentError> {
-        let mut value = match file {
+        let Self { mut value, duplicates } = match file {
             Some(path) => read(path, environment)?,
-            None => Value::Object(serde_json::Map::new()),
+            None => Self::of(Value::Object(serde_json::Map::new())),
         };
         for text in set {
             let text = substitute(text, environment);
@@ -61,7 +71,7 @@ impl Document {
             super::overrides::put(&mut value, key, Value::from(content.trim()))
                 .map_err(|error| DocumentError::Set(text.clone(), error))?;
         }
-        Ok(Self(value))
+        Ok(Self { value, duplicates })
     }
 
     /// Adds a bundle by its URL, as OPA does for one on the command line: service and bundle of this name, kept on disk.
@@ -71,7 +81,7 @@ impl Document {
         let resource =
             parsed.query().map_or_else(|| parsed.path().to_owned(), |query| format!("{}?{query}", parsed.path()));
         let server = parsed.origin().ascii_serialization();
-        let members = self.0.as_object_mut().ok_or_else(refused)?;
+        let members = self.value.as_object_mut().ok_or_else(refused)?;
         match members.entry("services").or_insert_with(|| json!({})) {
             Value::Object(services) => {
                 services.insert(name.to_owned(), json!({"url": server}));
@@ -86,22 +96,22 @@ impl Document {
     }
 }
 
-fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<Value, DocumentError> {
+fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<Document, DocumentError> {
     let failed = |error| DocumentError::Read(path.to_owned(), error);
     if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE_BYTES {
         return Err(DocumentError::TooLarge(path.to_owned()));
     }
     let text = substitute(&std::fs::read_to_string(path).map_err(failed)?, environment);
-    let malformed = |error: yaml_serde::Error| DocumentError::Yaml { path: path.to_owned(), reason: error.to_string() };
-    // Only to refuse a key that stands twice: the first block would be lost in silence.
-    yaml_serde::from_str::<yaml_serde::Value>(&text).map_err(malformed)?;
+    let refused = |reason: String| DocumentError::Yaml { path: path.to_owned(), reason };
     // As OPA reads it, where `on` is true.
-    let refused = |reason: &str| DocumentError::Yaml { path: path.to_owned(), reason: reason.to_owned() };
-    let value = parse_yaml_configuration(&text, CONFIG).ok_or_else(|| refused("not YAML 1.1, or nested too deeply"))?;
-    let value: Value = serde_json::from_str(&json_text(&value)).map_err(|error| refused(&error.to_string()))?;
+    let (value, duplicates) = parse_yaml_configuration(&text).map_err(refused)?;
+    let value = to_serde_json(&value, MAX_DEPTH).ok_or_else(|| refused(format!("deeper than {MAX_DEPTH} levels")))?;
+    let twice =
+        |key: DuplicateKey| Problem { path: key.path, message: format!("stands twice, again in line {}", key.line) };
+    let duplicates = duplicates.into_iter().map(twice).collect();
     match value {
-        Value::Null => Ok(Value::Object(serde_json::Map::new())),
-        Value::Object(_) => Ok(value),
+        Value::Null => Ok(Document { value: Value::Object(serde_json::Map::new()), duplicates }),
+        Value::Object(_) => Ok(Document { value, duplicates }),
         _ => Err(DocumentError::NotAnObject(path.to_owned())),
     }
 }
@@ -133,11 +143,11 @@ mod tests {
 
     #[test]
     fn a_url_of_the_command_line_is_a_bundle() {
-        let mut document = Document(json!({"services": [{"name": "a", "url": "http://a"}]}));
+        let mut document = Document::of(json!({"services": [{"name": "a", "url": "http://a"}]}));
         document.add_bundle_url("cli1", "https://bundles.test:8443/b.tar.gz?v=1").expect("a URL");
-        assert_eq!(document.0["services"][1], json!({"name": "cli1", "url": "https://bundles.test:8443"}));
+        assert_eq!(document.value["services"][1], json!({"name": "cli1", "url": "https://bundles.test:8443"}));
         let bundle = json!({"service": "cli1", "resource": "/b.tar.gz?v=1", "persist": true});
-        assert_eq!(document.0["bundles"], json!({"cli1": bundle}));
+        assert_eq!(document.value["bundles"], json!({"cli1": bundle}));
         assert!(document.add_bundle_url("cli2", "http://").is_err());
     }
 

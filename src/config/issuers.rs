@@ -8,7 +8,8 @@ use serde_json::Value;
 use stepgate_jose::Algorithm;
 
 use super::proofs::with_dpop;
-use super::resolve::{Resolver, Section, is_token};
+use super::resolve::{Resolver, is_token};
+use super::section::Section;
 use super::workloads::with_defaults;
 use crate::remote::service::ServiceSettings;
 use crate::token::{
@@ -17,6 +18,8 @@ use crate::token::{
 };
 
 /// The greatest difference between clocks that is allowed for.
+/// The keys of an issuer in the table.
+const ISSUER: &str = "plugins.stepgate.issuers[]";
 const MAX_LEEWAY: Duration = Duration::from_secs(600);
 /// Tenants of one entry; each has keys of its own.
 const MAX_TENANTS: usize = 100;
@@ -42,9 +45,11 @@ pub(super) fn issuer_names(entry: &Value) -> Vec<String> {
     let entry = with_defaults(entry);
     let issuer = entry.get("issuer").and_then(Value::as_str).unwrap_or_default();
     match tenant_part(issuer) {
-        Some(part) => {
-            Section(Some(&entry)).texts("tenants").into_iter().map(|tenant| issuer.replace(&part, tenant)).collect()
-        }
+        Some(part) => Section::of(ISSUER, Some(&entry))
+            .texts("tenants")
+            .into_iter()
+            .map(|tenant| issuer.replace(&part, tenant))
+            .collect(),
         None => vec![issuer.to_owned()],
     }
 }
@@ -74,7 +79,7 @@ impl Resolver<'_> {
                 continue;
             }
             for item in self.of_tenants(item, &place) {
-                let Some(issuer) = self.issuer(Section(Some(&item)), &place, services) else { continue };
+                let Some(issuer) = self.issuer(Section::of(ISSUER, Some(&item)), &place, services) else { continue };
                 if issuers.iter().any(|known| known.issuer == issuer.issuer) {
                     self.problems.error(format!("{place}.issuer"), "named twice");
                 }
@@ -96,7 +101,7 @@ impl Resolver<'_> {
         let mut asserted = Vec::new();
         for (at, item) in listed.into_iter().flatten().enumerate().filter(|(_, item)| is_asserted(item)) {
             let place = format!("plugins.stepgate.issuers[{at}]");
-            let item = Section(Some(item));
+            let item = Section::of(ISSUER, Some(item));
             for name in KEY_SOURCES.iter().chain(&["algorithms", "introspection", "dpop", "token_from"]) {
                 if item.at(name).is_some() {
                     let message = "with `trust: envoy` it is Envoy that finds and verifies tokens";
@@ -109,12 +114,12 @@ impl Resolver<'_> {
                 continue;
             };
             // Only the defaults of the preset about claims: Envoy has the keys.
-            let mut whole = with_defaults(item.0.unwrap_or(&Value::Null));
+            let mut whole = with_defaults(item.value.unwrap_or(&Value::Null));
             for name in KEY_SOURCES.iter().chain(&["algorithms"]) {
                 whole.as_object_mut().and_then(|members| members.remove(*name));
             }
             for entry in self.of_tenants(whole, &place) {
-                if let Some(issuer) = self.issuer(Section(Some(&entry)), &place, services) {
+                if let Some(issuer) = self.issuer(Section::of(ISSUER, Some(&entry)), &place, services) {
                     asserted.push(AssertedSettings { payload_key: payload_key.to_owned(), issuer });
                 }
             }
@@ -169,7 +174,7 @@ impl Resolver<'_> {
         require("audiences", audiences.is_empty());
         // An issuer with introspection alone has no keys to be configured.
         let has_keys = KEY_SOURCES.iter().any(|name| item.at(name).is_some());
-        let is_only_asked = item.0.is_some_and(is_asserted) || (!has_keys && item.at("introspection").is_some());
+        let is_only_asked = item.value.is_some_and(is_asserted) || (!has_keys && item.at("introspection").is_some());
         require("algorithms", names.is_empty() && !is_only_asked);
         self.check_workload_audiences(item, place);
         self.check_names(item, &audiences, place);
@@ -194,7 +199,7 @@ impl Resolver<'_> {
             keys: if is_only_asked { KeySource::Introspection } else { self.key_source(item, place, services)? },
             leeway: self.leeway(item, place),
             profile: self.profile(item, place),
-            max_lifetime: item.at("max_lifetime").map(|_| item.duration("max_lifetime", Duration::MAX)),
+            max_lifetime: item.optional_duration("max_lifetime"),
             locations: self.all_locations(item, place),
             preset: item.text("preset").and_then(Preset::named).unwrap_or_default(),
             audience_claim: match item.text("audience_claim") {
@@ -229,7 +234,8 @@ impl Resolver<'_> {
     fn of_tenants(&mut self, item: Value, place: &str) -> Vec<Value> {
         let issuer = item.get("issuer").and_then(Value::as_str).unwrap_or_default().to_owned();
         let part = tenant_part(&issuer);
-        let tenants: Vec<String> = Section(Some(&item)).texts("tenants").into_iter().map(str::to_owned).collect();
+        let tenants: Vec<String> =
+            Section::of(ISSUER, Some(&item)).texts("tenants").into_iter().map(str::to_owned).collect();
         let place = format!("{place}.tenants");
         let Some(part) = part else {
             if item.get("tenants").is_some() {
@@ -305,7 +311,7 @@ impl Resolver<'_> {
     }
 
     fn leeway(&mut self, item: Section<'_>, place: &str) -> Duration {
-        let leeway = item.duration("leeway", Duration::from_secs(30));
+        let leeway = item.duration("leeway");
         if leeway > MAX_LEEWAY {
             let message = "longer than 10m; clocks that differ so much make `exp` meaningless";
             self.problems.error(format!("{place}.leeway"), message);
@@ -339,7 +345,7 @@ impl Resolver<'_> {
             if !services.contains_key(name) {
                 self.problems.error(format!("{place}.jwks_service"), "there is no such service");
             }
-            let resource = item.text("jwks_resource").unwrap_or("openid/v1/jwks").to_owned();
+            let resource = item.text_or_default("jwks_resource").to_owned();
             sources.push(KeySource::Service { name: name.to_owned(), resource });
         }
         sources.extend(item.text("jwks_file").map(|path| KeySource::JwksFile(path.into())));
@@ -359,7 +365,9 @@ impl Resolver<'_> {
     fn locations(&mut self, item: Section<'_>, place: &str) -> Vec<Location> {
         let Some(listed) = item.at("token_from").and_then(Value::as_array) else { return vec![Location::bearer()] };
         let mut locations = Vec::new();
-        for (at, listed) in listed.iter().map(|value| Section(Some(value))).enumerate() {
+        for (at, listed) in
+            listed.iter().map(|value| Section::of("plugins.stepgate.issuers[].token_from[]", Some(value))).enumerate()
+        {
             for name in ["header", "cookie", "scheme", "websocket_protocol"] {
                 if let Some(given) = listed.text(name).filter(|given| !is_token(given)) {
                     let message = format!("`{given}` is no name of a {name}, so that no token is found there");
@@ -383,7 +391,7 @@ impl Resolver<'_> {
                     self.problems.error(format!("{place}.token_from[{at}].scheme"), "a cookie has no scheme");
                 }
                 (None, Some(name)) => {
-                    let chunks = listed.flag("chunks").unwrap_or(false);
+                    let chunks = listed.is_on("chunks");
                     locations.push(Location::Cookie { name: name.to_owned(), chunks });
                 }
                 _ => {

@@ -4,9 +4,8 @@ mod table;
 
 use serde_json::Value;
 
-pub use self::table::all;
-
 use super::duration;
+use super::memory::Consumer;
 use super::problem::Problems;
 
 /// The type of a value.
@@ -57,19 +56,49 @@ pub enum Effect {
     Refused(&'static str),
 }
 
+/// The value of a key that is not configured.
+#[derive(Clone, Copy, Debug)]
+pub enum Default {
+    /// The feature is off, or nothing is there.
+    None,
+    /// The section that the key belongs to needs it.
+    Required,
+    /// This value, spelled as in a configuration. The resolver reads it from here.
+    Is(&'static str),
+    /// The share of a consumer of memory, in units of so many bytes.
+    Share(Consumer, u64),
+    /// So many bytes, and no more than the memory limit divided by this.
+    Capped(u64, u64),
+    /// Depends on other keys, or on the machine.
+    Computed(&'static str),
+}
+
 /// One key.
 #[derive(Debug)]
 pub struct Key {
     /// Dotted; `[]` stands for each item of a list.
     pub path: &'static str,
     pub kind: Kind,
-    pub default: &'static str,
+    pub default: Default,
     pub about: &'static str,
     pub effect: Effect,
 }
 
+/// All keys.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    #[cfg(test)]
+    return table::all().chain(tests::ADDED.get());
+    #[cfg(not(test))]
+    table::all()
+}
+
+/// The key at a path of the table.
+pub fn find(path: &str) -> Option<&'static Key> {
+    all().find(|key| key.path == path)
+}
+
 /// The prefix of stepgate's own section, where an unknown key stops the start.
-const OWN: &str = "plugins.stepgate";
+pub(super) const OWN: &str = "plugins.stepgate";
 
 /// Problems of the keys of a configuration for another machine: its `${…}` are accepted unexpanded.
 pub fn problems(document: &Value) -> Problems {
@@ -100,7 +129,7 @@ fn section(value: &Value, path: &str, pattern: &str, problems: &mut Problems) {
     for (name, value) in members {
         let join = |prefix: &str| if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         let (path, pattern) = (join(path), join(pattern));
-        match all().find(|key| key.path == pattern) {
+        match find(&pattern) {
             Some(key) => known(key, value, &path, &pattern, problems),
             None => unknown(name, &path, &pattern, problems),
         }
@@ -221,5 +250,29 @@ fn unknown(name: &str, path: &str, pattern: &str, problems: &mut Problems) {
         problems.error(path, format!("there is no such plugin{hint}"));
     } else {
         problems.warn(path, format!("unknown key, ignored{hint}"));
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// A key that a test adds to the table.
+        pub static ADDED: Cell<Option<&'static Key>> = const { Cell::new(None) };
+    }
+
+    #[test]
+    fn stated_defaults_are_values_of_their_keys() {
+        for key in all() {
+            let Default::Is(text) = key.default else { continue };
+            let value = match key.kind {
+                Kind::Bool | Kind::Integer(..) | Kind::Percentage => serde_json::from_str(text).expect(key.path),
+                _ => Value::from(text),
+            };
+            assert_eq!(mismatch(key.kind, &value), None, "{}", key.path);
+        }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::memory::{CONNECTION_BYTES, Consumer};
-use super::resolve::{GrpcListenerConfig, Resolver, Section};
+use super::memory::Consumer;
+use super::resolve::{GrpcListenerConfig, Resolver};
+use super::section::Section;
 use crate::serve::{Address, ConnectionSettings, GrpcSettings, SocketAccess, TlsSettings};
 use crate::token::SpiffePattern;
 
@@ -20,14 +21,14 @@ impl Resolver<'_> {
         check_timeout: Duration,
     ) -> Option<GrpcListenerConfig> {
         let limits = own.section("limits");
-        let address = match Address::parse(plugin.text("addr").unwrap_or(":9191")) {
+        let address = match Address::parse(plugin.text_or_default("addr")) {
             Ok(address) => Some(address),
             Err(error) => {
                 self.problems.error("plugins.envoy_ext_authz_grpc.addr", error.to_string());
                 None
             }
         };
-        let mode = own.text("socket_mode").unwrap_or("0660");
+        let mode = own.text_or_default("socket_mode");
         let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
         let group = own.at("socket_group").and_then(Value::as_u64).and_then(|group| u32::try_from(group).ok());
         if mode.is_none() {
@@ -35,9 +36,9 @@ impl Resolver<'_> {
         }
         let grpc = own.section("grpc");
         let tls = self.tls(grpc, address.as_ref());
-        let age = grpc.duration("max_connection_age", Duration::ZERO);
-        let max_message_bytes = plugin.size("grpc-max-recv-msg-size", 4 << 20);
-        let max_bytes_in_flight = limits.size("bytes_in_flight", self.memory.default_for(Consumer::BytesInFlight));
+        let age = grpc.optional_duration("max_connection_age").unwrap_or_default();
+        let max_message_bytes = plugin.size("grpc-max-recv-msg-size");
+        let max_bytes_in_flight = limits.share_size("bytes_in_flight", self.memory);
         if limits.at("bytes_in_flight").is_some() && max_bytes_in_flight < max_message_bytes {
             self.problems.warn(
                 "plugins.stepgate.limits.bytes_in_flight",
@@ -53,16 +54,15 @@ impl Resolver<'_> {
             settings: GrpcSettings {
                 max_message_bytes,
                 check_timeout,
-                max_checks: limits.size("checks_in_flight", 4_096),
+                max_checks: limits.size("checks_in_flight"),
                 max_bytes_in_flight,
                 max_unread_bytes: self.memory.size_for(Consumer::UnreadAnswers),
                 max_incomplete_bytes: self.memory.size_for(Consumer::IncompleteMessages),
                 max_header_block_bytes: self.memory.size_for(Consumer::HeaderBlocks),
-                max_connections: limits
-                    .size("connections", self.memory.default_for(Consumer::Connections) / CONNECTION_BYTES),
-                reflection: plugin.flag("enable-reflection").unwrap_or(false),
+                max_connections: limits.share_size("connections", self.memory),
+                reflection: plugin.is_on("enable-reflection"),
                 connection: ConnectionSettings {
-                    keepalive: grpc.duration("keepalive", Duration::from_secs(30)),
+                    keepalive: grpc.duration("keepalive"),
                     max_age: (!age.is_zero()).then_some(age),
                 },
             },
@@ -71,11 +71,11 @@ impl Resolver<'_> {
 
     fn tls(&mut self, grpc: Section<'_>, address: Option<&Address>) -> Option<TlsSettings> {
         // An empty `tls: {}` is an error, not plaintext.
-        if grpc.0.and_then(|grpc| grpc.get("tls")).is_some_and(Value::is_null) {
+        if grpc.value.and_then(|grpc| grpc.get("tls")).is_some_and(Value::is_null) {
             self.problems.error(TLS, "the section is empty: give cert_file and private_key_file, or remove it");
         }
         let tls = grpc.section("tls");
-        tls.0?;
+        tls.value?;
         if !matches!(address, None | Some(Address::Tcp { .. })) {
             self.problems.error(TLS, "a socket is guarded by its permissions; TLS is for TCP");
         }

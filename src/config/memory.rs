@@ -6,7 +6,7 @@ pub(super) struct Memory(pub Option<u64>);
 
 /// A consumer whose memory grows with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Consumer {
+pub enum Consumer {
     /// One policy evaluation, with the request body that it reads; part of `Evaluations`.
     Evaluation,
     Evaluations,
@@ -56,6 +56,15 @@ pub(super) const CONNECTION_BYTES: u64 = 16 << 10;
 pub(super) const PROOF_BYTES: u64 = 48;
 /// The process without requests, and a bundle of 8 MiB.
 const BASE_BYTES: u64 = 14 << 20;
+
+/// The bytes of a consumer without a memory limit, and its part of one in words.
+pub(super) fn share_of(consumer: Consumer) -> (u64, String) {
+    let row = TABLE.iter().find(|(it, ..)| *it == consumer);
+    row.map_or((0, String::new()), |(_, most, fraction)| match fraction {
+        Fraction::OfLimit(divisor) => (*most, format!("1/{divisor} of the memory limit")),
+        Fraction::OfRest(sixteenths) => (*most, format!("{sixteenths}/16 of what the memory limit leaves to caches")),
+    })
+}
 
 impl Memory {
     /// The bytes that a consumer may hold by default.

@@ -9,15 +9,14 @@ use base64::engine::general_purpose::STANDARD;
 use stepgate_jose::Algorithm;
 use url::Url;
 
-use super::memory::{Consumer, PROOF_BYTES};
-use super::resolve::{Resolver, Section};
+use super::resolve::Resolver;
+use super::section::Section;
 use crate::check::DpopChallenge;
 use crate::remote::credentials::Credentials;
 use crate::remote::service::ServiceSettings;
 use crate::secret::Secret;
 use crate::token::{
-    INACTIVE_TTL, IntrospectionSettings, IssuerSettings, Location, MIN_NONCE_KEY_BYTES, Nonces, ProofSettings,
-    SpiffePattern,
+    IntrospectionSettings, IssuerSettings, Location, MIN_NONCE_KEY_BYTES, Nonces, ProofSettings, SpiffePattern,
 };
 
 /// A proof that counts for longer is hardly one of its moment, and all of that time is remembered.
@@ -69,13 +68,11 @@ impl Resolver<'_> {
                 }
             }
         }
-        settings.window = item.duration("window", settings.window);
+        settings.window = item.duration("window");
         if settings.window.as_secs() == 0 || settings.window > MAX_WINDOW {
             self.problems.error("plugins.stepgate.dpop.window", "expected 1s to 1h");
         }
-        settings.max_proofs =
-            usize::try_from(item.count("max_proofs", self.memory.default_for(Consumer::Proofs) / PROOF_BYTES))
-                .unwrap_or(usize::MAX);
+        settings.max_proofs = item.share_size("max_proofs", self.memory);
         if let Some(path) = item.text("nonce_key_file") {
             let key = std::fs::read(path).map_err(|error| format!("`{path}` cannot be read: {error}"));
             let too_short = || format!("`{path}` has less than {MIN_NONCE_KEY_BYTES} bytes");
@@ -95,7 +92,7 @@ impl Resolver<'_> {
         place: &str,
         services: &BTreeMap<String, ServiceSettings>,
     ) -> Option<IntrospectionSettings> {
-        item.0?;
+        item.value?;
         let service = item.text("service").filter(|name| services.contains_key(*name));
         if service.is_none() {
             let message = "required: one of `services`, with the credentials to ask with";
@@ -103,19 +100,19 @@ impl Resolver<'_> {
         }
         Some(IntrospectionSettings {
             service: service?.to_owned(),
-            resource: item.text("resource").unwrap_or("introspect").to_owned(),
-            ttl: item.duration("ttl", Duration::from_secs(60)),
+            resource: item.text_or_default("resource").to_owned(),
+            ttl: item.duration("ttl"),
             may_lack_audience: item.text("audience") == Some("optional"),
             timeout: item.at("timeout").map(|_| self.introspection_timeout(item, place)),
-            stale_if_error: item.duration("stale_if_error", Duration::ZERO),
-            inactive_ttl: item.duration("inactive_ttl", INACTIVE_TTL),
+            stale_if_error: item.duration("stale_if_error"),
+            inactive_ttl: item.duration("inactive_ttl"),
             is_for_all: item.text("applies_to") == Some("all"),
             authorization: self.client_credentials(item, &format!("{place}.introspection"), service?, services),
         })
     }
 
     fn introspection_timeout(&mut self, item: Section<'_>, place: &str) -> Duration {
-        let timeout = item.duration("timeout", Duration::MAX);
+        let timeout = item.duration_or("timeout", Duration::MAX);
         if timeout.is_zero() {
             self.problems.error(format!("{place}.introspection.timeout"), "no answer arrives within 0s");
         }

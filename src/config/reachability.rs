@@ -4,7 +4,8 @@
 use serde_json::Value;
 
 use super::issuers::issuer_names;
-use super::resolve::{Resolver, Section};
+use super::resolve::Resolver;
+use super::section::Section;
 use crate::check::{self, Route};
 use crate::token::{IssuerSettings, Location, Preset, ProofSettings};
 

@@ -9,11 +9,11 @@ use serde_json::Value;
 use super::aliases::with_present_names;
 use super::bundles::BundleContext;
 use super::document::Document;
-use super::duration;
 use super::keys;
 use super::memory::{Consumer, Memory};
 use super::problem::Problems;
 use super::proofs::dpop_challenge;
+use super::section::Section;
 use super::status::ApiConfig;
 use super::workloads::with_kubernetes;
 use crate::check::{
@@ -78,13 +78,15 @@ pub struct GrpcListenerConfig {
 /// of the process, in bytes.
 pub fn resolve(document: &Document, memory_limit: Option<u64>) -> (Option<Config>, Problems) {
     let mut problems = Problems::default();
-    let document = with_present_names(&document.0, &mut problems);
+    let duplicates = document.duplicates.iter().cloned();
+    let document = with_present_names(&document.value, &mut problems);
+    problems.errors.extend(duplicates);
     keys::check(&document, &mut problems);
-    if !problems.errors.is_empty() {
-        return (None, problems);
-    }
+    // Values of wrong types are absent to the resolver, whose other findings are reported in the same run.
+    let mut found = Problems::default();
     let config =
-        Resolver { problems: &mut problems, scale: Arc::default(), memory: Memory(memory_limit) }.config(&document);
+        Resolver { problems: &mut found, scale: Arc::default(), memory: Memory(memory_limit) }.config(&document);
+    problems.add_new(found);
     let config = problems.errors.is_empty().then_some(config);
     (config, problems)
 }
@@ -94,49 +96,6 @@ pub(super) struct Resolver<'a> {
     /// The levels of assurance that there are.
     pub(super) scale: Arc<Scale>,
     pub(super) memory: Memory,
-}
-
-/// A section whose values have the types that the table says.
-#[derive(Clone, Copy)]
-pub(super) struct Section<'a>(pub(super) Option<&'a Value>);
-
-impl<'a> Section<'a> {
-    pub(super) fn at(self, name: &str) -> Option<&'a Value> {
-        self.0?.get(name).filter(|value| !value.is_null())
-    }
-
-    pub(super) fn section(self, name: &str) -> Self {
-        Self(self.at(name))
-    }
-
-    pub(super) fn text(self, name: &str) -> Option<&'a str> {
-        self.at(name)?.as_str()
-    }
-
-    pub(super) fn flag(self, name: &str) -> Option<bool> {
-        self.at(name)?.as_bool()
-    }
-
-    pub(super) fn count(self, name: &str, default: u64) -> u64 {
-        self.at(name).and_then(Value::as_u64).unwrap_or(default)
-    }
-
-    pub(super) fn size(self, name: &str, default: u64) -> usize {
-        usize::try_from(self.count(name, default)).unwrap_or(usize::MAX)
-    }
-
-    pub(super) fn duration(self, name: &str, default: Duration) -> Duration {
-        self.text(name).and_then(duration::parse).unwrap_or(default)
-    }
-
-    pub(super) fn texts(self, name: &str) -> Vec<&'a str> {
-        let items = self.at(name).and_then(Value::as_array);
-        items.into_iter().flatten().filter_map(Value::as_str).collect()
-    }
-
-    pub(super) fn members(self, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
-        self.at(name).and_then(Value::as_object).into_iter().flatten()
-    }
 }
 
 /// The longest that a check takes which waits for nothing; Envoy's own default is 200 ms.
@@ -155,36 +114,34 @@ pub(super) fn is_header_name(name: &str) -> bool {
 
 /// The network access of policies. `strict` allows what OPA allows.
 fn builtins(document: &Value, own: Section<'_>, strict: bool, limits: Section<'_>, memory: Memory) -> BuiltinSettings {
-    let decision_cache_bytes = limits.count("decision_cache_bytes", 0);
-    let cache = Section(document.get("caching")).section("inter_query_builtin_cache");
+    let decision_cache_bytes = limits.count("decision_cache_bytes");
+    let cache = Section::root(document).section("caching").section("inter_query_builtin_cache");
     let outbound = OutboundSettings {
         hosts: own.at("http_send_hosts").map(|_| own.texts("http_send_hosts").into_iter().map(str::to_owned).collect()),
-        cache_bytes: match cache.count("max_size_bytes", 0) {
+        cache_bytes: match cache.share("max_size_bytes", memory) {
             0 => memory.default_for(Consumer::HttpSendCache),
             bytes => bytes,
         },
     };
     BuiltinSettings {
-        opa_runtime: own.flag("opa_runtime").unwrap_or(strict),
-        http_send: own.flag("http_send").unwrap_or(strict).then_some(outbound),
+        opa_runtime: own.flag_or("opa_runtime", strict),
+        http_send: own.flag_or("http_send", strict).then_some(outbound),
         keeps_answers: document.get("nd_builtin_cache") == Some(&Value::Bool(true)),
         decision_cache_bytes,
         memory: MemorySettings {
-            each: limits.size("evaluation_memory_bytes", memory.default_for(Consumer::Evaluation)),
-            all: limits.size("evaluations_memory_bytes", memory.default_for(Consumer::Evaluations)),
+            each: limits.share_size("evaluation_memory_bytes", memory),
+            all: limits.share_size("evaluations_memory_bytes", memory),
         },
     }
 }
 
 /// The limits of an answer.
 fn response_limits(limits: Section<'_>) -> ResponseLimits {
-    let default = ResponseLimits::default();
-    let size = |name, default: usize| limits.size(name, default as u64);
     ResponseLimits {
-        headers: size("response_headers", default.headers),
-        header_bytes: size("response_header_bytes", default.header_bytes),
-        body_bytes: size("response_body_bytes", default.body_bytes),
-        metadata_depth: size("response_metadata_depth", default.metadata_depth),
+        headers: limits.size("response_headers"),
+        header_bytes: limits.size("response_header_bytes"),
+        body_bytes: limits.size("response_body_bytes"),
+        metadata_depth: limits.size("response_metadata_depth"),
     }
 }
 
@@ -195,22 +152,22 @@ pub(super) fn parts(path: &str) -> Vec<String> {
 
 /// The labels that a document gives.
 pub fn resolve_labels(document: &Document) -> BTreeMap<String, String> {
-    labels(&document.0)
+    labels(&document.value)
 }
 
 fn labels(document: &Value) -> BTreeMap<String, String> {
-    let given = Section(Some(document)).members("labels");
+    let given = Section::root(document).members("labels");
     given.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 impl Resolver<'_> {
     fn config(&mut self, document: &Value) -> Config {
-        let plugins = Section(document.get("plugins"));
+        let plugins = Section::root(document).section("plugins");
         let plugin = plugins.section("envoy_ext_authz_grpc");
         let own = plugins.section("stepgate");
         let limits = own.section("limits");
         self.scale = self.scale_of(own);
-        let has_block = plugins.0.is_some_and(|plugins| plugins.get("envoy_ext_authz_grpc").is_some());
+        let has_block = plugins.value.is_some_and(|plugins| plugins.get("envoy_ext_authz_grpc").is_some());
         let strict = own.text("compat") == Some("strict");
         let compat = |name: &str| strict || own.section("compat").flag(name).unwrap_or(false);
         let compat = Compat {
@@ -225,22 +182,22 @@ impl Resolver<'_> {
         }
         // A configuration that lets policies wait for other servers has a longer Envoy timeout, too; Envoy's own timeout still counts.
         let check_timeout = if builtins.http_send.is_some() { Duration::from_secs(10) } else { CHECK_TIMEOUT };
-        let check_timeout = limits.duration("check_timeout", check_timeout);
-        let evaluation_timeout = limits.duration("evaluation_timeout", Duration::from_millis(50));
+        let check_timeout = limits.duration_or("check_timeout", check_timeout);
+        let evaluation_timeout = limits.duration("evaluation_timeout");
         if evaluation_timeout > check_timeout {
             let message = "longer than check_timeout; the check would always end first";
             self.problems.error("plugins.stepgate.limits.evaluation_timeout", message);
         }
         let mut check = check::Settings {
             input: self.input(plugin, own),
-            stepgate_fields: own.section("input").flag("stepgate_fields").unwrap_or(!strict),
+            stepgate_fields: own.section("input").flag_or("stepgate_fields", !strict),
             ambiguous_path: match own.section("input").text("ambiguous_path") {
                 Some("reject") => AmbiguousPath::Reject,
                 _ => AmbiguousPath::Warn,
             },
             evaluation_timeout,
             caller: CallerSettings {
-                peer_from_xfcc: own.flag("peer_from_xfcc") == Some(true),
+                peer_from_xfcc: own.is_on("peer_from_xfcc"),
                 client_address: self.client_address(own.section("client_ip")),
             },
             allow_preflight: own.text("cors_preflight") == Some("allow"),
@@ -303,7 +260,7 @@ impl Resolver<'_> {
             let message = "there is no decision log: configure `decision_logs`, or every check is denied";
             self.problems.error("plugins.stepgate.log.audit", message);
         }
-        let performance = plugin.flag("enable-performance-metrics") == Some(true);
+        let performance = plugin.is_on("enable-performance-metrics");
         Config {
             grpc: has_block.then(|| self.grpc(plugin, own, check_timeout)).flatten(),
             entrypoint,
@@ -322,12 +279,12 @@ impl Resolver<'_> {
             check,
             issuers,
             tokens: token::Settings {
-                token_bytes: limits.size("token_bytes", 16 << 10),
-                cache_bytes: limits.count("token_cache_bytes", self.memory.default_for(Consumer::TokenCache)),
-                cache_ttl: limits.duration("token_cache_ttl", Duration::from_secs(600)),
+                token_bytes: limits.size("token_bytes"),
+                cache_bytes: limits.share("token_cache_bytes", self.memory),
+                cache_ttl: limits.duration("token_cache_ttl"),
                 proofs,
                 certificates: CertificateSettings {
-                    client_cert: own.section("client_certificate").flag("client_cert") == Some(true),
+                    client_cert: own.section("client_certificate").is_on("client_cert"),
                     xfcc_from_end: own
                         .section("client_certificate")
                         .at("xfcc_from_end")
@@ -371,7 +328,7 @@ impl Resolver<'_> {
                 self.problems.error(place, error.to_string());
                 Entrypoint::from_path("")
             }),
-            (path, None) => Entrypoint::from_path(path.unwrap_or("envoy/authz/allow")),
+            (_, None) => Entrypoint::from_path(plugin.text_or_default("path")),
         }
     }
 
@@ -384,8 +341,8 @@ impl Resolver<'_> {
             decoded.map_err(|message| self.problems.error(place, message)).ok()
         });
         Options {
-            skip_body: plugin.flag("skip-request-body-parse").unwrap_or(false),
-            depth: own.section("limits").size("input_depth", 512),
+            skip_body: plugin.is_on("skip-request-body-parse"),
+            depth: own.section("limits").size("input_depth"),
             descriptors,
             raw_headers_count: own.text("compat") != Some("strict"),
             expose_body_errors: own.section("input").text("body_errors") == Some("expose"),

@@ -8,12 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 use url::Url;
 
-use super::resolve::{Resolver, Section};
+use super::resolve::Resolver;
+use super::section::Section;
 use crate::remote::service::ServiceSettings;
 use crate::secret::Secret;
-
-/// OPA's time for the head of an answer, in seconds.
-const HEADER_TIMEOUT: u64 = 10;
 
 impl Resolver<'_> {
     /// Services by name, from an object or from a list whose items have a `name`.
@@ -24,7 +22,7 @@ impl Resolver<'_> {
                 self.problems.error(place, "a service in a list needs a `name`");
                 continue;
             };
-            let Some(service) = self.service(&place, Section(Some(item)), document) else { continue };
+            let Some(service) = self.service(&place, Section::of("services[]", Some(item)), document) else { continue };
             if services.insert(name.to_owned(), service).is_some() {
                 self.problems.error(place, "named twice");
             }
@@ -61,10 +59,10 @@ impl Resolver<'_> {
             headers: headers.collect(),
             credentials: self.credentials(place, item.section("credentials"), document, is_registry),
             client_certificate: self.client_certificate(place, item.section("credentials").section("client_tls")),
-            header_timeout: Duration::from_secs(item.count("response_header_timeout_seconds", HEADER_TIMEOUT)),
+            header_timeout: Duration::from_secs(item.count("response_header_timeout_seconds")),
             ca_cert: tls("ca_cert").and_then(Value::as_str).filter(|path| !path.is_empty()).map(Into::into),
             system_roots: tls("system_ca_required").and_then(Value::as_bool).unwrap_or(false),
-            skip_verification: item.flag("allow_insecure_tls").unwrap_or(false),
+            skip_verification: item.is_on("allow_insecure_tls"),
         })
     }
 }

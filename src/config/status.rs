@@ -7,17 +7,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::bundles::BundleContext;
-use super::resolve::{Resolver, Section, parts};
+use super::resolve::{Resolver, parts};
+use super::section::Section;
 use crate::feed::discovery::DiscoverySettings;
 use crate::feed::status::sender::StatusSettings;
 use crate::remote::service::ServiceSettings;
 use crate::serve::{Address, BodyLimits};
-
-/// Bytes of a body, sent and unpacked.
-const BODY_LIMIT: u64 = 16 << 20;
-const DECODED_LIMIT: u64 = 32 << 20;
-/// OPA's smallest answer that is compressed.
-const GZIP_FROM: u64 = 1_024;
 
 /// The settings of the HTTP API.
 #[derive(Clone, Debug)]
@@ -39,8 +34,8 @@ impl Resolver<'_> {
         document: &Value,
         services: &BTreeMap<String, ServiceSettings>,
     ) -> Option<StatusSettings> {
-        let item = Section(Some(document.get("status").filter(|value| value.is_object())?));
-        let (console, prometheus) = (item.flag("console").unwrap_or(false), item.flag("prometheus").unwrap_or(false));
+        let item = Section::of("status", Some(document.get("status").filter(|value| value.is_object())?));
+        let (console, prometheus) = (item.is_on("console"), item.is_on("prometheus"));
         // With nothing else the first service counts, as in OPA.
         let first = || services.keys().next().cloned().filter(|_| !console && !prometheus);
         let service = item.text("service").filter(|name| !name.is_empty()).map(str::to_owned).or_else(first);
@@ -55,10 +50,10 @@ impl Resolver<'_> {
     }
 
     pub(super) fn discovery(&mut self, context: &BundleContext<'_>) -> Option<DiscoverySettings> {
-        let item = Section(Some(context.document.get("discovery").filter(|value| value.is_object())?));
+        let item = Section::of("discovery", Some(context.document.get("discovery").filter(|value| value.is_object())?));
         let name = item.text("name").filter(|name| !name.is_empty());
         let Some(resource) = item.text("resource").filter(|text| !text.is_empty()).map(str::to_owned).or_else(|| {
-            let prefix = item.text("prefix").unwrap_or("bundles").trim_matches('/');
+            let prefix = item.text_or_default("prefix").trim_matches('/');
             name.map(|name| format!("{prefix}/{name}"))
         }) else {
             self.problems.error("discovery.resource", "required: where the discovery bundle is");
@@ -71,10 +66,11 @@ impl Resolver<'_> {
             self.problems.error("discovery.resource", "a file cannot be discovered; write it into the configuration");
         }
         // The same as a bundle, by another name.
-        let mut members = item.0.and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut members = item.value.and_then(Value::as_object).cloned().unwrap_or_default();
         members.insert("resource".to_owned(), resource.into());
         let bundle = Value::Object(members);
-        let bundle = self.bundle(name.unwrap_or("discovery"), "discovery", Section(Some(&bundle)), context)?;
+        let bundle =
+            self.bundle(name.unwrap_or("discovery"), "discovery", Section::of("discovery", Some(&bundle)), context)?;
         Some(DiscoverySettings {
             bundle,
             decision: parts(&item.text("decision").or(name).unwrap_or("").replace('.', "/")),
@@ -82,13 +78,10 @@ impl Resolver<'_> {
     }
 
     pub(super) fn api(&mut self, document: &Value) -> ApiConfig {
-        let document = Section(Some(document));
+        let document = Section::root(document);
         let server = document.section("server");
         let encoding = server.section("encoding").section("gzip");
         let decoding = server.section("decoding");
-        let bytes = |section: Section<'_>, name: &str, default: u64| {
-            usize::try_from(section.count(name, default)).unwrap_or(usize::MAX)
-        };
         let own = document.section("plugins").section("stepgate");
         let admin = own.text("admin_socket").and_then(|text| match Address::parse(text) {
             Ok(address @ Address::UnixPath(_)) => Some(address),
@@ -101,12 +94,12 @@ impl Resolver<'_> {
         });
         ApiConfig {
             limits: BodyLimits {
-                body: bytes(decoding, "max_length", BODY_LIMIT),
-                decoded: bytes(decoding.section("gzip"), "max_length", DECODED_LIMIT),
-                gzip_from: bytes(encoding, "min_length", GZIP_FROM),
+                body: decoding.size("max_length"),
+                decoded: decoding.section("gzip").size("max_length"),
+                gzip_from: encoding.size("min_length"),
             },
-            default_decision: parts(document.text("default_decision").unwrap_or("/system/main")),
-            authorization: parts(document.text("default_authorization_decision").unwrap_or("/system/authz/allow")),
+            default_decision: parts(document.text_or_default("default_decision")),
+            authorization: parts(document.text_or_default("default_authorization_decision")),
             admin,
             authzen_url: own.section("authzen").text("url").map(str::to_owned),
         }

@@ -10,7 +10,7 @@ use crate::opa::signature::SignaturePolicy;
 use crate::token::KeySource;
 
 fn problems(document: serde_json::Value) -> Problems {
-    resolve(&Document(document), None).1
+    resolve(&Document::of(document), None).1
 }
 
 fn issuer() -> serde_json::Value {
@@ -23,10 +23,10 @@ fn own(section: serde_json::Value) -> serde_json::Value {
 
 #[test]
 fn an_empty_configuration_is_good_and_opens_no_grpc_port() {
-    let (config, problems) = resolve(&Document(json!({})), None);
+    let (config, problems) = resolve(&Document::of(json!({})), None);
     assert!(config.expect("it resolves").grpc.is_none());
     assert_eq!(problems, Problems::default());
-    let (config, _) = resolve(&Document(json!({"plugins": {"envoy_ext_authz_grpc": null}})), None);
+    let (config, _) = resolve(&Document::of(json!({"plugins": {"envoy_ext_authz_grpc": null}})), None);
     assert!(config.expect("it resolves").grpc.is_some(), "null is all defaults, as in OPA");
 }
 
@@ -38,7 +38,7 @@ fn bundle(members: serde_json::Value) -> serde_json::Value {
 #[test]
 fn services_and_bundles_have_opas_defaults() {
     let (config, _) = resolve(
-        &Document(json!({
+        &Document::of(json!({
             "services": [{"name": "a", "url": "http://a/base", "headers": {"X-Team": "blue"}}],
             "bundles": {"b": {}, "c": {"resource": "/c.tar.gz", "polling": {"min_delay_seconds": 1, "max_delay_seconds": 2}}},
         })),
@@ -60,7 +60,7 @@ fn a_public_key_makes_signatures_a_must() {
         let mut document = bundle(json!({"signing": signing}));
         document["keys"] = keys;
         document["plugins"] = json!({"stepgate": {"compat": compat}});
-        let (config, problems) = resolve(&Document(document), None);
+        let (config, problems) = resolve(&Document::of(document), None);
         config.unwrap_or_else(|| panic!("{problems:?}")).bundles[0].verification.demand
     };
     let (public, private) = (json!({"algorithm": "HS256", "key": "x"}), json!({"private_key": "x"}));
@@ -253,7 +253,7 @@ fn workloads_need_no_more_than_an_audience() {
         ),
     ] {
         let document = own(json!({"issuers": [{"preset": preset, "audiences": ["a"]}]}));
-        let (config, found) = resolve(&Document(document), None);
+        let (config, found) = resolve(&Document::of(document), None);
         assert_eq!(found, Problems::default(), "{preset}");
         let config = config.expect("it resolves");
         let issuer = config.issuers.into_iter().flatten().next().expect("an issuer");
@@ -272,7 +272,7 @@ fn workloads_need_no_more_than_an_audience() {
 fn envoy_may_be_trusted_with_what_it_is_asked_for_alone() {
     let document =
         own(json!({"issuers": [{"issuer": "i", "audiences": ["a"], "trust": "envoy", "payload_in_metadata": "p"}]}));
-    let (config, found) = resolve(&Document(document), None);
+    let (config, found) = resolve(&Document::of(document), None);
     assert_eq!(found, Problems::default());
     let config = config.expect("it resolves");
     assert_eq!(config.check.asserted.len(), 1);
@@ -289,7 +289,7 @@ fn an_entry_may_be_for_several_tenants() {
         issuer["tenants"] = tenants;
         own(json!({"issuers": [issuer]}))
     };
-    let (config, problems) = resolve(&Document(entra(json!(["t-1", "t-2"]))), None);
+    let (config, problems) = resolve(&Document::of(entra(json!(["t-1", "t-2"]))), None);
     assert!(problems.errors.is_empty(), "{problems:?}");
     let issuers = config.expect("it is good").issuers.expect("issuers");
     let names: Vec<_> = issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
@@ -397,7 +397,7 @@ fn a_listener_with_tls_says_all_that_it_needs() {
         json!({"plugins": plugins})
     };
     let (config, found) =
-        resolve(&Document(tls(json!({"cert_file": "c", "private_key_file": "k", "ca_cert_file": "r"}))), None);
+        resolve(&Document::of(tls(json!({"cert_file": "c", "private_key_file": "k", "ca_cert_file": "r"}))), None);
     assert_eq!(found, Problems::default());
     let settings = config.and_then(|config| config.grpc).and_then(|listener_config| listener_config.tls).expect("TLS");
     assert!(settings.needs_client && settings.is_http2 && !settings.only_1_3);
@@ -429,7 +429,7 @@ fn a_listener_with_tls_says_all_that_it_needs() {
 #[test]
 fn a_small_machine_gets_small_limits() {
     let listener_config = |limit| {
-        let (config, found) = resolve(&Document(json!({"plugins": {"envoy_ext_authz_grpc": {}}})), limit);
+        let (config, found) = resolve(&Document::of(json!({"plugins": {"envoy_ext_authz_grpc": {}}})), limit);
         assert_eq!(found, Problems::default());
         let settings = config.and_then(|config| config.grpc).expect("a listener_config").settings;
         (settings.max_connections, settings.max_bytes_in_flight)
@@ -439,7 +439,7 @@ fn a_small_machine_gets_small_limits() {
     assert_eq!(listener_config(Some(8 << 30)), (20_000, 128 << 20));
     let filled = |limit| {
         let document = json!({"plugins": {"stepgate": {"compat": "strict"}}});
-        let config = resolve(&Document(document), limit).0.expect("a configuration");
+        let config = resolve(&Document::of(document), limit).0.expect("a configuration");
         let outbound = config.builtins.http_send.expect("http.send").cache_bytes;
         let log = config.decision_log;
         (config.tokens.cache_bytes >> 10, log.limits.bytes >> 10, log.waiting_bytes >> 10, outbound >> 10)
@@ -512,8 +512,73 @@ fn every_key_that_works_refuses_a_value_of_another_type() {
     }
 }
 
+/// Compares a generated file with the committed one, or writes it where `STEPGATE_REGENERATE` is set.
+fn is_up_to_date(file: &str, text: &str) -> bool {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    if std::env::var_os("STEPGATE_REGENERATE").is_some() {
+        std::fs::write(&path, text).expect("the file is written");
+    }
+    std::fs::read_to_string(path).is_ok_and(|committed| committed == text)
+}
+
+const REGENERATE: &str = "run `STEPGATE_REGENERATE=1 cargo test --lib generated`";
+
 #[test]
-fn the_reference_is_up_to_date() {
-    let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/config.md")).unwrap_or_default();
-    assert!(committed == reference(), "run `cargo run -- config-reference > docs/reference/config.md`");
+fn generated_pages_are_up_to_date() {
+    for (file, text) in reference() {
+        assert!(is_up_to_date(&format!("docs/reference/config/{file}"), &text), "{file}: {REGENERATE}");
+    }
+}
+
+#[test]
+fn generated_schemas_are_up_to_date() {
+    let schema = schema();
+    assert!(is_up_to_date("docs/config.schema.json", &format!("{schema:#}\n")), "{REGENERATE}");
+    // The chart's schema has it in one line.
+    let path = "k8s/charts/stepgate/values.schema.json";
+    let values = std::fs::read_to_string(path).expect("the chart's schema");
+    let line = values.lines().find(|line| line.trim_start().starts_with("\"configuration\": "));
+    let line = line.expect("a definition `configuration`");
+    let values = values.replace(line, &format!("    \"configuration\": {schema}"));
+    assert!(is_up_to_date(path, &values), "{REGENERATE}");
+}
+
+#[test]
+fn the_examples_of_the_pages_resolve() {
+    for (file, example) in super::reference::examples() {
+        let (value, duplicates) = crate::value::parse_yaml_configuration(example).expect(file);
+        let value = crate::value::to_serde_json(&value, 100).expect(file);
+        let (config, problems) = resolve(&Document::of(value), None);
+        assert!(config.is_some() && duplicates.is_empty() && problems.warnings.is_empty(), "{file}: {problems:?}");
+    }
+}
+
+/// One row is all that a key needs: it is in the pages, in the schema, checked, and the resolver reads its default.
+#[test]
+fn a_key_is_defined_in_one_place() {
+    use super::keys::{self, Default, Effect, Key, Kind};
+
+    static ROW: Key = Key {
+        path: "plugins.stepgate.limits.added_seconds",
+        kind: Kind::Integer(1, 9),
+        default: Default::Is("7"),
+        about: "Added by a test.",
+        effect: Effect::Supported,
+    };
+    keys::tests::ADDED.set(Some(&ROW));
+    let pages = reference();
+    let limits = &pages.iter().find(|(file, _)| *file == "limits.md").expect("a page").1;
+    assert!(limits.contains("| `plugins.stepgate.limits.added_seconds` | integer, 1 to 9 | `7` | Added by a test. |"));
+    let schema = schema();
+    let pointer = "/properties/plugins/properties/stepgate/properties/limits/properties/added_seconds";
+    assert_eq!(schema.pointer(pointer).and_then(|row| row.get("default")), Some(&json!(7)));
+    let of = |limits: &serde_json::Value| {
+        let section = super::section::Section::of("plugins.stepgate.limits", Some(limits));
+        section.count("added_seconds")
+    };
+    assert_eq!((of(&json!({})), of(&json!({"added_seconds": 3}))), (7, 3));
+    let found = problems(own(json!({"limits": {"added_seconds": 10}})));
+    assert!(found.errors.iter().any(|problem| problem.path == ROW.path), "{found:?}");
+    keys::tests::ADDED.set(None);
+    assert!(problems(own(json!({"limits": {"added_seconds": 3}}))).errors.len() == 1, "unknown again");
 }

@@ -8,20 +8,15 @@ use std::time::Duration;
 use serde_json::Value;
 use url::Url;
 
-use super::resolve::{Resolver, Section};
+use super::resolve::Resolver;
+use super::section::Section;
 use crate::feed::traces::{Protocol, TraceSettings};
 use crate::remote::credentials::Credentials;
 use crate::remote::service::{ClientCertificate, ServiceSettings};
 
-/// OpenTelemetry's own defaults, which are OPA's.
-const BATCH: u64 = 512;
-const WAITING: u64 = 2_048;
-const BATCH_MS: u64 = 5_000;
-const EXPORT_MS: u64 = 30_000;
-
 impl Resolver<'_> {
     pub(super) fn tracing(&mut self, document: &Value) -> Option<TraceSettings> {
-        let item = Section(document.get("distributed_tracing"));
+        let item = Section::root(document).section("distributed_tracing");
         let protocol = match item.text("type") {
             None | Some("") => return None,
             Some("http") => Protocol::Http,
@@ -29,7 +24,7 @@ impl Resolver<'_> {
         };
         let default = if protocol == Protocol::Http { "localhost:4318" } else { "localhost:4317" };
         let address = item.text("address").filter(|text| !text.is_empty()).unwrap_or(default);
-        let encryption = item.text("encryption").unwrap_or("off");
+        let encryption = item.text_or_default("encryption");
         let scheme = if encryption == "off" { "http" } else { "https" };
         let url = Url::parse(&format!("{scheme}://{address}")).ok().filter(|url| url.path() == "/");
         if url.is_none() {
@@ -50,7 +45,7 @@ impl Resolver<'_> {
         }
         let options = item.section("batch_span_processor_options");
         let resource = item.section("resource");
-        let mut members = vec![("service.name", item.text("service_name").unwrap_or("opa").to_owned())];
+        let mut members = vec![("service.name", item.text_or_default("service_name").to_owned())];
         for (name, key) in [
             ("service.version", "service_version"),
             ("service.instance.id", "service_instance_id"),
@@ -59,7 +54,7 @@ impl Resolver<'_> {
         ] {
             members.extend(resource.text(key).map(|text| (name, text.to_owned())));
         }
-        let milliseconds = |name: &str, default: u64| Duration::from_millis(options.count(name, default));
+        let milliseconds = |name: &str| Duration::from_millis(options.count(name));
         Some(TraceSettings {
             protocol,
             service: ServiceSettings {
@@ -68,7 +63,7 @@ impl Resolver<'_> {
                 is_http2: protocol == Protocol::Grpc && encryption == "off",
                 headers: Vec::new(),
                 credentials: Credentials::None,
-                header_timeout: milliseconds("export_timeout_ms", EXPORT_MS),
+                header_timeout: milliseconds("export_timeout_ms"),
                 ca_cert: path("tls_ca_cert_file"),
                 system_roots: path("tls_ca_cert_file").is_none(),
                 client_certificate: client_certificate.map(|(certificate, key)| ClientCertificate { certificate, key }),
@@ -76,9 +71,9 @@ impl Resolver<'_> {
             },
             percent: item.at("sample_percentage").and_then(Value::as_f64).unwrap_or(100.0),
             resource: members,
-            batch: options.size("max_export_batch_size", BATCH),
-            waiting: options.size("max_queue_size", WAITING),
-            pause: milliseconds("batch_timeout_ms", BATCH_MS),
+            batch: options.size("max_export_batch_size"),
+            waiting: options.size("max_queue_size"),
+            pause: milliseconds("batch_timeout_ms"),
         })
     }
 }

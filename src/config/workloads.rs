@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::resolve::{Resolver, Section};
+use super::resolve::Resolver;
+use super::section::Section;
 use crate::remote::credentials::Credentials;
 use crate::remote::service::ServiceSettings;
 use crate::token::Preset;

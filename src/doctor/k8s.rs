@@ -281,7 +281,7 @@ pub const RULES: &[Rule] = &[
     error(
         "configuration",
         "stepgate does not start with this configuration.",
-        "Correct the keys; docs/reference/config.md lists them.",
+        "Correct the keys; docs/reference/config/README.md lists them.",
         workloads::configuration,
     ),
     error(

@@ -205,6 +205,66 @@ fn a_start_can_be_rehearsed() {
     }
 }
 
+/// Mistakes of every kind in one file are reported in one run, each with its place.
+#[test]
+fn all_mistakes_of_a_configuration_are_reported_at_once() {
+    let folder = folder("mistakes");
+    let configuration = r#"
+services:
+  logs: {url: nowhere}
+bundles:
+  mesh: {service: absent}
+labels: {a: one}
+labels: {a: two}
+plugins:
+  envoy_ext_authz_grpc:
+    addr: nonsense
+    path: a/allow
+    query: data.a.allow
+  stepgate:
+    inputt: {}
+    cors_preflight: maybe
+    socket_mode: "${UNSET_MODE}"
+    limits:
+      checks_in_flight: 0
+      check_timeout: fast
+      evaluation_timeout: 10m
+    input: {extras: true, stepgate_fields: true}
+    identity_headers: {"x auth": claims.sub}
+    issuers:
+    - issuer: https://idp.example.com
+      algorithms: [HS256]
+    routes:
+    - {path: "pay/*", level: godlike}
+    - {path: /pay, level: godlike}
+"#;
+    std::fs::write(folder.join("mistakes.yaml"), configuration).expect("a configuration");
+    let output = stepgate(&folder, &["doctor", "plan", "--config-file", "mistakes.yaml", "a.rego"]);
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    for place in [
+        "services.logs.url: ",
+        "bundles.mesh.service: ",
+        "labels: stands twice, again in line 7",
+        "plugins.envoy_ext_authz_grpc.addr: ",
+        "plugins.envoy_ext_authz_grpc.query: ",
+        "plugins.stepgate.inputt: unknown key; did you mean `input`?",
+        "plugins.stepgate.cors_preflight: ",
+        "plugins.stepgate.socket_mode: a `${…}` in it was not replaced",
+        "plugins.stepgate.limits.checks_in_flight: ",
+        "plugins.stepgate.limits.check_timeout: ",
+        "plugins.stepgate.limits.evaluation_timeout: ",
+        "plugins.stepgate.input.extras: ",
+        "plugins.stepgate.identity_headers.x auth: ",
+        "plugins.stepgate.issuers[0].audiences: ",
+        "plugins.stepgate.issuers[0].algorithms: ",
+        "plugins.stepgate.routes[0].path: ",
+        "plugins.stepgate.routes[1].level: ",
+    ] {
+        assert!(report.lines().any(|line| line.starts_with(place)), "{place} is missing in\n{report}");
+    }
+}
+
 #[test]
 fn a_logged_decision_is_explained_line_by_line() {
     let folder = folder("story");

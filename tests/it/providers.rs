@@ -101,7 +101,7 @@ async fn configurations_take_the_tokens_that_the_pages_show() {
         let blocks = blocks(&page);
         let yaml = blocks.iter().find(|(language, ..)| language == "yaml").expect("a configuration");
         let document: Json = yaml_serde::from_str(&yaml.2).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let (config, problems) = resolve(&Document(document), None);
+        let (config, problems) = resolve(&Document::of(document), None);
         assert!(problems.errors.is_empty() && problems.warnings.is_empty(), "{name}: {problems:?}");
         let config = config.expect("it starts");
         let issuers = config.issuers.expect("issuers");

@@ -6,8 +6,6 @@ mod query;
 pub(super) mod uri;
 mod yaml;
 
-use self::yaml::Letters;
-
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -21,17 +19,8 @@ use crate::value::{
     DuplicateKeys, JsonLimits, JsonReadError, Value, chunks, json_bytes, lossy, parse_json_metered, write_value,
 };
 
-/// The first document of some YAML.
-pub fn parse_yaml(text: &str) -> Result<Value, String> {
-    yaml::parse(text, Letters::Booleans)
-}
-
-/// The first document of some YAML, in which the letters `y` and `n` are text.
-pub fn parse_yaml_with_letters(text: &str) -> Result<Value, String> {
-    yaml::parse(text, Letters::Text)
-}
-
 pub(super) use self::yaml::unmarshal as unmarshal_yaml;
+pub use self::yaml::{DuplicateKey, parse_yaml, parse_yaml_configuration};
 
 pub(super) const TABLE: &[Builtin] = &[
     function("json.marshal", 1, |context, args| {

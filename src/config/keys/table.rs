@@ -3,22 +3,23 @@
 mod identity;
 mod opa;
 mod own;
+mod services;
 
-use super::{Effect, Key, Kind};
+use super::{Default, Effect, Key, Kind};
 
-pub(super) const fn key(path: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+pub(super) const fn key(path: &'static str, kind: Kind, default: Default, about: &'static str) -> Key {
     Key { path, kind, default, about, effect: Effect::Supported }
 }
 
 pub(super) const fn no_op(path: &'static str, why: &'static str) -> Key {
-    Key { path, kind: Kind::Any, default: "", about: "", effect: Effect::NoOp(why) }
+    Key { path, kind: Kind::Any, default: Default::None, about: "", effect: Effect::NoOp(why) }
 }
 
 pub(super) const fn refused(path: &'static str, why: &'static str) -> Key {
-    Key { path, kind: Kind::Any, default: "", about: "", effect: Effect::Refused(why) }
+    Key { path, kind: Kind::Any, default: Default::None, about: "", effect: Effect::Refused(why) }
 }
 
 /// All keys.
 pub fn all() -> impl Iterator<Item = &'static Key> {
-    opa::KEYS.iter().chain(own::KEYS).chain(identity::KEYS)
+    services::KEYS.iter().chain(opa::KEYS).chain(own::KEYS).chain(identity::KEYS)
 }

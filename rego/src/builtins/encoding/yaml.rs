@@ -2,17 +2,18 @@
 //!
 //! Mirrors: `sigs.k8s.io/yaml`, which turns documents into JSON.
 
+mod scalars;
+
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use base64::Engine as _;
-use saphyr_parser::{Event, Input, Parser, ScalarStyle, Tag};
+use saphyr_parser::{Event, Input, Parser, ScalarStyle};
 
-use super::super::{BuiltinError, CHUNK_BYTES, Context, Outcome, TextBuilder, excerpt, failed};
-use super::STANDARD;
+use self::scalars::{Scalar, plain_scalar, tagged};
+use super::super::{BuiltinError, CHUNK_BYTES, Context, Outcome, TextBuilder, failed};
 use crate::eval::EvalError;
 use crate::meter::{HEADER_BYTES, ITEM_BYTES, MEMBER_BYTES, Meter, Unmetered};
-use crate::value::{Number, Value, chunks, json_bytes, lossy, metered, quoted};
+use crate::value::{Value, chunks, json_bytes, metered, quoted};
 
 /// Values of one document; aliases multiply.
 const MAX_VALUES: usize = 1_000_000;
@@ -35,21 +36,42 @@ fn invalid<E>(why: impl std::fmt::Display) -> YamlError<E> {
     YamlError::Invalid(format!("yaml: {why}"))
 }
 
-/// The boolean of an unquoted `y` or `n`, in any case.
+/// The use of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Letters {
-    /// True or false, as YAML 1.1 and OPA have it.
-    Booleans,
-    /// Text: the modulus of an RSA key in a configuration is called `n`.
-    Text,
+enum Use {
+    /// As OPA reads policies' data: an unquoted `y` or `n` is a boolean, and the last of two equal keys wins.
+    Data,
+    /// `y` and `n` are text (the modulus of an RSA key is called `n`), and keys that stand twice are reported.
+    Configuration,
+}
+
+/// A key that stands twice in one mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DuplicateKey {
+    /// Such as `services[0].url`.
+    pub path: String,
+    /// The line of the second one, from 1.
+    pub line: usize,
 }
 
 /// The first document of `text`.
 ///
 /// # Errors
 /// It is no YAML 1.1, or not of the kind that JSON can express.
-pub(super) fn parse(text: &str, letters: Letters) -> Result<Value, String> {
-    load(Parser::new_from_str(text), letters, &RefCell::new(&mut Unmetered)).map_err(|error| match error {
+pub fn parse_yaml(text: &str) -> Result<Value, String> {
+    unmetered(text, Use::Data).map(|(value, _)| value)
+}
+
+/// The first document of a configuration, and the keys that stand twice in it. Unquoted `y` and `n` are text.
+///
+/// # Errors
+/// As of [`parse_yaml`].
+pub fn parse_yaml_configuration(text: &str) -> Result<(Value, Vec<DuplicateKey>), String> {
+    unmetered(text, Use::Configuration)
+}
+
+fn unmetered(text: &str, used_as: Use) -> Result<(Value, Vec<DuplicateKey>), String> {
+    load(Parser::new_from_str(text), used_as, &RefCell::new(&mut Unmetered)).map_err(|error| match error {
         YamlError::Invalid(why) => why,
         YamlError::TooManyValues => "yaml: the document has too many values".to_owned(),
         YamlError::Limit(never) => match never {},
@@ -75,12 +97,12 @@ pub(crate) fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
             counted.map_err(|error| *refused.borrow_mut() = Some(error)).ok()?;
             Some(chunk.chars())
         });
-        load(Parser::new_from_iter(chars.flatten()), Letters::Booleans, &meter)
+        load(Parser::new_from_iter(chars.flatten()), Use::Data, &meter)
     };
     if let Some(error) = refused.into_inner() {
         return Err(error.into());
     }
-    let value = result.map_err(|error| match error {
+    let (value, _) = result.map_err(|error| match error {
         YamlError::Invalid(why) => failed(why),
         YamlError::TooManyValues => EvalError::budget("a YAML document has too many values").into(),
         YamlError::Limit(error) => error.into(),
@@ -91,23 +113,34 @@ pub(crate) fn unmarshal(context: &mut Context<'_>, text: &str) -> Outcome {
 
 fn load<M: Meter, I: Input>(
     parser: Parser<'_, I>,
-    letters: Letters,
+    used_as: Use,
     meter: &RefCell<&mut M>,
-) -> Result<Value, YamlError<M::Error>> {
-    let mut loader = Loader { open: Vec::new(), anchors: HashMap::new(), root: None, values: 0, letters, meter };
+) -> Result<(Value, Vec<DuplicateKey>), YamlError<M::Error>> {
+    let (open, anchors, duplicates) = (Vec::new(), HashMap::new(), Vec::new());
+    let mut loader = Loader { open, anchors, root: None, values: 0, used_as, line: 0, duplicates, meter };
     for event in parser {
-        let (event, _) = event.map_err(invalid)?;
+        let (event, span) = event.map_err(invalid)?;
         if matches!(event, Event::DocumentEnd) {
             break;
         }
+        loader.line = span.start.line();
         loader.event(event)?;
     }
-    Ok(loader.root.unwrap_or(Value::Null))
+    Ok((loader.root.unwrap_or(Value::Null), loader.duplicates))
 }
 
 enum Open {
     Sequence(usize, Vec<Value>),
-    Mapping(usize, Vec<(Value, Value)>, Option<Value>),
+    Mapping(usize, Mapping),
+}
+
+#[derive(Default)]
+struct Mapping {
+    members: Vec<(Value, Value)>,
+    /// The key whose value comes next.
+    key: Option<Value>,
+    /// The keys of a configuration so far, without merged ones.
+    keys: HashSet<Value>,
 }
 
 struct Loader<'m, 'c, M> {
@@ -115,7 +148,10 @@ struct Loader<'m, 'c, M> {
     anchors: HashMap<usize, Value>,
     root: Option<Value>,
     values: usize,
-    letters: Letters,
+    used_as: Use,
+    /// The line of the event.
+    line: usize,
+    duplicates: Vec<DuplicateKey>,
     meter: &'m RefCell<&'c mut M>,
 }
 
@@ -132,7 +168,7 @@ impl<M: Meter> Loader<'_, '_, M> {
                 self.charge(text.len().saturating_add(HEADER_BYTES))?;
                 let value = match tag {
                     Some(tag) => tagged(&text, &tag).map_err(invalid)?,
-                    None if self.letters == Letters::Text
+                    None if self.used_as == Use::Configuration
                         && text.len() == 1
                         && matches!(&*text, "y" | "Y" | "n" | "N") =>
                     {
@@ -148,13 +184,13 @@ impl<M: Meter> Loader<'_, '_, M> {
                 self.put(value, 0)
             }
             Event::SequenceStart(anchor, _) => self.begin(Open::Sequence(anchor, Vec::new())),
-            Event::MappingStart(anchor, _) => self.begin(Open::Mapping(anchor, Vec::new(), None)),
+            Event::MappingStart(anchor, _) => self.begin(Open::Mapping(anchor, Mapping::default())),
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(Open::Sequence(anchor, items)) => {
                     self.charge(HEADER_BYTES)?;
                     self.put(Value::array(items), anchor)
                 }
-                Some(Open::Mapping(anchor, members, _)) => {
+                Some(Open::Mapping(anchor, Mapping { members, .. })) => {
                     self.charge(HEADER_BYTES)?;
                     // The last of two equal keys wins.
                     let made = metered::object(*self.meter.borrow_mut(), members).map_err(YamlError::Limit)?;
@@ -184,20 +220,43 @@ impl<M: Meter> Loader<'_, '_, M> {
             self.charge(2 * ITEM_BYTES)?;
             self.anchors.insert(anchor, value.clone());
         }
-        let mut merged = None;
+        let (mut merged, mut is_twice) = (None, false);
         match self.open.last_mut() {
             None => self.root = Some(value),
             Some(Open::Sequence(_, items)) => items.push(value),
-            Some(Open::Mapping(_, members, key)) => match key.take() {
-                None => *key = Some(key_text(&value).map_err(invalid)?),
+            Some(Open::Mapping(_, mapping)) => match mapping.key.take() {
+                None => {
+                    let key = key_text(&value).map_err(invalid)?;
+                    is_twice = self.used_as == Use::Configuration && !mapping.keys.insert(key.clone());
+                    mapping.key = Some(key);
+                }
                 Some(name) if name.as_str() == Some("<<") => merged = Some(value),
-                Some(name) => members.push((name, value)),
+                Some(name) => mapping.members.push((name, value)),
             },
+        }
+        if is_twice {
+            self.duplicates.push(DuplicateKey { path: self.path(), line: self.line });
         }
         if let Some(value) = merged {
             self.merge(&value)?;
         }
         Ok(())
+    }
+
+    /// The place of what is read.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for open in &self.open {
+            match open {
+                Open::Sequence(_, items) => path.push_str(&format!("[{}]", items.len())),
+                Open::Mapping(_, Mapping { key: Some(key), .. }) => {
+                    path.push_str(if path.is_empty() { "" } else { "." });
+                    path.push_str(key.as_str().unwrap_or_default());
+                }
+                Open::Mapping(..) => {}
+            }
+        }
+        path
     }
 
     /// Members of another mapping, or of several, of which the first counts most. What follows them wins, as do they over what went before.
@@ -207,8 +266,8 @@ impl<M: Meter> Loader<'_, '_, M> {
                 self.charge(object.len().saturating_mul(MEMBER_BYTES))?;
                 self.meter.borrow_mut().work(object.len()).map_err(YamlError::Limit)?;
                 self.values = self.values.saturating_add(object.len());
-                if let Some(Open::Mapping(_, members, _)) = self.open.last_mut() {
-                    members.extend(object.iter().map(|(key, value)| (key.clone(), value.clone())));
+                if let Some(Open::Mapping(_, mapping)) = self.open.last_mut() {
+                    mapping.members.extend(object.iter().map(|(key, value)| (key.clone(), value.clone())));
                 }
                 Ok(())
             }
@@ -228,160 +287,6 @@ fn key_text(key: &Value) -> Result<Value, String> {
         other => Err(format!("unsupported map key of type {}", other.kind())),
     }
 }
-
-/// The value of a scalar without quotes.
-enum Scalar {
-    Null,
-    Bool(bool),
-    Number(Number),
-    /// Infinities and what is no number, which JSON cannot express.
-    NotFinite,
-    /// A date: read as text, but no plain one.
-    Timestamp,
-    Text,
-}
-
-impl Scalar {
-    fn value(self, text: &str) -> Result<Value, String> {
-        match self {
-            Self::Null => Ok(Value::Null),
-            Self::Bool(it) => Ok(Value::Bool(it)),
-            Self::Number(number) => Ok(Value::Number(number)),
-            Self::NotFinite => Err(format!("json: unsupported value: {text}")),
-            Self::Timestamp | Self::Text => Ok(Value::from(text)),
-        }
-    }
-}
-
-/// A scalar whose kind is written before it.
-fn tagged(text: &str, tag: &Tag) -> Result<Value, String> {
-    let name = format!("{}{}", tag.handle, tag.suffix);
-    let kind = name.strip_prefix("tag:yaml.org,2002:").or_else(|| name.strip_prefix("!!")).unwrap_or("");
-    let wrong = || Err(format!("cannot decode `{}` as a !!{kind}", excerpt(text)));
-    match (kind, plain_scalar(text)) {
-        ("int", Scalar::Number(number)) if number.is_spelled_int() => Ok(Value::Number(number)),
-        ("float", scalar @ (Scalar::Number(_) | Scalar::NotFinite))
-        | ("bool", scalar @ Scalar::Bool(_))
-        | ("null", scalar @ Scalar::Null) => scalar.value(text),
-        ("timestamp", Scalar::Timestamp) => Ok(Value::from(text)),
-        ("int" | "float" | "bool" | "null" | "timestamp", _) => wrong(),
-        ("binary", _) => {
-            let plain: String = text.chars().filter(|char| !char.is_ascii_whitespace()).collect();
-            let bytes = STANDARD.decode(plain).map_err(|_| "!!binary value contains invalid base64 data".to_owned())?;
-            Ok(Value::from(lossy(&bytes)))
-        }
-        _ => Ok(Value::from(text)),
-    }
-}
-
-fn plain_scalar(text: &str) -> Scalar {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => Scalar::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Scalar::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Scalar::Bool(false),
-        ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" | "-.inf" | "-.Inf"
-        | "-.INF" => Scalar::NotFinite,
-        text if is_timestamp(text) => Scalar::Timestamp,
-        text => number(text).map_or(Scalar::Text, Scalar::Number),
-    }
-}
-
-/// The longest text that can be a number: one as long as a 64-bit integer in binary, or a fraction with many digits.
-const MAX_NUMBER_BYTES: usize = 1_024;
-
-fn number(text: &str) -> Option<Number> {
-    let first = text.bytes().next()?;
-    if text.len() > MAX_NUMBER_BYTES || (!first.is_ascii_digit() && !matches!(first, b'+' | b'-' | b'.')) {
-        return None;
-    }
-    let plain: String = text.chars().filter(|char| *char != '_').collect();
-    let (sign, digits) = match plain.strip_prefix('-') {
-        Some(digits) => ("-", digits),
-        None => ("", plain.strip_prefix('+').unwrap_or(&plain)),
-    };
-    if let Some(int) = integer(sign, digits) {
-        return Some(int);
-    }
-    // `08` is no octal number, but a fraction without one.
-    let (mantissa, exponent) = digits.split_once(['e', 'E']).map_or((digits, None), |(m, e)| (m, Some(e)));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let exponent_is_good = exponent.is_none_or(|exponent| {
-        let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-        !digits.is_empty() && are_digits(digits)
-    });
-    if !are_digits(whole) || !are_digits(fraction) || (whole.is_empty() && fraction.is_empty()) || !exponent_is_good {
-        return None;
-    }
-    let float: f64 = digits.parse().ok()?;
-    float.is_finite().then(|| Number::from_f64(if sign == "-" { -float } else { float }))
-}
-
-/// An integer of 64 bits, in the spellings of Go: with a prefix for its base, where a leading zero alone means octal.
-fn integer(sign: &str, digits: &str) -> Option<Number> {
-    let lower = digits.get(..2).map(str::to_ascii_lowercase);
-    let (radix, rest) = match lower.as_deref() {
-        Some("0x") => (16, digits.get(2..)?),
-        Some("0b") => (2, digits.get(2..)?),
-        Some("0o") => (8, digits.get(2..)?),
-        Some(two) if two.starts_with('0') => (8, digits.get(1..)?),
-        _ => (10, digits),
-    };
-    if rest.starts_with(['+', '-']) {
-        return None;
-    }
-    let value = u64::from_str_radix(rest, radix).ok()?;
-    if sign == "-" && value > 1 << 63 {
-        return None;
-    }
-    Number::parse(&format!("{}{value}", if value == 0 { "" } else { sign }))
-}
-
-/// `2006-1-2`, perhaps with a time of day and a zone.
-fn is_timestamp(text: &str) -> bool {
-    let digits = |text: &str, min: usize, max: usize| {
-        (min..=max).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    let (date, time) = text.split_at(text.find(['T', 't', ' ']).unwrap_or(text.len()));
-    let mut parts = date.split('-');
-    let (Some(year), Some(month), Some(day), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-        return false;
-    };
-    let is_date = digits(year, 4, 4)
-        && digits(month, 1, 2)
-        && digits(day, 1, 2)
-        && month
-            .parse::<u32>()
-            .ok()
-            .zip(day.parse().ok())
-            .zip(year.parse().ok())
-            .is_some_and(|((month, day), year)| chrono::NaiveDate::from_ymd_opt(year, month, day).is_some());
-    if !is_date || time.is_empty() {
-        return is_date;
-    }
-    let (clock, zone) = match time.strip_prefix(' ') {
-        Some(clock) => (clock, None),
-        None => {
-            let rest = time.get(1..).unwrap_or_default();
-            let (clock, zone) = rest.split_at(rest.find(['Z', '+', '-']).unwrap_or(rest.len()));
-            (clock, Some(zone))
-        }
-    };
-    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let below = |text: &str, limit: u32| digits(text, 1, 2) && text.parse().is_ok_and(|it: u32| it < limit);
-    let limits = [24, 60, 60];
-    let is_clock =
-        clock.split(':').count() == 3 && clock.split(':').zip(limits).all(|(part, limit)| below(part, limit));
-    let is_zone = zone.is_none_or(|zone| {
-        zone == "Z"
-            || zone.get(1..).and_then(|rest| rest.split_once(':')).is_some_and(|(hours, minutes)| {
-                hours.len() == 2 && minutes.len() == 2 && below(hours, 25) && below(minutes, 61)
-            })
-    });
-    is_clock && is_zone && !fraction.is_empty() && digits(fraction, 1, 64)
-}
-
-// Writing
 
 pub(super) fn marshal(context: &mut Context<'_>, value: &Value) -> Outcome {
     let mut writer = Writer { out: TextBuilder::new(context)?, context };
