@@ -79,56 +79,73 @@ fn block_on_new_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> any
     outcome
 }
 
-/// The findings of a start with this launch, as lines, without serving or network requests: policies are compiled and evaluated once, and the
-/// files of TLS are read.
+/// The findings of a start with this launch, as lines, without serving or network requests.
 ///
 /// # Errors
 /// The start would fail.
 pub fn validate(launch: Launch) -> anyhow::Result<Vec<String>> {
-    block_on_new_runtime(validate_prepared(launch))
+    block_on_new_runtime(async { Ok(prepare(launch).await?.findings()) })
 }
 
-async fn validate_prepared(launch: Launch) -> anyhow::Result<Vec<String>> {
-    let Launch { mut config, files, .. } = launch;
-    let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
-    let mut lines = vec![format!("the configuration is read, with {} warning(s)", launch.config_warnings)];
-    if files.paths.is_empty() && config.bundles.is_empty() && config.discovery.is_none() {
-        tracing::warn!("no policy is given: every check will be denied");
+/// A start whose parts are valid: policies are compiled and evaluated once, files of TLS are read. No socket is bound.
+struct Prepared {
+    launch: Launch,
+    runtime: Arc<Runtime>,
+    lifecycle: Lifecycle,
+    feed: PolicyFeed,
+    /// Of the HTTP listeners.
+    tls: Option<Tls>,
+    grpc_tls: Option<Tls>,
+}
+
+/// Builds everything that `run` and `doctor plan` have in common. Warnings go to the log.
+async fn prepare(mut launch: Launch) -> anyhow::Result<Prepared> {
+    let config = &mut launch.config;
+    let metrics = Arc::new(Metrics::new(config.opa_buckets.take()));
+    metrics.config_warned(launch.config_warnings);
+    if launch.files.paths.is_empty() && config.bundles.is_empty() && config.discovery.is_none() {
+        tracing::warn!("no policy is given: every check is denied");
     }
-    lines.extend(config.check.dry_run.warning().map(str::to_owned));
-    let plane = Runtime::new(&config, launch.origin, files.version, &lifecycle, metrics);
-    let has_files = !files.paths.is_empty();
-    load(PolicyFeed { files, activation: Arc::clone(&plane.activation) }, launch.max_errors).await?;
-    if has_files {
-        lines.push("the policies of the command line compile, and were tried out".to_owned());
+    if config.grpc.is_none() && config.discovery.is_none() {
+        tracing::warn!("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port is opened");
     }
-    if !config.bundles.is_empty() {
-        lines.push(format!(
-            "{} bundle(s) will be downloaded: `stepgate check -b` and `inspect` look at archives",
-            config.bundles.len()
-        ));
-    }
-    let tls = |settings, of: &str| {
-        Tls::new(settings)
-            .map(|_| format!("{of}: certificates, key and roots fit"))
-            .map_err(|error| anyhow::anyhow!("{of}: {}", chain(&error)))
-    };
+    let lifecycle = Lifecycle::default();
+    let runtime = Runtime::new(config, launch.origin.clone(), launch.files.version, &lifecycle, metrics);
+    let files = launch.files.clone();
+    let feed = load(PolicyFeed { files, activation: Arc::clone(&runtime.activation) }, launch.max_errors).await?;
     let needs_tls = |address: &&HttpAddress| address.security == Security::Tls && launch.tls.is_none();
     if let Some(address) = launch.api.iter().chain(&launch.diagnostic).find(needs_tls) {
-        return Err(without_certificate(address));
+        anyhow::bail!("https://{} needs --tls-cert-file and --tls-private-key-file", address.address);
     }
-    lines.extend(launch.tls.map(|settings| tls(settings, "--tls-cert-file")).transpose()?);
-    match config.grpc.take() {
-        None if config.discovery.is_none() => {
-            tracing::warn!("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port will be opened");
+    let tls = launch.tls.take().map(|settings| load_tls(settings, "--tls-cert-file")).transpose()?;
+    let grpc_tls = runtime::load_grpc_tls(config)?;
+    Ok(Prepared { runtime: Arc::new(runtime), launch, lifecycle, feed, tls, grpc_tls })
+}
+
+fn load_tls(settings: TlsSettings, of: &str) -> anyhow::Result<Tls> {
+    Tls::new(settings).map_err(|error| anyhow::anyhow!("{of}: {}", chain(&error)))
+}
+
+impl Prepared {
+    fn findings(&self) -> Vec<String> {
+        let config = &self.launch.config;
+        let mut lines = vec![format!("configuration read, with {} warning(s)", self.launch.config_warnings)];
+        lines.extend(config.check.dry_run.warning().map(str::to_owned));
+        if !self.launch.files.paths.is_empty() {
+            lines.push("policies compiled; smoke evaluation passed".to_owned());
         }
-        None => {}
-        Some(listener_config) => {
-            lines.extend(listener_config.tls.map(|settings| tls(settings, "plugins.stepgate.grpc.tls")).transpose()?);
-            lines.push(format!("ext_authz will be served at {}", listener_config.address));
+        if !config.bundles.is_empty() {
+            lines.push(format!(
+                "{} bundle(s) will be downloaded: `stepgate check -b` and `inspect` look at archives",
+                config.bundles.len()
+            ));
         }
+        for (tls, of) in [(&self.tls, "--tls-cert-file"), (&self.grpc_tls, "plugins.stepgate.grpc.tls")] {
+            lines.extend(tls.is_some().then(|| format!("{of}: certificates, key and roots fit")));
+        }
+        lines.extend(config.grpc.as_ref().map(|grpc| format!("ext_authz will be served at {}", grpc.address)));
+        lines
     }
-    Ok(lines)
 }
 
 async fn serve(launch: Launch) -> anyhow::Result<()> {
@@ -137,82 +154,38 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
     let mut stop = Signals::listen()?;
-    let Launch { mut config, files, .. } = launch;
-    let metrics = Arc::new(Metrics::new(config.opa_buckets.take()));
-    metrics.config_warned(launch.config_warnings);
-
     // Policies are compiled and every socket is bound before anything serves.
-    if files.paths.is_empty() && config.bundles.is_empty() && config.discovery.is_none() {
-        tracing::warn!("no policy was given: every check is denied");
-    }
-    let lifecycle = Lifecycle::default();
-    let plane = Arc::new(Runtime::new(&config, launch.origin, files.version, &lifecycle, Arc::clone(&metrics)));
-    let feed = load(PolicyFeed { files, activation: Arc::clone(&plane.activation) }, launch.max_errors).await?;
-    if config.grpc.is_none() && config.discovery.is_none() {
-        tracing::warn!("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port is opened");
-    }
-    let settings = ApiSettings {
-        access: Access {
-            authentication: launch.authentication,
-            authorization: launch.authorization.then(|| config.api.authorization.clone()),
-        },
-        limits: config.api.limits,
-        guards_evidence: config.check.stepgate_fields,
-        policy_writes: launch.policy_writes,
-        default_decision: config.api.default_decision.clone(),
-        dialect: config.check.compat.dialect,
-        authzen_url: config.api.authzen_url.clone(),
-        stopping: lifecycle.signal(),
-    };
-    let api = plane.api(settings);
-    let tls = launch.tls.map(Tls::new).transpose().map_err(|error| anyhow::anyhow!("{}", chain(&error)))?;
-    let tls = tls.map(|tls| plane.kept_fresh(tls));
-    let mut listener_configs = Vec::new();
-    let tls_for = |address: &HttpAddress| match (address.security, &tls) {
-        (Security::Plain, _) | (Security::AsPossible, None) => Ok(None),
-        (_, Some(tls)) => Ok(Some(Arc::clone(tls))),
-        (Security::Tls, None) => Err(without_certificate(address)),
-    };
-    for address in &launch.api {
-        let listener = Listener::bind(&address.address, launch.http_socket_access).await.map_err(readable)?;
-        let tls = tls_for(address)?;
-        let asks_clients = tls.is_some() && launch.authentication == Authentication::Tls;
-        if !listener.is_local() && !launch.authorization && !asks_clients {
-            let address = listener.local_address();
-            tracing::warn!(
-                address,
-                "API disabled on a non-loopback address, only health and metrics are served: set --authorization=basic"
-            );
-        }
-        listener_configs.push((listener, ListenerKind::Api(Arc::clone(&api)), tls));
-    }
-    for address in &launch.diagnostic {
-        let listener = Listener::bind(&address.address, launch.http_socket_access).await.map_err(readable)?;
-        listener_configs.push((listener, ListenerKind::Diagnostic, tls_for(address)?));
-    }
-    if let Some(address) = &config.api.admin {
-        listener_configs.push((
-            Listener::bind(address, ADMIN_MODE).await.map_err(readable)?,
-            ListenerKind::Admin(api),
-            None,
-        ));
-    }
+    let Prepared { launch, runtime, lifecycle, feed, tls, grpc_tls } = prepare(launch).await?;
+    let tls = tls.map(|tls| runtime.kept_fresh(tls));
+    let listeners = http_listeners(&launch, &runtime, &lifecycle, tls.as_ref()).await?;
+    let mut config = launch.config;
+    let limits = config.grpc.as_ref().map(|grpc| grpc.settings.clone());
     let discovery = config.discovery.take();
+    let mut addresses: Vec<String> = listeners.iter().map(|(listener, ..)| listener.local_address()).collect();
     if config.grpc.is_some() {
-        plane.start_checks(&mut config).await?;
+        addresses.extend(runtime.start_checks(&mut config, grpc_tls).await?);
     }
-    plane.apply(config).await;
+    runtime.apply(config).await;
     if let Some(settings) = discovery {
-        plane.start_discovery(settings);
+        runtime.start_discovery(settings);
     }
-    for (listener, kind, tls) in listener_configs {
+    for (listener, kind, tls) in listeners {
         tracing::info!(address = listener.local_address(), tls = tls.is_some(), "serving HTTP");
-        lifecycle.spawn(serve_http(listener, plane.listener_config(kind, tls), lifecycle.signal()));
+        lifecycle.spawn(serve_http(listener, runtime.listener_config(kind, tls), lifecycle.signal()));
     }
     if launch.watch {
         feed.watch(&lifecycle).context("--watch: the files cannot be watched")?;
     }
-    let health = &plane.health;
+    tracing::info!(
+        listeners = addresses.join(","),
+        policy_revision = runtime.policy_revision(),
+        memory_limit_bytes = launch.origin.memory_limit,
+        checks_in_flight = limits.as_ref().map(|limits| limits.max_checks),
+        bytes_in_flight = limits.as_ref().map(|limits| limits.max_bytes_in_flight),
+        connections = limits.as_ref().map(|limits| limits.max_connections),
+        "started"
+    );
+    let health = &runtime.health;
     if let Some(timeout) = launch.ready_timeout {
         wait_ready(health, timeout, &mut stop).await?;
     }
@@ -227,6 +200,56 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Binds the HTTP listeners: of the API, of health and metrics alone, and the admin socket.
+async fn http_listeners(
+    launch: &Launch,
+    runtime: &Arc<Runtime>,
+    lifecycle: &Lifecycle,
+    tls: Option<&Arc<Tls>>,
+) -> anyhow::Result<Vec<(Listener, ListenerKind, Option<Arc<Tls>>)>> {
+    let config = &launch.config;
+    let api = runtime.api(ApiSettings {
+        access: Access {
+            authentication: launch.authentication,
+            authorization: launch.authorization.then(|| config.api.authorization.clone()),
+        },
+        limits: config.api.limits,
+        guards_evidence: config.check.stepgate_fields,
+        policy_writes: launch.policy_writes,
+        default_decision: config.api.default_decision.clone(),
+        dialect: config.check.compat.dialect,
+        authzen_url: config.api.authzen_url.clone(),
+        stopping: lifecycle.signal(),
+    });
+    let tls_for = |address: &HttpAddress| match address.security {
+        Security::Plain => None,
+        Security::Tls | Security::AsPossible => tls.cloned(),
+    };
+    let mut listeners = Vec::new();
+    for address in &launch.api {
+        let listener = Listener::bind(&address.address, launch.http_socket_access).await.map_err(readable)?;
+        let tls = tls_for(address);
+        let asks_clients = tls.is_some() && launch.authentication == Authentication::Tls;
+        if !listener.is_local() && !launch.authorization && !asks_clients {
+            let address = listener.local_address();
+            tracing::warn!(
+                address,
+                "API disabled on a non-loopback address, only health and metrics are served: set --authorization=basic"
+            );
+        }
+        listeners.push((listener, ListenerKind::Api(Arc::clone(&api)), tls));
+    }
+    for address in &launch.diagnostic {
+        let listener = Listener::bind(&address.address, launch.http_socket_access).await.map_err(readable)?;
+        listeners.push((listener, ListenerKind::Diagnostic, tls_for(address)));
+    }
+    if let Some(address) = &config.api.admin {
+        let listener = Listener::bind(address, ADMIN_MODE).await.map_err(readable)?;
+        listeners.push((listener, ListenerKind::Admin(api), None));
+    }
+    Ok(listeners)
 }
 
 /// Compiles the policy off the runtime's workers; a first policy that is refused stops the start.
@@ -254,10 +277,6 @@ async fn wait_ready(health: &Readiness, timeout: Duration, stop: &mut Signals) -
         }
     }
     Ok(())
-}
-
-fn without_certificate(address: &HttpAddress) -> anyhow::Error {
-    anyhow::anyhow!("https://{} needs --tls-cert-file and --tls-private-key-file", address.address)
 }
 
 fn readable(error: crate::serve::BindError) -> anyhow::Error {

@@ -8,6 +8,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod decision_queue;
 pub mod doctor;
 pub mod feed;
 pub mod folder;

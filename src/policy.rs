@@ -4,7 +4,6 @@
 //! behind `engine`.
 
 mod cache;
-mod decision_queue;
 mod engine;
 mod entrypoint;
 mod host;
@@ -19,7 +18,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-pub use self::decision_queue::{ApiRequestInfo, DecisionQueue, QueuePermit, Record, Subscriber, Subscribers, Waiting};
 pub use self::engine::{
     AnswerSource, Bounds, Effort, EvalError, Evaluation, Rejection, Strictness, compile_sources, package_of,
 };

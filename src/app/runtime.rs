@@ -13,6 +13,7 @@ use super::{Origin, readable};
 use crate::check::{Checker, DryRun};
 use crate::clock::Clock;
 use crate::config::{Config, Document, GrpcListenerConfig, merge, public, resolve};
+use crate::decision_queue::DecisionQueue;
 use crate::feed::activation::{Activation, ActivationConfig};
 use crate::feed::bundle::Source;
 use crate::feed::bundle::contents::BundleReader;
@@ -26,7 +27,7 @@ use crate::feed::status::Status;
 use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
 use crate::feed::traces::{TraceExporter, TraceSettings};
 use crate::lifecycle::Lifecycle;
-use crate::policy::{DecisionQueue, EvaluationMemory, HostContext, RegoVersion, Store};
+use crate::policy::{EvaluationMemory, HostContext, RegoVersion, Store};
 use crate::remote::Remote;
 use crate::remote::service::{Service, ServiceSettings};
 use crate::serve::{
@@ -75,6 +76,12 @@ fn activation_config(config: &Config, metrics: &Metrics) -> ActivationConfig {
         awaits_entrypoint: config.awaits_entrypoint,
         bundles: config.bundles.len(),
     }
+}
+
+/// The files of TLS of the gRPC listener.
+pub fn load_grpc_tls(config: &mut Config) -> anyhow::Result<Option<Tls>> {
+    let settings = config.grpc.as_mut().and_then(|grpc| grpc.tls.take());
+    settings.map(|settings| super::load_tls(settings, "plugins.stepgate.grpc.tls")).transpose()
 }
 
 impl Runtime {
@@ -143,7 +150,14 @@ impl Runtime {
         }
     }
 
-    /// The API over this plane.
+    /// The revisions of the active bundles; `None` without a policy.
+    pub fn policy_revision(&self) -> Option<String> {
+        let snapshot = self.store.current()?;
+        let revisions = snapshot.revisions().iter().map(|(name, revision)| format!("{name}={revision}"));
+        Some(revisions.collect::<Vec<_>>().join(","))
+    }
+
+    /// The API over this runtime.
     pub fn api(self: &Arc<Self>, settings: ApiSettings) -> Arc<Api> {
         let control = Arc::clone(self);
         let decision_queue = self.decision_queue.clone();
@@ -168,15 +182,11 @@ impl Runtime {
         labels
     }
 
-    /// Binds the gRPC listener and answers checks there.
-    pub async fn start_checks(&self, config: &mut Config) -> anyhow::Result<()> {
-        let Some(GrpcListenerConfig { address, socket_access, tls, settings }) = config.grpc.take() else {
-            return Ok(());
+    /// Binds the gRPC listener and answers checks there. Returns its address.
+    pub async fn start_checks(&self, config: &mut Config, tls: Option<Tls>) -> anyhow::Result<Option<String>> {
+        let Some(GrpcListenerConfig { address, socket_access, settings, .. }) = config.grpc.take() else {
+            return Ok(None);
         };
-        let tls = tls
-            .map(Tls::new)
-            .transpose()
-            .map_err(|error| anyhow::anyhow!("plugins.stepgate.grpc.tls: {}", chain(&error)))?;
         let tls = tls.map(|tls| self.kept_fresh(tls));
         let listener = Listener::bind(&address, socket_access).await.map_err(readable)?;
         let tokens = config.issuers.take().map(|issuers| {
@@ -204,7 +214,8 @@ impl Runtime {
             checker = checker.with_tracer(self.start_traces(settings));
         }
         self.warn_of_dry_run(config.check.dry_run);
-        tracing::info!(address = listener.local_address(), "serving ext_authz");
+        let bound = listener.local_address();
+        tracing::info!(address = bound, "serving ext_authz");
         let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
         let server = GrpcServer { settings, checker: Arc::new(checker), health, metrics, tls };
         let stopping = self.lifecycle.stopping();
@@ -214,7 +225,7 @@ impl Runtime {
             }
         });
         self.has_checks.store(true, Ordering::Release);
-        Ok(())
+        Ok(Some(bound))
     }
 
     /// Says again and again that denials are allowed, and shows it in a gauge.
@@ -388,7 +399,8 @@ impl Runtime {
         } else {
             let configured = self.activation.configure(activation_config(&config, &self.metrics));
             configured.map_err(|error| error.to_string())?;
-            self.start_checks(&mut config).await.map_err(|error| format!("{error:#}"))?;
+            let tls = load_grpc_tls(&mut config).map_err(|error| format!("{error:#}"))?;
+            self.start_checks(&mut config, tls).await.map_err(|error| format!("{error:#}"))?;
         }
         self.apply(config).await;
         *self.in_force.lock() = merged.document;

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::fault::Fault;
-use crate::policy::{QueuePermit, Record};
+use crate::decision_queue::{QueuePermit, Record};
 use crate::telemetry::Metrics;
 
 /// The log record of a check, and its permit in the decision queue.
@@ -53,7 +53,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::policy::DecisionQueue;
+    use crate::decision_queue::DecisionQueue;
 
     #[test]
     fn a_check_is_told_once_however_it_ends() {

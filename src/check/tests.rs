@@ -421,7 +421,7 @@ async fn preflight_requests_pass_only_where_that_is_wanted() {
 }
 
 /// The path in the input of a record, which has what masks go by, too.
-fn path_of(record: &crate::policy::Record) -> Option<&str> {
+fn path_of(record: &crate::decision_queue::Record) -> Option<&str> {
     assert!(record.input.as_ref().and_then(|input| member(input, "method")).is_some(), "{:?}", record.input);
     let places = ["attributes", "request", "http", "path"].iter();
     places.fold(record.input.as_ref(), |value, name| member(value?, name)).and_then(as_text)

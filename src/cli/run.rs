@@ -335,9 +335,6 @@ impl Run {
             version = env!("CARGO_PKG_VERSION"),
             commit = super::COMMIT,
             config_file = self.config_file.as_deref().map(|path| path.display().to_string()),
-            api = self.addr.join(","),
-            diagnostic = self.diagnostic_addr.join(","),
-            memory_limit_bytes = super::memory_limit::memory_limit(),
             "starting"
         );
         app::run(self.launch()?)

@@ -27,8 +27,8 @@ use self::spill::{Spill, SpillSettings};
 use self::upload::Uploader;
 use super::status::Status;
 use super::{backoff, random_share};
+use crate::decision_queue::{Record, Subscribers, Waiting};
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Record, Subscribers, Waiting};
 use crate::remote::service::Service;
 use crate::telemetry::{LogOutcome, Metrics};
 
@@ -341,7 +341,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::policy::DecisionQueue;
+    use crate::decision_queue::DecisionQueue;
     use crate::remote::credentials::Credentials;
     use crate::remote::service::ServiceSettings;
 

@@ -27,10 +27,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use self::access::{Access, Authentication};
-use super::bind::Peer;
+use super::address::Peer;
 use crate::clock::Clock;
+use crate::decision_queue::DecisionQueue;
 use crate::opa::decision::Dialect;
-use crate::policy::{ApiError, DecisionQueue, Module, Rejection, Store};
+use crate::policy::{ApiError, Module, Rejection, Store};
 use crate::value::{DuplicateKeys, JsonLimits, Value};
 
 /// Evaluations of the API at the same time; further ones wait.

@@ -18,10 +18,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::bind::Connection;
 use super::connection_guard::{ConnectionState, GuardedConnection, Quotas};
-use super::refusal::Refusal;
-use super::runner::{Runner, Work};
+use super::listener::Connection;
+use super::rejected_connections::RejectedConnection;
+use super::stream_executor::{StreamExecutor, Work};
 use crate::telemetry::RejectReason;
 
 /// A longer list of headers is answered 431, which Envoy counts as an error. So this is more than Envoy can be made to send: the headers of
@@ -106,8 +106,8 @@ pub async fn serve_connection<F, B>(
     settings: ConnectionSettings,
     quotas: Arc<Quotas>,
     answer: impl Fn(Request<Incoming>, &Arc<ConnectionState>) -> Answering<F>,
-    runner: Runner,
-) -> Result<(), Refusal>
+    runner: StreamExecutor,
+) -> Result<(), RejectedConnection>
 where
     F: Future<Output = Response<B>> + Send + 'static,
     B: http_body::Body + Send + 'static,
@@ -187,8 +187,8 @@ where
     .await;
     let excess = state.excess().or_else(|| is_unread.then_some("the peer has read nothing for 10 seconds"));
     match (excess, state.other_protocol()) {
-        (Some(why), _) => Err(Refusal { reason: RejectReason::QuotaExceeded, why: why.to_owned() }),
-        (None, Some(why)) => Err(Refusal { reason: RejectReason::Protocol, why: why.to_owned() }),
+        (Some(why), _) => Err(RejectedConnection { reason: RejectReason::QuotaExceeded, why: why.to_owned() }),
+        (None, Some(why)) => Err(RejectedConnection { reason: RejectReason::Protocol, why: why.to_owned() }),
         (None, None) => Ok(()),
     }
 }

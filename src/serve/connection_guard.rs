@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use super::bind::Connection;
+use super::listener::Connection;
 
 /// Bytes that are read of a connection before its requests are looked at.
 const READ_BYTES: usize = 32 << 10;

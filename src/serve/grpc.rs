@@ -3,6 +3,24 @@
 //! Messages are read as raw bytes here, not by the framework, so that what it would answer with a gRPC error (a message
 //! that is too large, text that is not UTF-8, a panic) is an explicit denial: `failure_mode_allow` turns errors into
 //! allows, but never a denial.
+//!
+//! One check, from the bytes on the socket to those of the answer:
+//!
+//! ```text
+//! connection task (serve_connection)        this file                       stream_executor
+//! ----------------------------------        ---------                       ---------------
+//! hyper reads HEADERS of a stream    ---->  respond(): deadline and permit
+//!   asks the service for an answer   <----  a future, not polled yet
+//!   gives the stream to Queue
+//! drains Queue                       -------------------------------------> run(work)
+//!                                                                             here, or after slow work
+//!                                           Arrival::answer(): message      <-- polled   in the overflow queue
+//!                                             Checker::check()
+//!                                           encode(): CheckResponse         --> done
+//! hyper writes all answers at once   <--------------------------------------
+//! ```
+//!
+//! A stream that Envoy resets drops its future: `Arrival` then counts the check as cancelled.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -25,14 +43,14 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tower_service::Service as _;
 
-use super::bind::Listener;
 use super::connection::{Answering, ConnectionSettings, serve_connection};
 use super::connection_guard::{ConnectionState, Quotas, UnreadAnswer};
 use super::handshakes::Handshakes;
 use super::health::Health;
 use super::limits::{INCOMPLETE_BYTES, Limits, Share};
-use super::refusal::{Refusal, Refusals};
-use super::runner::Runner;
+use super::listener::Listener;
+use super::rejected_connections::{RejectedConnection, RejectedConnections};
+use super::stream_executor::StreamExecutor;
 use super::tls::Tls;
 use crate::check::{Answer, CheckDeadline, Checker, Fault, GrpcCode};
 use crate::lifecycle::Lifecycle;
@@ -105,10 +123,11 @@ impl GrpcServer {
             metrics,
         });
         let connections = Lifecycle::default();
-        let runner = Runner::new(connections.clone(), tokio::runtime::Handle::current().metrics().num_workers());
+        let runner =
+            StreamExecutor::new(connections.clone(), tokio::runtime::Handle::current().metrics().num_workers());
         let places = Arc::new(Semaphore::new(settings.max_connections));
         let quotas = Arc::new(Quotas::new(settings.max_unread_bytes, settings.max_header_block_bytes));
-        let refusals = Arc::new(Refusals::new(Arc::clone(&shared.metrics), "grpc"));
+        let refusals = Arc::new(RejectedConnections::new(Arc::clone(&shared.metrics), "grpc"));
         let mut handshakes = tls.map(|tls| Handshakes::new(tls, Arc::clone(&refusals)));
         let accepting = async {
             loop {
@@ -119,7 +138,7 @@ impl GrpcServer {
                 let peer = connection.peer();
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                     let why = format!("limits.connections ({}) are open", settings.max_connections);
-                    refusals.log(&Refusal { reason: RejectReason::Limit, why }, &peer);
+                    refusals.log(&RejectedConnection { reason: RejectReason::Limit, why }, &peer);
                     continue;
                 };
                 let (shared, others, refusals) = (Arc::clone(&shared), others.clone(), Arc::clone(&refusals));

@@ -10,8 +10,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use super::bind::{Connection, Listener, address_of};
-use super::refusal::{Refusal, Refusals};
+use super::listener::{Connection, Listener, address_of};
+use super::rejected_connections::{RejectedConnection, RejectedConnections};
 use super::tls::Tls;
 use crate::telemetry::RejectReason;
 
@@ -21,7 +21,7 @@ const MAX_HANDSHAKES: usize = 512;
 const MIN_HANDSHAKE_TIME: Duration = Duration::from_millis(500);
 
 /// The result of a handshake.
-type HandshakeResult = Result<Box<TlsStream<TcpStream>>, (Refusal, String)>;
+type HandshakeResult = Result<Box<TlsStream<TcpStream>>, (RejectedConnection, String)>;
 
 /// One that is under way.
 #[derive(Debug)]
@@ -35,13 +35,13 @@ struct Handshake {
 #[derive(Debug)]
 pub struct Handshakes {
     tls: Arc<Tls>,
-    refusals: Arc<Refusals>,
+    refusals: Arc<RejectedConnections>,
     tasks: JoinSet<HandshakeResult>,
     oldest: VecDeque<Handshake>,
 }
 
 impl Handshakes {
-    pub fn new(tls: Arc<Tls>, refusals: Arc<Refusals>) -> Self {
+    pub fn new(tls: Arc<Tls>, refusals: Arc<RejectedConnections>) -> Self {
         Self { tls, refusals, tasks: JoinSet::new(), oldest: VecDeque::new() }
     }
 
@@ -77,7 +77,7 @@ impl Handshakes {
         if is_full && let Some(oldest) = self.oldest.pop_front() {
             oldest.task.abort();
             let why = format!("{MAX_HANDSHAKES} handshakes are under way, and this was the oldest");
-            self.refusals.log(&Refusal { reason: RejectReason::Handshakes, why }, &oldest.peer);
+            self.refusals.log(&RejectedConnection { reason: RejectReason::Handshakes, why }, &oldest.peer);
         }
         let (tls, peer) = (Arc::clone(&self.tls), address_of(&stream));
         let whose = peer.clone();

@@ -13,10 +13,12 @@ use axum::routing::get;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::address::Peer;
 use super::api::{self, Api};
-use super::bind::{HttpListener, Listener, Peer};
 use super::health::{BUNDLES, Health, Plugin};
-use super::refusal::Refusals;
+use super::http_listener::HttpListener;
+use super::listener::Listener;
+use super::rejected_connections::RejectedConnections;
 use super::tls::Tls;
 use crate::policy::{QueryOptions, Store};
 use crate::telemetry::Metrics;
@@ -55,7 +57,7 @@ pub enum ListenerKind {
 pub async fn serve_http(listener: Listener, listener_config: HttpListenerConfig, stop: CancellationToken) {
     let is_local = listener.is_local();
     let has_watchers = matches!(listener_config.kind, ListenerKind::Admin(_));
-    let refusals = Arc::new(Refusals::new(Arc::clone(&listener_config.metrics), "http"));
+    let refusals = Arc::new(RejectedConnections::new(Arc::clone(&listener_config.metrics), "http"));
     let (kind, listener) =
         (listener_config.kind.clone(), HttpListener::new(listener, listener_config.tls.clone(), refusals));
     let mut router = Router::new()

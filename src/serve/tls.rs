@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
 
-use super::refusal::Refusal;
+use super::rejected_connections::RejectedConnection;
 use crate::telemetry::{Metrics, RejectReason};
 use crate::token::SpiffePattern;
 
@@ -293,16 +293,20 @@ impl Tls {
     ///
     /// # Errors
     /// Why it is not to be served.
-    pub async fn handshake(self: Arc<Self>, stream: TcpStream) -> Result<Box<TlsStream<TcpStream>>, Refusal> {
+    pub async fn handshake(
+        self: Arc<Self>,
+        stream: TcpStream,
+    ) -> Result<Box<TlsStream<TcpStream>>, RejectedConnection> {
         let acceptor = TlsAcceptor::from(self.config());
         let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-        let late = |_| Refusal { reason: RejectReason::Handshake, why: "the handshake took too long".to_owned() };
+        let late =
+            |_| RejectedConnection { reason: RejectReason::Handshake, why: "the handshake took too long".to_owned() };
         let stream = shaken.map_err(late)?.map(Box::new).map_err(|error| refusal(&error))?;
         let clients = &self.settings.clients;
         let id = if clients.is_empty() { None } else { spiffe_id(&stream) };
         if !clients.is_empty() && !id.as_ref().is_some_and(|id| clients.iter().any(|pattern| pattern.matches(id))) {
             let id = id.as_deref().unwrap_or("a certificate without SPIFFE id");
-            return Err(Refusal {
+            return Err(RejectedConnection {
                 reason: RejectReason::NotAllowed,
                 why: format!("{id} is not in allowed_spiffe_ids"),
             });
@@ -312,7 +316,7 @@ impl Tls {
 }
 
 /// The cause of a failed handshake.
-fn refusal(error: &io::Error) -> Refusal {
+fn refusal(error: &io::Error) -> RejectedConnection {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let reason = match tls {
         Some(rustls::Error::NoCertificatesPresented) => RejectReason::NoCertificate,
@@ -328,7 +332,7 @@ fn refusal(error: &io::Error) -> Refusal {
         Some(_) => RejectReason::Handshake,
         None => RejectReason::ClientClosed,
     };
-    Refusal { reason, why: error.to_string() }
+    RejectedConnection { reason, why: error.to_string() }
 }
 
 /// The id of a client by its certificate: its one URI (X509-SVID section 2).

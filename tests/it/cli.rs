@@ -183,7 +183,7 @@ fn a_start_can_be_rehearsed() {
     let path = ["--set", "plugins.envoy_ext_authz_grpc.path=a/allow"];
     let good = plan(&[&path[..], &["a.rego"]].concat());
     let output = String::from_utf8_lossy(&good.stdout);
-    assert!(good.status.success() && output.contains("compile, and were tried out"), "{good:?}");
+    assert!(good.status.success() && output.contains("policies compiled; smoke evaluation passed"), "{good:?}");
     std::fs::write(folder.join("broken.rego"), "package b\n\nallow if nothing\n").expect("a policy");
     let tls = [
         "--set",

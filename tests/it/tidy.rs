@@ -11,7 +11,7 @@ use syn::visit::Visit;
 const FLOORS: &[(u8, &[&str])] = &[
     (1, &["clock", "folder", "value", "secret", "lifecycle", "telemetry", "remote"]),
     (2, &["opa"]),
-    (3, &["policy", "token"]),
+    (3, &["policy", "token", "decision_queue"]),
     (4, &["check", "feed"]),
     (5, &["serve"]),
     (6, &["main", "lib", "cli", "app", "config", "doctor"]),
@@ -20,6 +20,7 @@ const FLOORS: &[(u8, &[&str])] = &[
 /// Modules of the roof that use one another: the first of each pair may use the second.
 const NEIGHBOURS: &[(&str, &str)] = &[
     ("cli", "app"),
+    ("decision_queue", "policy"),
     ("cli", "config"),
     ("app", "config"),
     ("main", "cli"),

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::DecisionLogSettings;
 use super::secrets::{Secrets, is_credential};
 use crate::clock::{nanoseconds, rfc3339};
-use crate::policy::{Record, Snapshot};
+use crate::decision_queue::Record;
+use crate::policy::Snapshot;
 use crate::telemetry::{Context, LogOutcome, Metrics};
 use crate::value::{Members, Value, as_text, items, json_text, texts, with_at, without};
 

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::{Api, BUDGET, Failure, INPUT, Parameters, decoded};
 use crate::opa::rest;
 use crate::policy::QueryOptions;
-use crate::serve::bind::Peer;
+use crate::serve::address::Peer;
 use crate::value::{Members, Value, certificate, texts};
 
 /// The authentication of callers.

@@ -12,8 +12,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::{BUDGET, Call, INPUT, decoded};
+use crate::decision_queue::ApiRequestInfo;
 use crate::opa::decision::{Decision, StepUp};
-use crate::policy::{ApiError, ApiRequestInfo, Bounds, Evaluation, Snapshot};
+use crate::policy::{ApiError, Bounds, Evaluation, Snapshot};
 use crate::value::{Members, Value, as_text, json_text, member, parse_json};
 
 /// Evaluations of one request.
@@ -27,9 +28,9 @@ const REQUIRED: [(&str, &[&str]); 3] =
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// An answer that is an error: a message as JSON text (section 10.1 of the specification).
-struct Refusal(StatusCode, String);
+struct RejectedConnection(StatusCode, String);
 
-type Reply = Result<Value, Refusal>;
+type Reply = Result<Value, RejectedConnection>;
 
 /// When the evaluations of one request end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ enum Semantic {
 }
 
 impl Semantic {
-    fn of(request: &Value) -> Result<Self, Refusal> {
+    fn of(request: &Value) -> Result<Self, RejectedConnection> {
         let named = member(request, "options").and_then(|options| member(options, "evaluations_semantic"));
         match named.map(as_text) {
             None | Some(Some("execute_all")) => Ok(Self::ExecuteAll),
@@ -59,12 +60,12 @@ impl Semantic {
     }
 }
 
-fn bad_request(message: impl Into<String>) -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, message.into())
+fn bad_request(message: impl Into<String>) -> RejectedConnection {
+    RejectedConnection(StatusCode::BAD_REQUEST, message.into())
 }
 
 /// One evaluation: what it says itself, and what the request around it says for all. What must be there is there.
-fn evaluation(own: &Value, shared: Option<&Value>) -> Result<Value, Refusal> {
+fn evaluation(own: &Value, shared: Option<&Value>) -> Result<Value, RejectedConnection> {
     if !matches!(own, Value::Object(_)) {
         return Err(bad_request("an evaluation is an object"));
     }
@@ -141,32 +142,37 @@ impl Call {
         let began = Instant::now();
         let bounds = Bounds::within(until.saturating_duration_since(began));
         let evaluated = self.api.aside(move || policy.eval(&given, bounds)).await;
-        let evaluated = evaluated.map_err(|failure| Refusal(failure.status, failure.message))?;
+        let evaluated = evaluated.map_err(|failure| RejectedConnection(failure.status, failure.message))?;
         let told = match &evaluated {
             Ok(Evaluation { value, .. }) => Ok(value.clone()),
             Err(error) => Err(ApiError { code: "eval_error", message: error.to_string(), place: None }),
         };
         let asked = ApiRequestInfo { path: Some("access/v1/evaluation".to_owned()), ..self.asked() };
         self.log_decision(&uuid::Uuid::new_v4().to_string(), snapshot, asked, Some(input), &told, began.elapsed());
-        let failed = |_| Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the policy cannot be evaluated".to_owned());
+        let failed =
+            |_| RejectedConnection(StatusCode::INTERNAL_SERVER_ERROR, "the policy cannot be evaluated".to_owned());
         match evaluated.map_err(failed)?.value {
             None => Ok(answer(false, [("reason", Value::from("undefined_decision"))].into_iter().collect())),
             Some(value) => {
-                let unreadable =
-                    |_| Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the policy's result is no decision".to_owned());
+                let unreadable = |_| {
+                    RejectedConnection(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        "the policy's result is no decision".to_owned(),
+                    )
+                };
                 Decision::parse(&value, self.api.dialect).map(|decision| answer_of(&decision)).map_err(unreadable)
             }
         }
     }
 
-    fn request(&self, bytes: &Bytes) -> Result<(Value, Arc<Snapshot>), Refusal> {
+    fn request(&self, bytes: &Bytes) -> Result<(Value, Arc<Snapshot>), RejectedConnection> {
         let bytes = decoded(&self.api, &self.headers, bytes).map_err(|failure| bad_request(failure.message))?;
         let request = parse_json(&bytes, INPUT).map_err(|_| bad_request("the body is no JSON document"))?;
         if !matches!(request, Value::Object(_)) {
             return Err(bad_request("the body is not an object"));
         }
         let snapshot = self.api.policy.current();
-        let missing = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "no policy is active yet".to_owned());
+        let missing = || RejectedConnection(StatusCode::SERVICE_UNAVAILABLE, "no policy is active yet".to_owned());
         Ok((request, snapshot.ok_or_else(missing)?))
     }
 
@@ -195,7 +201,7 @@ impl Call {
                 Ok(document) => self.evaluate(document, &snapshot, until).await,
                 Err(refusal) => Err(refusal),
             };
-            let answer = answer.unwrap_or_else(|Refusal(status, message)| error_of(status, &message));
+            let answer = answer.unwrap_or_else(|RejectedConnection(status, message)| error_of(status, &message));
             let decision = member(&answer, "decision") == Some(&Value::Bool(true));
             answers.push(answer);
             if semantic.ends_with(decision) {
@@ -214,7 +220,7 @@ impl Call {
         let kind = [(header::CONTENT_TYPE, "application/json")];
         let mut response = match reply {
             Ok(value) => (kind, json_text(&value)).into_response(),
-            Err(Refusal(status, message)) => (status, kind, json!(message).to_string()).into_response(),
+            Err(RejectedConnection(status, message)) => (status, kind, json!(message).to_string()).into_response(),
         };
         if let Some(id) = self.headers.get(&REQUEST_ID) {
             response.headers_mut().insert(REQUEST_ID.clone(), id.clone());
@@ -237,7 +243,7 @@ pub(super) async fn evaluations_post(call: Call, body: Bytes) -> Response {
 pub(super) async fn configuration(call: Call) -> Response {
     let Some(url) = call.api.authzen_url.as_deref().map(|url| url.trim_end_matches('/')) else {
         let message = "set plugins.stepgate.authzen.url to the URL of this server";
-        return call.reply(Err(Refusal(StatusCode::NOT_FOUND, message.to_owned())));
+        return call.reply(Err(RejectedConnection(StatusCode::NOT_FOUND, message.to_owned())));
     };
     let mut members = Members::default();
     members.put_text("policy_decision_point", Value::from(url));
@@ -274,7 +280,9 @@ mod tests {
             (r#"{"subject": {"type": "user", "id": 1}}"#, "subject.id is missing"),
             (r#"{"subject": {"type": "user", "id": "a"}, "action": {}}"#, "action.name is missing"),
         ] {
-            let Err(Refusal(status, message)) = evaluation(&parsed(text), None) else { panic!("{text} is taken") };
+            let Err(RejectedConnection(status, message)) = evaluation(&parsed(text), None) else {
+                panic!("{text} is taken")
+            };
             assert_eq!((status, message.as_str()), (StatusCode::BAD_REQUEST, want), "{text}");
         }
     }

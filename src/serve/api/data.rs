@@ -9,8 +9,9 @@ use axum::response::Response;
 
 use super::{BUDGET, Call, Failure, INPUT, decoded};
 use crate::clock::nanoseconds;
+use crate::decision_queue::{ApiRequestInfo, Record};
 use crate::opa::rest::{self, BodyError};
-use crate::policy::{ApiError, ApiRequestInfo, QueryError, QueryOptions, Record, Snapshot};
+use crate::policy::{ApiError, QueryError, QueryOptions, Snapshot};
 use crate::value::{Members, Value, parse_json};
 
 /// Members of an input that only stepgate fills.

@@ -11,7 +11,7 @@ use http_body::Frame;
 use tokio_util::sync::CancellationToken;
 
 use super::{Call, Failure};
-use crate::policy::Subscriber;
+use crate::decision_queue::Subscriber;
 
 type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Subscriber)> + Send>>;
 

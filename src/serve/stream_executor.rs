@@ -24,7 +24,7 @@ pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Chooses the executor of streams: the task that read them from their connection, or, after slow work, the overflow queue.
 /// Reading and writing of a connection must not queue behind slow work at each step.
 #[derive(Clone)]
-pub struct Runner {
+pub struct StreamExecutor {
     tasks: Lifecycle,
     /// The number of streams that still go to the overflow queue.
     left_aside: Arc<AtomicU32>,
@@ -42,7 +42,7 @@ struct Aside {
     takers: usize,
 }
 
-impl Runner {
+impl StreamExecutor {
     pub fn new(tasks: Lifecycle, max_takers: usize) -> Self {
         Self { tasks, left_aside: Arc::default(), waiting: Arc::default(), aside: Arc::default(), max_takers }
     }
@@ -131,7 +131,7 @@ mod tests {
     #[tokio::test]
     async fn quick_work_is_done_at_once_and_slow_work_is_followed_by_tasks() {
         let count = Arc::new(AtomicUsize::new(0));
-        let runner = Runner::new(Lifecycle::default(), 1);
+        let runner = StreamExecutor::new(Lifecycle::default(), 1);
         let left = || runner.left_aside.load(Ordering::Relaxed);
         runner.run(counted(&count, SLOW * 2), false);
         assert_eq!((count.load(Ordering::Relaxed), left()), (1, ASIDE_AFTER_SLOW));
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_aside_is_done_in_order_also_after_a_panic() {
-        let (order, runner) = (Arc::new(Mutex::new(Vec::new())), Runner::new(Lifecycle::default(), 1));
+        let (order, runner) = (Arc::new(Mutex::new(Vec::new())), StreamExecutor::new(Lifecycle::default(), 1));
         runner.left_aside.store(4, Ordering::Relaxed);
         for n in 0..4 {
             let order = Arc::clone(&order);
@@ -174,7 +174,7 @@ mod tests {
             let value: u32 = receive.await.expect("a value");
             done.send(value).expect("the receiver waits");
         };
-        let runner = Runner::new(Lifecycle::default(), 1);
+        let runner = StreamExecutor::new(Lifecycle::default(), 1);
         runner.run(Box::pin(work), false);
         // Another stream runs meanwhile.
         let count = Arc::new(AtomicUsize::new(0));

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, Permit, Receiver, Sender};
 
-use super::Snapshot;
+use crate::policy::Snapshot;
 use crate::telemetry::{LogOutcome, Metrics};
 use crate::value::Value;
 

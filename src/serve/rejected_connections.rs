@@ -7,7 +7,7 @@ use crate::telemetry::{Metrics, RejectReason, Throttle};
 
 /// A connection that is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RejectedConnection {
     pub reason: RejectReason,
     /// The description for people, in the words of the component that found it.
     pub why: String,
@@ -15,7 +15,7 @@ pub struct Refusal {
 
 /// Where the refusals of one listener end.
 #[derive(Debug)]
-pub struct Refusals {
+pub struct RejectedConnections {
     metrics: Arc<Metrics>,
     /// Which one: `grpc` or `http`.
     listener: &'static str,
@@ -23,13 +23,13 @@ pub struct Refusals {
     lines: [Throttle; RejectReason::ALL.len()],
 }
 
-impl Refusals {
+impl RejectedConnections {
     pub fn new(metrics: Arc<Metrics>, listener: &'static str) -> Self {
         Self { metrics, listener, lines: Default::default() }
     }
 
     /// Counts `refusal` of a connection from `peer`, and writes a line when there was none of its reason for a while.
-    pub fn log(&self, refusal: &Refusal, peer: &str) {
+    pub fn log(&self, refusal: &RejectedConnection, peer: &str) {
         self.metrics.connection_refused(self.listener, refusal.reason);
         let line = RejectReason::ALL.iter().zip(&self.lines).find(|(reason, _)| **reason == refusal.reason);
         let Some(withheld) = line.and_then(|(_, line)| line.due(Instant::now())) else { return };
