@@ -157,7 +157,7 @@ fn parts(c: &mut Criterion) {
         identity_headers: Vec::new(),
         identity_token_signer: None,
     };
-    let checker = Checker::new(settings, store, Some(warm), Clock::fixed(NOW), Arc::new(Metrics::new(None)));
+    let checker = Checker::new(settings, store, Some(warm), Clock::fixed(NOW), &Metrics::new(None));
     c.bench_function("whole check, cached token", |b| {
         b.iter(|| runtime.block_on(checker.check(black_box(&message), CheckDeadline::of(Duration::from_secs(3_600)))))
     });

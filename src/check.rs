@@ -12,14 +12,15 @@ mod evidence;
 mod fault;
 mod identity;
 mod identity_token;
+mod metrics;
 mod obligations;
-mod pending;
 mod preflight;
 mod redirect;
 mod resource;
 mod respond;
 mod response_limits;
 mod routes;
+mod span;
 mod step_up_loop;
 mod trace;
 
@@ -35,15 +36,15 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::evidence::Evidence;
-use self::pending::Pending;
 use self::respond::Verdict;
 use self::step_up_loop::StepUpLoopGuard;
 use crate::clock::Clock;
 use crate::decision_queue::{DecisionQueue, Record};
 use crate::opa::decision::{Decision, DecisionError, Deny, Dialect};
 use crate::opa::input::{self, Attributes, BodyUse, Http};
+use crate::policy::PolicyMetrics;
 use crate::policy::{self, AnswerSource, Effort};
-use crate::telemetry::{CheckOutcome, ChildSpans, Metrics, Phase, PhaseClock, SpanAttributes, Tracer};
+use crate::telemetry::{CheckOutcome, Metrics, SpanAttributes, Tracer};
 use crate::token::{AssertedSettings, ReplayCache, Verifier};
 use crate::value::{Members, Value};
 
@@ -56,11 +57,14 @@ pub use self::fault::Fault;
 use self::fault::FaultLog;
 pub use self::identity::{IdentityHeader, IdentitySource};
 pub use self::identity_token::{IdentityTokenSigner, MAX_LIFETIME as MAX_IDENTITY_TOKEN_LIFETIME};
+pub use self::metrics::CheckMetrics;
+use self::metrics::Phase;
 pub use self::redirect::Redirect;
 pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
 pub use self::response_limits::{MAX_METADATA_DEPTH, ResponseLimits};
 pub use self::routes::{LevelRequirement, PathPattern, Route, RouteRequirement, is_plain_host};
+use self::span::CheckSpan;
 
 /// Evaluations that may wait for other servers at the same time; further ones queue until their deadline.
 const MAX_WAITING_EVALUATIONS: usize = 256;
@@ -148,7 +152,8 @@ pub struct Checker {
     /// Absent when no issuers are configured.
     tokens: Option<Arc<Verifier>>,
     clock: Clock,
-    metrics: Arc<Metrics>,
+    metrics: Arc<CheckMetrics>,
+    policy_metrics: Arc<PolicyMetrics>,
     /// Where decisions are logged, if they are.
     decision_queue: Option<Arc<DecisionQueue>>,
     /// Permits for evaluations that wait for other servers.
@@ -170,7 +175,7 @@ impl Checker {
         policy: Arc<policy::Store>,
         tokens: Option<Arc<Verifier>>,
         clock: Clock,
-        metrics: Arc<Metrics>,
+        metrics: &Metrics,
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let has_single_use = settings.routes.iter().any(|route| route.demand.single_use);
@@ -180,7 +185,8 @@ impl Checker {
             policy,
             tokens,
             clock,
-            metrics,
+            metrics: metrics.of(),
+            policy_metrics: metrics.of(),
             decision_queue: None,
             waiting_evaluations: Arc::new(Semaphore::new(MAX_WAITING_EVALUATIONS)),
             long_evaluations: Arc::new(Semaphore::new(processors.saturating_mul(LONG_EVALUATIONS_PER_PROCESSOR))),
@@ -201,55 +207,45 @@ impl Checker {
         Self { tracer: Some(tracer), ..self }
     }
 
-    /// Answers one check within its term.
+    pub fn metrics(&self) -> &CheckMetrics {
+        &self.metrics
+    }
+
+    /// Answers one check within its deadline.
     pub async fn check(&self, message: &[u8], term: CheckDeadline) -> Answer {
-        let arrived = term.arrived;
-        let mut phases = self.metrics.check_metrics.clock(arrived.into_std());
+        let mut span = CheckSpan::begin(&self.metrics, &self.policy_metrics, term.arrived);
         let parsed = Attributes::parse(message);
         if let Some(wanted) = parsed.as_ref().ok().and_then(|attributes| self.public_document(attributes)) {
+            span.discard();
             return respond::document(wanted, &decision_id());
         }
-        let place = self.decision_queue().and_then(DecisionQueue::reserve);
-        let is_unlogged = self.settings.audit && place.is_none();
-        let record = self.record(place.is_some());
-        let mut pending = Pending::new(record, place, &self.metrics, arrived);
-        let record = &mut pending.record;
+        let permit = self.decision_queue().and_then(DecisionQueue::reserve);
+        let is_unlogged = self.settings.audit && permit.is_none();
+        span.log_to(self.record(permit.is_some()), permit);
         if let Some((tracer, attributes)) = self.tracer.as_ref().zip(parsed.as_ref().ok()) {
             let http = attributes.http.as_ref();
-            let told = || SpanAttributes {
-                decision_id: record.decision_id.clone(),
-                ..http.map(trace::span_attributes).unwrap_or_default()
-            };
-            phases.follow(tracer, http.and_then(trace::traceparent), self.clock.now_ns(), told);
+            let decision_id = span.record.decision_id.clone();
+            let attributes = || SpanAttributes { decision_id, ..http.map(trace::span_attributes).unwrap_or_default() };
+            span.trace_to(tracer, http.and_then(trace::traceparent), self.clock.now_ns(), attributes);
         }
-        let (decided, answer) = match parsed {
-            Err(error) => (CheckOutcome::Fault, self.fault(Fault::Malformed(error), None, record)),
-            Ok(attributes) if is_unlogged => {
-                (CheckOutcome::Fault, self.fault(Fault::AuditLogFull, Some(&attributes), record))
-            }
-            Ok(attributes) => match self.decide(message, &attributes, term, record, &mut phases).await {
+        let (outcome, answer) = match parsed {
+            Err(error) => self.fault(Fault::Malformed(error), None, &mut span),
+            Ok(attributes) if is_unlogged => self.fault(Fault::AuditLogFull, Some(&attributes), &mut span),
+            Ok(attributes) => match self.decide(message, &attributes, term, &mut span).await {
                 Ok(verdict) => {
                     self.count(&verdict);
-                    let (decided, answer) =
-                        respond::decision(&self.settings, verdict, &attributes, &record.decision_id);
-                    phases.ended(Phase::Respond);
+                    let (outcome, answer) =
+                        respond::decision(&self.settings, verdict, &attributes, &span.record.decision_id);
+                    span.end_phase(Phase::Respond);
                     match self.usable(&answer) {
-                        Ok(()) => (decided, answer),
-                        Err(error) => {
-                            (CheckOutcome::Fault, self.fault(Fault::Result(error), Some(&attributes), record))
-                        }
+                        Ok(()) => (outcome, answer),
+                        Err(error) => self.fault(Fault::Result(error), Some(&attributes), &mut span),
                     }
                 }
-                Err(fault) => (CheckOutcome::Fault, self.fault(fault, Some(&attributes), record)),
+                Err(fault) => self.fault(fault, Some(&attributes), &mut span),
             },
         };
-        record.answered = answer.word();
-        self.metrics.checked(decided, record.reason, arrived.elapsed());
-        if decided != CheckOutcome::Allow && answer.word() == "allow" {
-            self.metrics.check_metrics.dry_run_allowed();
-        }
-        phases.decided(decided.name(), record.reason);
-        pending.done();
+        span.finish(outcome, answer.word());
         answer
     }
 
@@ -280,32 +276,31 @@ impl Checker {
 
     /// The answer to a check that came at `arrived` and could not be made.
     pub fn refuse(&self, fault: Fault, arrived: Instant) -> Answer {
-        let place = self.decision_queue().and_then(DecisionQueue::reserve);
-        let mut record = self.record(place.is_some());
+        let mut span = CheckSpan::begin(&self.metrics, &self.policy_metrics, arrived);
+        let permit = self.decision_queue().and_then(DecisionQueue::reserve);
+        span.log_to(self.record(permit.is_some()), permit);
         if matches!(fault, Fault::Cancelled) {
-            drop(Pending::new(record, place, &self.metrics, arrived));
+            // The span counts and logs it.
+            drop(span);
             return respond::fault(&self.settings, &fault, None, None, "");
         }
-        self.metrics.checked(CheckOutcome::Fault, fault.reason(), arrived.elapsed());
-        let answer = self.fault(fault, None, &mut record);
-        record.answered = answer.word();
-        if let Some(place) = place {
-            place.take(record);
-        }
+        let (outcome, answer) = self.fault(fault, None, &mut span);
+        span.finish(outcome, answer.word());
         answer
     }
 
-    fn fault(&self, fault: Fault, attributes: Option<&Attributes<'_>>, record: &mut Record) -> Answer {
-        fault.log(&record.decision_id, &self.fault_log);
-        self.metrics.fault(fault.reason(), fault.opa_reason());
-        record.result = None;
-        record.reason = fault.reason();
-        if record.has_consumers {
-            let message = fault.grpc_error().map(|(_, message)| message);
-            record.error = Some(message.unwrap_or_else(|| crate::telemetry::chain(&fault)));
-        }
+    fn fault(
+        &self,
+        fault: Fault,
+        attributes: Option<&Attributes<'_>>,
+        span: &mut CheckSpan<'_>,
+    ) -> (CheckOutcome, Answer) {
+        let id = span.record.decision_id.clone();
+        fault.log(&id, &self.fault_log);
+        span.fault(&fault);
         let subprotocols = attributes.and_then(|attributes| self.subprotocols(attributes));
-        respond::fault(&self.settings, &fault, attributes, subprotocols.as_deref(), &record.decision_id)
+        let answer = respond::fault(&self.settings, &fault, attributes, subprotocols.as_deref(), &id);
+        (CheckOutcome::Fault, answer)
     }
 
     /// The subprotocols of a WebSocket without tokens, where there is one among them.
@@ -319,15 +314,17 @@ impl Checker {
         message: &[u8],
         attributes: &Attributes<'_>,
         term: CheckDeadline,
-        record: &mut Record,
-        phases: &mut PhaseClock<'_>,
+        span: &mut CheckSpan<'_>,
     ) -> Result<Verdict, Fault> {
+        let has_consumers = span.record.has_consumers;
         let snapshot = self.policy.current().ok_or(Fault::NoPolicy)?;
-        record.snapshot = record.has_consumers.then(|| Arc::clone(&snapshot));
-        let path = self.canonical(attributes).inspect_err(|_| self.record_early_input(message, attributes, record))?;
+        span.record.snapshot = has_consumers.then(|| Arc::clone(&snapshot));
+        let path = self
+            .canonical(attributes)
+            .inspect_err(|_| self.record_early_input(message, attributes, &mut span.record))?;
         // A body that no rule reads may be malformed, unless OPA's answer is wanted.
         let is_read = self.settings.compat.body_errors || snapshot.reads_body();
-        let body = match (is_read, record.has_consumers) {
+        let body = match (is_read, has_consumers) {
             (true, _) => BodyUse::Decision,
             (false, true) => BodyUse::Log,
             (false, false) => BodyUse::Nothing,
@@ -336,14 +333,14 @@ impl Checker {
         let grant = |bytes| memory.take(bytes);
         let document =
             input::build(message, attributes, &self.settings.input, body, &mut input::BodyMemory::new(&grant))
-                .inspect_err(|_| self.record_early_input(message, attributes, record))?;
-        phases.ended(Phase::Input);
+                .inspect_err(|_| self.record_early_input(message, attributes, &mut span.record))?;
+        span.end_phase(Phase::Input);
         let is_token_header = |name: &str| self.tokens.as_ref().is_some_and(|tokens| tokens.reads_header(name));
         let is_preflight = |http: &Http<'_>| preflight::is_preflight(http, is_token_header);
         if self.settings.allow_preflight && attributes.http.as_ref().is_some_and(is_preflight) {
-            record.input =
-                record.has_consumers.then(|| self.input_before_token(document.members, attributes, path.as_deref()));
-            record.reason = "cors_preflight";
+            span.record.input =
+                has_consumers.then(|| self.input_before_token(document.members, attributes, path.as_deref()));
+            span.record.reason = "cors_preflight";
             return Ok(Verdict::allow(self.clock.now()));
         }
         let evidence = {
@@ -353,7 +350,7 @@ impl Checker {
                 Poll::Pending => {
                     // The caller may give up meanwhile: what was asked is logged all the same.
                     let early_input = || self.input_before_token(document.members.clone(), attributes, path.as_deref());
-                    record.input = record.has_consumers.then(early_input);
+                    span.record.input = has_consumers.then(early_input);
                     gathering.await
                 }
             }
@@ -363,14 +360,14 @@ impl Checker {
         let evidence = evidence.or_asserted(by_envoy, shown, self.clock.now());
         let evidence = evidence.for_resource(&self.settings.resources, attributes.http.as_ref());
         self.metrics.token(evidence.state_name(), evidence.rejection_reason());
-        phases.ended(Phase::Token);
+        span.end_phase(Phase::Token);
 
         let now = self.clock.now();
         let demand = self.demand(attributes, path.as_deref(), &evidence);
         let unmet = demand.as_ref().and_then(|demand| self.unmet(demand, attributes, &evidence, now));
         let mut members = document.members;
         if self.settings.stepgate_fields {
-            let with_caller = record.has_consumers || snapshot.reads_caller();
+            let with_caller = has_consumers || snapshot.reads_caller();
             self.add_request_fields(&mut members, attributes, path.as_deref(), with_caller);
             evidence.add_to(&mut members, now);
             if let Some(demand) = &demand {
@@ -378,10 +375,10 @@ impl Checker {
             }
         }
         let input = members.into_value();
-        record.input = record.has_consumers.then(|| input.clone());
-        phases.ended(Phase::Evidence);
-        let decision = self.evaluate(snapshot, input, memory, term, record, phases.followed()).await?;
-        phases.ended(Phase::Eval);
+        span.record.input = has_consumers.then(|| input.clone());
+        span.end_phase(Phase::Evidence);
+        let decision = self.evaluate(snapshot, input, memory, term, span).await?;
+        span.end_phase(Phase::Eval);
         let mut decision = decision;
         let unmet = unmet.filter(|_| !decision.skips_route_requirements()).and_then(|unmet| match &mut decision {
             Decision::True | Decision::Allow(_) => Some(unmet),
@@ -403,7 +400,7 @@ impl Checker {
         let verdict = Verdict { decision, evidence, unmet, demand, acr_values, is_not_satisfiable, subprotocols, now };
         let mut verdict = self.settle(verdict, attributes);
         verdict.is_not_satisfiable = self.is_not_satisfiable(&verdict);
-        record.reason = verdict.reason();
+        span.record.reason = verdict.reason();
         Ok(verdict)
     }
 
@@ -452,11 +449,9 @@ impl Checker {
         if verdict.is_allow() {
             return;
         }
-        self.metrics.check_metrics.denied(verdict.reason());
+        self.metrics.denied(verdict.reason());
         if verdict.step_up().is_some() {
-            self.metrics
-                .check_metrics
-                .stepped_up(verdict.evidence.verified().map_or(0, |verified| verified.authn().level));
+            self.metrics.stepped_up(verdict.evidence.verified().map_or(0, |verified| verified.authn().level));
         }
     }
 
@@ -466,7 +461,7 @@ impl Checker {
         match canonical_path(http.path) {
             Ok(path) => Ok(Some(path)),
             Err(ambiguity) => {
-                self.metrics.ambiguous_path();
+                self.metrics.ambiguous_paths.inc();
                 // No route can be found by a path that others may read differently.
                 if self.settings.ambiguous_path == AmbiguousPath::Reject || !self.settings.routes.is_empty() {
                     return Err(Fault::AmbiguousPath(ambiguity));
@@ -483,10 +478,10 @@ impl Checker {
         input: Value,
         memory: Arc<policy::MemoryGrant>,
         term: CheckDeadline,
-        record: &mut Record,
-        followed: Option<ChildSpans>,
+        span: &mut CheckSpan<'_>,
     ) -> Result<Decision, Fault> {
-        let deadline = term.deadline;
+        let (deadline, followed) = (term.deadline, span.child_spans());
+        let has_consumers = span.record.has_consumers;
         let left = deadline.saturating_duration_since(Instant::now());
         let budget = self.settings.evaluation_timeout.min(left);
         if budget.is_zero() {
@@ -513,7 +508,7 @@ impl Checker {
             }
             done => done,
         };
-        record.evaluation = started.elapsed();
+        span.record.evaluation = started.elapsed();
         let evaluation = evaluation.map_err(|error| match error {
             policy::EvalError::Budget | policy::EvalError::Unfinished
                 if budget < self.settings.evaluation_timeout || Instant::now() >= deadline =>
@@ -527,15 +522,15 @@ impl Checker {
         })?;
         match evaluation.source {
             AnswerSource::Uncached => {}
-            AnswerSource::Hit => self.metrics.check_metrics.decisions.hit(),
-            AnswerSource::Miss => self.metrics.check_metrics.decisions.miss(),
+            AnswerSource::Hit => self.policy_metrics.decision_cache.hit(),
+            AnswerSource::Miss => self.policy_metrics.decision_cache.miss(),
         }
         for print in &evaluation.prints {
-            tracing::info!(decision_id = record.decision_id, "{print}");
+            tracing::info!(decision_id = span.record.decision_id, "{print}");
         }
-        record.answers = evaluation.answers;
+        span.record.answers = evaluation.answers;
         let value = evaluation.value.ok_or(Fault::Undefined)?;
-        record.result = record.has_consumers.then(|| value.clone());
+        span.record.result = has_consumers.then(|| value.clone());
         Decision::parse(&value, self.settings.compat.dialect).map_err(Fault::Result)
     }
 

@@ -1,5 +1,7 @@
 //! Decisions on their way to the decision log. Recording one never waits: what does not fit is dropped and counted.
 
+pub mod metrics;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,8 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, Permit, Receiver, Sender};
 
+use self::metrics::{LogMetrics, LogOutcome};
 use crate::policy::Snapshot;
-use crate::telemetry::{LogOutcome, Metrics};
+use crate::telemetry::Metrics;
 use crate::value::Value;
 
 /// Decisions that wait for the decision log at most.
@@ -226,16 +229,17 @@ pub struct DecisionQueue {
     /// Bytes of the records that wait.
     waiting: Arc<AtomicUsize>,
     max_waiting_bytes: usize,
-    metrics: Arc<Metrics>,
+    metrics: Arc<LogMetrics>,
     log_enabled: AtomicBool,
     watchers: Subscribers,
 }
 
 impl DecisionQueue {
     /// Decisions of about `max_waiting_bytes` may wait; beyond that no further place is given. Half as much may wait for watchers.
-    pub fn new(metrics: Arc<Metrics>, max_waiting_bytes: usize) -> (Self, Receiver<Box<Waiting>>) {
+    pub fn new(metrics: &Metrics, max_waiting_bytes: usize) -> (Self, Receiver<Box<Waiting>>) {
         let (records, waiting) = mpsc::channel(MAX_WAITING);
-        let (log_enabled, watchers) = (AtomicBool::new(true), Subscribers::new(max_waiting_bytes / 2));
+        let (metrics, log_enabled, watchers) =
+            (metrics.of(), AtomicBool::new(true), Subscribers::new(max_waiting_bytes / 2));
         (Self { records, waiting: Arc::default(), max_waiting_bytes, metrics, log_enabled, watchers }, waiting)
     }
 
@@ -265,7 +269,7 @@ impl DecisionQueue {
             _ => {
                 // Without a decision log, no event is missing.
                 if self.log_enabled() {
-                    self.metrics.decisions_logged(LogOutcome::QueueFull, 1);
+                    self.metrics.logged(LogOutcome::QueueFull, 1);
                 }
                 self.watchers.miss();
                 None
@@ -288,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn events_are_wanted_while_somebody_watches() {
-        let (decision_queue, _records) = DecisionQueue::new(Arc::new(Metrics::new(None)), LIMIT);
+        let (decision_queue, _records) = DecisionQueue::new(&Metrics::new(None), LIMIT);
         decision_queue.set_log_enabled(false);
         assert!(!decision_queue.has_consumers());
         let (mut one, other) = (decision_queue.watchers().watch(), decision_queue.watchers().watch());
@@ -305,7 +309,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_is_bounded_by_bytes() {
-        let (decision_queue, mut records) = DecisionQueue::new(Arc::new(Metrics::new(None)), LIMIT);
+        let metrics = Metrics::new(None);
+        let (decision_queue, mut records) = DecisionQueue::new(&metrics, LIMIT);
         let record = || Record { input: Some(Value::from("x".repeat(1 << 20))), ..Record::default() };
         let mut taken = 0;
         while let Some(place) = decision_queue.reserve() {
@@ -314,12 +319,12 @@ mod tests {
         }
         assert_eq!(taken, LIMIT >> 21, "long texts count twice");
         let dropped = "stepgate_decision_logs_total{outcome=\"queue_full\"} 1";
-        assert!(decision_queue.metrics.text().contains(dropped));
+        assert!(metrics.text().contains(dropped));
         decision_queue.set_log_enabled(false);
         let mut alone = decision_queue.watchers().watch();
         assert!(decision_queue.reserve().is_none());
         assert_eq!(alone.next().await, Err(1), "the subscriber receives the count");
-        assert!(decision_queue.metrics.text().contains(dropped), "a disabled log misses nothing");
+        assert!(metrics.text().contains(dropped), "a disabled log misses nothing");
         decision_queue.set_log_enabled(true);
         drop(alone);
         drop(records.recv().await);

@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod files;
 pub mod introspection;
 pub mod keys;
+pub mod metrics;
 pub mod status;
 pub mod traces;
 

@@ -4,11 +4,13 @@
 //! behind `engine`.
 
 mod cache;
+mod decision_counts;
 mod engine;
 mod entrypoint;
 mod host;
 mod http_send;
 mod memory;
+mod metrics;
 mod query;
 mod snapshot;
 mod sources;
@@ -25,6 +27,7 @@ pub use self::entrypoint::{Entrypoint, EntrypointError, UndefinedEntrypoint};
 pub use self::host::{BuiltinSettings, EvalHost, HostContext, OPA_VERSION};
 pub use self::http_send::OutboundSettings;
 pub use self::memory::{EvaluationMemory, MemoryGrant, MemorySettings};
+pub use self::metrics::PolicyMetrics;
 pub use self::query::{ApiError, QueryError, QueryOptions};
 pub use self::snapshot::Snapshot;
 pub use self::sources::{Module, RegoVersion, SourceConflict, Sources};

@@ -1,18 +1,13 @@
 //! Log lines as OPA writes them, and Prometheus metrics.
 
-mod decisions;
 pub mod log;
 mod metrics;
-mod opa_metrics;
-mod phases;
 mod throttle;
 mod traces;
 
-pub use self::metrics::{CheckOutcome, LogOutcome, Metrics, Outcome, RejectReason};
-pub use self::opa_metrics::BundleMetrics;
-pub use self::phases::{CacheCount, CheckMetrics, Phase, PhaseClock};
+pub use self::metrics::{CacheCount, CheckOutcome, Labels, Metrics, Outcome, Registrar, RoomMetrics};
 pub use self::throttle::Throttle;
-pub use self::traces::{Call, ChildSpans, Context, SpanAttributes, Trace, Tracer};
+pub use self::traces::{Call, ChildSpans, Context, SpanAttributes, Trace, TraceMetrics, Tracer};
 
 /// An error with all its causes on one line; `Display` of an error never repeats its source.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -108,7 +108,7 @@ pub fn checker() -> Checker {
         max_used_tokens: 1_000,
         identity_token_signer: None,
     };
-    Checker::new(settings, store, Some(verifier), clock, Arc::new(Metrics::new(None)))
+    Checker::new(settings, store, Some(verifier), clock, &Metrics::new(None))
 }
 
 /// The active module, if it compiles.

@@ -4,6 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::runtime::Runtime;
 use crate::config::{public, resolve_labels};
+use crate::decision_queue::metrics::LogMetrics;
 use crate::feed::activation::ActivationError;
 use crate::policy::{Module, RegoVersion};
 use crate::serve::{Control, PolicyChangeError};
@@ -26,7 +27,7 @@ impl Control for Runtime {
 
     fn status(&self) -> Option<Json> {
         let is_wanted = self.told.borrow().is_some();
-        is_wanted.then(|| self.status.to_json(&self.health.plugins(), &self.metrics.decision_log_counts()))
+        is_wanted.then(|| self.status.to_json(&self.health.plugins(), &self.metrics.of::<LogMetrics>().counts()))
     }
 
     fn policies(&self) -> Vec<Module> {

@@ -10,10 +10,11 @@ use serde_json::Value as Json;
 use tokio::sync::{mpsc, watch};
 
 use super::{Origin, readable};
-use crate::check::{Checker, DryRun};
+use crate::check::{CheckMetrics, Checker, DryRun};
 use crate::clock::Clock;
 use crate::config::{Config, Document, GrpcListenerConfig, merge, public, resolve};
 use crate::decision_queue::DecisionQueue;
+use crate::decision_queue::metrics::LogMetrics;
 use crate::feed::activation::{Activation, ActivationConfig};
 use crate::feed::bundle::Source;
 use crate::feed::bundle::contents::BundleReader;
@@ -23,18 +24,20 @@ use crate::feed::decision_log::{DecisionLog, DecisionLogSettings, Target as LogT
 use crate::feed::discovery::{Discovered, Discovery, DiscoverySettings};
 use crate::feed::introspection::IntrospectionEndpoint;
 use crate::feed::keys::KeyFeed;
+use crate::feed::metrics::FeedMetrics;
 use crate::feed::status::Status;
 use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
 use crate::feed::traces::{TraceExporter, TraceSettings};
 use crate::lifecycle::Lifecycle;
-use crate::policy::{EvaluationMemory, HostContext, RegoVersion, Store};
+use crate::policy::{EvaluationMemory, HostContext, PolicyMetrics, RegoVersion, Store};
 use crate::remote::Remote;
 use crate::remote::service::{Service, ServiceSettings};
 use crate::serve::{
-    Api, ApiSettings, BUNDLES, GrpcServer, Health, HttpListenerConfig, Listener, ListenerKind, Plugin, Readiness, Tls,
+    Api, ApiSettings, BUNDLES, GrpcServer, Health, HttpListenerConfig, Listener, ListenerKind, ListenerMetrics, Plugin,
+    Readiness, Tls,
 };
-use crate::telemetry::{Metrics, Tracer, chain};
-use crate::token::{Issuer, IssuerSettings, KeySource, Verifier};
+use crate::telemetry::{Metrics, TraceMetrics, Tracer, chain};
+use crate::token::{Issuer, IssuerSettings, KeySource, TokenMetrics, Verifier};
 use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
 /// The interval of the warning that `dry-run` is on.
@@ -68,7 +71,8 @@ pub struct Runtime {
 
 /// The requirements for policies.
 fn activation_config(config: &Config, metrics: &Metrics) -> ActivationConfig {
-    let memory = EvaluationMemory::new(config.builtins.memory, Some(metrics.evaluation_memory.clone()));
+    let memory =
+        EvaluationMemory::new(config.builtins.memory, Some(metrics.of::<PolicyMetrics>().evaluation_memory.clone()));
     ActivationConfig {
         entrypoint: config.entrypoint.clone(),
         host_context: Arc::new(HostContext::sharing(&config.builtins, memory)),
@@ -76,6 +80,17 @@ fn activation_config(config: &Config, metrics: &Metrics) -> ActivationConfig {
         awaits_entrypoint: config.awaits_entrypoint,
         bundles: config.bundles.len(),
     }
+}
+
+/// Registers the metrics of every room, so that they are exported from the start.
+fn register(metrics: &Metrics) {
+    metrics.of::<CheckMetrics>();
+    metrics.of::<PolicyMetrics>();
+    metrics.of::<TokenMetrics>();
+    metrics.of::<LogMetrics>();
+    metrics.of::<FeedMetrics>();
+    metrics.of::<ListenerMetrics>();
+    metrics.of::<TraceMetrics>();
 }
 
 /// The files of TLS of the gRPC listener.
@@ -92,13 +107,14 @@ impl Runtime {
         lifecycle: &Lifecycle,
         metrics: Arc<Metrics>,
     ) -> Self {
+        register(&metrics);
         let (store, clock, status) = (Arc::new(Store::default()), Clock::System, Status::default());
-        let activation = Activation::new(activation_config(config, &metrics), Arc::clone(&store), Arc::clone(&metrics));
+        let activation = Activation::new(activation_config(config, &metrics), Arc::clone(&store), metrics.of());
         let activation = Arc::new(activation);
         let bundles = Arc::new(Bundles::new(
             Arc::clone(&activation),
             Arc::clone(&status),
-            Arc::clone(&metrics),
+            metrics.of(),
             clock.clone(),
             version,
             lifecycle,
@@ -116,8 +132,8 @@ impl Runtime {
         let ((log, log_target), (told, status_target)) = (watch::channel(None), watch::channel(None));
         let is_told = config.decision_log.is_anywhere() || config.discovery.is_some() || config.api.admin.is_some();
         let decision_queue = is_told.then(|| {
-            let (decision_queue, records) = DecisionQueue::new(Arc::clone(&metrics), config.decision_log.waiting_bytes);
-            let (metrics, status, watchers) = (Arc::clone(&metrics), Arc::clone(&status), decision_queue.watchers());
+            let (decision_queue, records) = DecisionQueue::new(&metrics, config.decision_log.waiting_bytes);
+            let (metrics, status, watchers) = (metrics.of(), Arc::clone(&status), decision_queue.watchers());
             DecisionLog { target: log_target, metrics, status, watchers }.start(records, lifecycle);
             Arc::new(decision_queue)
         });
@@ -192,7 +208,7 @@ impl Runtime {
         let tokens = config.issuers.take().map(|issuers| {
             let issuers = self.start_issuers(issuers, &config.issuer_services);
             let verifier = Verifier::new(issuers, &config.tokens, self.clock.clone());
-            let verifier = verifier.counting(self.metrics.check_metrics.tokens.clone());
+            let verifier = verifier.counting(self.metrics.of::<TokenMetrics>().cache.clone());
             let verifier = Arc::new(verifier.with_introspection(|settings| {
                 let service = Arc::new(Service::new(config.services.get(&settings.service)?.clone()));
                 let (resource, lifecycle) = (settings.resource.clone(), self.lifecycle.clone());
@@ -205,8 +221,8 @@ impl Runtime {
             });
             verifier
         });
-        let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
-        let mut checker = Checker::new(config.check.clone(), store, tokens, self.clock.clone(), metrics);
+        let store = Arc::clone(&self.store);
+        let mut checker = Checker::new(config.check.clone(), store, tokens, self.clock.clone(), &self.metrics);
         if let Some(decision_queue) = &self.decision_queue {
             checker = checker.with_journal(Arc::clone(decision_queue));
         }
@@ -230,7 +246,7 @@ impl Runtime {
 
     /// Says again and again that denials are allowed, and shows it in a gauge.
     fn warn_of_dry_run(&self, dry_run: DryRun) {
-        self.metrics.check_metrics.dry_run_is(match dry_run {
+        self.metrics.of::<CheckMetrics>().dry_run.set(match dry_run {
             DryRun::Off => 0,
             DryRun::Denials => 1,
             DryRun::DenialsAndFaults => 2,
@@ -247,13 +263,13 @@ impl Runtime {
     /// TLS whose files are read again when they change.
     pub fn kept_fresh(&self, tls: Tls) -> Arc<Tls> {
         let tls = Arc::new(tls);
-        self.lifecycle.spawn_until_stop(Arc::clone(&tls).keep_fresh(Arc::clone(&self.metrics)));
+        self.lifecycle.spawn_until_stop(Arc::clone(&tls).keep_fresh(self.metrics.of()));
         tls
     }
 
     fn start_traces(&self, settings: TraceSettings) -> Tracer {
-        let (tracer, traces) = Tracer::new(settings.percent, settings.waiting, Arc::clone(&self.metrics));
-        let exporter = TraceExporter::new(settings, Arc::clone(&self.metrics));
+        let (tracer, traces) = Tracer::new(settings.percent, settings.waiting, &self.metrics);
+        let exporter = TraceExporter::new(settings, self.metrics.of());
         self.lifecycle.spawn(exporter.run(traces, self.lifecycle.stopping()));
         tracer
     }
@@ -274,7 +290,7 @@ impl Runtime {
                 issuer: Arc::clone(&issuer),
                 remote: remote.clone(),
                 service,
-                metrics: Arc::clone(&self.metrics),
+                metrics: self.metrics.of(),
                 clock: self.clock.clone(),
                 unusable: Mutex::default(),
             };

@@ -101,7 +101,7 @@ fn checker_of(policy: &str, settings: Settings, issuers: bool) -> Checker {
         };
         Arc::new(Verifier::new(vec![issuer], &limits, Clock::fixed(0)))
     });
-    Checker::new(settings, store, tokens, Clock::fixed(0), Arc::new(Metrics::new(None)))
+    Checker::new(settings, store, tokens, Clock::fixed(0), &Metrics::new(None))
 }
 
 fn message(path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
@@ -264,7 +264,7 @@ async fn a_passed_deadline_and_a_missing_policy_are_denials() {
         panic!("a response")
     };
     assert_eq!(denial(&response).0, 503);
-    let empty = Checker::new(settings(), Arc::default(), None, Clock::fixed(0), Arc::new(Metrics::new(None)));
+    let empty = Checker::new(settings(), Arc::default(), None, Clock::fixed(0), &Metrics::new(None));
     let (status, _, body) = denial(&respond(&empty, "/true", &[]).await);
     assert_eq!(status, 503);
     assert!(body.contains("no_policy"), "{body}");
@@ -429,11 +429,12 @@ fn path_of(record: &crate::decision_queue::Record) -> Option<&str> {
 
 #[tokio::test]
 async fn a_fault_before_the_decision_says_what_was_asked() {
-    let metrics = Arc::new(Metrics::new(None));
-    let (decision_queue, mut records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
+    let metrics = Metrics::new(None);
+    let (decision_queue, mut records) = DecisionQueue::new(&metrics, 16 << 20);
     let settings = Settings { ambiguous_path: AmbiguousPath::Reject, ..settings() };
     let clock = crate::clock::Clock::default();
-    let checker = Checker::new(settings, store_of(POLICY), None, clock, metrics).with_journal(Arc::new(decision_queue));
+    let checker =
+        Checker::new(settings, store_of(POLICY), None, clock, &metrics).with_journal(Arc::new(decision_queue));
     let broken = HttpRequest { body: "{".into(), ..http("POST", "/body", &[("content-type", "application/json")]) };
     let ambiguous = http("GET", "/a/%2e%2e/b", &[]);
     for (request, reason, path) in [(ambiguous, "ambiguous_path", "/a/%2e%2e/b"), (broken, "body_error", "/body")] {
@@ -446,8 +447,8 @@ async fn a_fault_before_the_decision_says_what_was_asked() {
 
 #[tokio::test]
 async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
-    let metrics = Arc::new(Metrics::new(None));
-    let (decision_queue, mut records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
+    let metrics = Metrics::new(None);
+    let (decision_queue, mut records) = DecisionQueue::new(&metrics, 16 << 20);
     // The keys of this issuer never come, so that the check waits for them.
     let (issuer, _asked) = Issuer::new(crate::token::issuer_for_tests());
     let limits = crate::token::Settings {
@@ -459,8 +460,8 @@ async fn a_check_whose_caller_gives_up_is_counted_and_logged() {
     };
     let clock = crate::token::verifier_for_tests().1;
     let tokens = Arc::new(Verifier::new(vec![issuer], &limits, clock.clone()));
-    let checker = Checker::new(settings(), store_of(POLICY), Some(tokens), clock, Arc::clone(&metrics));
-    let (tracer, mut traces) = Tracer::new(100.0, 9, Arc::clone(&metrics));
+    let checker = Checker::new(settings(), store_of(POLICY), Some(tokens), clock, &metrics);
+    let (tracer, mut traces) = Tracer::new(100.0, 9, &metrics);
     let checker = checker.with_journal(Arc::new(decision_queue)).with_tracer(tracer);
     let token = format!("Bearer {}", crate::token::token_for_tests(&serde_json::json!({})));
     let message = message("/true", &[("authorization", &token)]);

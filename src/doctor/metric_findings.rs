@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-/// Keys that were not refreshed for so long are a sign; after 24 hours they count no more.
+/// The age of an issuer's keys that is reported; after 24 hours they count no more.
 const OLD_KEYS_SECONDS: f64 = 6.0 * 3_600.0;
-/// Bundles whose server was not heard of for so long are one.
+/// The time without an answer of a bundle's server that is reported.
 const OLD_BUNDLES_SECONDS: f64 = 900.0;
 
-/// Certificates that end sooner are a sign: also those of an hour are renewed before.
+/// The time left to a certificate that is reported: also those of an hour are renewed before.
 const CERTIFICATE_SECONDS: f64 = 900.0;
 
 /// One line of the text exposition format.
@@ -34,14 +34,14 @@ pub fn is_rejected(metrics: &str) -> bool {
 
 /// The findings, with their remediation; counts are those since the start. `now` is in seconds since the epoch.
 pub fn metric_findings(metrics: &str, now: f64) -> Vec<String> {
-    metrics.lines().filter_map(sample).filter_map(|sample| sign(&sample, now)).collect()
+    metrics.lines().filter_map(sample).filter_map(|sample| finding(&sample, now)).collect()
 }
 
-fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
+fn finding(sample: &Sample<'_>, now: f64) -> Option<String> {
     let label = |name: &str| sample.labels.get(name).copied().unwrap_or_default();
     let count = sample.value;
     let age = now - count;
-    let sign = match sample.name {
+    let finding = match sample.name {
         "stepgate_key_refreshed_at_seconds" if age > OLD_KEYS_SECONDS => {
             let issuer = label("issuer");
             format!("the keys of {issuer} are {:.0} hours old: can its URL be reached from here?", age / 3_600.0)
@@ -128,12 +128,25 @@ fn sign(sample: &Sample<'_>, now: f64) -> Option<String> {
         }
         _ => return None,
     };
-    Some(sign)
+    Some(finding)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The alerts and `doctor` report the same ages.
+    #[test]
+    fn alerts_have_the_same_thresholds() {
+        let rules = include_str!("../../k8s/components/monitoring/rules.yaml");
+        for (metric, threshold) in [
+            ("stepgate_key_refreshed_at_seconds", format!("> {} * 3600", OLD_KEYS_SECONDS / 3_600.0)),
+            ("stepgate_bundle_polled_at_seconds", format!("> {OLD_BUNDLES_SECONDS}")),
+        ] {
+            let rule = rules.lines().find(|line| line.contains(metric)).expect(metric);
+            assert!(rule.ends_with(&threshold), "{rule}: {threshold}");
+        }
+    }
 
     #[test]
     fn only_what_somebody_should_know_is_told() {

@@ -18,11 +18,12 @@ use super::DATA;
 use super::bundle::contents::{Bundle, BundlePayload, Delta};
 use super::bundle::patch::{PatchError, apply_all};
 use crate::opa::manifest::Manifest;
+use crate::policy::PolicyMetrics;
 use crate::policy::{
     Entrypoint, HostContext, Module, Rejection, Snapshot, SourceConflict, Sources, Store, UndefinedEntrypoint,
     package_of,
 };
-use crate::telemetry::{Metrics, Outcome};
+use crate::telemetry::Outcome;
 use crate::value::{Value, parse_json};
 
 /// The reason that a candidate was not activated.
@@ -94,7 +95,7 @@ pub struct ActivationConfig {
 pub struct Activation {
     how: Mutex<ActivationConfig>,
     store: Arc<Store>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<PolicyMetrics>,
     /// Held through a change, which may take seconds; what only asks what is active does not wait for it.
     changing: Mutex<()>,
     active: Mutex<Active>,
@@ -114,7 +115,7 @@ struct Active {
 }
 
 impl Activation {
-    pub fn new(how: ActivationConfig, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(how: ActivationConfig, store: Arc<Store>, metrics: Arc<PolicyMetrics>) -> Self {
         Self {
             how: Mutex::new(how),
             store,
@@ -246,7 +247,7 @@ impl Activation {
 
     /// Shows whether the newest policies of a source were rejected.
     pub fn report_rejected(&self, source: &str, is_rejected: bool) {
-        self.metrics.check_metrics.policy_rejected(source, is_rejected);
+        self.metrics.rejected(source, is_rejected);
     }
 
     /// A policy with the entry point has been active, where that is required.
@@ -262,7 +263,7 @@ impl Activation {
     /// Logs and counts whether the entry point is defined in a new policy.
     fn report_entrypoint(&self, built: &Snapshot, bundles: usize) {
         let undefined = built.undefined_entrypoint();
-        self.metrics.check_metrics.entrypoint_undefined(undefined.is_some());
+        self.metrics.entrypoint_undefined(undefined.is_some());
         match undefined {
             None => self.was_defined.store(true, Ordering::Release),
             Some(error) if !self.was_defined.load(Ordering::Acquire) && bundles < self.how.lock().bundles => {
@@ -290,10 +291,10 @@ impl Activation {
                 Err(_) => Ok((self.build(&candidate)?, candidate)),
             },
         });
-        self.metrics.policy_activated(if built.is_ok() { Outcome::Success } else { Outcome::Failure });
+        self.metrics.activated(if built.is_ok() { Outcome::Success } else { Outcome::Failure });
         let (built, active) = built?;
         let entrypoint = self.how.lock().entrypoint.configured().to_owned();
-        self.metrics.check_metrics.policy_in_force(&entrypoint, built.revisions().iter());
+        self.metrics.publish_active(&entrypoint, built.revisions().iter());
         self.report_entrypoint(&built, active.bundles.len());
         self.store.activate(built);
         *self.active.lock() = active;
@@ -407,7 +408,7 @@ mod tests {
     fn activation() -> (Activation, Arc<Store>) {
         let store = Arc::new(Store::default());
         let host_context = Arc::new(HostContext::new(&BuiltinSettings::default()));
-        let metrics = Arc::new(Metrics::new(None));
+        let metrics = crate::telemetry::Metrics::new(None).of();
         let load_checks = vec![vec!["p".to_owned(), "problems".to_owned()]];
         let how = ActivationConfig {
             entrypoint: Entrypoint::from_path("p/allow"),

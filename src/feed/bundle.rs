@@ -22,9 +22,10 @@ use super::activation::{Activated, Activation, ActivationError};
 use super::backoff;
 use super::status::{Fault, Status, clipped};
 use crate::clock::{Clock, nanoseconds};
+use crate::feed::metrics::FeedMetrics;
 use crate::lifecycle::Lifecycle;
 use crate::opa::signature::Verification;
-use crate::telemetry::{Metrics, Outcome, chain};
+use crate::telemetry::{Outcome, chain};
 
 /// The first pause before a file is read again, and the longest.
 const FIRST_REREAD: Duration = Duration::from_secs(1);
@@ -91,7 +92,7 @@ pub struct BundleFeed {
     pub poller: Option<Poller>,
     pub activation: Arc<Activation>,
     pub status: Status,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<FeedMetrics>,
     pub clock: Clock,
     /// Asks for a poll at once.
     pub refresh: Arc<Notify>,

@@ -11,12 +11,12 @@ use super::activation::Activation;
 use super::bundle::contents::BundleReader;
 use super::bundle::poller::Poller;
 use super::bundle::{BundleFeed, BundleSettings, Source};
+use super::metrics::FeedMetrics;
 use super::status::Status;
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
 use crate::policy::RegoVersion;
 use crate::remote::service::Service;
-use crate::telemetry::Metrics;
 
 /// Services by name.
 pub type Services = BTreeMap<String, Arc<Service>>;
@@ -26,7 +26,7 @@ pub type Services = BTreeMap<String, Arc<Service>>;
 pub struct Bundles {
     activation: Arc<Activation>,
     status: Status,
-    metrics: Arc<Metrics>,
+    metrics: Arc<FeedMetrics>,
     clock: Clock,
     /// The Rego version of modules unless a manifest has one.
     version: RegoVersion,
@@ -47,7 +47,7 @@ impl Bundles {
     pub fn new(
         activation: Arc<Activation>,
         status: Status,
-        metrics: Arc<Metrics>,
+        metrics: Arc<FeedMetrics>,
         clock: Clock,
         version: RegoVersion,
         lifecycle: &Lifecycle,

@@ -27,10 +27,10 @@ use self::spill::{Spill, SpillSettings};
 use self::upload::Uploader;
 use super::status::Status;
 use super::{backoff, random_share};
+use crate::decision_queue::metrics::{LogMetrics, LogOutcome};
 use crate::decision_queue::{Record, Subscribers, Waiting};
 use crate::lifecycle::Lifecycle;
 use crate::remote::service::Service;
-use crate::telemetry::{LogOutcome, Metrics};
 
 /// The first pause after a failed upload.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -102,7 +102,7 @@ pub type Targets = watch::Receiver<Option<Arc<Target>>>;
 #[derive(Debug)]
 pub struct DecisionLog {
     pub target: Targets,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<LogMetrics>,
     pub status: Status,
     /// The subscribers to decisions.
     pub watchers: Subscribers,
@@ -212,7 +212,7 @@ struct Writer {
     target: Option<Arc<Target>>,
     lifecycle: Lifecycle,
     buffer: Arc<Buffer>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<LogMetrics>,
     pace: Pace,
     /// The second that is counted, and the events in it.
     second: (i64, u64),
@@ -239,7 +239,7 @@ impl Writer {
                         return;
                     }
                     let waiting = i64::try_from(records.len()).unwrap_or(i64::MAX);
-                    self.metrics.check_metrics.log_queue.set(waiting);
+                    self.metrics.queue.set(waiting);
                     let mut working = self.pace.begin();
                     for waiting in batch.drain(..) {
                         self.write(&waiting.record).await;
@@ -268,21 +268,21 @@ impl Writer {
 
     async fn write(&mut self, record: &Record) {
         let Some(target) = self.target.clone() else {
-            return self.metrics.decisions_logged(LogOutcome::Unconfigured, 1);
+            return self.metrics.logged(LogOutcome::Unconfigured, 1);
         };
         let settings = &target.settings;
         if !settings.is_anywhere() && !self.watchers.are_there() {
-            return self.metrics.decisions_logged(LogOutcome::Unconfigured, 1);
+            return self.metrics.logged(LogOutcome::Unconfigured, 1);
         }
         if !self.is_within_rate(settings.max_per_second, record.timestamp_ns) {
-            return self.metrics.decisions_logged(LogOutcome::RateLimited, 1);
+            return self.metrics.logged(LogOutcome::RateLimited, 1);
         }
         let events = Events { settings, metrics: &self.metrics };
         let began = Instant::now();
         let made = if self.is_slow { tokio::task::block_in_place(|| events.make(record)) } else { events.make(record) };
         self.is_slow = began.elapsed() > SLOW_EVENT && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
         let Some(event) = made else {
-            return self.metrics.decisions_logged(LogOutcome::Unwanted, 1);
+            return self.metrics.logged(LogOutcome::Unwanted, 1);
         };
         self.watchers.publish(&event);
         if !settings.is_anywhere() {
@@ -292,7 +292,7 @@ impl Writer {
             crate::telemetry::log::decision(&event);
         }
         if target.service.is_none() {
-            return self.metrics.decisions_logged(LogOutcome::Written, 1);
+            return self.metrics.logged(LogOutcome::Written, 1);
         }
         self.place(event, settings.limits.overflow).await;
     }
@@ -305,7 +305,7 @@ impl Writer {
                 Err(event) => event,
             };
             match overflow {
-                Overflow::DropNew => return self.metrics.decisions_logged(LogOutcome::BufferFull, 1),
+                Overflow::DropNew => return self.metrics.logged(LogOutcome::BufferFull, 1),
                 // Shutdown makes no more room, and at most one queue of events follows.
                 Overflow::Wait | Overflow::Spill if self.lifecycle.is_stopping() => return self.buffer.cram(event),
                 Overflow::Wait | Overflow::Spill => {
@@ -314,7 +314,7 @@ impl Writer {
                 }
                 Overflow::DropOld => {
                     let gone = self.buffer.force(event);
-                    return self.metrics.decisions_logged(LogOutcome::BufferFull, gone);
+                    return self.metrics.logged(LogOutcome::BufferFull, gone);
                 }
             }
         }
@@ -432,17 +432,12 @@ mod tests {
 
     /// Logs so many decisions and stops; gives the metrics.
     async fn log(settings: DecisionLogSettings, service: Arc<Service>, count: usize, pause: Duration) -> String {
-        let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
-        let (decision_queue, records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
+        let (metrics, lifecycle) = (crate::telemetry::Metrics::new(None), Lifecycle::default());
+        let (decision_queue, records) = DecisionQueue::new(&metrics, 16 << 20);
         let target = Target { settings, service: Some(service) };
         let (_keep, target) = watch::channel(Some(Arc::new(target)));
-        DecisionLog {
-            target,
-            metrics: Arc::clone(&metrics),
-            status: Status::default(),
-            watchers: decision_queue.watchers(),
-        }
-        .start(records, &lifecycle);
+        DecisionLog { target, metrics: metrics.of(), status: Status::default(), watchers: decision_queue.watchers() }
+            .start(records, &lifecycle);
         for at in 0..count {
             decision_queue.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
         }
@@ -501,17 +496,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_when_the_log_is_taken_away_is_counted() {
-        let (metrics, lifecycle) = (Arc::new(Metrics::new(None)), Lifecycle::default());
-        let (decision_queue, records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
+        let (metrics, lifecycle) = (crate::telemetry::Metrics::new(None), Lifecycle::default());
+        let (decision_queue, records) = DecisionQueue::new(&metrics, 16 << 20);
         let (broken, _) = service(vec![500]).await;
         let (targets, target) = watch::channel(Some(Arc::new(Target { settings: settings(), service: Some(broken) })));
-        DecisionLog {
-            target,
-            metrics: Arc::clone(&metrics),
-            status: Status::default(),
-            watchers: decision_queue.watchers(),
-        }
-        .start(records, &lifecycle);
+        DecisionLog { target, metrics: metrics.of(), status: Status::default(), watchers: decision_queue.watchers() }
+            .start(records, &lifecycle);
         for at in 0..20 {
             decision_queue.record(Record { decision_id: format!("d{at}"), timestamp_ns: 1, ..Record::default() });
         }

@@ -18,7 +18,8 @@ use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
 use crate::remote::service::{RequestOptions, Service};
 use crate::remote::{Origin, Remote, RemoteError};
-use crate::telemetry::{Metrics, Outcome, chain};
+use crate::telemetry::{Outcome, chain};
+use crate::token::TokenMetrics;
 use crate::token::{Issuer, KeySet, KeySetError, KeySource, RefreshRequest};
 use crate::value::{DuplicateKeys, JsonLimits, as_text, member, parse_json};
 
@@ -65,7 +66,7 @@ pub struct KeyFeed {
     pub remote: Remote,
     /// Where the key set is, if it is at a service.
     pub service: Option<Service>,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<TokenMetrics>,
     pub clock: Clock,
     /// Keys that were reported as unusable.
     pub unusable: Mutex<HashSet<[u8; 32]>>,

@@ -2,6 +2,7 @@
 //!
 //! Mirrors: `Status` of OPA `v1/plugins/bundle/status.go` and `UpdateRequestV1` of `v1/plugins/status/plugin.go`, v1.19.0.
 
+mod opa_metrics;
 pub mod sender;
 
 use std::collections::BTreeMap;
@@ -12,10 +13,11 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value as Json, json};
 use tokio::sync::Notify;
 
+pub use self::opa_metrics::{BundleMetrics, StatusMetrics};
 use super::bundle::poller::PollError;
 use crate::clock::rfc3339;
 use crate::policy::{ApiError, Rejection};
-use crate::telemetry::{BundleMetrics, chain};
+use crate::telemetry::chain;
 
 /// Go's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::clock::nanoseconds;
 use crate::remote::service::{GrpcStatus, Service, ServiceSettings};
-use crate::telemetry::{Metrics, Trace, chain};
+use crate::telemetry::{Trace, TraceMetrics, chain};
 
 const HTTP_PATH: &str = "/v1/traces";
 const GRPC_METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -51,12 +51,12 @@ pub struct TraceSettings {
 pub struct TraceExporter {
     settings: TraceSettings,
     service: Service,
-    metrics: Arc<Metrics>,
+    metrics: Arc<TraceMetrics>,
     is_failing: bool,
 }
 
 impl TraceExporter {
-    pub fn new(settings: TraceSettings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: TraceSettings, metrics: Arc<TraceMetrics>) -> Self {
         Self { service: Service::new(settings.service.clone()), settings, metrics, is_failing: false }
     }
 
@@ -99,7 +99,7 @@ impl TraceExporter {
                         // A collector that hangs holds up no stop.
                         traces.close();
                         let lost = batch.len().saturating_add(traces.len());
-                        return self.metrics.check_metrics.traces_ended("stopped", lost);
+                        return self.metrics.ended("stopped", lost);
                     }
                 }
             }
@@ -125,7 +125,7 @@ impl TraceExporter {
                 Err(error) => Some(chain(&error)),
             },
         };
-        self.metrics.check_metrics.traces_ended(if failed.is_some() { "failed" } else { "exported" }, batch.len());
+        self.metrics.ended(if failed.is_some() { "failed" } else { "exported" }, batch.len());
         // Once for an outage.
         match &failed {
             Some(error) if !self.is_failing => tracing::warn!(error, "traces cannot be exported and are dropped"),
@@ -174,7 +174,7 @@ fn spans(trace: &Trace) -> Vec<otlp::Span> {
         attributes,
         status: is_fault.then(|| otlp::Status { message: told.reason.to_owned(), code: ERROR }),
     };
-    let part = |(number, (phase, begin, end)): (u8, &(_, Duration, Duration))| {
+    let part = |(number, (phase, begin, end)): (u8, &(&str, Duration, Duration))| {
         // Differs from the root by one byte: only this function creates children of it.
         let mut id = trace.context.span;
         if let Some(last) = id.last_mut() {
@@ -184,7 +184,7 @@ fn spans(trace: &Trace) -> Vec<otlp::Span> {
             trace_id: root.trace_id.clone(),
             span_id: id.to_vec(),
             parent_span_id: root.span_id.clone(),
-            name: crate::telemetry::Phase::label(*phase).to_owned(),
+            name: (*phase).to_owned(),
             kind: INTERNAL,
             start_time_unix_nano: at(*begin),
             end_time_unix_nano: at(*end),

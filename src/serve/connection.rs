@@ -20,9 +20,9 @@ use tokio::time::Instant;
 
 use super::connection_guard::{ConnectionState, GuardedConnection, Quotas};
 use super::listener::Connection;
+use super::metrics::RejectReason;
 use super::rejected_connections::RejectedConnection;
 use super::stream_executor::{StreamExecutor, Work};
-use crate::telemetry::RejectReason;
 
 /// A longer list of headers is answered 431, which Envoy counts as an error. So this is more than Envoy can be made to send: the headers of
 /// the call, with those of tracing that came with the request, whose list is bounded by `max_request_headers_kb`, 60 by default.

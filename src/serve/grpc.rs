@@ -49,12 +49,13 @@ use super::handshakes::Handshakes;
 use super::health::Health;
 use super::limits::{INCOMPLETE_BYTES, Limits, Share};
 use super::listener::Listener;
+use super::metrics::RejectReason;
 use super::rejected_connections::{RejectedConnection, RejectedConnections};
 use super::stream_executor::StreamExecutor;
 use super::tls::Tls;
 use crate::check::{Answer, CheckDeadline, Checker, Fault, GrpcCode};
 use crate::lifecycle::Lifecycle;
-use crate::telemetry::{Metrics, RejectReason};
+use crate::telemetry::Metrics;
 
 const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -120,14 +121,13 @@ impl GrpcServer {
             )),
             max_message_bytes: settings.max_message_bytes,
             check_timeout: settings.check_timeout,
-            metrics,
         });
         let connections = Lifecycle::default();
         let runner =
             StreamExecutor::new(connections.clone(), tokio::runtime::Handle::current().metrics().num_workers());
         let places = Arc::new(Semaphore::new(settings.max_connections));
         let quotas = Arc::new(Quotas::new(settings.max_unread_bytes, settings.max_header_block_bytes));
-        let refusals = Arc::new(RejectedConnections::new(Arc::clone(&shared.metrics), "grpc"));
+        let refusals = Arc::new(RejectedConnections::new(&metrics, "grpc"));
         let mut handshakes = tls.map(|tls| Handshakes::new(tls, Arc::clone(&refusals)));
         let accepting = async {
             loop {
@@ -205,7 +205,6 @@ struct Shared {
     limits: Arc<Limits>,
     max_message_bytes: usize,
     check_timeout: Duration,
-    metrics: Arc<Metrics>,
 }
 
 /// Answers a request. Time in the queue behind other streams of its connection counts: the deadline begins here, not when the
@@ -263,7 +262,7 @@ struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.shared.metrics.in_flight.dec();
+        self.shared.checker.metrics().in_flight.dec();
         if !self.answered.load(Ordering::Relaxed) {
             let _nobody_listens = self.shared.checker.refuse(Fault::Cancelled, self.term.arrived);
         }
@@ -272,7 +271,7 @@ impl Drop for Arrival {
 
 impl Arrival {
     fn of(shared: &Arc<Shared>, headers: &HeaderMap, connection: &Arc<ConnectionState>) -> Self {
-        shared.metrics.in_flight.inc();
+        shared.checker.metrics().in_flight.inc();
         let answered = AtomicBool::new(false);
         Self {
             connection: Arc::clone(connection),

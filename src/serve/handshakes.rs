@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::listener::{Connection, Listener, address_of};
+use super::metrics::RejectReason;
 use super::rejected_connections::{RejectedConnection, RejectedConnections};
 use super::tls::Tls;
-use crate::telemetry::RejectReason;
 
 /// Handshakes at the same time.
 const MAX_HANDSHAKES: usize = 512;

@@ -57,7 +57,7 @@ pub enum ListenerKind {
 pub async fn serve_http(listener: Listener, listener_config: HttpListenerConfig, stop: CancellationToken) {
     let is_local = listener.is_local();
     let has_watchers = matches!(listener_config.kind, ListenerKind::Admin(_));
-    let refusals = Arc::new(RejectedConnections::new(Arc::clone(&listener_config.metrics), "http"));
+    let refusals = Arc::new(RejectedConnections::new(&listener_config.metrics, "http"));
     let (kind, listener) =
         (listener_config.kind.clone(), HttpListener::new(listener, listener_config.tls.clone(), refusals));
     let mut router = Router::new()

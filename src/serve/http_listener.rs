@@ -14,9 +14,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::address::Peer;
 use super::handshakes::Handshakes;
 use super::listener::{Connection, Listener};
+use super::metrics::RejectReason;
 use super::rejected_connections::{RejectedConnection, RejectedConnections};
 use super::tls::{Tls, client_certificates, client_subject};
-use crate::telemetry::RejectReason;
 
 /// Connections of one HTTP listener; beyond, the oldest is closed once it waits for a request. Silent ones take neither the
 /// place of probes nor all descriptors of the process.
@@ -158,8 +158,7 @@ mod tests {
         let listener = Listener::bind(&address, SocketAccess::mode(0o660)).await.expect("a port");
         let place = listener.local_address();
         let metrics = Arc::new(Metrics::new(None));
-        let mut listener =
-            HttpListener::new(listener, None, Arc::new(RejectedConnections::new(Arc::clone(&metrics), "http")));
+        let mut listener = HttpListener::new(listener, None, Arc::new(RejectedConnections::new(&metrics, "http")));
         let (mut clients, mut accepted) = (Vec::new(), Vec::new());
         for _ in 0..=MAX_CONNECTIONS {
             clients.push(TcpStream::connect(&place).await.expect("a connection"));

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::telemetry::{Metrics, RejectReason, Throttle};
+use super::metrics::{ListenerMetrics, RejectReason};
+use crate::telemetry::{Metrics, Throttle};
 
 /// A connection that is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct RejectedConnection {
 /// Where the refusals of one listener end.
 #[derive(Debug)]
 pub struct RejectedConnections {
-    metrics: Arc<Metrics>,
+    metrics: Arc<ListenerMetrics>,
     /// Which one: `grpc` or `http`.
     listener: &'static str,
     /// By reason.
@@ -24,8 +25,8 @@ pub struct RejectedConnections {
 }
 
 impl RejectedConnections {
-    pub fn new(metrics: Arc<Metrics>, listener: &'static str) -> Self {
-        Self { metrics, listener, lines: Default::default() }
+    pub fn new(metrics: &Metrics, listener: &'static str) -> Self {
+        Self { metrics: metrics.of(), listener, lines: Default::default() }
     }
 
     /// Counts `refusal` of a connection from `peer`, and writes a line when there was none of its reason for a while.

@@ -20,8 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
 
+use super::metrics::{ListenerMetrics, RejectReason};
 use super::rejected_connections::RejectedConnection;
-use crate::telemetry::{Metrics, RejectReason};
 use crate::token::SpiffePattern;
 
 /// The time limit of a handshake.
@@ -205,7 +205,7 @@ impl Tls {
     }
 
     /// Reads the files again whenever they change, without end.
-    pub async fn keep_fresh(self: Arc<Self>, metrics: Arc<Metrics>) {
+    pub async fn keep_fresh(self: Arc<Self>, metrics: Arc<ListenerMetrics>) {
         metrics.certificate_usable(self.settings.listener(), PAIR, true);
         if self.settings.client_roots.is_some() {
             metrics.certificate_usable(self.settings.listener(), ROOTS, true);
@@ -222,7 +222,7 @@ impl Tls {
     /// Reads what has changed. Certificate with key, and roots, are two things: what is wrong with one holds up no change of the other,
     /// and least of all a root that is removed. An unreadable file is read again each time. Only this task changes `current`, so
     /// its lock is not held meanwhile.
-    fn look(&self, metrics: &Metrics) {
+    fn look(&self, metrics: &ListenerMetrics) {
         let mut new = self.current.lock().clone();
         let mut unusable = self.unusable.lock();
         let (pair_stamps, roots_stamp) = (self.settings.pair_stamps(), self.settings.roots_stamp());
@@ -258,7 +258,7 @@ impl Tls {
         part: &'static str,
         read: Result<T, TlsError>,
         is_news: bool,
-        metrics: &Metrics,
+        metrics: &ListenerMetrics,
     ) -> Option<T> {
         let listener = self.settings.listener();
         metrics.certificate_usable(listener, part, read.is_ok());
@@ -276,7 +276,7 @@ impl Tls {
         None
     }
 
-    fn publish_validity(&self, metrics: &Metrics) {
+    fn publish_validity(&self, metrics: &ListenerMetrics) {
         let pair = Arc::clone(&self.current.lock().pair);
         let leaf = pair.cert.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
         if let Some((_, leaf)) = leaf {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::Metrics;
-use super::phases::Phase;
+use super::metrics::{Labels, Registrar, RoomMetrics};
 
 /// Maximum characters of a method, host or path in a span: many traces wait for a slow collector.
 const MAX_TEXT_CHARS: usize = 512;
@@ -107,6 +109,9 @@ fn short(text: &str) -> String {
     text.chars().take(MAX_TEXT_CHARS).collect()
 }
 
+/// Phases of a check, about.
+const PHASES: usize = 6;
+
 /// A check that is followed.
 #[derive(Debug)]
 pub struct Trace {
@@ -118,7 +123,7 @@ pub struct Trace {
     began: Instant,
     pub took: Duration,
     /// Each with its begin and end since the check began.
-    pub phases: Vec<(Phase, Duration, Duration)>,
+    pub phases: Vec<(&'static str, Duration, Duration)>,
     pub told: SpanAttributes,
     calls: Arc<Mutex<Vec<Call>>>,
 }
@@ -136,7 +141,7 @@ impl Trace {
     }
 
     /// A phase ends now that began at `since`.
-    pub(super) fn phase(&mut self, phase: Phase, since: Instant, now: Instant) {
+    pub fn phase(&mut self, phase: &'static str, since: Instant, now: Instant) {
         let offset = |at: Instant| at.saturating_duration_since(self.began);
         self.phases.push((phase, offset(since), offset(now)));
     }
@@ -148,17 +153,34 @@ pub struct Tracer {
     traces: Sender<Box<Trace>>,
     /// The sampling rate of traces that begin here, as a number of 2^63.
     threshold: u64,
-    metrics: Arc<Metrics>,
+    metrics: Arc<TraceMetrics>,
+}
+
+/// Counts traces by result.
+#[derive(Debug)]
+pub struct TraceMetrics(Family<Labels, Counter>);
+
+impl RoomMetrics for TraceMetrics {
+    fn register(registrar: &mut Registrar<'_>) -> Self {
+        Self(registrar.counters("stepgate_traces", "Traces, by result"))
+    }
+}
+
+impl TraceMetrics {
+    pub fn ended(&self, result: &'static str, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.0.get_or_create(&vec![("outcome", result.to_owned())]).inc_by(count);
+    }
 }
 
 impl Tracer {
     /// Keeps `percent` of the traces that begin here, and all whose parent is kept; `waiting` of them wait for their export.
-    pub fn new(percent: f64, waiting: usize, metrics: Arc<Metrics>) -> (Self, Receiver<Box<Trace>>) {
+    pub fn new(percent: f64, waiting: usize, metrics: &Metrics) -> (Self, Receiver<Box<Trace>>) {
         let (traces, receiver) = mpsc::channel(waiting.max(1));
         // Both ends are exact: nothing, and everything.
         let threshold =
             if percent >= 100.0 { u64::MAX } else { (percent.max(0.0) / 100.0 * (1u64 << 63) as f64) as u64 };
-        (Self { traces, threshold, metrics }, receiver)
+        (Self { traces, threshold, metrics: metrics.of() }, receiver)
     }
 
     /// A trace for a check that began at `began`, unless it is not to be followed.
@@ -177,7 +199,7 @@ impl Tracer {
                 began_ns,
                 began,
                 took: Duration::ZERO,
-                phases: Vec::with_capacity(Phase::ALL.len()),
+                phases: Vec::with_capacity(PHASES),
                 told: SpanAttributes::default(),
                 calls: Arc::default(),
             })
@@ -194,7 +216,7 @@ impl Tracer {
     pub fn end(&self, mut trace: Box<Trace>) {
         trace.took = trace.began.elapsed();
         if self.traces.try_send(trace).is_err() {
-            self.metrics.check_metrics.traces_ended("queue_full", 1);
+            self.metrics.ended("queue_full", 1);
         }
     }
 }
@@ -242,7 +264,7 @@ mod tests {
 
     #[test]
     fn the_parent_decides_and_else_the_share() {
-        let tracer = |percent| Tracer::new(percent, 1, Arc::new(Metrics::new(None)));
+        let tracer = |percent| Tracer::new(percent, 1, &Metrics::new(None));
         let (all, mut ended) = tracer(100.0);
         let (none, _) = tracer(0.0);
         let now = Instant::now();
@@ -251,7 +273,7 @@ mod tests {
         let mut trace = none.begin(Some(PARENT), now, 0).expect("its parent is kept");
         assert_eq!(trace.parent.map(hex::encode).as_deref(), Some("b7ad6b7169203331"));
         assert_eq!(hex::encode(trace.context.trace), "0af7651916cd43dd8448eb211c80319c");
-        trace.phase(Phase::Input, now, now + Duration::from_millis(1));
+        trace.phase("input", now, now + Duration::from_millis(1));
         all.end(trace);
         assert_eq!(
             SpanAttributes::of("GET", "h", &"/x".repeat(1_000)).path.len(),

@@ -86,7 +86,7 @@ impl Bench {
             issuer: Arc::clone(&issuer),
             remote: Remote::default(),
             service: None,
-            metrics: Arc::new(Metrics::new(None)),
+            metrics: Metrics::new(None).of(),
             clock: clock.clone(),
             unusable: Mutex::default(),
         };

@@ -246,6 +246,38 @@ fn pages(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Names of metrics that the sources register: text literals that begin with `stepgate_`, in files that register any.
+fn metric_names(text: &str) -> BTreeSet<String> {
+    let is_name = |part: &&str| {
+        part.strip_prefix("stepgate_")
+            .is_some_and(|name| name.len() > 3 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+    };
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let registers = code.contains("fn register(registrar");
+    code.split('"').filter(is_name).filter(|_| registers).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    let names: BTreeSet<String> =
+        files.iter().flat_map(|path| metric_names(&std::fs::read_to_string(path).expect("the file is read"))).collect();
+    let page = std::fs::read_to_string(root.join("docs/operate/metrics.md")).expect("the page is read");
+    let documented: BTreeSet<&str> = page
+        .split('`')
+        .map(|code| code.split('{').next().unwrap_or_default())
+        .map(|code| code.strip_suffix("_total").unwrap_or(code))
+        .collect();
+    let missing: Vec<_> = names.iter().filter(|name| !documented.contains(name.as_str())).collect();
+    assert!(
+        names.len() > 30 && missing.is_empty(),
+        "{} metrics; not in docs/operate/metrics.md: {missing:?}",
+        names.len()
+    );
+}
+
 #[test]
 fn links_of_documents_lead_to_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

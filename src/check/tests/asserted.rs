@@ -50,7 +50,7 @@ fn checker() -> Checker {
         demand,
     };
     let settings = Settings { asserted, routes: vec![route], ..settings() };
-    Checker::new(settings, store_of(POLICY), Some(tokens), clock, Arc::new(Metrics::new(None)))
+    Checker::new(settings, store_of(POLICY), Some(tokens), clock, &Metrics::new(None))
 }
 
 /// The policy's view of the token, in the metadata that it answers.

@@ -13,7 +13,7 @@ async fn no_result_crosses_between_issuers_and_a_policys_own_key() {
          allow := {{\"allowed\": true, \"headers\": {{\"x-own\": sprintf(\"%v %v\", [io.jwt.verify_es256(token, `{keys}`), input.jwt.state])}}}}"
     );
     let (tokens, clock) = verifier_for_tests();
-    let checker = Checker::new(settings(), store_of(&policy), Some(tokens), clock, Arc::new(Metrics::new(None)));
+    let checker = Checker::new(settings(), store_of(&policy), Some(tokens), clock, &Metrics::new(None));
     let ours = token_for_tests(&json!({}));
     for _ in 0..3 {
         for (token, want) in [(&ours, "false verified"), (&strange, "true rejected")] {

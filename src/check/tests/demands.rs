@@ -19,7 +19,7 @@ fn route(path: &str, demand: RouteRequirement) -> Route {
 /// A checker that takes tokens of `token_for_tests`.
 fn checker(settings: Settings) -> Checker {
     let (tokens, clock) = verifier_for_tests();
-    Checker::new(settings, store_of(POLICY), Some(tokens), clock, Arc::new(Metrics::new(None)))
+    Checker::new(settings, store_of(POLICY), Some(tokens), clock, &Metrics::new(None))
 }
 
 async fn with_token(checker: &Checker, path: &str, claims: &Json) -> CheckResponse {
@@ -87,12 +87,11 @@ async fn a_shortfall_has_one_reason_everywhere() {
     let demand = RouteRequirement { max_age: Some(300), scopes: vec!["pay".to_owned()], ..at_level(2) };
     let other = RouteRequirement { issuers: vec![vec!["https://other.example".to_owned()]], ..Default::default() };
     let routes = vec![route("/true", demand), route("/path", other)];
-    let metrics = Arc::new(Metrics::new(None));
-    let (decision_queue, mut records) = DecisionQueue::new(Arc::clone(&metrics), 16 << 20);
+    let metrics = Metrics::new(None);
+    let (decision_queue, mut records) = DecisionQueue::new(&metrics, 16 << 20);
     let (tokens, clock) = verifier_for_tests();
-    let checker =
-        Checker::new(Settings { routes, ..settings() }, store_of(POLICY), Some(tokens), clock, Arc::clone(&metrics))
-            .with_journal(Arc::new(decision_queue));
+    let checker = Checker::new(Settings { routes, ..settings() }, store_of(POLICY), Some(tokens), clock, &metrics)
+        .with_journal(Arc::new(decision_queue));
     let full = json!({"amr": ["pwd", "otp"], "auth_time": now, "scope": "pay"});
     let but = |name: &str, value: Json| {
         let mut claims = full.clone();

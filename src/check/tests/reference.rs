@@ -56,7 +56,7 @@ async fn every_member_of_the_input_is_in_the_schema() {
     let (tokens, clock) = verifier_for_tests();
     let now = clock.now();
     let settings = Settings { routes: vec![route], ..settings() };
-    let checker = Checker::new(settings, store_of(&policy), Some(tokens), clock, Arc::new(Metrics::new(None)));
+    let checker = Checker::new(settings, store_of(&policy), Some(tokens), clock, &Metrics::new(None));
     let good = token_for_tests(&json!({"amr": ["pwd", "otp"], "auth_time": now - 5}));
     for token in [None, Some(good.as_str()), Some("a.b.c")] {
         let authorization = token.map(|token| format!("Bearer {token}"));

@@ -9,8 +9,9 @@ use super::DecisionLogSettings;
 use super::secrets::{Secrets, is_credential};
 use crate::clock::{nanoseconds, rfc3339};
 use crate::decision_queue::Record;
+use crate::decision_queue::metrics::{LogMetrics, LogOutcome};
 use crate::policy::Snapshot;
-use crate::telemetry::{Context, LogOutcome, Metrics};
+use crate::telemetry::Context;
 use crate::value::{Members, Value, as_text, items, json_text, texts, with_at, without};
 
 /// The time limit of a mask or a drop rule.
@@ -27,7 +28,7 @@ const ADDRESS_HEADERS: [&str; 6] =
 /// Makes events.
 pub struct Events<'a> {
     pub settings: &'a DecisionLogSettings,
-    pub metrics: &'a Metrics,
+    pub metrics: &'a LogMetrics,
 }
 
 /// One rule of a mask.
@@ -76,7 +77,7 @@ impl Events<'_> {
                 for rule in items(&rules) {
                     match Rule::parse(rule) {
                         Some(rule) => event.apply(rule),
-                        None => self.metrics.decisions_logged(LogOutcome::BadMaskRule, 1),
+                        None => self.metrics.logged(LogOutcome::BadMaskRule, 1),
                     }
                 }
             }
@@ -89,7 +90,7 @@ impl Events<'_> {
 
     /// Contains nothing that a failed mask was meant to erase.
     fn erase_all(&self, event: &mut Event) {
-        self.metrics.decisions_logged(LogOutcome::BadMaskRule, 1);
+        self.metrics.logged(LogOutcome::BadMaskRule, 1);
         for part in MASKABLE {
             event.apply(Rule { path: vec![part.to_owned()], value: None });
         }
@@ -444,7 +445,7 @@ mod tests {
             token_headers: vec!["x-user-token".to_owned()],
             max_per_second: None,
         };
-        let metrics = Metrics::new(None);
+        let metrics = crate::telemetry::Metrics::new(None).of();
         let made = Events { settings: &settings, metrics: &metrics }.make(&record);
         let text = made.clone().unwrap_or_default();
         (made.map(|text| serde_json::from_str(&text).expect("JSON")), text)

@@ -12,10 +12,11 @@ use super::Target;
 use super::buffer::{Buffer, Overflow};
 use super::pace::Pace;
 use super::spill::Spill;
+use crate::decision_queue::metrics::{LogMetrics, LogOutcome};
 use crate::feed::status::{Fault, Status};
 use crate::opa::rest::gunzip;
 use crate::remote::RemoteError;
-use crate::telemetry::{LogOutcome, Metrics, chain};
+use crate::telemetry::chain;
 
 /// The compression ratio of events, as a first guess.
 const SHRINK: usize = 10;
@@ -63,7 +64,7 @@ enum Sent {
 pub struct Uploader {
     pub buffer: Arc<Buffer>,
     pub spill: Option<Spill>,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<LogMetrics>,
     pub status: Status,
     pub pace: Pace,
     /// Taken from the buffer when the service took nothing.
@@ -73,7 +74,7 @@ pub struct Uploader {
 }
 
 impl Uploader {
-    pub fn new(buffer: Arc<Buffer>, metrics: Arc<Metrics>, status: Status) -> Self {
+    pub fn new(buffer: Arc<Buffer>, metrics: Arc<LogMetrics>, status: Status) -> Self {
         let pace = Pace::default();
         Self { buffer, spill: None, metrics, status, pace, late: None, refused: VecDeque::new() }
     }
@@ -92,7 +93,7 @@ impl Uploader {
             match sent {
                 Sent::Taken => {
                     has_taken = true;
-                    self.metrics.decisions_logged(LogOutcome::Uploaded, chunk.events);
+                    self.metrics.logged(LogOutcome::Uploaded, chunk.events);
                 }
                 Sent::Refused => {
                     let is_new = chunk.refusals == 0;
@@ -151,7 +152,7 @@ impl Uploader {
         }
         if takes_others && overflow != Overflow::Wait {
             tracing::error!(events = chunk.events, "the service refuses this decision and takes others: it is dropped");
-            self.metrics.decisions_logged(LogOutcome::Refused, chunk.events);
+            self.metrics.logged(LogOutcome::Refused, chunk.events);
         } else {
             self.refused.push_back(chunk);
         }
@@ -175,7 +176,7 @@ impl Uploader {
             }
             self.forget_spilled();
             let lost = events_before.saturating_sub(self.spill.as_ref().map_or(0, Spill::events));
-            self.metrics.decisions_logged(LogOutcome::Refused, lost);
+            self.metrics.logged(LogOutcome::Refused, lost);
         }
     }
 
@@ -233,12 +234,12 @@ impl Uploader {
         let Some(spill) = &mut self.spill else { return false };
         match spill.write(&chunk.body, chunk.events) {
             Ok(gone) => {
-                self.metrics.decisions_logged(LogOutcome::BufferFull, gone);
+                self.metrics.logged(LogOutcome::BufferFull, gone);
                 true
             }
             Err(error) => {
                 tracing::error!(%error, events = chunk.events, "events cannot be written to disk and are lost");
-                self.metrics.decisions_logged(LogOutcome::BufferFull, chunk.events);
+                self.metrics.logged(LogOutcome::BufferFull, chunk.events);
                 false
             }
         }
@@ -260,7 +261,7 @@ impl Uploader {
             }
         }
         if left > 0 {
-            self.metrics.decisions_logged(LogOutcome::Stopped, left);
+            self.metrics.logged(LogOutcome::Stopped, left);
             tracing::error!(events = left, "decisions were not uploaded before the end");
         }
         let kept = self.spill.as_ref().map_or(0, Spill::events);

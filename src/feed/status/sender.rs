@@ -10,7 +10,9 @@ use serde_json::Value as Json;
 use tokio::sync::watch;
 
 use super::{BundleStatus, Status};
+use crate::decision_queue::metrics::LogMetrics;
 use crate::feed::backoff;
+use crate::feed::metrics::FeedMetrics;
 use crate::remote::RemoteError;
 use crate::remote::service::Service;
 use crate::telemetry::{Metrics, chain};
@@ -97,11 +99,11 @@ impl StatusSender {
                 is_news = false;
                 continue;
             };
-            let message = self.status.to_json(&states, &self.metrics.decision_log_counts());
+            let message = self.status.to_json(&states, &self.metrics.of::<LogMetrics>().counts());
             if target.settings.prometheus {
                 let bundles = self.status.bundles();
                 let told: Vec<_> = bundles.iter().map(BundleStatus::metrics).collect();
-                self.metrics.status_told(&states, &told);
+                self.metrics.of::<FeedMetrics>().status.publish(&states, &told);
             }
             match self.send(&target, &message).await {
                 Ok(()) => failures = 0,

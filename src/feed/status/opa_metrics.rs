@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
-use super::metrics::Labels;
+use crate::telemetry::{Labels, Registrar};
 
 /// The metrics of one bundle. Times are nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +24,7 @@ pub struct BundleMetrics<'a> {
 }
 
 /// The metrics of OPA's status, shown with `status.prometheus`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StatusMetrics {
     plugins: Family<Labels, Gauge>,
     loaded: Family<Labels, Gauge>,
@@ -38,22 +37,21 @@ pub struct StatusMetrics {
 }
 
 impl StatusMetrics {
-    pub fn register(&self, registry: &mut Registry) {
-        for (name, help, family) in [
-            ("opa_info", "Information about the environment", &self.info),
-            ("plugin_status_gauge", "The state of each part", &self.plugins),
-            ("bundle_loaded_counter", "Bundles that were loaded", &self.loaded),
-            ("bundle_failed_load_counter", "Bundles that were not", &self.failed),
-            ("last_bundle_request", "When the bundle was last asked for, in nanoseconds", &self.asked_at),
-            (
+    pub fn register(registrar: &mut Registrar<'_>) -> Self {
+        Self {
+            info: registrar.gauges("opa_info", "Info metric (value 1) with the version"),
+            plugins: registrar.gauges("plugin_status_gauge", "Plugins by name and status"),
+            loaded: registrar.gauges("bundle_loaded_counter", "Bundles that were loaded"),
+            failed: registrar.gauges("bundle_failed_load_counter", "Bundles that failed to load"),
+            asked_at: registrar.gauges("last_bundle_request", "Time of the last bundle request, nanoseconds"),
+            activated_at: registrar.gauges(
                 "last_success_bundle_activation",
                 "Time of the last successful activation, nanoseconds since the epoch",
-                &self.activated_at,
             ),
-            ("last_success_bundle_download", "When it was last downloaded, in nanoseconds", &self.downloaded_at),
-            ("last_success_bundle_request", "When its server last answered, in nanoseconds", &self.answered_at),
-        ] {
-            registry.register(name, help, family.clone());
+            downloaded_at: registrar
+                .gauges("last_success_bundle_download", "Time of the last bundle download, nanoseconds"),
+            answered_at: registrar
+                .gauges("last_success_bundle_request", "Time of the last answer of a bundle's server, nanoseconds"),
         }
     }
 

@@ -3,14 +3,13 @@
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 
-use super::metrics::{CheckOutcome, Labels};
+use crate::telemetry::{CheckOutcome, Labels};
 
 /// Counts decisions by outcome, reason, entry point and revision. Only the active policy's series are exported, so that their number stays small
 /// however often it changes.
-#[derive(Debug, Default)]
-pub struct Decisions {
+#[derive(Debug)]
+pub struct DecisionCounts {
     all: Family<Labels, Counter>,
     in_force: RwLock<InForce>,
 }
@@ -29,24 +28,20 @@ impl InForce {
     }
 }
 
-impl Decisions {
-    pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "stepgate_decisions",
-            "Decisions of the active policy, by outcome and reason",
-            self.all.clone(),
-        );
+impl DecisionCounts {
+    pub fn new(all: Family<Labels, Counter>) -> Self {
+        Self { all, in_force: RwLock::default() }
     }
 
     /// From now on this policy decides; its revision, or `bundle=revision` for several.
-    pub(super) fn begin(&self, entrypoint: &str, revision: String) {
+    pub fn begin(&self, entrypoint: &str, revision: String) {
         let mut in_force = self.in_force.write();
         self.all.clear();
         *in_force = InForce { entrypoint: entrypoint.to_owned(), revision, known: Vec::new() };
     }
 
     /// `reason` is empty where the policy itself decided.
-    pub(super) fn count(&self, decided: CheckOutcome, reason: &'static str) {
+    pub fn count(&self, decided: CheckOutcome, reason: &'static str) {
         if let Some(counter) = self.in_force.read().find(decided, reason) {
             counter.inc();
             return;
@@ -70,11 +65,14 @@ impl Decisions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::PolicyMetrics;
+    use crate::telemetry::Metrics;
 
     #[test]
     fn only_the_policy_in_force_is_told() {
-        let (decisions, mut registry) = (Decisions::default(), Registry::default());
-        decisions.register(&mut registry);
+        let metrics = Metrics::new(None);
+        let policy = metrics.of::<PolicyMetrics>();
+        let decisions = &policy.decisions;
         for revision in ["r1", "r2"] {
             decisions.begin("p/allow", revision.to_owned());
             for _ in 0..3 {
@@ -82,8 +80,7 @@ mod tests {
                 decisions.count(CheckOutcome::Fault, "overloaded");
             }
         }
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        let text = metrics.text();
         let mut told: Vec<_> = text.lines().filter(|line| line.starts_with("stepgate_decisions_total{")).collect();
         told.sort_unstable();
         assert_eq!(
