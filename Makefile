@@ -71,13 +71,9 @@ lint: ## check formatting and lints
 unit: ## run the tests of units, policies, floors and descriptors
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
 
-e2e: tools .tools/idp-ready build ## run the end-to-end tests through the real Envoy
-	$(PYTHON) tests/e2e/e2e.py
+e2e: tools .tools/idp-ready build ## run the end-to-end tests (PYTEST="-k bundles")
+	cd tests/e2e && ../../$(PYTHON) -m pytest $(PYTEST)
 	PLAY_PORT=10017 $(PYTHON) tests/e2e/play.py --check
-	$(PYTHON) tests/e2e/identity.py
-	$(PYTHON) tests/e2e/control.py
-	$(PYTHON) tests/e2e/scenarios.py
-	$(PYTHON) tests/e2e/faults.py
 
 compat: tools build ## compare with OPA-Envoy's own answers
 	tests/compat/run
@@ -113,7 +109,8 @@ attacks: tools release ## attack the release binary with the scripts of ../share
 footprint: tools release ## measure the binary, idle memory, the start, and memory under a limit of 32 MiB; fail beyond bounds
 	$(PYTHON) tests/bench/footprint.py
 
-test: needed lint unit compat manifests e2e pod-test attacks instructions footprint ## everything that must pass
+test: needed tools build ## everything that must pass
+	tests/run
 
 ci: test ## what continuous integration runs
 

@@ -1,6 +1,5 @@
-"""Runs the files of `scenarios/`. Closes with a line 'N passed, N failed'.
+"""Asks what the files of `scenarios/` describe. `scenarios_test.py` runs both files.
 
-    scenarios.py                              both files: base.yaml directly over gRPC and through Envoy, mesh.yaml through Envoy
     scenarios.py --at pod URL FOLDER          base.yaml against something that runs (pod, kind); FOLDER has key.pem"""
 import http.client
 import itertools
@@ -277,58 +276,37 @@ class Example:
         self.temporary.cleanup()
 
 
-class Tally:
-    def __init__(self):
-        self.passed, self.failed = 0, 0
+def problems_of(scenario, ask):
+    """What is wrong with the answers to a scenario, which may be asked several times."""
+    begin, problems = time.monotonic(), []
+    for number in range(scenario.get('repeat', 1)):
+        if number:
+            time.sleep(0.05)
+        try:
+            problems += ask(scenario)
+        except Exception as error:  # noqa: BLE001: a scenario that breaks is one that fails
+            problems.append(repr(error))
+    if time.monotonic() - begin > scenario.get('within', 10):
+        problems.append('too late')
+    return problems
 
-    def run(self, where, wanted, ask):
-        for scenario in wanted:
-            if where not in scenario.get('only', [where]):
-                continue
-            begin = time.monotonic()
-            try:
-                problems = ask(scenario)
-                for _ in range(scenario.get('repeat', 1) - 1):
-                    time.sleep(0.05)
-                    problems += ask(scenario)
-            except Exception as error:  # a scenario that breaks is one that fails
-                problems = [repr(error)]
-            if time.monotonic() - begin > scenario.get('within', 10):
-                problems.append('too late')
-            self.passed, self.failed = self.passed + (not problems), self.failed + bool(problems)
-            print(f'{"FAIL" if problems else "ok  "}  {where}: {scenario["name"]} {"; ".join(problems)}', flush=True)
 
-    def note(self, what, is_good):
-        self.passed, self.failed = self.passed + is_good, self.failed + (not is_good)
-        print(f'{"ok  " if is_good else "FAIL"}  {what}', flush=True)
-
-    def end(self):
-        print(f'{self.passed} passed, {self.failed} failed')
-        sys.exit(bool(self.failed))
+def wanted(name, where):
+    """The scenarios of a file that are for this place."""
+    return [scenario for scenario in scenarios(name) if where in scenario.get('only', [where])]
 
 
 def main():
-    tally = Tally()
-    if sys.argv[1:2] == ['--at']:
-        where, url, folder = sys.argv[2:]
-        port = urllib.parse.urlsplit(url).port
-        tally.run(where, scenarios('base'), lambda scenario: through(port, folder, scenario))
-        return tally.end()
-    with Example() as example:
-        with grpc.insecure_channel(f'127.0.0.1:{example.grpc}') as channel:
-            tally.run('direct', scenarios('base'), lambda scenario: directly(channel, example.folder, scenario))
-        tally.run('envoy', scenarios('base'), lambda scenario: through(example.port, example.folder, scenario))
-    # Answers that are kept are those that were made.
-    with Example('--set=plugins.stepgate.limits.decision_cache_bytes=1048576') as example:
-        wanted = [{**scenario, 'name': f'{scenario["name"]}, from the cache', 'repeat': 3} for scenario in scenarios('base')]
-        with grpc.insecure_channel(f'127.0.0.1:{example.grpc}') as channel:
-            tally.run('direct', wanted, lambda scenario: directly(channel, example.folder, scenario))
-        hits = example.metric('stepgate_decision_cache_hits_total')
-        tally.note(f'{hits:.0f} answers from the cache', hits >= 10)
-    own = {'waypoint': {'peer_from_xfcc': True, 'client_ip': {'forwarded_for': 0}, 'cors_preflight': 'allow'}}
-    with Mesh(os.path.join(HERE, 'policy.rego'), own) as mesh:
-        tally.run('mesh', scenarios('mesh'), lambda scenario: in_mesh(mesh, scenario))
-    tally.end()
+    if sys.argv[1:2] != ['--at']:
+        raise SystemExit(__doc__)
+    where, url, folder = sys.argv[2:]
+    port, failed, listed = urllib.parse.urlsplit(url).port, 0, wanted('base', sys.argv[2])
+    for scenario in listed:
+        problems = problems_of(scenario, lambda one: through(port, folder, one))
+        failed += bool(problems)
+        print(f'{"FAIL" if problems else "ok  "}  {where}: {scenario["name"]} {"; ".join(problems)}', flush=True)
+    print(f'{len(listed) - failed} passed, {failed} failed')
+    sys.exit(bool(failed))
 
 
 if __name__ == '__main__':

@@ -25,10 +25,12 @@ AUDIENCE = 'https://api.example.test'
 GIVEN_PORTS = set()
 
 
-def free_port():
-    """A port that nobody has, below those that the system takes for outgoing connections: they would be there first."""
+def free_port() -> int:
+    """A port that nothing listens on, below those that the system takes for outgoing connections. Parallel workers have ranges of
+    their own."""
+    worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw')) % 4
     while True:
-        port = secrets.randbelow(12_000) + 20_000
+        port = secrets.randbelow(3_000) + 20_000 + worker * 3_000
         with socket.socket() as s:
             try:
                 s.bind(('127.0.0.1', port))
