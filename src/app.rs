@@ -4,6 +4,7 @@ mod control;
 mod runtime;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use self::runtime::Runtime;
-use crate::config::{Config, Document};
+use crate::clock::Clock;
+use crate::config::{Config, Document, resolve};
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::lifecycle::Lifecycle;
 use crate::serve::{
@@ -31,6 +33,7 @@ const THREAD_STACK_BYTES: usize = 8 << 20;
 pub struct Launch {
     pub config: Config,
     pub config_warnings: usize,
+    pub clock: Clock,
     /// The inputs of the configuration.
     pub origin: Origin,
     pub files: PolicyFiles,
@@ -50,6 +53,41 @@ pub struct Launch {
     pub ready_timeout: Option<Duration>,
     pub shutdown_wait: Duration,
     pub shutdown_grace: Duration,
+}
+
+impl Launch {
+    /// The service with this configuration and these policies, and with everything else as `stepgate run` has it by default, but for
+    /// health and metrics on a free port.
+    ///
+    /// # Errors
+    /// Every problem of the configuration.
+    pub fn new(document: Document, files: PolicyFiles, clock: Clock) -> anyhow::Result<Self> {
+        let origin = Origin { document, environment: BTreeMap::new(), memory_limit: None };
+        let (config, problems) = resolve(&origin.document, origin.memory_limit);
+        let config = config.with_context(|| {
+            let lines: Vec<_> = problems.errors.iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        })?;
+        Ok(Self {
+            config,
+            config_warnings: problems.warnings.len(),
+            clock,
+            origin,
+            files,
+            api: Vec::new(),
+            diagnostic: vec![HttpAddress::parse("http://127.0.0.1:0")?],
+            http_socket_access: ADMIN_MODE,
+            tls: None,
+            authentication: Authentication::Off,
+            authorization: false,
+            policy_writes: false,
+            watch: false,
+            max_errors: 10,
+            ready_timeout: None,
+            shutdown_wait: Duration::ZERO,
+            shutdown_grace: Duration::from_secs(10),
+        })
+    }
 }
 
 /// The inputs of the configuration, at the start and when one is discovered.
@@ -110,7 +148,8 @@ async fn prepare(mut launch: Launch) -> anyhow::Result<Prepared> {
         tracing::warn!("no plugins.envoy_ext_authz_grpc in the configuration: no gRPC port is opened");
     }
     let lifecycle = Lifecycle::default();
-    let runtime = Runtime::new(config, launch.origin.clone(), launch.files.version, &lifecycle, metrics);
+    let runtime =
+        Runtime::new(config, launch.origin.clone(), launch.clock.clone(), launch.files.version, &lifecycle, metrics);
     let files = launch.files.clone();
     let feed = load(PolicyFeed { files, activation: Arc::clone(&runtime.activation) }, launch.max_errors).await?;
     let needs_tls = |address: &&HttpAddress| address.security == Security::Tls && launch.tls.is_none();
@@ -148,58 +187,99 @@ impl Prepared {
     }
 }
 
+/// Serves until a signal comes, then drains.
 async fn serve(launch: Launch) -> anyhow::Result<()> {
     // As many connections as the system lets it have, which is what programs in Go take for themselves, too.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
     let mut stop = Signals::listen()?;
-    // Policies are compiled and every socket is bound before anything serves.
-    let Prepared { launch, runtime, lifecycle, feed, tls, grpc_tls } = prepare(launch).await?;
-    let tls = tls.map(|tls| runtime.kept_fresh(tls));
-    let listeners = http_listeners(&launch, &runtime, &lifecycle, tls.as_ref()).await?;
-    let mut config = launch.config;
-    let limits = config.grpc.as_ref().map(|grpc| grpc.settings.clone());
-    let discovery = config.discovery.take();
-    let mut addresses: Vec<String> = listeners.iter().map(|(listener, ..)| listener.local_address()).collect();
-    if config.grpc.is_some() {
-        addresses.extend(runtime.start_checks(&mut config, grpc_tls).await?);
-    }
-    runtime.apply(config).await;
-    if let Some(settings) = discovery {
-        runtime.start_discovery(settings);
-    }
-    for (listener, kind, tls) in listeners {
-        tracing::info!(address = listener.local_address(), tls = tls.is_some(), "serving HTTP");
-        lifecycle.spawn(serve_http(listener, runtime.listener_config(kind, tls), lifecycle.signal()));
-    }
-    if launch.watch {
-        feed.watch(&lifecycle).context("--watch: the files cannot be watched")?;
-    }
-    tracing::info!(
-        listeners = addresses.join(","),
-        policy_revision = runtime.policy_revision(),
-        memory_limit_bytes = launch.origin.memory_limit,
-        checks_in_flight = limits.as_ref().map(|limits| limits.max_checks),
-        bytes_in_flight = limits.as_ref().map(|limits| limits.max_bytes_in_flight),
-        connections = limits.as_ref().map(|limits| limits.max_connections),
-        "started"
-    );
-    let health = &runtime.health;
-    if let Some(timeout) = launch.ready_timeout {
-        wait_ready(health, timeout, &mut stop).await?;
+    let (wait, grace, ready_timeout) = (launch.shutdown_wait, launch.shutdown_grace, launch.ready_timeout);
+    let app = App::start(launch).await?;
+    if let Some(timeout) = ready_timeout {
+        wait_ready(&app.runtime.health, timeout, &mut stop).await?;
     }
     stop.wait().await;
-
-    health.drain();
+    app.runtime.health.drain();
     tracing::info!("stopping: no longer ready");
-    tokio::time::sleep(launch.shutdown_wait).await;
-    lifecycle.stop();
-    if !lifecycle.drained(launch.shutdown_grace).await {
+    tokio::time::sleep(wait).await;
+    if !app.stop(grace).await {
         tracing::warn!("some checks were still in flight after the grace period");
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The service, running: for `stepgate run`, and for tests in their own process.
+pub struct App {
+    runtime: Arc<Runtime>,
+    lifecycle: Lifecycle,
+    grpc: Option<String>,
+    http: Vec<String>,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("grpc", &self.grpc).field("http", &self.http).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Starts everything. Policies are compiled and every socket is bound before anything serves.
+    ///
+    /// # Errors
+    /// What `doctor plan` would find, or an address that cannot be bound.
+    pub async fn start(launch: Launch) -> anyhow::Result<Self> {
+        let Prepared { launch, runtime, lifecycle, feed, tls, grpc_tls } = prepare(launch).await?;
+        let tls = tls.map(|tls| runtime.kept_fresh(tls));
+        let listeners = http_listeners(&launch, &runtime, &lifecycle, tls.as_ref()).await?;
+        let mut config = launch.config;
+        let limits = config.grpc.as_ref().map(|grpc| grpc.settings.clone());
+        let discovery = config.discovery.take();
+        let http: Vec<String> = listeners.iter().map(|(listener, ..)| listener.local_address()).collect();
+        let grpc = if config.grpc.is_some() { runtime.start_checks(&mut config, grpc_tls).await? } else { None };
+        runtime.apply(config).await;
+        if let Some(settings) = discovery {
+            runtime.start_discovery(settings);
+        }
+        for (listener, kind, tls) in listeners {
+            tracing::info!(address = listener.local_address(), tls = tls.is_some(), "serving HTTP");
+            lifecycle.spawn(serve_http(listener, runtime.listener_config(kind, tls), lifecycle.signal()));
+        }
+        if launch.watch {
+            feed.watch(&lifecycle).context("--watch: the files cannot be watched")?;
+        }
+        tracing::info!(
+            listeners = http.iter().chain(&grpc).map(String::as_str).collect::<Vec<_>>().join(","),
+            policy_revision = runtime.policy_revision(),
+            memory_limit_bytes = launch.origin.memory_limit,
+            checks_in_flight = limits.as_ref().map(|limits| limits.max_checks),
+            bytes_in_flight = limits.as_ref().map(|limits| limits.max_bytes_in_flight),
+            connections = limits.as_ref().map(|limits| limits.max_connections),
+            "started"
+        );
+        Ok(Self { runtime, lifecycle, grpc, http })
+    }
+
+    /// The address of the gRPC listener; none before a discovered configuration opens it.
+    pub fn grpc_address(&self) -> Option<&str> {
+        self.grpc.as_deref()
+    }
+
+    /// The addresses of the HTTP listeners: those of the API, then those of health and metrics, then the admin socket.
+    pub fn http_addresses(&self) -> &[String] {
+        &self.http
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.runtime.health.is_ready()
+    }
+
+    /// Stops serving. False: some work did not end within `grace`.
+    pub async fn stop(self, grace: Duration) -> bool {
+        self.lifecycle.stop();
+        self.lifecycle.drained(grace).await
+    }
 }
 
 /// Binds the HTTP listeners: of the API, of health and metrics alone, and the admin socket.

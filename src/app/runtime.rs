@@ -103,12 +103,13 @@ impl Runtime {
     pub fn new(
         config: &Config,
         origin: Origin,
+        clock: Clock,
         version: RegoVersion,
         lifecycle: &Lifecycle,
         metrics: Arc<Metrics>,
     ) -> Self {
         register(&metrics);
-        let (store, clock, status) = (Arc::new(Store::default()), Clock::System, Status::default());
+        let (store, status) = (Arc::new(Store::default()), Status::default());
         let activation = Activation::new(activation_config(config, &metrics), Arc::clone(&store), metrics.of());
         let activation = Arc::new(activation);
         let bundles = Arc::new(Bundles::new(

@@ -12,6 +12,7 @@ use clap::{Args, Parser, ValueEnum};
 use stepgate_jose::ConfiguredKey;
 
 use crate::app::{self, Launch, Origin};
+use crate::clock::Clock;
 use crate::config::{Document, resolve};
 use crate::doctor::Verdict;
 use crate::feed::files::{PathSpec, PolicyFiles, ignore_pattern};
@@ -400,6 +401,7 @@ impl Run {
             shutdown_wait: Duration::from_secs(self.shutdown_wait_period),
             shutdown_grace: Duration::from_secs(self.shutdown_grace_period),
             config_warnings: problems.warnings.len(),
+            clock: Clock::System,
             config,
         })
     }

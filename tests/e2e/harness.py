@@ -48,6 +48,14 @@ def policy(word, revision, extra=None):
                    '.manifest': {'revision': revision, 'roots': ['app'], **(extra or {})}})
 
 
+def config(server, **more):
+    """A configuration with the bundle `b` of a server, and `more`; `bundle` is added to the bundle."""
+    return {'services': {'s': {'url': server.url, 'response_header_timeout_seconds': 1}},
+            'bundles': {'b': {'resource': '/b.tar.gz', 'polling': {'min_delay_seconds': 1, 'max_delay_seconds': 1},
+                              **more.pop('bundle', {})}},
+            'status': {'console': True}, **more}
+
+
 class Server:
     """Serves what `routes` holds: path -> a function of the handler. Keeps every request."""
 

@@ -18,7 +18,6 @@ from functools import partial
 import grpc
 import yaml
 from envoy.service.auth.v3 import external_auth_pb2 as ea
-from mesh import Mesh
 from stack import AUDIENCE, ISSUER, ROOT, STEPGATE, Upstream, free_port
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'scenarios')

@@ -1,8 +1,10 @@
 //! The integration tests: one binary, one file per concern.
 
 mod cli;
+mod harness;
 mod keys;
 mod ledger;
 mod policies;
 mod providers;
+mod service;
 mod tidy;

@@ -9,14 +9,7 @@ import threading
 import time
 
 from expect import eq
-from harness import Server, Sidecar, bundle, policy, stepgate
-
-
-def config(server, **more):
-    return {'services': {'s': {'url': server.url, 'response_header_timeout_seconds': 1}},
-            'bundles': {'b': {'resource': '/b.tar.gz', 'polling': {'min_delay_seconds': 1, 'max_delay_seconds': 1},
-                              **more.pop('bundle', {})}},
-            'status': {'console': True}, **more}
+from harness import Server, Sidecar, bundle, config, policy, stepgate
 
 
 def test_a_bad_answer_never_replaces_a_good_policy() -> None:
@@ -112,30 +105,6 @@ def test_a_server_may_hold_its_answer_back() -> None:
         sidecar.settled(lambda: len(server.asked('/b.tar.gz')) >= 4, 'a new request')
         bound = 5
         eq(time.monotonic() - asked < bound, True, 'nobody waits for the old request, which takes 10 s')
-    server.stop()
-
-
-def test_deltas_change_data_whole_or_not_at_all() -> None:
-    server = Server()
-    server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
-
-    def delta(revision, *changes, roots=('app',)):
-        return bundle({'.manifest': {'revision': revision, 'roots': list(roots)}, 'patch.json': {'data': list(changes)}})
-
-    with Sidecar(config(server)) as sidecar:
-        sidecar.settled(lambda: sidecar.check('/one'), 'the first bundle')
-        server.offer('/b.tar.gz', delta('r2', {'op': 'replace', 'path': '/app/word', 'value': 'two'}), '"r2"')
-        sidecar.settled(lambda: sidecar.check('/two'), 'the delta')
-        told = sidecar.bundle()
-        eq((told['type'], told['active_revision']), ('delta', 'r2'), 'status')
-        for change in (delta('r3', {'op': 'replace', 'path': '/app/word', 'value': 'three'}, {'op': 'remove', 'path': '/app/none'}),
-                       delta('r3', {'op': 'upsert', 'path': '/other', 'value': 1}),
-                       delta('r3', {'op': 'replace', 'path': '/app/word', 'value': 'three'}, roots=('app', 'more'))):
-            server.offer('/b.tar.gz', change, '"r3"')
-            sidecar.settled(lambda: 'code' in sidecar.bundle(), 'a refusal')
-            eq((sidecar.check('/two'), sidecar.bundle()['active_revision']), (True, 'r2'), 'the old data whole')
-            server.offer('/b.tar.gz', delta('r2'), '"r2"')
-            sidecar.settled(lambda: 'code' not in sidecar.bundle(), 'no error any more')
     server.stop()
 
 

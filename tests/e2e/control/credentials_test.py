@@ -9,14 +9,7 @@ import tempfile
 import urllib.parse
 
 from expect import eq
-from harness import Server, Sidecar, certificates, policy
-
-
-def config(server, **more):
-    return {'services': {'s': {'url': server.url, 'response_header_timeout_seconds': 1}},
-            'bundles': {'b': {'resource': '/b.tar.gz', 'polling': {'min_delay_seconds': 1, 'max_delay_seconds': 1},
-                              **more.pop('bundle', {})}},
-            'status': {'console': True}, **more}
+from harness import Server, Sidecar, certificates, config, policy
 
 
 def test_services_are_shown_who_we_are() -> None:

@@ -7,34 +7,8 @@ import tempfile
 import time
 
 from expect import eq
-from harness import Server, Sidecar, policy, policy_file, stepgate, wait
+from harness import Server, Sidecar, config, policy, policy_file, stepgate, wait
 from stack import STEPGATE
-
-
-def config(server, **more):
-    return {'services': {'s': {'url': server.url, 'response_header_timeout_seconds': 1}},
-            'bundles': {'b': {'resource': '/b.tar.gz', 'polling': {'min_delay_seconds': 1, 'max_delay_seconds': 1},
-                              **more.pop('bundle', {})}},
-            'status': {'console': True}, **more}
-
-
-def test_every_decision_is_accounted_for() -> None:
-    server = Server()
-    with tempfile.TemporaryDirectory() as folder:
-        file = policy_file(folder, 'package app\ndefault allow := true\n')
-        logs = {'service': 's', 'reporting': {'min_delay_seconds': 1, 'max_delay_seconds': 1, 'upload_size_limit_bytes': 4096}}
-        slow = lambda handler: time.sleep(0.2) or 200
-        with Sidecar({'services': {'s': {'url': server.url}}, 'decision_logs': logs}, files=[file]) as sidecar:
-            for status in (500, slow, 503, 200):
-                server.log_status = status
-                for _ in range(100):
-                    eq(sidecar.check('/x'), True, 'a check')
-                time.sleep(0.5)
-            # What is decided while everything stops is uploaded, too.
-            eq(sidecar.check('/last'), True, 'the last check')
-        got = [event['decision_id'] for event in server.logs]
-        eq((len(got), len(set(got))), (401, 401), 'every decision once')
-    server.stop()
 
 
 def test_events_without_room_go_to_disk_and_are_uploaded_later() -> None:

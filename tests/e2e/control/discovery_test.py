@@ -5,17 +5,9 @@ import tempfile
 import threading
 import time
 
-import grpc
 from expect import eq
-from harness import Server, Sidecar, bundle, policy, stepgate, wait
+from harness import Server, Sidecar, bundle, config, policy, stepgate, wait
 from stack import free_port
-
-
-def config(server, **more):
-    return {'services': {'s': {'url': server.url, 'response_header_timeout_seconds': 1}},
-            'bundles': {'b': {'resource': '/b.tar.gz', 'polling': {'min_delay_seconds': 1, 'max_delay_seconds': 1},
-                              **more.pop('bundle', {})}},
-            'status': {'console': True}, **more}
 
 
 def lay_out(folder, version, files):
@@ -108,20 +100,6 @@ def test_the_status_is_told_when_it_changes() -> None:
             eq(name in metrics, True, name)
         server.routes['/b.tar.gz'] = lambda handler: handler.reply(503)
         wait(lambda: server.statuses[-1]['bundles']['b'].get('http_code') == 503, 'the failure is told')
-    server.stop()
-
-
-def test_a_stale_bundle_ends_readiness() -> None:
-    server = Server()
-    server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
-    own = {'stepgate': {'bundles': {'b': {'max_staleness': '3s'}}}}
-    with Sidecar(config(server, plugins=own)) as sidecar:
-        sidecar.settled(lambda: sidecar.get('/ready')[0] == 200, 'ready')
-        server.routes['/b.tar.gz'] = lambda handler: handler.reply(500)
-        sidecar.settled(lambda: sidecar.get('/ready')[1].get('waiting_for') == ['bundle_freshness'], 'not ready any more')
-        eq(sidecar.check('/one'), True, 'what is in force still decides')
-        server.offer('/b.tar.gz', policy('one', 'r1'), '"r1"')
-        sidecar.settled(lambda: sidecar.get('/ready')[0] == 200, 'ready again')
     server.stop()
 
 

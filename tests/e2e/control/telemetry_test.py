@@ -1,9 +1,7 @@
 """Traces, metrics and what must appear in none of them."""
 from concurrent import futures
-import http.client
 import json
 import os
-import resource
 import socket
 import subprocess
 import tempfile
@@ -12,15 +10,8 @@ import time
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 import grpc
 from expect import eq
-from harness import CHECK, Server, Sidecar, bundle, policy, policy_file, stepgate
+from harness import CHECK, Server, Sidecar, bundle, config, policy, policy_file, stepgate
 from stack import STEPGATE, free_port
-
-
-def config(server, **more):
-    return {'services': {'s': {'url': server.url, 'response_header_timeout_seconds': 1}},
-            'bundles': {'b': {'resource': '/b.tar.gz', 'polling': {'min_delay_seconds': 1, 'max_delay_seconds': 1},
-                              **more.pop('bundle', {})}},
-            'status': {'console': True}, **more}
 
 
 def test_traces_reach_a_collector() -> None:

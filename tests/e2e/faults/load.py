@@ -75,25 +75,6 @@ class Load:
         wait(lambda: self.right >= goal, f'{least} right answers; wrong {self.wrong[:3]}, lost {self.lost[-3:]}')
 
 
-def policy_folder(folder, text=POLICY):
-    path = os.path.join(folder, 'p.rego')
-    with open(path, 'w') as out:
-        out.write(text)
-    return path
-
-
-def request(path, **http):
-    message = ea.CheckRequest()
-    message.attributes.request.http.method, message.attributes.request.http.path = 'GET', path
-    for name, value in http.items():
-        if isinstance(value, dict):
-            for key, item in value.items():
-                getattr(message.attributes.request.http, name)[key] = item
-        else:
-            setattr(message.attributes.request.http, name, value)
-    return message
-
-
 class Issuer:
     """Signs with a key of its own."""
 

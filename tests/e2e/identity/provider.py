@@ -51,13 +51,6 @@ def node(script, **arguments):
     return run.stdout.strip()
 
 
-def key():
-    """A private signing key as a JWK."""
-    make = "const {privateKey} = crypto.generateKeyPairSync('ec', {namedCurve: 'P-256'}); console.log(JSON.stringify(privateKey.export({format: 'jwk'})))"
-    made = subprocess.run(['node', '-e', make], check=True, capture_output=True, text=True)
-    return {**json.loads(made.stdout), 'alg': 'ES256', 'use': 'sig', 'kid': os.urandom(4).hex()}
-
-
 class Provider:
     """npm's oidc-provider on a port of its own; a restart forgets its sessions."""
 
@@ -85,24 +78,6 @@ class Provider:
 
     def __exit__(self, *_):
         self.stop()
-
-
-def settings(provider, folder, **more):
-    """stepgate's own part of the configuration, once it is known where the API is."""
-    nonce_key = os.path.join(folder, 'nonce.key')
-    with open(nonce_key, 'wb') as f:
-        f.write(os.urandom(32))
-
-    def own(api):
-        return {
-            'issuers': [{'issuer': provider.issuer, 'audiences': [api], 'algorithms': ['ES256'], 'token_profile': 'rfc9068',
-                         'discovery': f'{provider.issuer}/.well-known/openid-configuration', 'dpop': 'optional',
-                         'token_from': [{'header': 'authorization', 'scheme': 'bearer'}, {'cookie': 'session'}]}],
-            'resource': {'id': api}, 'dpop': {'nonce_key_file': nonce_key},
-            'routes': [{'path': '/pay', 'methods': ['POST'], 'level': 2}, {'path': '/fresh', 'max_age': '2s'},
-                       {'path': '/page', 'level': 2}, {'path': '/strict', 'level': 2, 'max_age': '60s'},
-                       {'path': '/never', 'level': 'phishing_resistant'}], **more}
-    return own
 
 
 def policy(folder):

@@ -1,0 +1,5 @@
+//! The whole service, without Envoy.
+
+mod bundles;
+mod decision_log;
+mod discovery;
