@@ -64,6 +64,7 @@ fmt: ## format the sources
 lint: ## check formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	cd fuzz && CARGO_TARGET_DIR=../target cargo check --quiet
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --log-level error check bans licenses sources; \
 		else echo "cargo-deny is not installed: licences and sources of dependencies were not checked"; fi

@@ -1,7 +1,7 @@
 //! The decision log: events made of decisions, masked, and written to the console or sent to a service.
 //!
 //! Mirrors: OPA `v1/plugins/logs`, v1.19.0. Everything here is off the request path, and takes no more than its share of the
-//! machine: events that find no room are dropped and counted. Credentials never leave in clear: see [`secrets`].
+//! machine: events that find no room are dropped and counted. Credentials never leave in clear: see `secrets`.
 
 pub mod buffer;
 mod event;

@@ -232,7 +232,7 @@ impl<'a> EvalHost<'a> {
         Self { followed, ..self }
     }
 
-    /// The cases of tests that were begun, as paths below `data`; at most [`MAX_CASES`].
+    /// The cases of tests that were begun, as paths below `data`; at most `MAX_CASES`.
     pub fn cases(&self) -> Vec<Value> {
         self.cases.borrow().clone()
     }

@@ -27,7 +27,7 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Trail {
     pub visits: BTreeMap<Place, Visits>,
-    /// In order; the first [`MAX_STEPS`].
+    /// In order; the first `MAX_STEPS`.
     pub steps: Vec<Step>,
     last: Option<(Place, Instant)>,
 }

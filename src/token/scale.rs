@@ -6,7 +6,7 @@ pub const KNOWN_LEVELS: [&str; 5] = ["none", "single_factor", "mfa", "phishing_r
 /// Levels of one scale.
 const MAX_LEVELS: usize = 16;
 
-/// The ordered levels of a deployment. A level that is not among [`KNOWN_LEVELS`] is reached by `acr` values only.
+/// The ordered levels of a deployment. A level that is not among `KNOWN_LEVELS` is reached by `acr` values only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scale {
     names: Vec<String>,

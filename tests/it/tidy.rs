@@ -278,6 +278,17 @@ fn every_metric_is_documented() {
     );
 }
 
+/// Every file that ARCHITECTURE.md names is there.
+#[test]
+fn the_map_of_the_code_is_true() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = std::fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the map is read");
+    let named = map.split('`').skip(1).step_by(2).filter(|code| code.ends_with(".rs") && !code.contains('…'));
+    let missing: Vec<_> =
+        named.clone().filter(|file| !root.join("src").join(file).exists() && !root.join(file).exists()).collect();
+    assert!(named.count() > 30 && missing.is_empty(), "{missing:?} are not in src/");
+}
+
 #[test]
 fn links_of_documents_lead_to_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
