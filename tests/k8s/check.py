@@ -399,7 +399,7 @@ def commands(environment):
 
 def monitoring():
     """Every metric that the dashboard and the alerts ask for is registered."""
-    source = ''.join(open(path).read() for path in glob.glob(os.path.join(ROOT, 'src', 'telemetry', '*.rs')))
+    source = ''.join(open(path).read() for path in glob.glob(os.path.join(ROOT, 'src', '**', '*.rs'), recursive=True))
     names = set(re.findall(r'"(stepgate_[a-z_]+)"', source))
     for name in ('dashboard.json', 'rules.yaml'):
         used = set(re.findall(r'\bstepgate_[a-z_]+', open(os.path.join(K8S, 'components', 'monitoring', name)).read()))
