@@ -19,6 +19,7 @@ mod redirect;
 mod resource;
 mod respond;
 mod response_limits;
+mod revocation;
 mod routes;
 mod span;
 mod step_up_loop;
@@ -63,6 +64,7 @@ pub use self::redirect::Redirect;
 pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
 pub use self::response_limits::{MAX_METADATA_DEPTH, ResponseLimits};
+pub use self::revocation::{Fold, IssuerJoins, Join, MAX_JOINS, RevocationCheck, RouteRevocation};
 pub use self::routes::{LevelRequirement, PathPattern, Route, RouteRequirement, is_plain_host};
 use self::span::CheckSpan;
 
@@ -161,6 +163,8 @@ pub struct Checker {
     /// Permits for evaluations that compute for longer than a brief attempt.
     long_evaluations: Arc<Semaphore>,
     step_up_loop: StepUpLoopGuard,
+    /// Revoked tokens are rejected, where a hub is configured.
+    revocation: Option<RevocationCheck>,
     /// Tokens that were good for one request, where any route demands such.
     used: Option<ReplayCache>,
     /// Where checks are traced, if they are.
@@ -192,6 +196,7 @@ impl Checker {
             long_evaluations: Arc::new(Semaphore::new(processors.saturating_mul(LONG_EVALUATIONS_PER_PROCESSOR))),
             step_up_loop: StepUpLoopGuard::default(),
             used,
+            revocation: None,
             tracer: None,
             fault_log: FaultLog::default(),
         }
@@ -200,6 +205,11 @@ impl Checker {
     /// The same, logging every decision.
     pub fn with_journal(self, decision_queue: Arc<DecisionQueue>) -> Self {
         Self { decision_queue: Some(decision_queue), ..self }
+    }
+
+    /// The same, rejecting revoked tokens.
+    pub fn with_revocation(self, revocation: RevocationCheck) -> Self {
+        Self { revocation: Some(revocation), ..self }
     }
 
     /// The same, tracing checks.
@@ -359,11 +369,18 @@ impl Checker {
         let shown = document.members.get(&ATTRIBUTES).filter(|_| !by_envoy.is_empty());
         let evidence = evidence.or_asserted(by_envoy, shown, self.clock.now());
         let evidence = evidence.for_resource(&self.settings.resources, attributes.http.as_ref());
+        let now = self.clock.now();
+        let demand = self.demand(attributes, path.as_deref(), &evidence);
+        let (evidence, revocation) = match &self.revocation {
+            Some(revocation) => {
+                let wanted = demand.as_ref().and_then(|demand| demand.revocation).unwrap_or_default();
+                revocation.apply(evidence, wanted, now)
+            }
+            None => (evidence, None),
+        };
         self.metrics.token(evidence.state_name(), evidence.rejection_reason());
         span.end_phase(Phase::Token);
 
-        let now = self.clock.now();
-        let demand = self.demand(attributes, path.as_deref(), &evidence);
         let unmet = demand.as_ref().and_then(|demand| self.unmet(demand, attributes, &evidence, now));
         let mut members = document.members;
         if self.settings.stepgate_fields {
@@ -372,6 +389,9 @@ impl Checker {
             evidence.add_to(&mut members, now);
             if let Some(demand) = &demand {
                 members.put(&DEMAND, demand.document(unmet.is_none()));
+            }
+            if let Some(revocation) = &revocation {
+                members.put(&REVOCATION, revocation.document());
             }
         }
         let input = members.into_value();
@@ -561,6 +581,7 @@ impl Checker {
 
 static ATTRIBUTES: crate::value::Key = crate::key!("attributes");
 static DEMAND: crate::value::Key = crate::key!("demand");
+static REVOCATION: crate::value::Key = crate::key!("revocation");
 static METHOD: crate::value::Key = crate::key!("method");
 static PATH: crate::value::Key = crate::key!("path");
 

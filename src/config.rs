@@ -20,6 +20,7 @@ mod proofs;
 mod reachability;
 mod reference;
 mod resolve;
+mod revocation;
 mod schema;
 mod section;
 mod services;
@@ -34,6 +35,7 @@ pub use self::keys::problems as key_problems;
 pub use self::problem::{Problem, Problems};
 pub use self::reference::reference;
 pub use self::resolve::{Config, GrpcListenerConfig, resolve, resolve_labels};
+pub use self::revocation::RevocationConfig;
 pub use self::schema::schema;
 pub use self::status::ApiConfig;
 

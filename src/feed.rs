@@ -10,11 +10,12 @@ pub mod files;
 pub mod introspection;
 pub mod keys;
 pub mod metrics;
+pub mod revocation;
 pub mod status;
 pub mod traces;
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -32,6 +33,18 @@ fn private_file(path: &Path) -> io::Result<File> {
 /// The pause after so many failures in a row, doubled each time, with a tenth of chance.
 fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {
     jittered(first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(16))).min(longest))
+}
+
+/// Writes a file that only its owner reads, whole or not at all, and durably. The folder is created.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = folder.join(format!(".{name}.draft"));
+    let mut file = private_file(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(draft, path)
 }
 
 /// A tenth more or less, so that many servers do not ask at once.

@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod opa;
 pub mod policy;
 pub mod remote;
+pub mod revocation;
 pub mod secret;
 pub mod serve;
 pub mod telemetry;

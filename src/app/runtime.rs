@@ -10,9 +10,9 @@ use serde_json::Value as Json;
 use tokio::sync::{mpsc, watch};
 
 use super::{Origin, readable};
-use crate::check::{CheckMetrics, Checker, DryRun};
+use crate::check::{CheckMetrics, Checker, DryRun, RevocationCheck};
 use crate::clock::Clock;
-use crate::config::{Config, Document, GrpcListenerConfig, merge, public, resolve};
+use crate::config::{Config, Document, GrpcListenerConfig, RevocationConfig, merge, public, resolve};
 use crate::decision_queue::DecisionQueue;
 use crate::decision_queue::metrics::LogMetrics;
 use crate::feed::activation::{Activation, ActivationConfig};
@@ -25,6 +25,7 @@ use crate::feed::discovery::{Discovered, Discovery, DiscoverySettings};
 use crate::feed::introspection::IntrospectionEndpoint;
 use crate::feed::keys::KeyFeed;
 use crate::feed::metrics::FeedMetrics;
+use crate::feed::revocation::RevocationFeed;
 use crate::feed::status::Status;
 use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
 use crate::feed::traces::{TraceExporter, TraceSettings};
@@ -32,6 +33,7 @@ use crate::lifecycle::Lifecycle;
 use crate::policy::{EvaluationMemory, HostContext, PolicyMetrics, RegoVersion, Store};
 use crate::remote::Remote;
 use crate::remote::service::{Service, ServiceSettings};
+use crate::revocation::{RevocationMetrics, RevocationStore};
 use crate::serve::{
     Api, ApiSettings, BUNDLES, GrpcServer, Health, HttpListenerConfig, Listener, ListenerKind, ListenerMetrics, Plugin,
     Readiness, Tls,
@@ -90,6 +92,7 @@ fn register(metrics: &Metrics) {
     metrics.of::<LogMetrics>();
     metrics.of::<FeedMetrics>();
     metrics.of::<ListenerMetrics>();
+    metrics.of::<RevocationMetrics>();
     metrics.of::<TraceMetrics>();
 }
 
@@ -230,6 +233,9 @@ impl Runtime {
         if let Some(settings) = config.tracing.take() {
             checker = checker.with_tracer(self.start_traces(settings));
         }
+        if let Some(settings) = config.revocation.take() {
+            checker = checker.with_revocation(self.start_revocation(settings, &config.services));
+        }
         self.warn_of_dry_run(config.check.dry_run);
         let bound = listener.local_address();
         tracing::info!(address = bound, "serving ext_authz");
@@ -266,6 +272,31 @@ impl Runtime {
         let tls = Arc::new(tls);
         self.lifecycle.spawn_until_stop(Arc::clone(&tls).keep_fresh(self.metrics.of()));
         tls
+    }
+
+    /// Follows the hub. Not ready before there are entries, of the hub or of the last run.
+    fn start_revocation(
+        &self,
+        settings: RevocationConfig,
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> RevocationCheck {
+        let store = Arc::new(RevocationStore::new(settings.settings));
+        let metrics = self.metrics.of::<RevocationMetrics>();
+        if let Some(service) = services.get(&settings.service).cloned() {
+            let feed = RevocationFeed {
+                service: Arc::new(Service::new(service)),
+                store: Arc::clone(&store),
+                metrics: Arc::clone(&metrics),
+                clock: self.clock.clone(),
+                file: settings.file,
+            };
+            self.lifecycle.spawn_until_stop(feed.run());
+        }
+        self.health.await_condition("revocations", Plugin::Checks, {
+            let store = Arc::clone(&store);
+            move || store.position().is_some()
+        });
+        RevocationCheck::new(store, settings.issuers, metrics)
     }
 
     fn start_traces(&self, settings: TraceSettings) -> Tracer {

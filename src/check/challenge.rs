@@ -108,6 +108,11 @@ impl Settings {
         match token {
             TokenState::Unconfigured | TokenState::Verified(_) | TokenState::Asserted(_) => None,
             TokenState::Absent => Some(self.without_token(hints)),
+            TokenState::Rejected(TokenError::Reauthenticate(max_age)) => {
+                let reason = Some(TokenError::Reauthenticate(*max_age).reason().to_owned());
+                let step_up = StepUp { max_age: Some(u64::from(*max_age)), reason, ..StepUp::default() };
+                Some(self.step_up(&step_up, ChallengeScheme::Bearer, hints))
+            }
             TokenState::Rejected(error) if error.is_temporary() => Some(Challenge {
                 status: HttpStatus::SERVICE_UNAVAILABLE,
                 body: object([("reason", error.reason().into())]),

@@ -4,6 +4,7 @@
 //! further route can only demand more.
 
 use super::challenge::{AUTHENTICATION_TOO_OLD, LEVEL_TOO_LOW};
+use super::revocation::RouteRevocation;
 use crate::opa::decision::StepUp;
 use crate::opa::input::Http;
 use crate::token::{SpiffePattern, Verified};
@@ -34,6 +35,8 @@ pub struct RouteRequirement {
     pub single_use: bool,
     /// For each route that names some: the issuers of which one must have given the token.
     pub issuers: Vec<Vec<String>>,
+    /// Revocation on this route; `None` is not stated.
+    pub revocation: Option<RouteRevocation>,
     /// Unsafe methods must come from a page of the same origin.
     pub same_origin: bool,
     /// A request without a token meets it: every matching route has `same_origin` and nothing else.
@@ -152,6 +155,7 @@ pub fn demand(routes: &[Route], http: &Http<'_>, path: &str, peer: Option<&str>)
         };
         so_far.single_use |= route.demand.single_use;
         so_far.same_origin |= route.demand.same_origin;
+        so_far.revocation = so_far.revocation.max(Some(route.demand.revocation.unwrap_or_default()));
         so_far.issuers.extend(route.demand.issuers.iter().cloned());
         for scope in &route.demand.scopes {
             if !so_far.scopes.contains(scope) {

@@ -13,7 +13,7 @@ use super::section::Section;
 use super::workloads::with_defaults;
 use crate::check::{
     self, IdentityHeader, IdentitySource, IdentityTokenSigner, LevelRequirement, MAX_IDENTITY_TOKEN_LIFETIME,
-    PathPattern, Redirect, ResourceMetadata, Route, RouteRequirement, is_plain_host,
+    PathPattern, Redirect, ResourceMetadata, Route, RouteRequirement, RouteRevocation, is_plain_host,
 };
 use crate::token::{ClaimsChallenge, IssuerSettings, Location, Profile, ProofSettings, Scale, SpiffePattern};
 
@@ -79,8 +79,8 @@ impl Resolver<'_> {
         let same_origin = item.is_on("same_origin");
         let demands_token = ["acr_values", "issuers", "peers"].iter().any(|name| !item.texts(name).is_empty());
         let allows_anonymous = has_no_level && max_age.is_none() && scopes.is_empty() && !single_use && !demands_token;
-        if allows_anonymous && !same_origin {
-            let message = "it demands nothing: give `level`, `max_age`, `scopes`, `acr_values`, `issuers`, `peers`, `same_origin` or `single_use`";
+        if allows_anonymous && !same_origin && item.at("revocation").is_none() {
+            let message = "it demands nothing: give `level`, `max_age`, `scopes`, `acr_values`, `issuers`, `peers`, `same_origin`, `revocation` or `single_use`";
             self.problems.error(&place, message);
         }
         let hosts: Vec<_> = owned("hosts").iter().map(|host| host.trim_end_matches('.').to_ascii_lowercase()).collect();
@@ -121,6 +121,12 @@ impl Resolver<'_> {
             allows_anonymous,
             issuers: if issuers.is_empty() { Vec::new() } else { vec![issuers] },
             same_origin,
+            revocation: match item.text("revocation") {
+                Some("required") => Some(RouteRevocation::Required),
+                Some("off") => Some(RouteRevocation::Off),
+                Some(_) => Some(RouteRevocation::BestEffort),
+                None => None,
+            },
         };
         Some(Route { hosts, methods, path, peers: self.peers(item, &place), demand })
     }

@@ -14,7 +14,7 @@ struct Page {
     example: &'static str,
 }
 
-const PAGES: [Page; 10] = [
+const PAGES: [Page; 11] = [
     Page {
         file: "listener.md",
         title: "The gRPC listener and compatibility",
@@ -42,6 +42,17 @@ const PAGES: [Page; 10] = [
             "plugins.stepgate.client_certificate",
         ],
         example: include_str!("reference/issuers.yaml"),
+    },
+    Page {
+        file: "revocation.md",
+        title: "Revocation",
+        about: "Rejects the tokens of users, sessions, clients and keys that a hub has revoked ([how it works](../../operate/revocation.md)).",
+        keys: &[
+            "plugins.stepgate.revocation",
+            "plugins.stepgate.issuers[].revocation",
+            "plugins.stepgate.routes[].revocation",
+        ],
+        example: include_str!("reference/revocation.yaml"),
     },
     Page {
         file: "routes.md",

@@ -13,6 +13,7 @@ use super::keys;
 use super::memory::{Consumer, Memory};
 use super::problem::Problems;
 use super::proofs::dpop_challenge;
+use super::revocation::RevocationConfig;
 use super::section::Section;
 use super::status::ApiConfig;
 use super::workloads::with_kubernetes;
@@ -58,6 +59,8 @@ pub struct Config {
     pub load_checks: Vec<Vec<String>>,
     /// Not ready before a policy with the entry point is active; OPA does not look.
     pub awaits_entrypoint: bool,
+    /// Absent without `revocation`.
+    pub revocation: Option<RevocationConfig>,
     /// Absent without `issuers`.
     pub issuers: Option<Vec<IssuerSettings>>,
     pub tokens: token::Settings,
@@ -237,6 +240,7 @@ impl Resolver<'_> {
         let discovery = self.discovery(&context);
         let entrypoint = self.entrypoint(plugin);
         let issuers = self.issuers(own, &issuer_services);
+        let revocation = self.revocation(own, document, &services);
         let mut proofs = self.proofs(own.section("dpop"));
         check.asserted = self.asserted(own, &issuer_services);
         check.resources = self.resources(own, issuers.as_deref(), &proofs);
@@ -277,6 +281,7 @@ impl Resolver<'_> {
             awaits_entrypoint: !strict,
             load_checks: own.texts("load_checks").into_iter().map(parts).collect(),
             check,
+            revocation,
             issuers,
             tokens: token::Settings {
                 token_bytes: limits.size("token_bytes"),

@@ -169,6 +169,42 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, RemoteError> {
     std::fs::read(path).map_err(|error| RemoteError::File(path.clone(), error))
 }
 
+/// An answer that is read line by line, for as long as the server writes.
+#[derive(Debug)]
+pub struct LineStream {
+    response: reqwest::Response,
+    /// Bytes that were read and are no line yet.
+    rest: Vec<u8>,
+}
+
+impl LineStream {
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    /// The next line without its end; `None` when the answer has ended.
+    ///
+    /// # Errors
+    /// The connection broke, or the line is longer than `limit`.
+    pub async fn next_line(&mut self, limit: usize) -> Result<Option<Vec<u8>>, RemoteError> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let after = self.rest.split_off(end.saturating_add(1));
+                let mut line = std::mem::replace(&mut self.rest, after);
+                line.pop();
+                return Ok(Some(line));
+            }
+            if self.rest.len() > limit {
+                return Err(RemoteError::TooLarge(limit));
+            }
+            match self.response.chunk().await.map_err(without_url)? {
+                Some(chunk) => self.rest.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
 impl Service {
     pub fn new(settings: ServiceSettings) -> Self {
         let transport = Arc::new(Transport { settings, clients: Mutex::new(None) });
@@ -233,6 +269,20 @@ impl Service {
             return Ok(ServiceReply { status: status.as_u16(), reason, etag, content_type, challenge, body });
         }
         Err(RemoteError::Redirect)
+    }
+
+    /// Opens `path` below the service's URL as lines. Redirects are not followed.
+    ///
+    /// # Errors
+    /// The service cannot be reached in time.
+    pub async fn open(&self, path: &str) -> Result<LineStream, RemoteError> {
+        let (url, patience) = (self.url(path)?, self.settings().header_timeout);
+        let clients = self.transport.clients()?;
+        let headers = self.own_headers(&clients.own, &Method::GET, &url, b"").await?;
+        let head = tokio::time::timeout(patience, clients.own.get(url).headers(headers).send());
+        let response = head.await.map_err(|_| RemoteError::Late(patience))?.map_err(without_url)?;
+        self.learn(response.status().as_u16()).await;
+        Ok(LineStream { response, rest: Vec::new() })
     }
 
     /// Sends `body` to `path` below the service's URL; gives the status. Redirects are not followed.

@@ -133,6 +133,20 @@ pub enum TokenError {
     Inactive,
     #[error("token introspection unavailable")]
     IntrospectionUnavailable,
+    /// The account is disabled; the client is told no more than that the token was revoked.
+    #[error("the token was revoked")]
+    AccountDisabled,
+    #[error("the token was revoked")]
+    TokenRevoked,
+    #[error("the token was revoked")]
+    SessionRevoked,
+    #[error("the token was revoked")]
+    KeyRevoked,
+    /// Its holder must authenticate again: a new authentication may be so many seconds old.
+    #[error("more recent authentication is required")]
+    Reauthenticate(u32),
+    #[error("the state of revocations is unknown")]
+    RevocationUnknown,
 }
 
 impl TokenError {
@@ -173,6 +187,12 @@ impl TokenError {
             Self::NotForOneUse => "not_for_one_use",
             Self::Inactive => "inactive_token",
             Self::IntrospectionUnavailable => "introspection_unavailable",
+            Self::AccountDisabled => "account_disabled",
+            Self::TokenRevoked => "token_revoked",
+            Self::SessionRevoked => "session_revoked",
+            Self::KeyRevoked => "key_revoked",
+            Self::Reauthenticate(_) => "reauthentication_required",
+            Self::RevocationUnknown => "revocation_unknown",
         }
     }
 
@@ -183,6 +203,8 @@ impl TokenError {
             // RFC 9449 section 7.1.
             Self::ProofMissing | Self::Proof(_) | Self::ProofStale | Self::ProofReplayed => "invalid_dpop_proof",
             Self::Nonce => "use_dpop_nonce",
+            // RFC 9470 section 3.
+            Self::Reauthenticate(_) => "insufficient_user_authentication",
             _ => "invalid_token",
         }
     }
@@ -195,6 +217,9 @@ impl TokenError {
 
     /// The caller can only retry later.
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::KeysUnavailable | Self::ProofsFull | Self::IntrospectionUnavailable)
+        matches!(
+            self,
+            Self::KeysUnavailable | Self::ProofsFull | Self::IntrospectionUnavailable | Self::RevocationUnknown
+        )
     }
 }

@@ -1,9 +1,12 @@
 //! From a request to the state of its token.
 
+use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::time::Instant;
 
@@ -71,6 +74,20 @@ pub struct Verified {
     /// SHA-256 of the signing input, or of an unsigned token. The signature is left out: one of ECDSA has two forms.
     digest: [u8; 32],
     serial: u64,
+    derived: Derived,
+}
+
+/// Keys that a store has derived from a token, kept with it as long as the store's key is the same.
+pub trait DerivedKeys: Any + Send + Sync {}
+
+/// The number of the store's key, and what was derived with it.
+#[derive(Default)]
+struct Derived(ArcSwapOption<(u64, Arc<dyn Any + Send + Sync>)>);
+
+impl fmt::Debug for Derived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Derived")
+    }
 }
 
 /// The number of the next token that is verified.
@@ -100,6 +117,28 @@ impl Verified {
     /// Identifies this verification in this process.
     pub fn serial(&self) -> u64 {
         self.serial
+    }
+
+    /// When the token was issued, in seconds since the epoch.
+    pub fn issued(&self) -> Option<i64> {
+        self.claims.issued()
+    }
+
+    /// `exp`, in seconds since the epoch.
+    pub fn expires(&self) -> i64 {
+        self.claims.expires
+    }
+
+    /// The keys that `derive` makes of this token: once for each `generation` of a store's key.
+    pub fn derived<K: DerivedKeys>(&self, generation: u64, derive: impl FnOnce() -> K) -> Arc<K> {
+        let known = self.derived.0.load();
+        let known = known.as_deref().filter(|(made_for, _)| *made_for == generation);
+        if let Some(keys) = known.and_then(|(_, keys)| Arc::clone(keys).downcast().ok()) {
+            return keys;
+        }
+        let keys = Arc::new(derive());
+        self.derived.0.store(Some(Arc::new((generation, Arc::clone(&keys) as Arc<dyn Any + Send + Sync>))));
+        keys
     }
 
     /// Identifies this token.
@@ -172,7 +211,17 @@ impl Verified {
         let digest = digest_of(token);
         let workload = workload::describe(&issuer.settings, claims.document());
         let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest, serial })
+        Ok(Self {
+            issuer: Arc::clone(issuer),
+            claims,
+            authn,
+            document,
+            workload,
+            voucher,
+            digest,
+            serial,
+            derived: Derived::default(),
+        })
     }
 
     /// Its introspection answer should be refreshed while it is still valid.
@@ -505,7 +554,17 @@ impl Verifier {
         let digest = digest_of(signed);
         let workload = workload::describe(&issuer.settings, claims.document());
         let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
-        Ok(Verified { issuer: Arc::clone(issuer), claims, authn, document, workload, voucher, digest, serial })
+        Ok(Verified {
+            issuer: Arc::clone(issuer),
+            claims,
+            authn,
+            document,
+            workload,
+            voucher,
+            digest,
+            serial,
+            derived: Derived::default(),
+        })
     }
 
     /// The key that verifies the signature. A token that names an unknown key, or comes before any key was loaded, may

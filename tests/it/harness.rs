@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpRequest};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -70,11 +71,39 @@ impl Service {
 
     /// The answer to a GET of `path`.
     pub async fn check(&self, path: &str) -> CheckResponse {
-        let http = HttpRequest { method: "GET".to_owned(), path: path.to_owned(), ..HttpRequest::default() };
+        self.check_with(path, "").await
+    }
+
+    /// The answer to a GET of `path` with a token, unless that is empty.
+    pub async fn check_with(&self, path: &str, token: &str) -> CheckResponse {
+        let mut http = HttpRequest { method: "GET".to_owned(), path: path.to_owned(), ..HttpRequest::default() };
+        if !token.is_empty() {
+            http.headers.insert("authorization".to_owned(), format!("Bearer {token}"));
+        }
         let request = attribute_context::Request { http: Some(http), ..attribute_context::Request::default() };
         let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
         let request = CheckRequest { attributes: Some(attributes) };
         self.checks.clone().check(request).await.expect("an answer").into_inner()
+    }
+
+    /// The status that the client gets, and the reason in its body.
+    pub async fn status_of(&self, path: &str, token: &str) -> (u32, String) {
+        let answer = self.check_with(path, token).await;
+        if answer.status.is_some_and(|status| status.code == 0) {
+            return (200, String::new());
+        }
+        let Some(HttpResponse::DeniedResponse(denied)) = answer.http_response else { return (403, String::new()) };
+        let body: Value = serde_json::from_str(&denied.body).unwrap_or_default();
+        let status = denied.status.map_or(403, |status| u32::try_from(status.code).unwrap_or(0));
+        (status, body.get("reason").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// `WWW-Authenticate` of a denial.
+    pub async fn challenge_of(&self, path: &str, token: &str) -> String {
+        let answer = self.check_with(path, token).await;
+        let Some(HttpResponse::DeniedResponse(denied)) = answer.http_response else { return String::new() };
+        let headers = denied.headers.into_iter().filter_map(|option| option.header);
+        headers.filter(|header| header.key == "www-authenticate").map(|header| header.value).collect()
     }
 
     pub async fn allows(&self, path: &str) -> bool {

@@ -3,3 +3,4 @@
 mod bundles;
 mod decision_log;
 mod discovery;
+mod revocation;

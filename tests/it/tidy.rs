@@ -11,7 +11,7 @@ use syn::visit::Visit;
 const FLOORS: &[(u8, &[&str])] = &[
     (1, &["clock", "folder", "value", "secret", "lifecycle", "telemetry", "remote"]),
     (2, &["opa"]),
-    (3, &["policy", "token", "decision_queue"]),
+    (3, &["policy", "token", "decision_queue", "revocation"]),
     (4, &["check", "feed"]),
     (5, &["serve"]),
     (6, &["main", "lib", "cli", "app", "config", "doctor"]),

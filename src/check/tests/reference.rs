@@ -39,7 +39,7 @@ async fn every_member_of_the_input_is_in_the_schema() {
         &format!("schema := json.unmarshal(`{SCHEMA}`)"),
         &format!("example := json.unmarshal(`{example}`)"),
         r#"unknown(document) := {name | some name, _ in document; not schema.properties[name]} |
-    {[name, inner] | some name in ["jwt", "authn", "peer", "client", "demand"]; some inner, _ in document[name]; not schema.properties[name].properties[inner]} |
+    {[name, inner] | some name in ["jwt", "authn", "peer", "client", "demand", "revocation"]; some inner, _ in document[name]; not schema.properties[name].properties[inner]} |
     {[name, "lacks", inner] | some name, _ in document; some inner in schema.properties[name].required; not inner in object.keys(document[name])}"#,
         r#"missing := object.keys(schema.properties) - object.keys(example) - {"body_error", "source_principal", "workload"}"#,
         r#"allow := {"allowed": true, "ignore_demand": true, "dynamic_metadata": {"input": [name | some name in unknown(input)],

@@ -3,6 +3,7 @@
 mod identity;
 mod opa;
 mod own;
+mod revocation;
 mod services;
 
 use super::{Default, Effect, Key, Kind};
@@ -21,5 +22,5 @@ pub(super) const fn refused(path: &'static str, why: &'static str) -> Key {
 
 /// All keys.
 pub fn all() -> impl Iterator<Item = &'static Key> {
-    services::KEYS.iter().chain(opa::KEYS).chain(own::KEYS).chain(identity::KEYS)
+    services::KEYS.iter().chain(opa::KEYS).chain(own::KEYS).chain(identity::KEYS).chain(revocation::KEYS)
 }

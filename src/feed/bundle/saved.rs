@@ -3,11 +3,11 @@
 //! Mirrors: `persist` of OPA `v1/plugins/bundle/plugin.go`, v1.19.0, and its places. What differs, on purpose: a bundle that cannot
 //! be saved is a warning, and is active all the same.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
-use crate::feed::private_file;
+use crate::feed::write_private;
 
 /// Where a bundle is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +36,7 @@ impl SavedBundle {
 
     /// Saves an archive whole or not at all.
     pub fn save(&self, archive: &[u8]) -> io::Result<()> {
-        std::fs::create_dir_all(&self.folder)?;
-        let (draft, path) = (self.folder.join(".bundle.tar.gz.draft"), self.path());
-        let mut file = private_file(&draft)?;
-        file.write_all(archive)?;
-        file.sync_all()?;
-        std::fs::rename(draft, path)
+        write_private(&self.path(), archive)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::policy::{ApiError, QueryError, QueryOptions, Snapshot};
 use crate::value::{Members, Value, parse_json};
 
 /// Members of an input that only stepgate fills.
-const EVIDENCE: [&str; 3] = ["jwt", "authn", "workload"];
+const EVIDENCE: [&str; 4] = ["jwt", "authn", "workload", "revocation"];
 
 type Reply = Result<Response, Failure>;
 

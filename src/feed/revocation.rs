@@ -1,0 +1,198 @@
+//! The feed of revocations: a snapshot of the hub, then its changes line by line, and a copy on disk for the next start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{jittered, write_private};
+use crate::clock::Clock;
+use crate::remote::RemoteError;
+use crate::remote::service::{RequestOptions, Service};
+use crate::revocation::{Entry, Key, RevocationMetrics, RevocationStore, SnapshotError, decode, encode};
+use crate::telemetry::chain;
+
+/// Bytes of a snapshot at most: 5 million entries and more.
+const MAX_SNAPSHOT_BYTES: usize = 512 << 20;
+/// Bytes of a line.
+const MAX_LINE_BYTES: usize = 64 << 10;
+/// The hub writes a line every second; a feed that is silent for longer is opened again.
+const MAX_SILENCE: Duration = Duration::from_secs(5);
+/// Pauses between two attempts.
+const MIN_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Changes are written to disk at most so often.
+const SAVE_PAUSE: Duration = Duration::from_secs(60);
+
+/// Why the feed is opened again.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    #[error("the hub cannot be reached")]
+    Remote(#[source] RemoteError),
+    #[error("the hub answered {0}")]
+    Status(u16),
+    #[error("the snapshot cannot be used")]
+    Snapshot(#[source] SnapshotError),
+    #[error("the snapshot cannot be used")]
+    Overflow(#[source] crate::revocation::Overflow),
+    #[error("a line of the feed cannot be read")]
+    Line,
+    #[error("the feed was silent for {MAX_SILENCE:?}")]
+    Silent,
+}
+
+/// Keeps the revocation store fresh.
+#[derive(Debug)]
+pub struct RevocationFeed {
+    pub service: Arc<Service>,
+    pub store: Arc<RevocationStore>,
+    pub metrics: Arc<RevocationMetrics>,
+    pub clock: Clock,
+    /// The copy on disk, if one is kept.
+    pub file: Option<PathBuf>,
+}
+
+impl RevocationFeed {
+    /// Follows the hub until the task ends.
+    pub async fn run(self) {
+        self.read_file();
+        let mut pause = MIN_PAUSE;
+        let mut is_failing = false;
+        loop {
+            let began = Instant::now();
+            match self.follow().await {
+                // Proxies cut long answers: that is no failure.
+                Ok(()) => (pause, is_failing) = (MIN_PAUSE, false),
+                Err(error) => {
+                    if !is_failing {
+                        tracing::warn!(error = chain(&error), "revocations are not received");
+                    }
+                    is_failing = true;
+                    pause = if began.elapsed() > MAX_PAUSE { MIN_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
+                }
+            }
+            self.publish();
+            tokio::time::sleep(jittered(pause)).await;
+        }
+    }
+
+    fn publish(&self) {
+        let now = self.clock.now();
+        self.metrics.publish(self.store.state(now), self.store.age(now), self.store.len());
+    }
+
+    /// Uses the copy on disk, which is as old as it says.
+    fn read_file(&self) {
+        let Some(path) = &self.file else { return };
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                return tracing::warn!(%error, path = %path.display(), "the copy of the revocations cannot be read");
+            }
+        };
+        match decode(&bytes) {
+            Ok((header, records)) => match self.store.load(header, records) {
+                Ok(()) => tracing::info!(entries = self.store.len(), "revocations of the last run are used"),
+                Err(error) => tracing::warn!(error = chain(&error), "the copy of the revocations is not used"),
+            },
+            Err(error) => tracing::warn!(error = chain(&error), "the copy of the revocations is not used"),
+        }
+        self.publish();
+    }
+
+    fn write_file(&self) {
+        let (Some(path), Some((header, records))) = (&self.file, self.store.snapshot()) else { return };
+        if let Err(error) = write_private(path, &encode(&header, &records)) {
+            tracing::warn!(%error, path = %path.display(), "the copy of the revocations cannot be written");
+        }
+    }
+
+    /// Takes a snapshot where there is none, then applies lines until the feed ends.
+    async fn follow(&self) -> Result<(), FeedError> {
+        let (epoch, seq) = match self.store.position() {
+            Some(position) => position,
+            None => {
+                self.take_snapshot().await?;
+                self.store.position().ok_or(FeedError::Line)?
+            }
+        };
+        let path = format!("/v1/feed?after={epoch}.{seq}");
+        let mut stream = self.service.open(&path).await.map_err(FeedError::Remote)?;
+        match stream.status() {
+            200 => {}
+            status => return Err(FeedError::Status(status)),
+        }
+        let mut saved = Instant::now();
+        let mut has_changes = false;
+        loop {
+            let line = tokio::time::timeout(MAX_SILENCE, stream.next_line(MAX_LINE_BYTES)).await;
+            let Some(line) = line.map_err(|_| FeedError::Silent)?.map_err(FeedError::Remote)? else { return Ok(()) };
+            match self.apply(&line) {
+                Some(Applied::Change) => has_changes = true,
+                Some(Applied::Beat) => {}
+                Some(Applied::Reset) => self.take_snapshot().await?,
+                None => return Err(FeedError::Line),
+            }
+            self.publish();
+            if has_changes && saved.elapsed() > SAVE_PAUSE {
+                self.write_file();
+                (saved, has_changes) = (Instant::now(), false);
+            }
+        }
+    }
+
+    async fn take_snapshot(&self) -> Result<(), FeedError> {
+        let options = RequestOptions { limit: MAX_SNAPSHOT_BYTES, ..RequestOptions::default() };
+        let reply = self.service.get("/v1/snapshot", &options).await.map_err(FeedError::Remote)?;
+        if reply.status != 200 {
+            return Err(FeedError::Status(reply.status));
+        }
+        let (header, records) = decode(&reply.body).map_err(FeedError::Snapshot)?;
+        let loaded = self.store.load(header, records);
+        self.metrics.overflow.set(i64::from(loaded.is_err()));
+        loaded.map_err(FeedError::Overflow)?;
+        self.write_file();
+        Ok(())
+    }
+
+    /// Applies one line: a change, a beat, or the hub's word that a snapshot is needed.
+    fn apply(&self, line: &[u8]) -> Option<Applied> {
+        let line: Value = serde_json::from_slice(line).ok()?;
+        if line.get("reset").is_some() {
+            return Some(Applied::Reset);
+        }
+        if let Some(beat) = line.get("beat").or_else(|| line.get("hello")) {
+            self.store.confirm(beat.get("as_of")?.as_i64()?);
+            return Some(Applied::Beat);
+        }
+        let (key, entry) = entry_of(line.get("e")?)?;
+        self.store.put(key, entry, line.get("q")?.as_u64()?);
+        self.metrics.applied.inc();
+        Some(Applied::Change)
+    }
+}
+
+enum Applied {
+    Change,
+    Beat,
+    Reset,
+}
+
+/// `[key, not_before, authenticated_not_before, until, disabled_until, disabled, deny]`.
+fn entry_of(value: &Value) -> Option<(Key, Entry)> {
+    let parts = value.as_array()?;
+    let time = |at: usize| u32::try_from(parts.get(at)?.as_u64()?).ok();
+    let key: Key = hex::decode(parts.first()?.as_str()?).ok()?.try_into().ok()?;
+    let entry = Entry {
+        not_before: time(1)?,
+        authenticated_not_before: time(2)?,
+        until: time(3)?,
+        disabled_until: time(4)?,
+        disabled: u16::try_from(parts.get(5)?.as_u64()?).ok()?,
+        deny: parts.get(6)?.as_bool()?,
+    };
+    Some((key, entry))
+}

@@ -1,0 +1,18 @@
+//! The revocation store of a sidecar: entries by key, and the verdict over the keys of a verified token.
+//!
+//! Entries come from a hub (`feed/revocation.rs`) and are never evicted: a lost entry would un-revoke. Knows no token, no I/O and no
+//! names: keys are hashes with a key of the hub.
+
+mod entry;
+mod index;
+mod key;
+mod metrics;
+mod snapshot;
+mod store;
+
+pub use self::entry::{Change, Entry, PERMANENT};
+pub use self::index::ENTRY_BYTES;
+pub use self::key::{HubKey, Key, Kind};
+pub use self::metrics::RevocationMetrics;
+pub use self::snapshot::{Header, Record, SnapshotError, decode, encode};
+pub use self::store::{Mode, Overflow, RevocationStore, Revoked, Settings, State, TokenTimes, Verdict};

@@ -1,0 +1,239 @@
+//! The store: entries, how fresh they are, and the verdict over a token.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+
+use super::entry::Entry;
+use super::index::Index;
+use super::key::{HubKey, Key, Kind};
+use super::snapshot::{Header, Record};
+
+/// The treatment of requests while entries are missing or old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Allow,
+    Deny,
+}
+
+/// Settings of the store. Durations are seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Entries older than this are stale.
+    pub max_staleness: i64,
+    /// Entries older than this count as if there were none.
+    pub stale_limit: i64,
+    pub when_stale: Mode,
+    pub when_cold: Mode,
+    /// A snapshot with more is not used.
+    pub max_entries: usize,
+}
+
+/// The freshness of the entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Live,
+    /// Older than `max_staleness`.
+    Stale,
+    /// There are none yet, or they are older than `stale_limit`.
+    Cold,
+}
+
+impl State {
+    pub const ALL: [Self; 3] = [Self::Live, Self::Stale, Self::Cold];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Stale => "stale",
+            Self::Cold => "cold",
+        }
+    }
+}
+
+/// The verdict over a token, the most severe last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    Good,
+    /// The holder must authenticate after this time, in seconds since the epoch.
+    Reauthenticate(u32),
+    Revoked(Revoked),
+    Disabled,
+}
+
+/// Why a token is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Revoked {
+    Token,
+    Session,
+    Key,
+}
+
+/// The times of a token, in seconds since the epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenTimes {
+    pub issued: i64,
+    pub authenticated: Option<i64>,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct RevocationStore {
+    pub settings: Settings,
+    index: Index,
+    /// When the entries were complete; 0 before there are any.
+    as_of: AtomicI64,
+    seq: AtomicU64,
+    header: ArcSwapOption<Header>,
+    hub_key: ArcSwapOption<HubKey>,
+    /// Counts changes of the hub's key: keys that were computed before are void.
+    generation: AtomicU64,
+}
+
+/// A snapshot has more entries than `max_entries`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{entries} entries are more than revocation.max_entries ({max}); they need {bytes} bytes")]
+pub struct Overflow {
+    pub entries: usize,
+    pub max: usize,
+    pub bytes: u64,
+}
+
+impl RevocationStore {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            index: Index::default(),
+            as_of: AtomicI64::new(0),
+            seq: AtomicU64::new(0),
+            header: ArcSwapOption::empty(),
+            hub_key: ArcSwapOption::empty(),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes a snapshot in place of everything.
+    ///
+    /// # Errors
+    /// It is too large; the entries stay as they are.
+    pub fn load(&self, header: Header, records: Vec<Record>) -> Result<(), Overflow> {
+        if records.len() > self.settings.max_entries {
+            let bytes = (records.len() as u64).saturating_mul(super::index::ENTRY_BYTES);
+            return Err(Overflow { entries: records.len(), max: self.settings.max_entries, bytes });
+        }
+        let hub_key = hex::decode(&header.hub_key).unwrap_or_default();
+        let is_same = self.header.load().as_deref().is_some_and(|known| known.hub_key == header.hub_key);
+        self.index.replace(records);
+        if !is_same {
+            self.hub_key.store(Some(Arc::new(HubKey::new(&hub_key))));
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        self.seq.store(header.seq, Ordering::Release);
+        self.as_of.store(header.as_of, Ordering::Release);
+        self.header.store(Some(Arc::new(header)));
+        Ok(())
+    }
+
+    /// Applies a change of the feed: the whole entry, as it is now.
+    pub fn put(&self, key: Key, entry: Entry, seq: u64) {
+        self.index.put(key, entry);
+        self.seq.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// The hub has said that nothing else has changed up to `as_of`.
+    pub fn confirm(&self, as_of: i64) {
+        self.as_of.fetch_max(as_of, Ordering::AcqRel);
+    }
+
+    /// Where the feed goes on: the epoch and the last change that is here.
+    pub fn position(&self) -> Option<(String, u64)> {
+        let header = self.header.load_full()?;
+        Some((header.epoch.clone(), self.seq.load(Ordering::Acquire)))
+    }
+
+    /// The header of the present entries, and all of them, to be kept on disk.
+    pub fn snapshot(&self) -> Option<(Header, Vec<Record>)> {
+        let header = self.header.load_full()?;
+        let seq = self.seq.load(Ordering::Acquire);
+        let as_of = self.as_of.load(Ordering::Acquire);
+        Some((Header { seq, as_of, ..Header::clone(&header) }, self.index.entries()))
+    }
+
+    /// The longest life of any accepted token, in seconds; `None` before the hub has said it.
+    pub fn retain(&self) -> Option<i64> {
+        self.header.load().as_deref().map(|header| i64::try_from(header.retain).unwrap_or(i64::MAX))
+    }
+
+    /// The hub's key, and the number of its change.
+    pub fn hub_key(&self) -> Option<(Arc<HubKey>, u64)> {
+        let generation = self.generation.load(Ordering::Acquire);
+        self.hub_key.load_full().map(|key| (key, generation))
+    }
+
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The age of the entries in seconds.
+    pub fn age(&self, now: i64) -> i64 {
+        now.saturating_sub(self.as_of.load(Ordering::Acquire)).max(0)
+    }
+
+    pub fn state(&self, now: i64) -> State {
+        if self.as_of.load(Ordering::Acquire) == 0 {
+            return State::Cold;
+        }
+        match self.age(now) {
+            age if age <= self.settings.max_staleness => State::Live,
+            age if age <= self.settings.stale_limit => State::Stale,
+            _ => State::Cold,
+        }
+    }
+
+    /// The most severe verdict of any of these keys.
+    pub fn verdict(&self, keys: &[(Kind, Key)], times: TokenTimes, now: i64) -> Verdict {
+        let retain = self.retain().unwrap_or(0);
+        let found = keys.iter().filter_map(|(kind, key)| Some((*kind, self.index.get(key)?)));
+        found.map(|(kind, entry)| of_entry(kind, &entry, times, retain, now)).max().unwrap_or(Verdict::Good)
+    }
+}
+
+fn of_entry(kind: Kind, entry: &Entry, times: TokenTimes, retain: i64, now: i64) -> Verdict {
+    let is_before = |end: u32| end == super::entry::PERMANENT || now < i64::from(end);
+    let revoked = Verdict::Revoked(match kind {
+        Kind::Session => Revoked::Session,
+        Kind::Key => Revoked::Key,
+        _ => Revoked::Token,
+    });
+    let counts = is_before(entry.until);
+    if kind.has_times() && entry.disabled != 0 && is_before(entry.disabled_until) {
+        return Verdict::Disabled;
+    }
+    if entry.deny && counts {
+        return revoked;
+    }
+    if !kind.has_times() || !counts {
+        return Verdict::Good;
+    }
+    // A token of the same second counts as one from before.
+    if entry.not_before != 0 && times.issued <= i64::from(entry.not_before) {
+        return revoked;
+    }
+    let not_before = i64::from(entry.authenticated_not_before);
+    match times.authenticated {
+        _ if not_before == 0 => Verdict::Good,
+        Some(authenticated) if authenticated <= not_before => Verdict::Reauthenticate(entry.authenticated_not_before),
+        Some(_) => Verdict::Good,
+        // When its holder authenticated is not known: every token of the time is revoked.
+        None if now < not_before.saturating_add(retain) => revoked,
+        None => Verdict::Good,
+    }
+}
+
+#[cfg(test)]
+mod tests;
