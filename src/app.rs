@@ -1,6 +1,7 @@
 //! Builds everything from a `Config`, serves, and drains.
 
 mod control;
+mod hub;
 mod runtime;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+pub use self::hub::{HubApp, run_hub};
 use self::runtime::Runtime;
 use crate::clock::Clock;
 use crate::config::{Config, Document, resolve};

@@ -64,7 +64,7 @@ pub use self::redirect::Redirect;
 pub use self::resource::ResourceMetadata;
 pub use self::respond::{Answer, GrpcCode};
 pub use self::response_limits::{MAX_METADATA_DEPTH, ResponseLimits};
-pub use self::revocation::{Fold, IssuerJoins, Join, MAX_JOINS, RevocationCheck, RouteRevocation};
+pub use self::revocation::{RevocationCheck, RouteRevocation};
 pub use self::routes::{LevelRequirement, PathPattern, Route, RouteRequirement, is_plain_host};
 use self::span::CheckSpan;
 

@@ -6,6 +6,7 @@ mod coverage;
 mod doctor;
 mod eval;
 mod explain;
+mod hub;
 mod memory_limit;
 mod run;
 mod tail;
@@ -47,6 +48,10 @@ enum Command {
     Explain(explain::Explain),
     /// Show the decisions of a running server as they are made
     Tail(tail::Tail),
+    /// Run the hub of revocations, or show the state of one
+    Hub(Box<hub::Hub>),
+    /// Revoke a user, session, token, client, group, device, key or issuer at a running hub
+    Revoke(hub::Revoke),
     /// Find what is wrong with a running server, with manifests, or with a move from OPA-Envoy
     Doctor(doctor::Doctor),
     /// Make keys and tokens for development and tests
@@ -79,6 +84,8 @@ impl Cli {
             Command::Inspect(inspect) => inspect.execute(),
             Command::Explain(explain) => explain.execute(),
             Command::Tail(tail) => tail.execute(),
+            Command::Hub(hub) => hub.execute(),
+            Command::Revoke(revoke) => revoke.execute(),
             Command::Doctor(doctor) => doctor.execute(),
             Command::Token(token) => token.execute().map(|()| ExitCode::SUCCESS),
             Command::Version => {

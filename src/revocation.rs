@@ -5,14 +5,18 @@
 
 mod entry;
 mod index;
+mod joins;
 mod key;
+mod line;
 mod metrics;
 mod snapshot;
 mod store;
 
 pub use self::entry::{Change, Entry, PERMANENT};
 pub use self::index::ENTRY_BYTES;
+pub use self::joins::{Fold, IssuerJoins, Join, MAX_JOINS, MAX_VALUE_BYTES};
 pub use self::key::{HubKey, Key, Kind};
+pub use self::line::Line;
 pub use self::metrics::RevocationMetrics;
 pub use self::snapshot::{Header, Record, SnapshotError, decode, encode};
 pub use self::store::{Mode, Overflow, RevocationStore, Revoked, Settings, State, TokenTimes, Verdict};

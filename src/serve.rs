@@ -11,6 +11,7 @@ mod handshakes;
 mod health;
 mod http;
 mod http_listener;
+mod hub;
 mod limits;
 mod listener;
 mod metrics;

@@ -280,6 +280,13 @@ impl RefusedFlags {
     }
 }
 
+/// The variables of the environment whose names and values are text.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
 /// The arguments of `opa run` that stepgate reads differently.
 pub fn judge(arguments: &[&str]) -> Vec<(Verdict, String)> {
     #[derive(Debug, Parser)]
@@ -349,9 +356,7 @@ impl Run {
         for (flag, why) in self.without_effect.given() {
             tracing::warn!("--{flag} has no effect: {why}");
         }
-        let environment: BTreeMap<String, String> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
+        let environment = environment();
         let mut document = Document::load(self.config_file.as_deref(), &self.set, &self.set_file, &environment)?;
         let is_url = |path: &&String| path.starts_with("http://") || path.starts_with("https://");
         for (at, url) in self.paths.iter().filter(is_url).enumerate() {

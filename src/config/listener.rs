@@ -11,8 +11,6 @@ use super::section::Section;
 use crate::serve::{Address, ConnectionSettings, GrpcSettings, SocketAccess, TlsSettings};
 use crate::token::SpiffePattern;
 
-const TLS: &str = "plugins.stepgate.grpc.tls";
-
 impl Resolver<'_> {
     pub(super) fn grpc(
         &mut self,
@@ -35,7 +33,8 @@ impl Resolver<'_> {
             self.problems.error("plugins.stepgate.socket_mode", "expected octal permissions such as \"0660\"");
         }
         let grpc = own.section("grpc");
-        let tls = self.tls(grpc, address.as_ref());
+        let tls = self.tls("plugins.stepgate.grpc.tls", grpc, address.as_ref());
+        let tls = tls.map(|tls| TlsSettings { is_http2: true, ..tls });
         let age = grpc.optional_duration("max_connection_age").unwrap_or_default();
         let max_message_bytes = plugin.size("grpc-max-recv-msg-size");
         let max_bytes_in_flight = limits.share_size("bytes_in_flight", self.memory);
@@ -69,20 +68,26 @@ impl Resolver<'_> {
         })
     }
 
-    fn tls(&mut self, grpc: Section<'_>, address: Option<&Address>) -> Option<TlsSettings> {
+    /// The section `tls` of a listener, which stands at `place`.
+    pub(super) fn tls(
+        &mut self,
+        place: &'static str,
+        listener: Section<'_>,
+        address: Option<&Address>,
+    ) -> Option<TlsSettings> {
         // An empty `tls: {}` is an error, not plaintext.
-        if grpc.value.and_then(|grpc| grpc.get("tls")).is_some_and(Value::is_null) {
-            self.problems.error(TLS, "the section is empty: give cert_file and private_key_file, or remove it");
+        if listener.value.and_then(|listener| listener.get("tls")).is_some_and(Value::is_null) {
+            self.problems.error(place, "the section is empty: give cert_file and private_key_file, or remove it");
         }
-        let tls = grpc.section("tls");
+        let tls = listener.section("tls");
         tls.value?;
         if !matches!(address, None | Some(Address::Tcp { .. })) {
-            self.problems.error(TLS, "a socket is guarded by its permissions; TLS is for TCP");
+            self.problems.error(place, "a socket is guarded by its permissions; TLS is for TCP");
         }
         let path = |name| tls.text(name).map(PathBuf::from);
         let pair = path("cert_file").zip(path("private_key_file"));
         if pair.is_none() {
-            self.problems.error(TLS, "cert_file and private_key_file are both needed");
+            self.problems.error(place, "cert_file and private_key_file are both needed");
         }
         let client_roots = path("ca_cert_file");
         let mut clients = Vec::new();
@@ -90,21 +95,21 @@ impl Resolver<'_> {
             match SpiffePattern::parse(text) {
                 Some(pattern) => clients.push(pattern),
                 None => self.problems.error(
-                    format!("{TLS}.allowed_spiffe_ids[{at}]"),
+                    format!("{place}.allowed_spiffe_ids[{at}]"),
                     "expected an id such as spiffe://cluster.local/ns/shop/sa/web, or one that ends with /*",
                 ),
             }
         }
         if tls.at("allowed_spiffe_ids").is_some() && tls.texts("allowed_spiffe_ids").is_empty() {
-            self.problems.error(format!("{TLS}.allowed_spiffe_ids"), "the list is empty, so no client could connect");
+            self.problems.error(format!("{place}.allowed_spiffe_ids"), "the list is empty, so no client could connect");
         }
         if !clients.is_empty() && client_roots.is_none() {
             self.problems
-                .error(format!("{TLS}.allowed_spiffe_ids"), "needs ca_cert_file: without it clients prove no id");
+                .error(format!("{place}.allowed_spiffe_ids"), "needs ca_cert_file: without it clients prove no id");
         }
         let (certificate, key) = pair?;
         let needs_client = client_roots.is_some();
         let only_1_3 = tls.text("min_version") == Some("1.3");
-        Some(TlsSettings { certificate, key, client_roots, needs_client, only_1_3, clients, is_http2: true })
+        Some(TlsSettings { certificate, key, client_roots, needs_client, only_1_3, clients, is_http2: false })
     }
 }

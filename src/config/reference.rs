@@ -14,7 +14,7 @@ struct Page {
     example: &'static str,
 }
 
-const PAGES: [Page; 11] = [
+const PAGES: [Page; 12] = [
     Page {
         file: "listener.md",
         title: "The gRPC listener and compatibility",
@@ -53,6 +53,13 @@ const PAGES: [Page; 11] = [
             "plugins.stepgate.routes[].revocation",
         ],
         example: include_str!("reference/revocation.yaml"),
+    },
+    Page {
+        file: "hub.md",
+        title: "Hub",
+        about: "Configures `stepgate hub`: the ledger of revocations and the feed of sidecars ([how it works](../../operate/revocation.md)).",
+        keys: &["plugins.stepgate.hub"],
+        example: include_str!("reference/hub.yaml"),
     },
     Page {
         file: "routes.md",

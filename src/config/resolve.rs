@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::aliases::with_present_names;
 use super::bundles::BundleContext;
 use super::document::Document;
+use super::hub::HubConfig;
 use super::keys;
 use super::memory::{Consumer, Memory};
 use super::problem::Problems;
@@ -59,6 +60,8 @@ pub struct Config {
     pub load_checks: Vec<Vec<String>>,
     /// Not ready before a policy with the entry point is active; OPA does not look.
     pub awaits_entrypoint: bool,
+    /// Absent without `hub`.
+    pub hub: Option<HubConfig>,
     /// Absent without `revocation`.
     pub revocation: Option<RevocationConfig>,
     /// Absent without `issuers`.
@@ -241,6 +244,7 @@ impl Resolver<'_> {
         let entrypoint = self.entrypoint(plugin);
         let issuers = self.issuers(own, &issuer_services);
         let revocation = self.revocation(own, document, &services);
+        let hub = self.hub(own);
         let mut proofs = self.proofs(own.section("dpop"));
         check.asserted = self.asserted(own, &issuer_services);
         check.resources = self.resources(own, issuers.as_deref(), &proofs);
@@ -281,6 +285,7 @@ impl Resolver<'_> {
             awaits_entrypoint: !strict,
             load_checks: own.texts("load_checks").into_iter().map(parts).collect(),
             check,
+            hub,
             revocation,
             issuers,
             tokens: token::Settings {

@@ -8,9 +8,8 @@ use serde_json::Value;
 use super::issuers::issuer_names;
 use super::resolve::Resolver;
 use super::section::Section;
-use crate::check::{Fold, IssuerJoins, Join, MAX_JOINS};
 use crate::remote::service::ServiceSettings;
-use crate::revocation::{ENTRY_BYTES, Mode, Settings};
+use crate::revocation::{ENTRY_BYTES, Fold, IssuerJoins, Join, MAX_JOINS, Mode, Settings};
 
 /// Entries where the memory has no limit.
 const MAX_ENTRIES: u64 = 5_000_000;
@@ -82,7 +81,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn issuer_joins(&mut self, own: Section<'_>) -> BTreeMap<String, IssuerJoins> {
+    pub(super) fn issuer_joins(&mut self, own: Section<'_>) -> BTreeMap<String, IssuerJoins> {
         let listed = own.at("issuers").and_then(Value::as_array).into_iter().flatten();
         let mut found = BTreeMap::new();
         for (at, entry) in listed.enumerate() {

@@ -90,6 +90,26 @@ pub fn get<S: Read + Write>(
 ) -> std::io::Result<Option<(u16, BufReader<S>)>> {
     let request = format!("GET {path} {version}\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
+    read_answer(stream)
+}
+
+/// Sends a POST of JSON after which the connection ends; answers as `get`.
+pub fn post<S: Read + Write>(
+    mut stream: S,
+    host: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<Option<(u16, BufReader<S>)>> {
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(format!("{head}{body}").as_bytes())?;
+    read_answer(stream)
+}
+
+/// Reads the head of an answer.
+fn read_answer<S: Read>(stream: S) -> std::io::Result<Option<(u16, BufReader<S>)>> {
     let mut answer = BufReader::new(stream);
     let line = |answer: &mut BufReader<S>| -> std::io::Result<String> {
         let mut line = String::new();

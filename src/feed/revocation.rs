@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{jittered, write_private};
 use crate::clock::Clock;
 use crate::remote::RemoteError;
 use crate::remote::service::{RequestOptions, Service};
-use crate::revocation::{Entry, Key, RevocationMetrics, RevocationStore, SnapshotError, decode, encode};
+use crate::revocation::{Line, RevocationMetrics, RevocationStore, SnapshotError, decode, encode};
 use crate::telemetry::chain;
 
 /// Bytes of a snapshot at most: 5 million entries and more.
@@ -130,11 +129,11 @@ impl RevocationFeed {
         loop {
             let line = tokio::time::timeout(MAX_SILENCE, stream.next_line(MAX_LINE_BYTES)).await;
             let Some(line) = line.map_err(|_| FeedError::Silent)?.map_err(FeedError::Remote)? else { return Ok(()) };
-            match self.apply(&line) {
-                Some(Applied::Change) => has_changes = true,
-                Some(Applied::Beat) => {}
-                Some(Applied::Reset) => self.take_snapshot().await?,
-                None => return Err(FeedError::Line),
+            let line = Line::parse(&line).ok_or(FeedError::Line)?;
+            self.apply(&line);
+            has_changes |= matches!(line, Line::Changed { .. });
+            if line == Line::Reset {
+                self.take_snapshot().await?;
             }
             self.publish();
             if has_changes && saved.elapsed() > SAVE_PAUSE {
@@ -158,41 +157,15 @@ impl RevocationFeed {
         Ok(())
     }
 
-    /// Applies one line: a change, a beat, or the hub's word that a snapshot is needed.
-    fn apply(&self, line: &[u8]) -> Option<Applied> {
-        let line: Value = serde_json::from_slice(line).ok()?;
-        if line.get("reset").is_some() {
-            return Some(Applied::Reset);
+    /// Applies one line, but for the request to take a snapshot.
+    fn apply(&self, line: &Line) {
+        match line {
+            Line::Confirmed { as_of } => self.store.confirm(*as_of),
+            Line::Changed { key, entry, seq } => {
+                self.store.put(*key, *entry, *seq);
+                self.metrics.applied.inc();
+            }
+            Line::Reset => {}
         }
-        if let Some(beat) = line.get("beat").or_else(|| line.get("hello")) {
-            self.store.confirm(beat.get("as_of")?.as_i64()?);
-            return Some(Applied::Beat);
-        }
-        let (key, entry) = entry_of(line.get("e")?)?;
-        self.store.put(key, entry, line.get("q")?.as_u64()?);
-        self.metrics.applied.inc();
-        Some(Applied::Change)
     }
-}
-
-enum Applied {
-    Change,
-    Beat,
-    Reset,
-}
-
-/// `[key, not_before, authenticated_not_before, until, disabled_until, disabled, deny]`.
-fn entry_of(value: &Value) -> Option<(Key, Entry)> {
-    let parts = value.as_array()?;
-    let time = |at: usize| u32::try_from(parts.get(at)?.as_u64()?).ok();
-    let key: Key = hex::decode(parts.first()?.as_str()?).ok()?.try_into().ok()?;
-    let entry = Entry {
-        not_before: time(1)?,
-        authenticated_not_before: time(2)?,
-        until: time(3)?,
-        disabled_until: time(4)?,
-        disabled: u16::try_from(parts.get(5)?.as_u64()?).ok()?,
-        deny: parts.get(6)?.as_bool()?,
-    };
-    Some((key, entry))
 }

@@ -32,6 +32,30 @@ pub struct Change {
 }
 
 impl Entry {
+    /// Bytes of an entry.
+    pub const BYTES: usize = 19;
+
+    /// The entry in bytes: the four times, the sources that disable it, flags (bit 0 is `deny`), each big-endian.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let times = [self.not_before, self.authenticated_not_before, self.until, self.disabled_until];
+        let mut bytes = [0; Self::BYTES];
+        let parts = times.iter().flat_map(|time| time.to_be_bytes()).chain(self.disabled.to_be_bytes());
+        bytes.iter_mut().zip(parts.chain([u8::from(self.deny)])).for_each(|(byte, part)| *byte = part);
+        bytes
+    }
+
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s] = bytes;
+        Self {
+            not_before: u32::from_be_bytes([a, b, c, d]),
+            authenticated_not_before: u32::from_be_bytes([e, f, g, h]),
+            until: u32::from_be_bytes([i, j, k, l]),
+            disabled_until: u32::from_be_bytes([m, n, o, p]),
+            disabled: u16::from_be_bytes([q, r]),
+            deny: s & 1 != 0,
+        }
+    }
+
     /// Merges a change in the order of the ledger: times by maximum, bits and `deny` by the last.
     pub fn apply(&mut self, change: &Change) {
         self.not_before = self.not_before.max(change.not_before);

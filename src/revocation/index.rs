@@ -22,34 +22,8 @@ pub struct Index {
 #[derive(Debug, Default)]
 struct Shard {
     keys: Vec<Key>,
-    entries: Vec<Packed>,
+    entries: Vec<[u8; Entry::BYTES]>,
     changes: HashMap<Key, Entry>,
-}
-
-/// An entry in 19 bytes.
-#[derive(Clone, Copy, Debug)]
-struct Packed([u8; 19]);
-
-impl Packed {
-    fn of(entry: &Entry) -> Self {
-        let times = [entry.not_before, entry.authenticated_not_before, entry.until, entry.disabled_until];
-        let mut bytes = [0; 19];
-        let parts = times.iter().flat_map(|time| time.to_be_bytes()).chain(entry.disabled.to_be_bytes());
-        bytes.iter_mut().zip(parts.chain([u8::from(entry.deny)])).for_each(|(byte, part)| *byte = part);
-        Self(bytes)
-    }
-
-    fn entry(self) -> Entry {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s] = self.0;
-        Entry {
-            not_before: u32::from_be_bytes([a, b, c, d]),
-            authenticated_not_before: u32::from_be_bytes([e, f, g, h]),
-            until: u32::from_be_bytes([i, j, k, l]),
-            disabled_until: u32::from_be_bytes([m, n, o, p]),
-            disabled: u16::from_be_bytes([q, r]),
-            deny: s != 0,
-        }
-    }
 }
 
 impl Default for Index {
@@ -90,7 +64,7 @@ impl Index {
         for (shard, mut entries) in self.shards.iter().zip(fresh) {
             entries.sort_unstable_by_key(|(key, _)| *key);
             entries.dedup_by_key(|(key, _)| *key);
-            let (keys, entries) = entries.into_iter().map(|(key, entry)| (key, Packed::of(&entry))).unzip();
+            let (keys, entries) = entries.into_iter().map(|(key, entry)| (key, entry.to_bytes())).unzip();
             *shard.write() = Shard { keys, entries, changes: HashMap::default() };
         }
     }
@@ -108,7 +82,7 @@ impl Index {
 impl Shard {
     fn based(&self, key: &Key) -> Option<Entry> {
         let at = self.keys.binary_search(key).ok()?;
-        self.entries.get(at).map(|packed| packed.entry())
+        self.entries.get(at).map(|bytes| Entry::from_bytes(*bytes))
     }
 
     fn len(&self) -> usize {
@@ -118,7 +92,7 @@ impl Shard {
 
     fn all(&self) -> Vec<(Key, Entry)> {
         let based = self.keys.iter().zip(&self.entries).filter(|(key, _)| !self.changes.contains_key(*key));
-        let based = based.map(|(key, packed)| (*key, packed.entry()));
+        let based = based.map(|(key, bytes)| (*key, Entry::from_bytes(*bytes)));
         based.chain(self.changes.iter().map(|(key, entry)| (*key, *entry))).collect()
     }
 
@@ -126,7 +100,7 @@ impl Shard {
     fn merge(&mut self) {
         let mut all = self.all();
         all.sort_unstable_by_key(|(key, _)| *key);
-        (self.keys, self.entries) = all.into_iter().map(|(key, entry)| (key, Packed::of(&entry))).unzip();
+        (self.keys, self.entries) = all.into_iter().map(|(key, entry)| (key, entry.to_bytes())).unzip();
         self.changes = HashMap::default();
     }
 }

@@ -8,8 +8,7 @@ use super::entry::Entry;
 use super::key::Key;
 
 const MAGIC: &[u8] = b"SGRV1\n";
-/// Key, four times, disabled, flags.
-const RECORD_BYTES: usize = 35;
+const RECORD_BYTES: usize = size_of::<Key>() + Entry::BYTES;
 const DIGEST_BYTES: usize = 32;
 /// Bytes of the header.
 const MAX_HEADER_BYTES: usize = 64 << 10;
@@ -53,11 +52,7 @@ pub fn encode(header: &Header, records: &[Record]) -> Vec<u8> {
     bytes.push(b'\n');
     for (key, entry) in records {
         bytes.extend_from_slice(key);
-        for time in [entry.not_before, entry.authenticated_not_before, entry.until, entry.disabled_until] {
-            bytes.extend_from_slice(&time.to_be_bytes());
-        }
-        bytes.extend_from_slice(&entry.disabled.to_be_bytes());
-        bytes.push(u8::from(entry.deny));
+        bytes.extend_from_slice(&entry.to_bytes());
     }
     let digest = digest(&SHA256, &bytes);
     bytes.extend_from_slice(digest.as_ref());
@@ -99,17 +94,7 @@ fn header_of(line: &Value) -> Option<Header> {
 
 fn record_of(bytes: &[u8]) -> Option<Record> {
     let (key, rest) = bytes.split_first_chunk::<16>()?;
-    let mut times = rest.chunks_exact(4).take(4).filter_map(|time| time.try_into().ok()).map(u32::from_be_bytes);
-    let (flags, disabled) = rest.split_last().and_then(|(flags, rest)| Some((flags, rest.last_chunk::<2>()?)))?;
-    let entry = Entry {
-        not_before: times.next()?,
-        authenticated_not_before: times.next()?,
-        until: times.next()?,
-        disabled_until: times.next()?,
-        disabled: u16::from_be_bytes(*disabled),
-        deny: *flags & 1 != 0,
-    };
-    Some((*key, entry))
+    Some((*key, Entry::from_bytes(rest.try_into().ok()?)))
 }
 
 #[cfg(test)]

@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::address::Peer;
 use super::api::{self, Api};
 use super::health::{BUNDLES, Health, Plugin};
-use super::http_listener::HttpListener;
+use super::http_listener::{HttpListener, MAX_CONNECTIONS};
+use super::hub;
 use super::listener::Listener;
 use super::rejected_connections::RejectedConnections;
 use super::tls::Tls;
+use crate::hub::Hub;
 use crate::policy::{QueryOptions, Store};
 use crate::telemetry::Metrics;
 use crate::value::Value;
@@ -51,15 +53,23 @@ pub enum ListenerKind {
     Api(Arc<Api>),
     /// The API and what changes something; only for a socket file of this machine.
     Admin(Arc<Api>),
+    /// The feed of a hub.
+    Feed(Arc<Hub>),
+    /// Changes of a hub; only for a socket file of this machine.
+    HubAdmin(Arc<Hub>),
 }
 
 /// Serves until `stop` comes.
 pub async fn serve_http(listener: Listener, listener_config: HttpListenerConfig, stop: CancellationToken) {
     let is_local = listener.is_local();
-    let has_watchers = matches!(listener_config.kind, ListenerKind::Admin(_));
+    let has_watchers = matches!(listener_config.kind, ListenerKind::Admin(_) | ListenerKind::Feed(_));
+    let max_connections = match &listener_config.kind {
+        ListenerKind::Feed(hub) => hub.max_readers().saturating_add(MAX_CONNECTIONS),
+        _ => MAX_CONNECTIONS,
+    };
     let refusals = Arc::new(RejectedConnections::new(&listener_config.metrics, "http"));
-    let (kind, listener) =
-        (listener_config.kind.clone(), HttpListener::new(listener, listener_config.tls.clone(), refusals));
+    let (kind, tls) = (listener_config.kind.clone(), listener_config.tls.clone());
+    let listener = HttpListener::new(listener, tls, refusals, max_connections);
     let mut router = Router::new()
         .route("/health", get(health))
         .route("/health/{*rule}", get(health_rule))
@@ -72,6 +82,8 @@ pub async fn serve_http(listener: Listener, listener_config: HttpListenerConfig,
         ListenerKind::Diagnostic => router,
         ListenerKind::Api(api) => api::guarded(router.merge(api::routes(&api)), api, is_local),
         ListenerKind::Admin(api) => router.merge(api::routes(&api)).merge(api::admin_routes(&api)),
+        ListenerKind::Feed(hub) => router.merge(hub::feed_routes(&hub, stop.clone())),
+        ListenerKind::HubAdmin(hub) => router.merge(hub::admin_routes(&hub)),
     };
     let service = router.into_make_service_with_connect_info::<Peer>();
     let stopped = stop.clone();
@@ -164,6 +176,8 @@ async fn not_found(State(listener_config): State<HttpListenerConfig>) -> Respons
             "/v1/data, /v0/data, /v1/query, /v1/policies, /v1/config, /v1/status, /health, /live, /ready and /metrics"
         }
         ListenerKind::Admin(_) => "POST /v1/bundles/<name>/refresh and everything of the API",
+        ListenerKind::Feed(_) => "/v1/feed, /v1/snapshot, /health, /live, /ready and /metrics",
+        ListenerKind::HubAdmin(_) => "POST /v1/revocations, /v1/hub/status, /health, /live, /ready and /metrics",
     };
     let body = serde_json::json!({"code": "resource_not_found", "message": format!("stepgate serves {offered} here")});
     json(StatusCode::NOT_FOUND, &body.to_string())

@@ -18,9 +18,9 @@ use super::metrics::RejectReason;
 use super::rejected_connections::{RejectedConnection, RejectedConnections};
 use super::tls::{Tls, client_certificates, client_subject};
 
-/// Connections of one HTTP listener; beyond, the oldest is closed once it waits for a request. Silent ones take neither the
-/// place of probes nor all descriptors of the process.
-const MAX_CONNECTIONS: usize = 256;
+/// Connections of one HTTP listener, but for the feed of a hub; beyond, the oldest is closed once it waits for a request. Silent ones
+/// take neither the place of probes nor all descriptors of the process.
+pub(super) const MAX_CONNECTIONS: usize = 256;
 
 /// A listener for HTTP, with or without TLS.
 #[derive(Debug)]
@@ -30,6 +30,7 @@ pub struct HttpListener {
     refusals: Arc<RejectedConnections>,
     /// Connections that may still be there, oldest first.
     open: VecDeque<Open>,
+    max_connections: usize,
 }
 
 /// A connection that may still be there.
@@ -51,9 +52,14 @@ pub struct HttpConnection {
 }
 
 impl HttpListener {
-    pub fn new(listener: Listener, tls: Option<Arc<Tls>>, refusals: Arc<RejectedConnections>) -> Self {
+    pub fn new(
+        listener: Listener,
+        tls: Option<Arc<Tls>>,
+        refusals: Arc<RejectedConnections>,
+        max_connections: usize,
+    ) -> Self {
         let handshakes = tls.map(|tls| Handshakes::new(tls, Arc::clone(&refusals)));
-        Self { listener, handshakes, refusals, open: VecDeque::new() }
+        Self { listener, handshakes, refusals, open: VecDeque::new(), max_connections }
     }
 
     async fn next_connection(&mut self) -> Connection {
@@ -67,11 +73,11 @@ impl HttpListener {
 impl HttpListener {
     fn bounded(&mut self, connection: Connection, peer: String) -> HttpConnection {
         self.open.retain(|open| open.alive.strong_count() > 0);
-        if self.open.len() >= MAX_CONNECTIONS
+        if self.open.len() >= self.max_connections
             && let Some(oldest) = self.open.pop_front()
         {
             oldest.close.cancel();
-            let why = format!("{MAX_CONNECTIONS} connections are open, and this was the oldest");
+            let why = format!("{} connections are open, and this was the oldest", self.max_connections);
             self.refusals.log(&RejectedConnection { reason: RejectReason::Limit, why }, &oldest.peer);
         }
         let (alive, close) = (Arc::new(()), CancellationToken::new());
@@ -158,7 +164,8 @@ mod tests {
         let listener = Listener::bind(&address, SocketAccess::mode(0o660)).await.expect("a port");
         let place = listener.local_address();
         let metrics = Arc::new(Metrics::new(None));
-        let mut listener = HttpListener::new(listener, None, Arc::new(RejectedConnections::new(&metrics, "http")));
+        let mut listener =
+            HttpListener::new(listener, None, Arc::new(RejectedConnections::new(&metrics, "http")), MAX_CONNECTIONS);
         let (mut clients, mut accepted) = (Vec::new(), Vec::new());
         for _ in 0..=MAX_CONNECTIONS {
             clients.push(TcpStream::connect(&place).await.expect("a connection"));

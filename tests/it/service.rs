@@ -3,4 +3,5 @@
 mod bundles;
 mod decision_log;
 mod discovery;
+mod hub;
 mod revocation;

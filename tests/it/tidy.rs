@@ -9,10 +9,10 @@ use syn::visit::Visit;
 
 /// Modules of the crate by floor, from the ground up. A module may use those of lower floors and itself.
 const FLOORS: &[(u8, &[&str])] = &[
-    (1, &["clock", "folder", "value", "secret", "lifecycle", "telemetry", "remote"]),
+    (1, &["clock", "folder", "value", "secret", "lifecycle", "telemetry", "remote", "state"]),
     (2, &["opa"]),
     (3, &["policy", "token", "decision_queue", "revocation"]),
-    (4, &["check", "feed"]),
+    (4, &["check", "feed", "hub"]),
     (5, &["serve"]),
     (6, &["main", "lib", "cli", "app", "config", "doctor"]),
 ];
@@ -46,6 +46,7 @@ const ONLY: &[(&str, &[&str])] = &[
             "src/cli/test.rs",
         ],
     ),
+    ("redb", &["src/state.rs"]),
     ("tonic", &["src/serve/grpc.rs"]),
     ("hyper", &["src/serve/grpc.rs", "src/serve/connection.rs"]),
     (

@@ -351,10 +351,11 @@ def broken(folder, crds):
             expect(name, any(problem.startswith(want) for problem in found), f'wanted {want}, found {found}')
 
 
-# What the commands of docs/ need a cluster or much time for; all others are run as they stand.
+# What the commands of docs/ need a cluster or much time for; all others are run as they stand. Those of a hub are run by
+# tests/it/service/hub.rs, with a hub.
 ELSEWHERE = ('kubectl apply', 'kubectl get', 'kubectl run', 'kubectl -n', 'kubectl label', 'helm upgrade', 'helm test', 'rustup', 'make image', 'make sbom',
              'k8s/image/build', 'TARGET_TRIPLE', 'export CARGO_TARGET', 'stepgate token decode "$TOKEN"',
-             'stepgate tail', 'stepgate run', 'stepgate build', 'make ', 'k8s/pod/ask', 'curl ', 'stepgate inspect', 'stepgate explain 27', 'stepgate explain request', 'systemctl',
+             'stepgate tail', 'stepgate run', 'stepgate hub', 'stepgate revoke', 'stepgate build', 'make ', 'k8s/pod/ask', 'curl ', 'stepgate inspect', 'stepgate explain 27', 'stepgate explain request', 'systemctl',
              'journalctl', 'stepgate doctor --wait', 'stepgate doctor plan --config-file config.yaml policy.rego')
 
 

@@ -1,5 +1,6 @@
 //! The table of keys: OPA's, then stepgate's own, those about callers last.
 
+mod hub;
 mod identity;
 mod opa;
 mod own;
@@ -22,5 +23,11 @@ pub(super) const fn refused(path: &'static str, why: &'static str) -> Key {
 
 /// All keys.
 pub fn all() -> impl Iterator<Item = &'static Key> {
-    services::KEYS.iter().chain(opa::KEYS).chain(own::KEYS).chain(identity::KEYS).chain(revocation::KEYS)
+    services::KEYS
+        .iter()
+        .chain(opa::KEYS)
+        .chain(own::KEYS)
+        .chain(identity::KEYS)
+        .chain(revocation::KEYS)
+        .chain(hub::KEYS)
 }

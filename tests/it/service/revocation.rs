@@ -9,13 +9,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use stepgate::revocation::{Entry, Header, HubKey, Kind, PERMANENT, Record, encode};
+use stepgate::revocation::{Entry, Header, HubKey, Kind, Line, PERMANENT, Record, encode};
 use stepgate_jose::{Algorithm, PrivateKey, SigningKey, signing_input};
 use tokio::sync::broadcast;
 
 use crate::harness::{NOW, Service, settled};
 
-const ISSUER: &str = "https://issuer";
+pub(super) const ISSUER: &str = "https://issuer";
 const KEY: [u8; 32] = [7; 32];
 const AT: u32 = 1_800_000_000;
 const POLICY: &str = r#"package app
@@ -107,20 +107,11 @@ impl Hub {
         state.seq += 1;
         state.records.retain(|(known, _)| *known != key);
         state.records.push((key, entry));
-        let parts = json!([
-            hex::encode(key),
-            entry.not_before,
-            entry.authenticated_not_before,
-            entry.until,
-            entry.disabled_until,
-            entry.disabled,
-            entry.deny
-        ]);
-        let _ = self.lines.send(format!("{}\n", json!({"e": parts, "q": state.seq})));
+        let _ = self.lines.send(Line::Changed { key, entry, seq: state.seq }.text());
     }
 
     fn beat(&self, as_of: i64) {
-        let _ = self.lines.send(format!("{}\n", json!({"beat": {"as_of": as_of}})));
+        let _ = self.lines.send(Line::Confirmed { as_of }.text());
     }
 
     /// Cuts every feed.
@@ -157,20 +148,20 @@ impl<T, F: FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<T>> + Un
     }
 }
 
-struct Bench {
-    hub: Hub,
-    service: Service,
+/// A sidecar that follows the hub at a URL, and who signs its tokens.
+pub(super) struct Bench {
+    pub service: Service,
     key: SigningKey,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn start(hub: &Hub, more: Value) -> Self {
+    pub async fn start(hub: &str, more: Value) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         Self::start_in(hub, more, folder).await
     }
 
-    async fn start_in(hub: &Hub, more: Value, folder: tempfile::TempDir) -> Self {
+    pub async fn start_in(hub: &str, more: Value, folder: tempfile::TempDir) -> Self {
         let pem = PrivateKey::generate(Algorithm::ES256).expect("a key");
         let key = SigningKey::from_pem(Algorithm::ES256, &pem).expect("its PEM is read");
         let mut jwk = key.public_jwk();
@@ -179,7 +170,7 @@ impl Bench {
         std::fs::write(&keys, json!({"keys": [jwk]}).to_string()).expect("the keys are written");
         let joins = json!({"email": {"claim": "email", "fold": "email", "when": "email_verified"}});
         let mut config = json!({
-            "services": {"hub": {"url": hub.url, "response_header_timeout_seconds": 1}},
+            "services": {"hub": {"url": hub, "response_header_timeout_seconds": 1}},
             "persistence_directory": folder.path(),
             "plugins": {"stepgate": {
                 "revocation": {"service": "hub"},
@@ -190,10 +181,10 @@ impl Bench {
         });
         crate::harness::merge(&mut config, more);
         let service = Service::start(config, POLICY).await;
-        Self { hub: hub.clone(), service, key, _folder: folder }
+        Self { service, key, _folder: folder }
     }
 
-    fn token(&self, more: Value) -> String {
+    pub fn token(&self, more: Value) -> String {
         let mut claims = json!({"iss": ISSUER, "aud": "a", "sub": "alice", "iat": NOW - 100, "exp": NOW + 3_600,
                                 "auth_time": NOW - 200, "sid": "s1", "email": "Alice@Example.com", "email_verified": true});
         crate::harness::merge(&mut claims, more);
@@ -204,11 +195,11 @@ impl Bench {
     }
 
     /// The status that a client gets, and the reason in the body.
-    async fn ask(&self, path: &str, token: &str) -> (u32, String) {
+    pub async fn ask(&self, path: &str, token: &str) -> (u32, String) {
         self.service.status_of(path, token).await
     }
 
-    async fn becomes(&self, path: &str, token: &str, want: (u32, &str)) {
+    pub async fn becomes(&self, path: &str, token: &str, want: (u32, &str)) {
         settled(&format!("{want:?} at {path}"), || async {
             let (status, reason) = self.ask(path, token).await;
             (status, reason.as_str()) == want
@@ -224,21 +215,21 @@ fn revoked() -> Entry {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cached_token_is_rejected_as_soon_as_its_user_is_revoked() {
     let hub = Hub::start().await;
-    let bench = Bench::start(&hub, json!({})).await;
+    let bench = Bench::start(&hub.url, json!({})).await;
     let (alice, bob) =
         (bench.token(json!({})), bench.token(json!({"sub": "bob", "email": "bob@example.com", "sid": "s2"})));
     for token in [&alice, &bob] {
         bench.becomes("/x", token, (200, "")).await;
     }
     assert_eq!(bench.ask("/facts", &alice).await.0, 200, "the policy sees how the token is matched");
-    bench.hub.put(Kind::User, "sub", "alice", revoked());
+    hub.put(Kind::User, "sub", "alice", revoked());
     bench.becomes("/x", &alice, (401, "token_revoked")).await;
     assert_eq!(bench.ask("/x", &bob).await.0, 200);
     assert_eq!(bench.ask("/public", &alice).await.0, 200, "what needs no token stays open");
     assert_eq!(bench.ask("/off/x", &alice).await.0, 200, "a route that does not ask the store");
     let fresh = bench.token(json!({"iat": NOW + 1}));
     assert_eq!(bench.ask("/x", &fresh).await.0, 200, "a token of later");
-    bench.hub.put(
+    hub.put(
         Kind::User,
         "email",
         "alice@example.com",
@@ -254,17 +245,17 @@ async fn a_cached_token_is_rejected_as_soon_as_its_user_is_revoked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_keys_and_authentications_are_revoked_by_themselves() {
     let hub = Hub::start().await;
-    let bench = Bench::start(&hub, json!({})).await;
+    let bench = Bench::start(&hub.url, json!({})).await;
     let (one, other) = (bench.token(json!({"jti": "j1"})), bench.token(json!({"sid": "s2", "jti": "j2"})));
     bench.becomes("/x", &one, (200, "")).await;
     let denied = Entry { deny: true, until: AT + 1_000, ..Entry::default() };
-    bench.hub.put(Kind::Session, "", "s1", denied);
+    hub.put(Kind::Session, "", "s1", denied);
     bench.becomes("/x", &one, (401, "session_revoked")).await;
     assert_eq!(bench.ask("/x", &other).await.0, 200, "another session");
-    bench.hub.put(Kind::Token, "jti", "j2", denied);
+    hub.put(Kind::Token, "jti", "j2", denied);
     bench.becomes("/x", &other, (401, "token_revoked")).await;
     let third = bench.token(json!({"sid": "s3"}));
-    bench.hub.put(
+    hub.put(
         Kind::User,
         "sub",
         "alice",
@@ -284,7 +275,7 @@ async fn sessions_keys_and_authentications_are_revoked_by_themselves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_must_outlive_tokens() {
     let hub = Hub::start().await;
-    let bench = Bench::start(&hub, json!({})).await;
+    let bench = Bench::start(&hub.url, json!({})).await;
     bench.becomes("/x", &bench.token(json!({})), (200, "")).await;
     for (claims, reason) in
         [(json!({"exp": NOW + 100_000}), "lifetime_too_long"), (json!({"iat": null}), "lifetime_too_long")]
@@ -298,7 +289,7 @@ async fn entries_must_outlive_tokens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_is_gone_makes_entries_stale_and_then_cold() {
     let hub = Hub::start().await;
-    let bench = Bench::start(&hub, json!({})).await;
+    let bench = Bench::start(&hub.url, json!({})).await;
     let token = bench.token(json!({}));
     bench.becomes("/required/x", &token, (200, "")).await;
     let snapshots = hub.state.lock().snapshots;
@@ -326,12 +317,12 @@ async fn a_hub_that_is_gone_makes_entries_stale_and_then_cold() {
 async fn a_restart_uses_the_copy_on_disk() {
     let hub = Hub::start().await;
     hub.put(Kind::User, "sub", "alice", revoked());
-    let bench = Bench::start(&hub, json!({})).await;
+    let bench = Bench::start(&hub.url, json!({})).await;
     bench.becomes("/x", &bench.token(json!({})), (401, "token_revoked")).await;
     let Bench { service, _folder: folder, .. } = bench;
     service.stop().await;
     hub.state.lock().is_down = true;
-    let bench = Bench::start_in(&hub, json!({}), folder).await;
+    let bench = Bench::start_in(&hub.url, json!({}), folder).await;
     bench.becomes("/x", &bench.token(json!({})), (401, "token_revoked")).await;
     let bob = bench.token(json!({"sub": "bob", "email": "b@example.com"}));
     assert_eq!(bench.ask("/x", &bob).await.0, 200);
@@ -343,7 +334,7 @@ async fn a_restart_uses_the_copy_on_disk() {
     let last = bytes.len() - 40;
     bytes[last] ^= 1;
     std::fs::write(&path, bytes).expect("it is damaged");
-    let bench = Bench::start_in(&hub, json!({}), folder).await;
+    let bench = Bench::start_in(&hub.url, json!({}), folder).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(bench.service.waiting_for().await, ["revocations"]);
     assert_eq!(bench.ask("/x", &bench.token(json!({}))).await, (503, "revocation_unknown".to_owned()));

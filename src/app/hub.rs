@@ -1,0 +1,95 @@
+//! `stepgate hub`: the ledger, its listeners, and nothing of a check.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::{ADMIN_MODE, Signals, block_on_new_runtime, load_tls, readable};
+use crate::clock::Clock;
+use crate::config::HubConfig;
+use crate::hub::{Hub, HubMetrics};
+use crate::lifecycle::Lifecycle;
+use crate::policy::Store;
+use crate::serve::{HttpListenerConfig, Listener, ListenerKind, ListenerMetrics, Readiness, serve_http};
+use crate::telemetry::Metrics;
+
+/// Requests in flight have so long at the end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs a hub until a signal stops it.
+pub fn run_hub(config: HubConfig) -> anyhow::Result<()> {
+    block_on_new_runtime(async {
+        let mut stop = Signals::listen()?;
+        let hub = HubApp::start(config, Clock::System).await?;
+        stop.wait().await;
+        if !hub.stop(GRACE).await {
+            tracing::warn!("some requests were still in flight after the grace period");
+        }
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// A hub, running: for `stepgate hub`, and for tests in their own process.
+#[derive(Debug)]
+pub struct HubApp {
+    lifecycle: Lifecycle,
+    address: String,
+}
+
+impl HubApp {
+    /// Opens the ledger and binds both listeners before anything serves.
+    ///
+    /// # Errors
+    /// The ledger is in use, TLS cannot be loaded, or an address cannot be bound.
+    pub async fn start(config: HubConfig, clock: Clock) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::new(None));
+        let _: (Arc<ListenerMetrics>, Arc<HubMetrics>) = (metrics.of(), metrics.of());
+        let lifecycle = Lifecycle::default();
+        let data_dir = config.settings.data_dir.clone();
+        // The file has the hub's key: it is the hub's alone.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&data_dir)
+            .with_context(|| format!("hub.data_dir: `{}` cannot be made", data_dir.display()))?;
+        let hub = Arc::new(Hub::open(config.settings, clock, metrics.of()).context("hub.data_dir")?);
+        let tls = config.tls.map(|settings| load_tls(settings, "plugins.stepgate.hub.tls")).transpose()?;
+        let tls = tls.map(Arc::new);
+        if let Some(tls) = &tls {
+            lifecycle.spawn_until_stop(Arc::clone(tls).keep_fresh(metrics.of()));
+        }
+        let feed = Listener::bind(&config.address, ADMIN_MODE).await.map_err(readable)?;
+        let admin = Listener::bind(&config.admin, ADMIN_MODE).await.map_err(readable)?;
+        let (address, admin_socket) = (feed.local_address(), admin.local_address());
+        hub.start(&lifecycle);
+        let (health, policy) = (Arc::new(Readiness::default()), Arc::new(Store::default()));
+        for (listener, kind, tls) in
+            [(feed, ListenerKind::Feed(Arc::clone(&hub)), tls), (admin, ListenerKind::HubAdmin(hub), None)]
+        {
+            let listener_config = HttpListenerConfig {
+                health: Arc::clone(&health),
+                metrics: Arc::clone(&metrics),
+                policy: Arc::clone(&policy),
+                tls,
+                kind,
+            };
+            lifecycle.spawn(serve_http(listener, listener_config, lifecycle.signal()));
+        }
+        tracing::info!(address, admin_socket, data_dir = %data_dir.display(), "started");
+        Ok(Self { lifecycle, address })
+    }
+
+    /// The address of the feed.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Stops serving. False: some work did not end within `grace`.
+    pub async fn stop(self, grace: Duration) -> bool {
+        self.lifecycle.stop();
+        self.lifecycle.drained(grace).await
+    }
+}

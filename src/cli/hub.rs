@@ -1,0 +1,196 @@
+//! `stepgate hub` and `stepgate revoke`: the hub, and what its administrators do with it.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::app;
+use crate::config::{Document, HubConfig, resolve};
+use crate::doctor::{get, post};
+use crate::telemetry::log::{Format, Verbosity, init};
+
+/// A hub answers after its disk; one that takes longer is not well.
+const MAX_WAIT: Duration = Duration::from_secs(15);
+/// Bytes of an answer.
+const MAX_ANSWER_BYTES: u64 = 1 << 20;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Hub {
+    #[command(subcommand)]
+    command: Option<HubCommand>,
+    #[command(flatten)]
+    start: Start,
+}
+
+#[derive(Debug, Subcommand)]
+enum HubCommand {
+    /// Show the state of a running hub: entries, readers, the last change
+    Status(Socket),
+}
+
+/// The flags of a start.
+#[derive(Debug, Args)]
+struct Start {
+    /// The configuration file; it has `plugins.stepgate.hub` and the issuers
+    #[arg(short, long, env = "STEPGATE_HUB_CONFIG_FILE")]
+    config_file: Option<PathBuf>,
+    /// Override configuration: `a.b=1,c={x,y}`
+    #[arg(long)]
+    set: Vec<String>,
+    /// Log lines as text instead of JSON
+    #[arg(long)]
+    text: bool,
+}
+
+#[derive(Debug, Args)]
+struct Socket {
+    /// The socket file of `plugins.stepgate.hub.admin_socket`, with or without `unix://`
+    #[arg(long, env = "STEPGATE_HUB_SOCKET", default_value = "/run/stepgate/hub.sock")]
+    socket: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    User,
+    Session,
+    Token,
+    Client,
+    Group,
+    Device,
+    Key,
+    Issuer,
+}
+
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// What the value names
+    #[arg(value_enum)]
+    kind: Kind,
+    /// The user, session, token or other; none for an issuer
+    #[arg(default_value = "")]
+    value: String,
+    /// The `iss` of the tokens; not for keys
+    #[arg(long, default_value = "")]
+    issuer: String,
+    /// The join of a user (`sub` by default), `jti` or `digest` of a token, `jkt` or `x5t` of a key
+    #[arg(long, default_value = "")]
+    name: String,
+    /// Why; it goes to the hub's log
+    #[arg(long)]
+    reason: String,
+    /// When it happened, in seconds since the epoch; now by default
+    #[arg(long)]
+    at: Option<u32>,
+    #[command(flatten)]
+    action: Action,
+    #[command(flatten)]
+    socket: Socket,
+}
+
+/// Without one of them: reject the tokens that were issued until now.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct Action {
+    /// Reject all tokens until --enable
+    #[arg(long)]
+    disable: bool,
+    /// Take --disable back; tokens issued until now stay rejected
+    #[arg(long)]
+    enable: bool,
+    /// Reject tokens whose holder authenticated until now; needs `auth_time` in tokens
+    #[arg(long)]
+    reauthenticate: bool,
+    /// Take the denial of a session, token or key back
+    #[arg(long)]
+    allow: bool,
+}
+
+impl Action {
+    fn name(&self) -> &'static str {
+        match self {
+            Self { disable: true, .. } => "disable",
+            Self { enable: true, .. } => "enable",
+            Self { reauthenticate: true, .. } => "reauthenticate",
+            Self { allow: true, .. } => "allow",
+            _ => "revoke",
+        }
+    }
+}
+
+impl Socket {
+    fn connect(&self) -> anyhow::Result<UnixStream> {
+        let place = self.socket.strip_prefix("unix://").unwrap_or(&self.socket);
+        let stream = UnixStream::connect(place).with_context(|| {
+            format!("no hub listens at `{place}`; give `plugins.stepgate.hub.admin_socket` as --socket, and run as its owner")
+        })?;
+        stream.set_read_timeout(Some(MAX_WAIT))?;
+        stream.set_write_timeout(Some(MAX_WAIT))?;
+        Ok(stream)
+    }
+}
+
+/// The JSON of an answer with 200; else its error.
+fn answer(answer: Option<(u16, impl std::io::Read)>) -> anyhow::Result<Value> {
+    let Some((status, body)) = answer else { bail!("the answer is no HTTP: this is no hub") };
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut std::io::Read::take(body, MAX_ANSWER_BYTES), &mut text)?;
+    let document: Value = serde_json::from_str(&text).unwrap_or_default();
+    match (status, document.get("error").and_then(Value::as_str)) {
+        (200, _) => Ok(document),
+        (_, Some(error)) => bail!("{error}"),
+        _ => bail!("the hub answered {status}"),
+    }
+}
+
+impl Hub {
+    pub fn execute(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Some(HubCommand::Status(socket)) => {
+                let status = answer(get(socket.connect()?, "HTTP/1.0", "hub", "/v1/hub/status")?)?;
+                println!("{status:#}");
+            }
+            None => {
+                init(if self.start.text { Format::Text } else { Format::Json }, Verbosity::Info);
+                app::run_hub(self.start.config()?)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Start {
+    fn config(&self) -> anyhow::Result<HubConfig> {
+        let environment: BTreeMap<String, String> = super::run::environment();
+        let document = Document::load(self.config_file.as_deref(), &self.set, &[], &environment)?;
+        let (config, problems) = resolve(&document, super::memory_limit::memory_limit());
+        for warning in &problems.warnings {
+            tracing::warn!("configuration: {warning}");
+        }
+        let Some(config) = config else {
+            let lines: Vec<_> = problems.errors.iter().map(ToString::to_string).collect();
+            bail!("{} error(s) in the configuration:\n{}", lines.len(), lines.join("\n"));
+        };
+        config.hub.context("the configuration has no `plugins.stepgate.hub`: give a file with it as --config-file")
+    }
+}
+
+impl Revoke {
+    pub fn execute(&self) -> anyhow::Result<ExitCode> {
+        let kind = self.kind.to_possible_value().map(|kind| kind.get_name().to_owned());
+        let mut request = json!({"kind": kind, "issuer": self.issuer, "name": self.name, "value": self.value,
+                                 "action": self.action.name(), "reason": self.reason});
+        if let (Some(at), Some(members)) = (self.at, request.as_object_mut()) {
+            members.insert("at".to_owned(), at.into());
+        }
+        let done = answer(post(self.socket.connect()?, "hub", "/v1/revocations", &request.to_string())?)?;
+        println!("{done}");
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,88 @@
+//! The hub: its listeners, its file, and how long it remembers.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::issuers::issuer_names;
+use super::resolve::Resolver;
+use super::section::Section;
+use crate::hub::HubSettings;
+use crate::serve::{Address, TlsSettings};
+
+const PLACE: &str = "plugins.stepgate.hub";
+
+/// A hub, as configured.
+#[derive(Clone, Debug)]
+pub struct HubConfig {
+    /// Where sidecars read the feed.
+    pub address: Address,
+    pub tls: Option<TlsSettings>,
+    /// The socket of administrators.
+    pub admin: Address,
+    pub settings: HubSettings,
+}
+
+impl Resolver<'_> {
+    pub(super) fn hub(&mut self, own: Section<'_>) -> Option<HubConfig> {
+        let item = own.section("hub");
+        item.value?;
+        let address = self.address_of(item, "addr");
+        let admin = self.address_of(item, "admin_socket");
+        if !matches!(admin, None | Some(Address::UnixPath(_))) {
+            self.problems.error(
+                format!("{PLACE}.admin_socket"),
+                "expected a socket file such as unix:///run/stepgate/hub.sock: its permissions are what guards it",
+            );
+        }
+        let tls = self.tls("plugins.stepgate.hub.tls", item, address.as_ref());
+        let token_files: Vec<PathBuf> = item.texts("token_files").into_iter().map(PathBuf::from).collect();
+        let asks_clients = tls.as_ref().is_some_and(|tls| tls.client_roots.is_some());
+        if let Some(Address::Tcp { host, .. }) = &address {
+            let is_local = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+            if !is_local && tls.is_none() {
+                self.problems
+                    .error(format!("{PLACE}.addr"), "off loopback the feed needs `tls`: it carries the hub's key");
+            } else if !is_local && !asks_clients && token_files.is_empty() {
+                self.problems.error(
+                    format!("{PLACE}.addr"),
+                    "everyone could read the feed: set `tls.ca_cert_file`, or `token_files`",
+                );
+            }
+        }
+        let issuers = own.at("issuers").and_then(Value::as_array).into_iter().flatten().flat_map(issuer_names).count();
+        if issuers == 0 {
+            self.problems.error(PLACE, "without `issuers` there is no user whose tokens it could revoke");
+        }
+        let Some(data_dir) = item.text("data_dir").map(PathBuf::from) else {
+            self.problems.error(format!("{PLACE}.data_dir"), "it is required: the folder of the hub's file");
+            return None;
+        };
+        let seconds = |name: &str| u32::try_from(item.duration(name).as_secs()).unwrap_or(u32::MAX);
+        Some(HubConfig {
+            address: address?,
+            tls,
+            admin: admin?,
+            settings: HubSettings {
+                data_dir,
+                retain: seconds("retain"),
+                session_retain: seconds("session_retain"),
+                skew: seconds("skew"),
+                max_entries: item.size("max_entries"),
+                max_readers: item.size("feed_readers"),
+                token_files,
+                issuers: self.issuer_joins(own),
+            },
+        })
+    }
+
+    fn address_of(&mut self, item: Section<'_>, name: &str) -> Option<Address> {
+        match Address::parse(item.text_or_default(name)) {
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.problems.error(format!("{PLACE}.{name}"), error.to_string());
+                None
+            }
+        }
+    }
+}

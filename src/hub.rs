@@ -1,0 +1,243 @@
+//! The hub: it keeps what is revoked, durably, and publishes changes to every sidecar within a second.
+//!
+//! One hub has one file. A change is answered after it is on disk, and then goes to the readers of the feed in the order of the
+//! ledger. Knows no listener, no token and no policy; names of users end here: the ledger and the feed have hashes.
+
+mod command;
+mod ledger;
+mod metrics;
+mod readers;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+
+pub use self::command::{Action, Command, CommandError, RevocationRequest};
+use self::ledger::Ledger;
+pub use self::ledger::LedgerError;
+pub use self::metrics::HubMetrics;
+use self::readers::Published;
+pub use self::readers::Reader;
+use crate::clock::Clock;
+use crate::lifecycle::Lifecycle;
+use crate::revocation::{Header, IssuerJoins, Line, encode};
+use crate::state::StateError;
+use crate::telemetry::chain;
+
+/// Lines that a slow reader may be behind before it has to take the snapshot: 256 KiB of them.
+const MAX_BUFFERED_LINES: usize = 2_048;
+/// The feed confirms itself so often.
+const BEAT: Duration = Duration::from_secs(1);
+/// A snapshot is shared by all readers for so long.
+const SNAPSHOT_AGE: Duration = Duration::from_secs(10);
+/// Entries that the search for those that are over looks at with every beat.
+const SWEPT_ENTRIES: usize = 1_000;
+/// Bytes of a credential in a file, at least and at most.
+const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=4_096;
+
+/// A hub, as configured. Times are in seconds.
+#[derive(Clone, Debug)]
+pub struct HubSettings {
+    /// The folder of its file.
+    pub data_dir: PathBuf,
+    /// The longest life of any accepted token.
+    pub retain: u32,
+    /// The longest life of a session.
+    pub session_retain: u32,
+    /// Added to the time of a change that has none of its own: clocks of issuers may be ahead by that.
+    pub skew: u32,
+    pub max_entries: usize,
+    /// Readers of the feed at the same time.
+    pub max_readers: usize,
+    /// Credentials of readers; empty: every reader that can connect is admitted.
+    pub token_files: Vec<PathBuf>,
+    /// By `iss`.
+    pub issuers: BTreeMap<String, IssuerJoins>,
+}
+
+/// The hub.
+pub struct Hub {
+    settings: HubSettings,
+    ledger: Ledger,
+    clock: Clock,
+    metrics: Arc<HubMetrics>,
+    lines: broadcast::Sender<Published>,
+    /// One change at a time: lines leave in the order of the ledger.
+    turn: Mutex<()>,
+    /// When the ledger was last known to be good.
+    as_of: AtomicI64,
+    readers: AtomicUsize,
+    snapshot: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// Opens the ledger.
+    ///
+    /// # Errors
+    /// Its file is in use or cannot be opened.
+    pub fn open(settings: HubSettings, clock: Clock, metrics: Arc<HubMetrics>) -> Result<Self, LedgerError> {
+        let ledger = Ledger::open(&settings.data_dir.join("hub.redb"), settings.max_entries)?;
+        metrics.entries.set(i64::try_from(ledger.len()).unwrap_or(i64::MAX));
+        metrics.store_up.set(1);
+        let as_of = AtomicI64::new(clock.now());
+        Ok(Self {
+            settings,
+            ledger,
+            clock,
+            metrics,
+            lines: broadcast::channel(MAX_BUFFERED_LINES).0,
+            turn: Mutex::default(),
+            as_of,
+            readers: AtomicUsize::new(0),
+            snapshot: Mutex::default(),
+        })
+    }
+
+    /// Carries out a request of an administrator, named `actor`. The change is durable when this returns its number. Waits for the disk.
+    ///
+    /// # Errors
+    /// The request names nothing that is known, there is no room, or the disk fails; nothing has changed then.
+    pub fn execute(&self, request: &RevocationRequest, actor: &str) -> Result<u64, CommandError> {
+        let command = Command::new(request, &self.settings, self.now())?;
+        let (kind, change) = (command.kind, command.change);
+        let key = self.ledger.hub_key().key(kind, &command.issuer, &command.name, &command.value);
+        let _turn = self.turn.lock();
+        let began = Instant::now();
+        let applied = self.ledger.apply(kind, key, &change);
+        self.metrics.committed(began.elapsed(), applied.is_ok());
+        let (seq, entry) = applied?;
+        // An error means that there are no readers.
+        let _ = self.lines.send(Published { seq: Some(seq), line: Line::Changed { key, entry, seq }.text().into() });
+        self.metrics.changed(request.action.name(), self.ledger.len());
+        let (kind, action, key) = (kind.name(), request.action.name(), hex::encode(key));
+        tracing::info!(kind, action, key, seq, actor, reason = request.reason, "revocation");
+        Ok(seq)
+    }
+
+    fn now(&self) -> u32 {
+        u32::try_from(self.clock.now()).unwrap_or_default()
+    }
+
+    /// The snapshot, not older than ten seconds. Waits for the disk.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn snapshot(&self) -> Result<Bytes, LedgerError> {
+        let mut known = self.snapshot.lock();
+        if let Some((at, bytes)) = &*known
+            && at.elapsed() < SNAPSHOT_AGE
+        {
+            return Ok(bytes.clone());
+        }
+        let as_of = self.as_of.load(Ordering::Acquire);
+        let (seq, records) = self.ledger.records()?;
+        let header = Header {
+            epoch: self.ledger.epoch().to_owned(),
+            seq,
+            as_of,
+            retain: self.settings.retain.into(),
+            hub_key: self.ledger.hub_key_hex().to_owned(),
+        };
+        let bytes = Bytes::from(encode(&header, &records));
+        *known = Some((Instant::now(), bytes.clone()));
+        Ok(bytes)
+    }
+
+    /// The state of the hub, for `stepgate hub status`.
+    pub fn status(&self) -> Value {
+        json!({
+            "epoch": self.ledger.epoch(),
+            "seq": self.ledger.seq(),
+            "entries": self.ledger.len(),
+            "max_entries": self.settings.max_entries,
+            "readers": self.readers.load(Ordering::Relaxed),
+            "retain_seconds": self.settings.retain,
+            "age_seconds": self.clock.now().saturating_sub(self.as_of.load(Ordering::Acquire)).max(0),
+        })
+    }
+
+    /// Whether a reader with this credential may have the feed. Files are read again with every request, so that they can be rotated.
+    pub fn admits(&self, bearer: Option<&str>) -> bool {
+        if self.settings.token_files.is_empty() {
+            return true;
+        }
+        let Some(bearer) = bearer else { return false };
+        self.settings.token_files.iter().any(|path| match std::fs::read_to_string(path) {
+            Ok(token) => is_same(token.trim(), bearer),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "a credential of the feed cannot be read");
+                false
+            }
+        })
+    }
+
+    /// Confirms the feed every second, and removes entries that are over, until everything stops.
+    pub async fn run(self: Arc<Self>) {
+        let mut beats = tokio::time::interval(BEAT);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut place = Vec::new();
+        loop {
+            beats.tick().await;
+            let hub = Arc::clone(&self);
+            let from = std::mem::take(&mut place);
+            // It waits for the disk.
+            place = tokio::task::spawn_blocking(move || hub.beat(&from)).await.unwrap_or_default();
+        }
+    }
+
+    /// One beat. While the ledger cannot be written, `as_of` stands still, so that sidecars grow stale.
+    fn beat(&self, from: &[u8]) -> Vec<u8> {
+        let _turn = self.turn.lock();
+        let swept = self.ledger.sweep(from, SWEPT_ENTRIES, self.now());
+        let was_up = self.metrics.store_up.get() == 1;
+        self.metrics.store_up.set(i64::from(swept.is_ok()));
+        match &swept {
+            Ok(_) => self.as_of.store(self.clock.now(), Ordering::Release),
+            Err(error) if was_up => {
+                tracing::error!(error = chain(error), "the ledger cannot be written: nothing is accepted")
+            }
+            Err(_) => {}
+        }
+        self.metrics.entries.set(i64::try_from(self.ledger.len()).unwrap_or(i64::MAX));
+        let line = Line::Confirmed { as_of: self.as_of.load(Ordering::Acquire) }.text().into();
+        let _ = self.lines.send(Published { seq: None, line });
+        swept.unwrap_or_default()
+    }
+
+    /// Starts its own task.
+    pub fn start(self: &Arc<Self>, lifecycle: &Lifecycle) {
+        lifecycle.spawn_until_stop(Arc::clone(self).run());
+    }
+
+    pub fn max_readers(&self) -> usize {
+        self.settings.max_readers
+    }
+}
+
+/// Compares without saying where they differ. Credentials that are too short or too long are none.
+fn is_same(token: &str, bearer: &str) -> bool {
+    TOKEN_BYTES.contains(&token.len())
+        && aws_lc_rs::constant_time::verify_slices_are_equal(token.as_bytes(), bearer.as_bytes()).is_ok()
+}
+
+impl From<StateError> for CommandError {
+    fn from(error: StateError) -> Self {
+        Self::Ledger(LedgerError::State(error))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! The ledger: entries, and the order of their changes, in one file.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::revocation::{Change, Entry, HubKey, Key, Kind, Record};
+use crate::state::{State, StateError, Table, Writing};
+
+/// A key to its kind and entry.
+const ENTRIES: Table = Table("entry");
+/// The number of a change to its key.
+const LOG: Table = Table("log");
+const META: Table = Table("meta");
+
+/// Changes that a reader can be behind; beyond, it takes the snapshot.
+const MAX_LOG: u64 = 262_144;
+/// Rows that are read at a time.
+const ROWS: usize = 65_536;
+
+/// Why the ledger did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("the ledger of revocations")]
+    State(#[from] StateError),
+    #[error("sessions and tokens have their share of the entries (half of hub.max_entries, {0})")]
+    Full(usize),
+    #[error("the file of the ledger is damaged, or of another version")]
+    Format,
+}
+
+/// The ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    state: State,
+    epoch: String,
+    hub_key: HubKey,
+    hub_key_hex: String,
+    seq: AtomicU64,
+    /// All entries, and those of sessions and tokens.
+    entries: AtomicUsize,
+    short_lived: AtomicUsize,
+    max_entries: usize,
+}
+
+/// Entries of these kinds come in any number; those of all others are always admitted.
+fn is_bounded(kind: u8) -> bool {
+    [Kind::Session, Kind::Token].iter().any(|bounded| code(*bounded) == kind)
+}
+
+/// The kind in one byte.
+fn code(kind: Kind) -> u8 {
+    let at = Kind::ALL.iter().position(|known| *known == kind).unwrap_or_default();
+    u8::try_from(at).unwrap_or(u8::MAX)
+}
+
+/// The value of a row of entries.
+fn row_of(kind: u8, entry: &Entry) -> Vec<u8> {
+    std::iter::once(kind).chain(entry.to_bytes()).collect()
+}
+
+fn entry_of(row: &[u8]) -> Result<(u8, Entry), LedgerError> {
+    let (kind, entry) = row.split_first().ok_or(LedgerError::Format)?;
+    let entry = entry.try_into().map_err(|_| LedgerError::Format)?;
+    Ok((*kind, Entry::from_bytes(entry)))
+}
+
+impl Ledger {
+    /// Opens the file; a new one gets an epoch and a key of its own.
+    pub fn open(path: &Path, max_entries: usize) -> Result<Self, LedgerError> {
+        let state = State::open(path)?;
+        let (epoch, hub_key, seq) = state.write(|writing| -> Result<_, LedgerError> {
+            let epoch = text_of(writing, "epoch", || uuid::Uuid::new_v4().to_string())?;
+            let hub_key = text_of(writing, "hub_key", || {
+                let bytes: [u8; HubKey::BYTES] = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
+                    .map(uuid::Uuid::into_bytes)
+                    .concat()
+                    .try_into()
+                    .unwrap_or_default();
+                hex::encode(bytes)
+            })?;
+            Ok((epoch, hub_key, seq_of(writing)?))
+        })?;
+        let bytes = hex::decode(&hub_key).map_err(|_| LedgerError::Format)?;
+        let ledger = Self {
+            state,
+            epoch,
+            hub_key: HubKey::new(&bytes),
+            hub_key_hex: hub_key,
+            seq: AtomicU64::new(seq),
+            entries: AtomicUsize::new(0),
+            short_lived: AtomicUsize::new(0),
+            max_entries,
+        };
+        ledger.each_row(|_, kind, _| ledger.count(kind, true))?;
+        Ok(ledger)
+    }
+
+    fn count(&self, kind: u8, is_new: bool) {
+        let both = [Some(&self.entries), is_bounded(kind).then_some(&self.short_lived)];
+        for count in both.into_iter().flatten() {
+            match is_new {
+                true => count.fetch_add(1, Ordering::Relaxed),
+                false => count.fetch_sub(1, Ordering::Relaxed),
+            };
+        }
+    }
+
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    pub fn hub_key(&self) -> &HubKey {
+        &self.hub_key
+    }
+
+    pub fn hub_key_hex(&self) -> &str {
+        &self.hub_key_hex
+    }
+
+    pub fn seq(&self) -> u64 {
+        self.seq.load(Ordering::Acquire)
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    /// Merges a change; gives its number and the entry that it made, once both are on disk. One caller at a time.
+    pub fn apply(&self, kind: Kind, key: Key, change: &Change) -> Result<(u64, Entry), LedgerError> {
+        let kind = code(kind);
+        let (seq, entry, is_new) = self.state.write(|writing| {
+            let known = writing.get(ENTRIES, &key)?;
+            let share = self.max_entries / 2;
+            if known.is_none() && is_bounded(kind) && self.short_lived.load(Ordering::Relaxed) >= share {
+                return Err(LedgerError::Full(share));
+            }
+            let mut entry = known.as_deref().map(entry_of).transpose()?.map(|(_, entry)| entry).unwrap_or_default();
+            entry.apply(change);
+            let seq = seq_of(writing)?.saturating_add(1);
+            writing.put(ENTRIES, &key, &row_of(kind, &entry))?;
+            writing.put(LOG, &seq.to_be_bytes(), &key)?;
+            if let Some(old) = seq.checked_sub(MAX_LOG) {
+                writing.remove(LOG, &old.to_be_bytes())?;
+            }
+            writing.put(META, b"seq", &seq.to_be_bytes())?;
+            Ok((seq, entry, known.is_none()))
+        })?;
+        self.seq.store(seq, Ordering::Release);
+        if is_new {
+            self.count(kind, true);
+        }
+        Ok((seq, entry))
+    }
+
+    /// Removes entries that are over among `limit` from the key `first` on, and gives the key to go on with; empty at the end.
+    pub fn sweep(&self, first: &[u8], limit: usize, now: u32) -> Result<Vec<u8>, LedgerError> {
+        let rows = self.state.rows(ENTRIES, first, limit.saturating_add(1))?;
+        let next = rows.get(limit).map(|(key, _)| key.clone()).unwrap_or_default();
+        let mut over = Vec::new();
+        for (key, row) in rows.iter().take(limit) {
+            let (kind, entry) = entry_of(row)?;
+            over.extend(entry.is_over(now).then_some((key, kind)));
+        }
+        // Also without anything to remove: a disk that fails is noticed.
+        self.state.write(|writing| -> Result<(), LedgerError> {
+            writing.put(META, b"swept", &now.to_be_bytes())?;
+            over.iter().try_for_each(|(key, _)| writing.remove(ENTRIES, key))?;
+            Ok(())
+        })?;
+        over.iter().for_each(|(_, kind)| self.count(*kind, false));
+        Ok(next)
+    }
+
+    /// Every entry, and the number of a change that they all have, or later ones.
+    pub fn records(&self) -> Result<(u64, Vec<Record>), LedgerError> {
+        // Read first: what changes meanwhile is sent again.
+        let seq = self.seq();
+        let mut records = Vec::with_capacity(self.len());
+        self.each_row(|key, _, entry| records.push((key, entry)))?;
+        Ok((seq, records))
+    }
+
+    /// The changes after `seq`, each with the entry as it is now; `None` where some are missing, or there are too many.
+    pub fn changes_after(&self, seq: u64) -> Result<Option<Vec<(u64, Record)>>, LedgerError> {
+        let first = seq.saturating_add(1);
+        let rows = self.state.rows(LOG, &first.to_be_bytes(), ROWS)?;
+        // Further behind than that, the snapshot is shorter.
+        let is_missing = rows.first().is_some_and(|(number, _)| number.as_slice() != first.to_be_bytes());
+        if is_missing || rows.len() == ROWS || seq > self.seq() {
+            return Ok(None);
+        }
+        let mut changes = Vec::with_capacity(rows.len());
+        for (number, key) in rows {
+            let number = u64::from_be_bytes(number.try_into().map_err(|_| LedgerError::Format)?);
+            let key: Key = key.try_into().map_err(|_| LedgerError::Format)?;
+            let row = self.state.rows(ENTRIES, &key, 1)?.into_iter().find(|(known, _)| *known == key);
+            // One that is over and gone has nothing that counts.
+            let entry = row.map(|(_, row)| entry_of(&row)).transpose()?.map(|(_, entry)| entry).unwrap_or_default();
+            changes.push((number, (key, entry)));
+        }
+        Ok(Some(changes))
+    }
+
+    fn each_row(&self, mut visit: impl FnMut(Key, u8, Entry)) -> Result<(), LedgerError> {
+        let mut first = Vec::new();
+        loop {
+            let rows = self.state.rows(ENTRIES, &first, ROWS)?;
+            for (key, row) in &rows {
+                let (kind, entry) = entry_of(row)?;
+                visit(key.as_slice().try_into().map_err(|_| LedgerError::Format)?, kind, entry);
+            }
+            match rows.into_iter().nth(ROWS.saturating_sub(1)) {
+                // The least key after it.
+                Some((last, _)) => first = last.into_iter().chain([0]).collect(),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn seq_of(writing: &Writing) -> Result<u64, LedgerError> {
+    let Some(bytes) = writing.get(META, b"seq")? else { return Ok(0) };
+    Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| LedgerError::Format)?))
+}
+
+fn text_of(writing: &Writing, name: &str, fresh: impl FnOnce() -> String) -> Result<String, LedgerError> {
+    if let Some(known) = writing.get(META, name.as_bytes())? {
+        return String::from_utf8(known).map_err(|_| LedgerError::Format);
+    }
+    let text = fresh();
+    writing.put(META, name.as_bytes(), text.as_bytes())?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revocation::PERMANENT;
+
+    fn key(number: u8) -> Key {
+        [number; 16]
+    }
+
+    #[test]
+    fn a_change_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("hub.redb");
+        let revoke = Change { not_before: 100, until: 1_000, ..Change::default() };
+        let disable = Change { disable: Some((0, true)), disabled_until: PERMANENT, ..Change::default() };
+        let ledger = Ledger::open(&path, 10).expect("it opens");
+        assert_eq!(ledger.apply(Kind::User, key(1), &revoke).expect("it is written").0, 1);
+        let (seq, entry) = ledger.apply(Kind::User, key(1), &disable).expect("it is written");
+        assert!(seq == 2 && entry.not_before == 100 && entry.disabled == 1, "changes merge");
+        let (epoch, hub_key) = (ledger.epoch().to_owned(), ledger.hub_key_hex().to_owned());
+        drop(ledger);
+        let ledger = Ledger::open(&path, 10).expect("it opens again");
+        assert_eq!((ledger.epoch(), ledger.hub_key_hex()), (epoch.as_str(), hub_key.as_str()));
+        assert_eq!((ledger.seq(), ledger.len()), (2, 1));
+        assert_eq!(ledger.records().expect("it reads"), (2, vec![(key(1), entry)]));
+        let changes = |seq| ledger.changes_after(seq).expect("it reads");
+        assert_eq!(changes(1), Some(vec![(2, (key(1), entry))]));
+        assert_eq!((changes(2), changes(3)), (Some(Vec::new()), None), "from the future: another ledger");
+    }
+
+    #[test]
+    fn sessions_never_take_the_place_of_users() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(&folder.path().join("hub.redb"), 4).expect("it opens");
+        let deny = Change { deny: Some(true), until: 50, ..Change::default() };
+        for number in 0..2 {
+            ledger.apply(Kind::Session, key(number), &deny).expect("there is room");
+        }
+        assert!(matches!(ledger.apply(Kind::Token, key(9), &deny), Err(LedgerError::Full(2))));
+        ledger.apply(Kind::Session, key(1), &deny).expect("a known one still changes");
+        for number in 20..30 {
+            ledger.apply(Kind::User, key(number), &deny).expect("users are always admitted");
+        }
+        assert_eq!(ledger.len(), 12);
+        // Those that are over make room, in steps.
+        let mut place = ledger.sweep(b"", 5, 50).expect("it is written");
+        assert_eq!((ledger.len(), place.as_slice()), (7, key(23).as_slice()));
+        while !place.is_empty() {
+            place = ledger.sweep(&place, 5, 50).expect("it is written");
+        }
+        assert_eq!(ledger.len(), 0);
+        ledger.apply(Kind::Token, key(9), &deny).expect("there is room again");
+        let gone = ledger.changes_after(0).expect("it reads").expect("all are there");
+        assert_eq!(gone.first(), Some(&(1, (key(0), Entry::default()))), "nothing of it counts");
+    }
+}

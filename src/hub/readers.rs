@@ -1,0 +1,104 @@
+//! Readers of the feed: what changed after the place where each stands, and then every line as it comes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::{Hub, LedgerError};
+use crate::revocation::Line;
+
+/// A line that goes to all readers.
+#[derive(Clone, Debug)]
+pub(super) struct Published {
+    /// Of a change.
+    pub seq: Option<u64>,
+    pub line: Arc<str>,
+}
+
+/// A reader.
+#[derive(Debug)]
+pub struct Reader {
+    hub: Arc<Hub>,
+    /// Lines that are due before those that come.
+    due: VecDeque<Arc<str>>,
+    lines: Receiver<Published>,
+    /// The last change of those that were due.
+    seq: u64,
+    /// Changes are missing: the reader has to take the snapshot.
+    is_over: bool,
+}
+
+impl Hub {
+    /// A reader that has everything up to `after`, `<epoch>.<seq>`; `None` where there are too many readers. Waits for the disk.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn reader(self: &Arc<Self>, after: &str) -> Result<Option<Reader>, LedgerError> {
+        // From here on no line is missed; some may come twice.
+        let lines = self.lines.subscribe();
+        let count = self.readers.fetch_add(1, Ordering::AcqRel);
+        let mut reader = Reader { hub: Arc::clone(self), due: VecDeque::new(), lines, seq: 0, is_over: false };
+        if count >= self.settings.max_readers {
+            return Ok(None);
+        }
+        self.metrics.readers.inc();
+        let place = after.rsplit_once('.').and_then(|(epoch, seq)| Some((epoch, seq.parse().ok()?)));
+        let changes = match place {
+            Some((epoch, seq)) if epoch == self.ledger.epoch() => self.ledger.changes_after(seq)?,
+            _ => None,
+        };
+        match changes {
+            Some(changes) => {
+                let last = changes.last().map_or(0, |(seq, _)| *seq);
+                let lines =
+                    changes.into_iter().map(|(seq, (key, entry))| Line::Changed { key, entry, seq }.text().into());
+                reader.due.extend(lines);
+                reader.seq = last;
+                let as_of = self.as_of.load(Ordering::Acquire);
+                reader.due.push_back(Line::Confirmed { as_of }.text().into());
+            }
+            None => reader.reset(),
+        }
+        Ok(Some(reader))
+    }
+}
+
+impl Reader {
+    /// The next line; `None` when the reader has to open the feed again.
+    pub async fn next(&mut self) -> Option<Arc<str>> {
+        if let Some(line) = self.due.pop_front() {
+            return Some(line);
+        }
+        if self.is_over {
+            return None;
+        }
+        loop {
+            match self.lines.recv().await {
+                // It was due, with an entry that may be newer than this line.
+                Ok(published) if published.seq.is_some_and(|seq| seq <= self.seq) => {}
+                Ok(published) => return Some(published.line),
+                Err(RecvError::Lagged(_)) => {
+                    self.reset();
+                    return self.due.pop_front();
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.due.push_back(Line::Reset.text().into());
+        self.is_over = true;
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let before = self.hub.readers.fetch_sub(1, Ordering::AcqRel);
+        if before <= self.hub.settings.max_readers {
+            self.hub.metrics.readers.set(i64::try_from(before.saturating_sub(1)).unwrap_or(i64::MAX));
+        }
+    }
+}

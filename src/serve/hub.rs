@@ -1,0 +1,185 @@
+//! The listeners of a hub: the feed for sidecars, and a socket of this machine for administrators.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use http_body::Frame;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::{CommandError, Hub, LedgerError, Reader, RevocationRequest};
+use crate::telemetry::chain;
+
+/// Snapshots that are sent at the same time; further readers come again.
+const MAX_SNAPSHOTS: usize = 32;
+/// Bytes of a request.
+const MAX_BODY_BYTES: usize = 16 << 10;
+
+type Next = Pin<Box<dyn Future<Output = (Option<Arc<str>>, Reader)> + Send>>;
+
+/// What the routes share.
+#[derive(Clone, Debug)]
+struct HubListener {
+    hub: Arc<Hub>,
+    snapshots: Arc<Semaphore>,
+    stopping: CancellationToken,
+}
+
+/// The feed.
+pub(super) fn feed_routes(hub: &Arc<Hub>, stopping: CancellationToken) -> Router {
+    let snapshots = Arc::new(Semaphore::new(MAX_SNAPSHOTS));
+    Router::new().route("/v1/snapshot", get(snapshot)).route("/v1/feed", get(feed)).with_state(HubListener {
+        hub: Arc::clone(hub),
+        snapshots,
+        stopping,
+    })
+}
+
+/// Changes and the state.
+pub(super) fn admin_routes(hub: &Arc<Hub>) -> Router {
+    Router::new()
+        .route("/v1/revocations", post(revoke))
+        .route("/v1/hub/status", get(status))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(Arc::clone(hub))
+}
+
+/// `GET /v1/snapshot`.
+async fn snapshot(State(listener): State<HubListener>, headers: HeaderMap) -> Response {
+    if !listener.admits(&headers).await {
+        return unauthorized();
+    }
+    let Ok(permit) = listener.snapshots.try_acquire_owned() else { return later("too many snapshots are sent") };
+    let hub = listener.hub;
+    match tokio::task::spawn_blocking(move || hub.snapshot()).await {
+        Ok(Ok(bytes)) => {
+            let body = Whole { bytes: Some(bytes), _permit: permit };
+            ([(header::CONTENT_TYPE, "application/octet-stream")], Body::new(body)).into_response()
+        }
+        Ok(Err(error)) => unavailable(&error),
+        Err(_) => later("the snapshot was not made"),
+    }
+}
+
+/// `GET /v1/feed?after=<epoch>.<seq>`.
+async fn feed(State(listener): State<HubListener>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    if !listener.admits(&headers).await {
+        return unauthorized();
+    }
+    let after = query.as_deref().and_then(|query| query.strip_prefix("after=")).unwrap_or_default().to_owned();
+    let hub = Arc::clone(&listener.hub);
+    match tokio::task::spawn_blocking(move || hub.reader(&after)).await {
+        Ok(Ok(Some(reader))) => {
+            let lines = Lines { next: next(reader, listener.stopping.clone()), stopping: listener.stopping };
+            ([(header::CONTENT_TYPE, "application/jsonl")], Body::new(lines)).into_response()
+        }
+        Ok(Ok(None)) => later("hub.feed_readers are connected"),
+        Ok(Err(error)) => unavailable(&error),
+        Err(_) => later("the feed was not opened"),
+    }
+}
+
+/// `POST /v1/revocations`: 200 with the number of the change, once it is on disk.
+async fn revoke(State(hub): State<Arc<Hub>>, body: Bytes) -> Response {
+    let request: RevocationRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => return answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
+    };
+    // The socket is its owner's alone.
+    match tokio::task::spawn_blocking(move || hub.execute(&request, "admin_socket")).await {
+        Ok(Ok(seq)) => answer(StatusCode::OK, &json!({ "seq": seq })),
+        Ok(Err(CommandError::Ledger(error))) => unavailable(&error),
+        Ok(Err(error)) => answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
+        Err(_) => later("the change was not made"),
+    }
+}
+
+/// `GET /v1/hub/status`.
+async fn status(State(hub): State<Arc<Hub>>) -> Response {
+    answer(StatusCode::OK, &hub.status())
+}
+
+impl HubListener {
+    /// Reads files, so off the workers.
+    async fn admits(&self, headers: &HeaderMap) -> bool {
+        let text = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let bearer =
+            text.and_then(|text| text.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let bearer = bearer.map(|(_, bearer)| bearer.trim().to_owned());
+        let hub = Arc::clone(&self.hub);
+        tokio::task::spawn_blocking(move || hub.admits(bearer.as_deref())).await.unwrap_or(false)
+    }
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}
+
+fn unauthorized() -> Response {
+    let body = json!({"error": "the credential is none of hub.token_files"});
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], format!("{body}\n")).into_response()
+}
+
+fn later(why: &str) -> Response {
+    let body = json!({ "error": why });
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], format!("{body}\n")).into_response()
+}
+
+/// Nothing was changed, or cannot be read.
+fn unavailable(error: &LedgerError) -> Response {
+    let text = chain(error);
+    tracing::error!(error = text, "a request was not served");
+    later(&text)
+}
+
+/// A snapshot, which holds its permit until it is sent.
+struct Whole {
+    bytes: Option<Bytes>,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Whole {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// Lines of the feed until the reader has to open it again, or everything stops.
+struct Lines {
+    next: Next,
+    stopping: CancellationToken,
+}
+
+fn next(mut reader: Reader, stopping: CancellationToken) -> Next {
+    Box::pin(async move {
+        let line = tokio::select! {
+            () = stopping.cancelled() => None,
+            line = reader.next() => line,
+        };
+        (line, reader)
+    })
+}
+
+impl http_body::Body for Lines {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Poll::Ready((line, reader)) = self.next.as_mut().poll(cx) else { return Poll::Pending };
+        let stopping = self.stopping.clone();
+        self.next = next(reader, stopping);
+        Poll::Ready(line.map(|line| Ok(Frame::data(Bytes::copy_from_slice(line.as_bytes())))))
+    }
+}

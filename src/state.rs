@@ -1,0 +1,145 @@
+//! Durable tables in one file. The only place that names the embedded database, redb: one process has the file, a commit is on
+//! disk when it returns, and a process that is killed loses nothing that was committed.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
+
+/// A table: bytes by bytes, in the order of the keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Table(pub &'static str);
+
+/// A key with its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+impl Table {
+    fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+        TableDefinition::new(self.0)
+    }
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("`{}` is in use by another process", .0.display())]
+    InUse(PathBuf),
+    #[error("`{}` cannot be opened", .path.display())]
+    Open { path: PathBuf, source: Box<redb::Error> },
+    #[error("the file of the tables cannot be read or written")]
+    Io(#[source] Box<redb::Error>),
+}
+
+fn failed<E: Into<redb::Error>>(error: E) -> StateError {
+    StateError::Io(Box::new(error.into()))
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct State {
+    database: Database,
+}
+
+impl State {
+    /// Opens the file, which is made where there is none, for its owner alone.
+    ///
+    /// # Errors
+    /// Another process has it, or it is no such file.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let database = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StateError::InUse(path.to_owned()),
+            error => StateError::Open { path: path.to_owned(), source: Box::new(error.into()) },
+        })?;
+        let owner = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, owner).map_err(failed)?;
+        Ok(Self { database })
+    }
+
+    /// Changes tables, all or nothing. It is durable when this returns. One change at a time; this waits for its turn and for the disk.
+    ///
+    /// # Errors
+    /// That of `change`, or the file cannot be written; nothing has changed then.
+    pub fn write<T, E: From<StateError>>(&self, change: impl FnOnce(&Writing) -> Result<T, E>) -> Result<T, E> {
+        let writing = Writing(self.database.begin_write().map_err(failed)?);
+        // Dropped without a commit, it changes nothing.
+        let outcome = change(&writing)?;
+        writing.0.commit().map_err(failed)?;
+        Ok(outcome)
+    }
+
+    /// Up to `limit` rows from `first` on, as they were when this was called.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn rows(&self, table: Table, first: &[u8], limit: usize) -> Result<Vec<Row>, StateError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        let table = match reading.open_table(table.definition()) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let rows = table.range(first..).map_err(failed)?.take(limit);
+        rows.map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(failed)).collect()
+    }
+}
+
+/// A change that is being made.
+pub struct Writing(redb::WriteTransaction);
+
+impl std::fmt::Debug for Writing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writing")
+    }
+}
+
+impl Writing {
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        let table = self.0.open_table(table.definition()).map_err(failed)?;
+        let found = table.get(key).map_err(failed)?;
+        Ok(found.map(|value| value.value().to_vec()))
+    }
+
+    pub fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        let mut table = self.0.open_table(table.definition()).map_err(failed)?;
+        table.insert(key, value).map(|_| ()).map_err(failed)
+    }
+
+    pub fn remove(&self, table: Table, key: &[u8]) -> Result<(), StateError> {
+        let mut table = self.0.open_table(table.definition()).map_err(failed)?;
+        table.remove(key).map(|_| ()).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: Table = Table("names");
+
+    #[test]
+    fn changes_are_all_or_nothing_and_stay() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.redb");
+        let state = State::open(&path).expect("it opens");
+        assert!(state.rows(NAMES, b"", 10).expect("it reads").is_empty());
+        assert!(matches!(State::open(&path), Err(StateError::InUse(_))), "one process has it");
+        assert_eq!(std::fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
+        let put = |writing: &Writing| {
+            writing.put(NAMES, b"b", b"2")?;
+            writing.put(NAMES, b"a", b"1")
+        };
+        state.write(put).expect("it is written");
+        let refused: Result<(), StateError> = state.write(|writing| {
+            writing.remove(NAMES, b"a")?;
+            Err(StateError::InUse(path.clone()))
+        });
+        assert!(refused.is_err());
+        drop(state);
+        let state = State::open(&path).expect("it opens again");
+        let rows = |first: &[u8], limit| state.rows(NAMES, first, limit).expect("it reads");
+        assert_eq!(rows(b"", 10), [(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"2".to_vec())]);
+        assert_eq!((rows(b"b", 10).len(), rows(b"", 1).len()), (1, 1));
+        std::fs::write(folder.path().join("b"), "no database").expect("a file");
+        assert!(matches!(State::open(&folder.path().join("b")), Err(StateError::Open { .. })));
+    }
+}

@@ -1,0 +1,265 @@
+//! A hub with its real file and its real feed: what an administrator revokes, sidecars reject; what was acknowledged stays.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stepgate::app::HubApp;
+use stepgate::clock::Clock;
+use stepgate::config::{Document, resolve};
+
+use super::revocation::{Bench, ISSUER};
+use crate::harness::{NOW, settled};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_stepgate"))
+}
+
+/// The configuration of a hub in `folder`.
+fn document(folder: &Path, more: Value) -> Value {
+    let mut hub = json!({
+        "addr": "127.0.0.1:0",
+        "data_dir": folder.join("data"),
+        "admin_socket": format!("unix://{}", socket(folder).display()),
+    });
+    crate::harness::merge(&mut hub, more);
+    let issuer =
+        json!({"issuer": ISSUER, "audiences": ["a"], "algorithms": ["ES256"], "jwks_url": "https://issuer/jwks"});
+    json!({"plugins": {"stepgate": {"hub": hub, "issuers": [issuer]}}})
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("hub.sock")
+}
+
+async fn start(folder: &Path, more: Value) -> anyhow::Result<HubApp> {
+    let (config, problems) = resolve(&Document::of(document(folder, more)), None);
+    assert!(problems.errors.is_empty(), "{:?}", problems.errors);
+    let hub = config.and_then(|config| config.hub).expect("a hub");
+    HubApp::start(hub, Clock::fixed(NOW)).await
+}
+
+/// `stepgate revoke` at the hub of `folder`.
+async fn revoke(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = program();
+    command.arg("revoke").args(arguments).args(["--reason", "left"]).arg("--socket").arg(socket(folder));
+    tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends")
+}
+
+async fn revoke_user(folder: &Path, user: &str, more: &[&str]) {
+    let output = revoke(folder, &[&["user", user, "--issuer", ISSUER], more].concat()).await;
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_administrator_revokes_every_sidecar_rejects() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hub = start(folder.path(), json!({})).await.expect("the hub starts");
+    let address = hub.address().to_owned();
+    let url = format!("http://{address}");
+    let benches = [Bench::start(&url, json!({})).await, Bench::start(&url, json!({})).await];
+    for bench in &benches {
+        bench.becomes("/required/x", &bench.token(json!({})), (200, "")).await;
+    }
+    revoke_user(folder.path(), "alice", &[]).await;
+    for bench in &benches {
+        bench.becomes("/x", &bench.token(json!({})), (401, "token_revoked")).await;
+        let later = bench.token(json!({"iat": NOW + 3}));
+        assert_eq!(bench.ask("/x", &later).await.0, 200, "a token of later, beyond the skew");
+        let bob = bench.token(json!({"sub": "bob", "email": "bob@example.com"}));
+        assert_eq!(bench.ask("/x", &bob).await.0, 200);
+    }
+    revoke_user(folder.path(), "alice", &["--disable"]).await;
+    let [bench, other] = benches;
+    let later = bench.token(json!({"iat": NOW + 3}));
+    bench.becomes("/x", &later, (401, "account_disabled")).await;
+    revoke_user(folder.path(), "alice", &["--enable"]).await;
+    bench.becomes("/x", &later, (200, "")).await;
+    let output = revoke(folder.path(), &["session", "s1", "--issuer", ISSUER]).await;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "{\"seq\":4}\n");
+    bench.becomes("/x", &later, (401, "session_revoked")).await;
+    other.service.stop().await;
+    // A hub that starts again has the same history: sidecars go on where they were.
+    assert!(hub.stop(Duration::from_secs(5)).await, "the hub ends with readers connected");
+    let hub = start(folder.path(), json!({"addr": address})).await.expect("it starts again");
+    let carol = bench.token(json!({"sub": "carol", "email": "c@example.com", "sid": "s9"}));
+    assert_eq!(bench.ask("/x", &carol).await.0, 200);
+    revoke_user(folder.path(), "carol", &[]).await;
+    bench.becomes("/x", &carol, (401, "token_revoked")).await;
+    assert_eq!(bench.ask("/x", &later).await.1, "session_revoked");
+    bench.service.stop().await;
+    assert!(hub.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_of_administrators_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let absent = revoke(folder.path(), &["user", "alice", "--issuer", ISSUER]).await;
+    assert!(String::from_utf8_lossy(&absent.stderr).contains("no hub listens at"), "{absent:?}");
+    let hub = start(folder.path(), json!({})).await.expect("the hub starts");
+    for (arguments, want) in [
+        (&["user", "alice", "--issuer", "https://other"][..], "expected one of the configured issuers: https://issuer"),
+        (&["user", "alice", "--issuer", ISSUER, "--name", "uid"], "`name`: expected one of: sub"),
+        (&["user", "--issuer", ISSUER], "`value`: it is empty"),
+        (&["session", "s1", "--issuer", ISSUER, "--disable"], "`disable` is not for a session"),
+        (&["user", "alice", "--issuer", ISSUER, "--disable", "--enable"], "cannot be used with"),
+    ] {
+        let output = revoke(folder.path(), arguments).await;
+        assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains(want), "{output:?}");
+    }
+    let status = program().args(["hub", "status", "--socket"]).arg(socket(folder.path())).output().expect("it runs");
+    let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!((&status["seq"], &status["entries"], &status["age_seconds"]), (&json!(0), &json!(0), &json!(0)));
+    // One process has the file.
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).expect("a folder");
+    let more = json!({"data_dir": folder.path().join("data")});
+    let error = start(&other, more).await.expect_err("the file is in use");
+    assert!(format!("{error:#}").contains("hub.redb` is in use by another process"), "{error:#}");
+    assert!(hub.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_feed_is_for_sidecars_with_a_credential() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("token");
+    std::fs::write(&path, TOKEN).expect("the token");
+    let hub = start(folder.path(), json!({"token_files": [path]})).await.expect("the hub starts");
+    let url = format!("http://{}", hub.address());
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    for place in ["/v1/snapshot", "/v1/feed?after=x.1"] {
+        let ask =
+            |token: &str| client.get(format!("{url}{place}")).header("authorization", format!("Bearer {token}")).send();
+        assert_eq!(ask("wrong").await.expect("an answer").status(), 401, "{place}");
+        assert_eq!(ask(TOKEN).await.expect("an answer").status(), 200, "{place}");
+    }
+    for (place, want) in [("/v1/revocations", 404), ("/v1/hub/status", 404), ("/live", 200)] {
+        assert_eq!(client.get(format!("{url}{place}")).send().await.expect("an answer").status(), want, "{place}");
+    }
+    let credentials = json!({"services": {"hub": {"credentials": {"bearer": {"token_path": path}}}}});
+    let bench = Bench::start(&url, credentials).await;
+    bench.becomes("/required/x", &bench.token(json!({})), (200, "")).await;
+    let metrics = client.get(format!("{url}/metrics")).send().await.expect("an answer").text().await.expect("text");
+    assert!(
+        metrics.contains("stepgate_hub_feed_readers 1") && metrics.contains("stepgate_hub_store_up 1"),
+        "{metrics}"
+    );
+    bench.service.stop().await;
+    assert!(hub.stop(Duration::from_secs(5)).await);
+}
+
+#[test]
+fn a_hub_that_everyone_could_read_does_not_start() {
+    let folder = Path::new("/x");
+    let errors = |hub: Value| {
+        let (_, problems) = resolve(&Document::of(document(folder, hub)), None);
+        problems.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let tls = json!({"cert_file": "c", "private_key_file": "k"});
+    assert!(errors(json!({"addr": "0.0.0.0:1"})).contains("off loopback the feed needs `tls`"));
+    assert!(errors(json!({"addr": "0.0.0.0:1", "tls": tls})).contains("everyone could read the feed"));
+    assert_eq!(errors(json!({"addr": "0.0.0.0:1", "tls": tls, "token_files": ["t"]})), "");
+    assert!(errors(json!({"admin_socket": "127.0.0.1:1"})).contains("expected a socket file"));
+    assert!(errors(json!({"data_dir": null})).contains("data_dir"));
+    let (_, problems) = resolve(&Document::of(json!({"plugins": {"stepgate": {"hub": {"data_dir": "/x"}}}})), None);
+    assert!(problems.errors.iter().any(|problem| problem.to_string().contains("without `issuers`")));
+}
+
+/// `stepgate hub` as a process of its own.
+struct Process(Child);
+
+impl Process {
+    fn start(folder: &Path) -> Self {
+        let path = folder.join("hub.json").display().to_string();
+        Self::run(program().args(["hub", "--config-file", &path]))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        Self(command.stderr(Stdio::null()).spawn().expect("it starts"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL: nothing is flushed that was not.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The contents of the first block of this language below a heading of docs/operate/revocation.md.
+fn block<'a>(text: &'a str, language: &str) -> &'a str {
+    let (_, below) = text.split_once("## Run a hub").expect("the section");
+    let (_, block) = below.split_once(&format!("```{language}\n")).expect("the block");
+    block.split_once("```").expect("its end").0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_the_page_work_with_its_configuration() {
+    let text = std::fs::read_to_string("docs/operate/revocation.md").expect("the page");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display();
+    std::fs::write(folder.path().join("hub.yaml"), block(&text, "yaml")).expect("the configuration");
+    let mut commands =
+        block(&text, "sh").lines().map(|line| line.strip_prefix("stepgate ").expect("a command of stepgate"));
+    // Only the places are those of this test.
+    let places = format!(
+        "data_dir={path},plugins.stepgate.hub.addr=127.0.0.1:0,plugins.stepgate.hub.admin_socket=unix://{path}/hub.sock"
+    );
+    let start = commands.next().expect("the hub is started first");
+    let mut hub = program();
+    hub.args(start.split(' ')).arg("--set").arg(format!("plugins.stepgate.hub.{places}")).current_dir(folder.path());
+    let _hub = Process::run(&mut hub);
+    let shell = |command: &str| {
+        let line = format!("{} {command}", env!("CARGO_BIN_EXE_stepgate"));
+        Command::new("sh")
+            .args(["-c", &line])
+            .env("STEPGATE_HUB_SOCKET", socket(folder.path()))
+            .output()
+            .expect("it runs")
+    };
+    settled("the hub", || async { shell("hub status").status.success() }).await;
+    let outputs: Vec<Output> = commands.map(shell).collect();
+    assert!(outputs.len() == 2 && outputs.iter().all(|output| output.status.success()), "{outputs:?}");
+    assert_eq!(String::from_utf8_lossy(&outputs[0].stdout), "{\"seq\":1}\n");
+    let status: Value = serde_json::from_slice(&outputs[1].stdout).expect("JSON");
+    assert_eq!(status["entries"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_in_force_after_a_kill() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("hub.json"), document(folder.path(), json!({})).to_string()).expect("written");
+    let status = || {
+        let output =
+            program().args(["hub", "status", "--socket"]).arg(socket(folder.path())).output().expect("it runs");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default()
+    };
+    let mut acknowledged = 0u64;
+    for round in 0..3 {
+        let hub = Process::start(folder.path());
+        settled("the hub", || async { status()["seq"].is_u64() }).await;
+        assert!(status()["seq"].as_u64() >= Some(acknowledged), "round {round}: {} of {acknowledged}", status());
+        assert!(status()["entries"].as_u64() >= Some(acknowledged), "round {round}");
+        // Killed while it writes.
+        let killing = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(hub);
+        });
+        for number in 0.. {
+            let user = format!("user-{round}-{number}");
+            if !revoke(folder.path(), &["user", &user, "--issuer", ISSUER, "--disable"]).await.status.success() {
+                break;
+            }
+            acknowledged += 1;
+        }
+        killing.await.expect("it is killed");
+    }
+    assert!(acknowledged > 5, "{acknowledged}");
+    let _hub = Process::start(folder.path());
+    settled("the hub", || async { status()["seq"].is_u64() }).await;
+    assert!(status()["entries"].as_u64() >= Some(acknowledged), "{} of {acknowledged}", status());
+}
