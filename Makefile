@@ -49,6 +49,9 @@ tools: .tools/ready ## install Envoy and the test tools into .tools
 build: ## build stepgate for development
 	cargo build --workspace
 
+# As in k8s/image/build: another commit in the environment would compile everything again.
+release bench: export STEPGATE_COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+
 release: ## build stepgate for production
 	cargo build --release --bin stepgate
 
