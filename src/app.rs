@@ -13,10 +13,11 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use self::hub::start_hub;
 pub use self::hub::{HubApp, run_hub};
 use self::runtime::Runtime;
 use crate::clock::Clock;
-use crate::config::{Config, Document, resolve};
+use crate::config::{Config, Document, HubLocation, RevocationConfig, resolve};
 use crate::feed::files::{PolicyFeed, PolicyFiles};
 use crate::lifecycle::Lifecycle;
 use crate::serve::{
@@ -239,6 +240,14 @@ impl App {
         let limits = config.grpc.as_ref().map(|grpc| grpc.settings.clone());
         let discovery = config.discovery.take();
         let http: Vec<String> = listeners.iter().map(|(listener, ..)| listener.local_address()).collect();
+        let is_embedded = |revocation: &RevocationConfig| revocation.source == HubLocation::Embedded;
+        if config.revocation.as_ref().is_some_and(is_embedded)
+            && let Some(hub) = config.hub.take()
+        {
+            let (hub, _) = start_hub(hub, launch.clock.clone(), &runtime.metrics, &lifecycle).await?;
+            // It is set once, here.
+            let _ = runtime.hub.set(hub);
+        }
         let grpc = if config.grpc.is_some() { runtime.start_checks(&mut config, grpc_tls).await? } else { None };
         runtime.apply(config).await;
         if let Some(settings) = discovery {

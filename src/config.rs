@@ -37,7 +37,7 @@ pub use self::keys::problems as key_problems;
 pub use self::problem::{Problem, Problems};
 pub use self::reference::reference;
 pub use self::resolve::{Config, GrpcListenerConfig, resolve, resolve_labels};
-pub use self::revocation::RevocationConfig;
+pub use self::revocation::{HubLocation, RevocationConfig};
 pub use self::schema::schema;
 pub use self::status::ApiConfig;
 

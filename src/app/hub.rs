@@ -12,9 +12,12 @@ use crate::config::HubConfig;
 use crate::hub::{Hub, HubMetrics};
 use crate::lifecycle::Lifecycle;
 use crate::policy::Store;
+use crate::revocation::{Line, RevocationMetrics, RevocationStore, decode};
 use crate::serve::{HttpListenerConfig, Listener, ListenerKind, ListenerMetrics, Readiness, serve_http};
 use crate::telemetry::Metrics;
 
+/// Between two attempts to follow an embedded hub.
+const PAUSE: Duration = Duration::from_millis(250);
 /// Requests in flight have so long at the end.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -46,39 +49,8 @@ impl HubApp {
     /// The ledger is in use, TLS cannot be loaded, or an address cannot be bound.
     pub async fn start(config: HubConfig, clock: Clock) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new(None));
-        let _: (Arc<ListenerMetrics>, Arc<HubMetrics>) = (metrics.of(), metrics.of());
         let lifecycle = Lifecycle::default();
-        let data_dir = config.settings.data_dir.clone();
-        // The file has the hub's key: it is the hub's alone.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&data_dir)
-            .with_context(|| format!("hub.data_dir: `{}` cannot be made", data_dir.display()))?;
-        let hub = Arc::new(Hub::open(config.settings, clock, metrics.of()).context("hub.data_dir")?);
-        let tls = config.tls.map(|settings| load_tls(settings, "plugins.stepgate.hub.tls")).transpose()?;
-        let tls = tls.map(Arc::new);
-        if let Some(tls) = &tls {
-            lifecycle.spawn_until_stop(Arc::clone(tls).keep_fresh(metrics.of()));
-        }
-        let feed = Listener::bind(&config.address, ADMIN_MODE).await.map_err(readable)?;
-        let admin = Listener::bind(&config.admin, ADMIN_MODE).await.map_err(readable)?;
-        let (address, admin_socket) = (feed.local_address(), admin.local_address());
-        hub.start(&lifecycle);
-        let (health, policy) = (Arc::new(Readiness::default()), Arc::new(Store::default()));
-        for (listener, kind, tls) in
-            [(feed, ListenerKind::Feed(Arc::clone(&hub)), tls), (admin, ListenerKind::HubAdmin(hub), None)]
-        {
-            let listener_config = HttpListenerConfig {
-                health: Arc::clone(&health),
-                metrics: Arc::clone(&metrics),
-                policy: Arc::clone(&policy),
-                tls,
-                kind,
-            };
-            lifecycle.spawn(serve_http(listener, listener_config, lifecycle.signal()));
-        }
-        tracing::info!(address, admin_socket, data_dir = %data_dir.display(), "started");
+        let (_, address) = start_hub(config, clock, &metrics, &lifecycle).await?;
         Ok(Self { lifecycle, address })
     }
 
@@ -92,4 +64,85 @@ impl HubApp {
         self.lifecycle.stop();
         self.lifecycle.drained(grace).await
     }
+}
+
+/// Starts a hub; gives it with the address of its feed.
+pub(super) async fn start_hub(
+    config: HubConfig,
+    clock: Clock,
+    metrics: &Arc<Metrics>,
+    lifecycle: &Lifecycle,
+) -> anyhow::Result<(Arc<Hub>, String)> {
+    let _: (Arc<ListenerMetrics>, Arc<HubMetrics>) = (metrics.of(), metrics.of());
+    let data_dir = config.settings.data_dir.clone();
+    // The file has the hub's key: it is the hub's alone.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data_dir)
+        .with_context(|| format!("hub.data_dir: `{}` cannot be made", data_dir.display()))?;
+    let hub = Arc::new(Hub::open(config.settings, clock, metrics.of()).context("hub.data_dir")?);
+    let tls = config.tls.map(|settings| load_tls(settings, "plugins.stepgate.hub.tls")).transpose()?;
+    let tls = tls.map(Arc::new);
+    if let Some(tls) = &tls {
+        lifecycle.spawn_until_stop(Arc::clone(tls).keep_fresh(metrics.of()));
+    }
+    let feed = Listener::bind(&config.address, ADMIN_MODE).await.map_err(readable)?;
+    let admin = Listener::bind(&config.admin, ADMIN_MODE).await.map_err(readable)?;
+    let (address, admin_socket) = (feed.local_address(), admin.local_address());
+    hub.start(lifecycle);
+    let (health, policy) = (Arc::new(Readiness::default()), Arc::new(Store::default()));
+    for (listener, kind, tls) in
+        [(feed, ListenerKind::Feed(Arc::clone(&hub)), tls), (admin, ListenerKind::HubAdmin(Arc::clone(&hub)), None)]
+    {
+        let listener_config = HttpListenerConfig {
+            health: Arc::clone(&health),
+            metrics: Arc::clone(metrics),
+            policy: Arc::clone(&policy),
+            tls,
+            kind,
+        };
+        lifecycle.spawn(serve_http(listener, listener_config, lifecycle.signal()));
+    }
+    tracing::info!(address, admin_socket, data_dir = %data_dir.display(), "the hub has started");
+    Ok((hub, address))
+}
+
+/// Keeps the store of this process as the hub in it: the feed without a network.
+pub(super) async fn follow_embedded(
+    hub: Arc<Hub>,
+    store: Arc<RevocationStore>,
+    metrics: Arc<RevocationMetrics>,
+    clock: Clock,
+) {
+    loop {
+        if let Err(error) = follow_once(&hub, &store, &metrics, &clock).await {
+            tracing::warn!(error = format!("{error:#}"), "revocations of the embedded hub are not received");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn follow_once(
+    hub: &Arc<Hub>,
+    store: &RevocationStore,
+    metrics: &RevocationMetrics,
+    clock: &Clock,
+) -> anyhow::Result<()> {
+    let reading = Arc::clone(hub);
+    let snapshot = tokio::task::spawn_blocking(move || reading.snapshot()).await??;
+    let (header, records) = decode(&snapshot)?;
+    let after = format!("{}.{}", header.epoch, header.seq);
+    let loaded = store.load(header, records);
+    metrics.overflow.set(i64::from(loaded.is_err()));
+    loaded?;
+    let reading = Arc::clone(hub);
+    let reader = tokio::task::spawn_blocking(move || reading.reader(&after)).await??;
+    let mut reader = reader.context("hub.feed_readers are connected")?;
+    while let Some(line) = reader.next().await.and_then(|line| Line::parse(line.as_bytes())) {
+        store.apply(&line);
+        let now = clock.now();
+        metrics.publish(store.state(now), store.age(now), store.len());
+    }
+    Ok(())
 }

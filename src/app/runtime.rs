@@ -1,18 +1,19 @@
 //! Everything that lives as long as the process, and what a configuration makes of it: at the start, and when one is discovered.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 use tokio::sync::{mpsc, watch};
 
+use super::hub::follow_embedded;
 use super::{Origin, readable};
 use crate::check::{CheckMetrics, Checker, DryRun, RevocationCheck};
 use crate::clock::Clock;
-use crate::config::{Config, Document, GrpcListenerConfig, RevocationConfig, merge, public, resolve};
+use crate::config::{Config, Document, GrpcListenerConfig, HubLocation, RevocationConfig, merge, public, resolve};
 use crate::decision_queue::DecisionQueue;
 use crate::decision_queue::metrics::LogMetrics;
 use crate::feed::activation::{Activation, ActivationConfig};
@@ -29,6 +30,7 @@ use crate::feed::revocation::RevocationFeed;
 use crate::feed::status::Status;
 use crate::feed::status::sender::{StatusSender, Target as StatusTarget};
 use crate::feed::traces::{TraceExporter, TraceSettings};
+use crate::hub::Hub;
 use crate::lifecycle::Lifecycle;
 use crate::policy::{EvaluationMemory, HostContext, PolicyMetrics, RegoVersion, Store};
 use crate::remote::Remote;
@@ -55,6 +57,8 @@ pub struct Runtime {
     id: String,
     pub activation: Arc<Activation>,
     pub health: Health,
+    /// The hub in this process.
+    pub hub: OnceLock<Arc<Hub>>,
     pub(super) bundles: Arc<Bundles>,
     pub(super) status: Status,
     store: Arc<Store>,
@@ -167,6 +171,7 @@ impl Runtime {
             version,
             has_checks: AtomicBool::new(false),
             has_discovered: AtomicBool::new(false),
+            hub: OnceLock::new(),
         }
     }
 
@@ -282,7 +287,13 @@ impl Runtime {
     ) -> RevocationCheck {
         let store = Arc::new(RevocationStore::new(settings.settings));
         let metrics = self.metrics.of::<RevocationMetrics>();
-        if let Some(service) = services.get(&settings.service).cloned() {
+        if let (HubLocation::Embedded, Some(hub)) = (&settings.source, self.hub.get()) {
+            let (hub, store, metrics) = (Arc::clone(hub), Arc::clone(&store), Arc::clone(&metrics));
+            self.lifecycle.spawn_until_stop(follow_embedded(hub, store, metrics, self.clock.clone()));
+        }
+        if let HubLocation::Service(name) = &settings.source
+            && let Some(service) = services.get(name).cloned()
+        {
             let feed = RevocationFeed {
                 service: Arc::new(Service::new(service)),
                 store: Arc::clone(&store),

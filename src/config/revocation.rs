@@ -14,11 +14,19 @@ use crate::revocation::{ENTRY_BYTES, Fold, IssuerJoins, Join, MAX_JOINS, Mode, S
 /// Entries where the memory has no limit.
 const MAX_ENTRIES: u64 = 5_000_000;
 
+/// Where the hub is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HubLocation {
+    /// The name of its service.
+    Service(String),
+    /// In this process.
+    Embedded,
+}
+
 /// Revocation, as configured.
 #[derive(Clone, Debug)]
 pub struct RevocationConfig {
-    /// The name of the hub's service.
-    pub service: String,
+    pub source: HubLocation,
     pub settings: Settings,
     /// By `iss`.
     pub issuers: BTreeMap<String, IssuerJoins>,
@@ -53,10 +61,24 @@ impl Resolver<'_> {
             let message = "without `issuers` there is no token that could be revoked: policies that decode tokens themselves cannot be protected";
             self.problems.error(place, message);
         }
-        let service = item.text("service").unwrap_or_default().to_owned();
-        if !services.contains_key(&service) {
-            self.problems.error(format!("{place}.service"), format!("`{service}` is none of `services`"));
-        }
+        let source = match (item.text("service"), item.text("hub")) {
+            (Some(service), None) => {
+                if !services.contains_key(service) {
+                    self.problems.error(format!("{place}.service"), format!("`{service}` is none of `services`"));
+                }
+                HubLocation::Service(service.to_owned())
+            }
+            (None, Some(_)) => {
+                if own.section("hub").value.is_none() {
+                    self.problems.error(format!("{place}.hub"), "`embedded` needs the section `plugins.stepgate.hub`");
+                }
+                HubLocation::Embedded
+            }
+            _ => {
+                self.problems.error(place, "give `service`, the service of a hub, or `hub: embedded`");
+                return None;
+            }
+        };
         let seconds = |name: &str| i64::try_from(item.duration(name).as_secs()).unwrap_or(i64::MAX);
         let mode = |name: &str| if item.text_or_default(name) == "deny" { Mode::Deny } else { Mode::Allow };
         let (max_staleness, stale_limit) = (seconds("max_staleness"), seconds("stale_limit"));
@@ -68,7 +90,7 @@ impl Resolver<'_> {
         let root = Section::root(document);
         let folder = PathBuf::from(root.text_or_default("persistence_directory"));
         Some(RevocationConfig {
-            service,
+            source,
             settings: Settings {
                 max_staleness,
                 stale_limit,

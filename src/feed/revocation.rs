@@ -130,10 +130,14 @@ impl RevocationFeed {
             let line = tokio::time::timeout(MAX_SILENCE, stream.next_line(MAX_LINE_BYTES)).await;
             let Some(line) = line.map_err(|_| FeedError::Silent)?.map_err(FeedError::Remote)? else { return Ok(()) };
             let line = Line::parse(&line).ok_or(FeedError::Line)?;
-            self.apply(&line);
-            has_changes |= matches!(line, Line::Changed { .. });
-            if line == Line::Reset {
-                self.take_snapshot().await?;
+            self.store.apply(&line);
+            match line {
+                Line::Changed { .. } => {
+                    self.metrics.applied.inc();
+                    has_changes = true;
+                }
+                Line::Confirmed { .. } => {}
+                Line::Reset => self.take_snapshot().await?,
             }
             self.publish();
             if has_changes && saved.elapsed() > SAVE_PAUSE {
@@ -155,17 +159,5 @@ impl RevocationFeed {
         loaded.map_err(FeedError::Overflow)?;
         self.write_file();
         Ok(())
-    }
-
-    /// Applies one line, but for the request to take a snapshot.
-    fn apply(&self, line: &Line) {
-        match line {
-            Line::Confirmed { as_of } => self.store.confirm(*as_of),
-            Line::Changed { key, entry, seq } => {
-                self.store.put(*key, *entry, *seq);
-                self.metrics.applied.inc();
-            }
-            Line::Reset => {}
-        }
     }
 }

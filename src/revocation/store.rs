@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use super::entry::Entry;
 use super::index::Index;
 use super::key::{HubKey, Key, Kind};
+use super::line::Line;
 use super::snapshot::{Header, Record};
 
 /// The treatment of requests while entries are missing or old.
@@ -139,6 +140,15 @@ impl RevocationStore {
     pub fn put(&self, key: Key, entry: Entry, seq: u64) {
         self.index.put(key, entry);
         self.seq.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// Applies a line of the feed, but for the request to take a snapshot.
+    pub fn apply(&self, line: &Line) {
+        match line {
+            Line::Confirmed { as_of } => self.confirm(*as_of),
+            Line::Changed { key, entry, seq } => self.put(*key, *entry, *seq),
+            Line::Reset => {}
+        }
     }
 
     /// The hub has said that nothing else has changed up to `as_of`.

@@ -151,6 +151,27 @@ async fn the_feed_is_for_sidecars_with_a_credential() {
     assert!(hub.stop(Duration::from_secs(5)).await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_stepgate_has_its_hub_in_itself() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hub = document(folder.path(), json!({}))["plugins"]["stepgate"]["hub"].clone();
+    let revocation = json!({"hub": "embedded", "service": null});
+    let more = json!({"plugins": {"stepgate": {"hub": hub, "revocation": revocation}}});
+    let bench = Bench::start("http://127.0.0.1:1", more).await;
+    let token = bench.token(json!({}));
+    bench.becomes("/required/x", &token, (200, "")).await;
+    revoke_user(folder.path(), "alice", &[]).await;
+    bench.becomes("/required/x", &token, (401, "token_revoked")).await;
+    assert!(bench.service.metric("stepgate_hub_entries").await >= 1.0);
+    bench.service.stop().await;
+    let (_, problems) = resolve(
+        &Document::of(json!({"plugins": {"stepgate": {"revocation": {"hub": "embedded"}, "issuers": []}}})),
+        None,
+    );
+    let errors: Vec<_> = problems.errors.iter().map(ToString::to_string).collect();
+    assert!(errors.join("\n").contains("`embedded` needs the section"), "{errors:?}");
+}
+
 #[test]
 fn a_hub_that_everyone_could_read_does_not_start() {
     let folder = Path::new("/x");

@@ -10,7 +10,18 @@ pub const KEYS: &[Key] = &[
         NONE,
         "Rejects the tokens of users, sessions, clients and keys that a hub has revoked.",
     ),
-    key("plugins.stepgate.revocation.service", Kind::String, REQUIRED, "The service of the hub."),
+    key(
+        "plugins.stepgate.revocation.service",
+        Kind::String,
+        NONE,
+        "The service of the hub; it, or `hub`, is required.",
+    ),
+    key(
+        "plugins.stepgate.revocation.hub",
+        Kind::Choice(&["embedded"]),
+        NONE,
+        "`embedded` runs the hub of `plugins.stepgate.hub` in this process: for a single stepgate, because another replica would have a hub of its own.",
+    ),
     key(
         "plugins.stepgate.revocation.max_staleness",
         Kind::Duration,
