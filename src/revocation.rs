@@ -19,4 +19,4 @@ pub use self::key::{HubKey, Key, Kind};
 pub use self::line::Line;
 pub use self::metrics::RevocationMetrics;
 pub use self::snapshot::{Header, Record, SnapshotError, decode, encode};
-pub use self::store::{Mode, Overflow, RevocationStore, Revoked, Settings, State, TokenTimes, Verdict};
+pub use self::store::{LoadError, Mode, RevocationStore, Revoked, Settings, State, TokenTimes, Verdict};

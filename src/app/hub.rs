@@ -12,7 +12,7 @@ use crate::config::HubConfig;
 use crate::hub::{Hub, HubMetrics};
 use crate::lifecycle::Lifecycle;
 use crate::policy::Store;
-use crate::revocation::{Line, RevocationMetrics, RevocationStore, decode};
+use crate::revocation::{Line, LoadError, RevocationMetrics, RevocationStore, decode};
 use crate::serve::{HttpListenerConfig, Listener, ListenerKind, ListenerMetrics, Readiness, serve_http};
 use crate::telemetry::Metrics;
 
@@ -134,7 +134,7 @@ async fn follow_once(
     let (header, records) = decode(&snapshot)?;
     let after = format!("{}.{}", header.epoch, header.seq);
     let loaded = store.load(header, records);
-    metrics.overflow.set(i64::from(loaded.is_err()));
+    metrics.overflow.set(i64::from(matches!(loaded, Err(LoadError::Overflow { .. }))));
     loaded?;
     let reading = Arc::clone(hub);
     let reader = tokio::task::spawn_blocking(move || reading.reader(&after)).await??;

@@ -10,7 +10,7 @@ use super::{jittered, write_private};
 use crate::clock::Clock;
 use crate::remote::RemoteError;
 use crate::remote::service::{RequestOptions, Service};
-use crate::revocation::{Line, RevocationMetrics, RevocationStore, SnapshotError, decode, encode};
+use crate::revocation::{Line, LoadError, RevocationMetrics, RevocationStore, SnapshotError, decode, encode};
 use crate::telemetry::chain;
 
 /// Bytes of a snapshot at most: 5 million entries and more.
@@ -35,7 +35,7 @@ pub enum FeedError {
     #[error("the snapshot cannot be used")]
     Snapshot(#[source] SnapshotError),
     #[error("the snapshot cannot be used")]
-    Overflow(#[source] crate::revocation::Overflow),
+    Load(#[source] crate::revocation::LoadError),
     #[error("a line of the feed cannot be read")]
     Line,
     #[error("the feed was silent for {MAX_SILENCE:?}")]
@@ -155,8 +155,8 @@ impl RevocationFeed {
         }
         let (header, records) = decode(&reply.body).map_err(FeedError::Snapshot)?;
         let loaded = self.store.load(header, records);
-        self.metrics.overflow.set(i64::from(loaded.is_err()));
-        loaded.map_err(FeedError::Overflow)?;
+        self.metrics.overflow.set(i64::from(matches!(loaded, Err(LoadError::Overflow { .. }))));
+        loaded.map_err(FeedError::Load)?;
         self.write_file();
         Ok(())
     }

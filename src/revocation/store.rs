@@ -1,5 +1,6 @@
 //! The store: entries, how fresh they are, and the verdict over a token.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -92,13 +93,16 @@ pub struct RevocationStore {
     generation: AtomicU64,
 }
 
-/// A snapshot has more entries than `max_entries`.
+/// Why a snapshot is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{entries} entries are more than revocation.max_entries ({max}); they need {bytes} bytes")]
-pub struct Overflow {
-    pub entries: usize,
-    pub max: usize,
-    pub bytes: u64,
+pub enum LoadError {
+    #[error("{entries} entries are more than revocation.max_entries ({max}); they need {bytes} bytes")]
+    Overflow { entries: usize, max: usize, bytes: u64 },
+    /// Taking it would un-revoke everything.
+    #[error(
+        "the hub has another key, so it has lost its file: give it its file back, or remove `revocations.sgrv` and start again to accept what it has"
+    )]
+    OtherHub,
 }
 
 impl RevocationStore {
@@ -114,26 +118,44 @@ impl RevocationStore {
         }
     }
 
-    /// Takes a snapshot in place of everything.
+    /// Takes a snapshot in place of everything. One from another history of the same hub, as when an older copy of its file was
+    /// put back, is merged with what is here: it must not un-revoke.
     ///
     /// # Errors
-    /// It is too large; the entries stay as they are.
-    pub fn load(&self, header: Header, records: Vec<Record>) -> Result<(), Overflow> {
+    /// It is too large, or of a hub with another key; the entries stay as they are.
+    pub fn load(&self, header: Header, records: Vec<Record>) -> Result<(), LoadError> {
+        let known = self.header.load_full();
+        let is_same_key = known.as_deref().is_some_and(|known| known.hub_key == header.hub_key);
+        if known.is_some() && !is_same_key && !self.is_empty() {
+            return Err(LoadError::OtherHub);
+        }
+        let is_older = header.seq < self.seq.load(Ordering::Acquire);
+        let is_continued = known.is_none_or(|known| known.epoch == header.epoch) && !is_older;
+        let records = if is_continued { records } else { self.merged(records) };
         if records.len() > self.settings.max_entries {
             let bytes = (records.len() as u64).saturating_mul(super::index::ENTRY_BYTES);
-            return Err(Overflow { entries: records.len(), max: self.settings.max_entries, bytes });
+            return Err(LoadError::Overflow { entries: records.len(), max: self.settings.max_entries, bytes });
         }
-        let hub_key = hex::decode(&header.hub_key).unwrap_or_default();
-        let is_same = self.header.load().as_deref().is_some_and(|known| known.hub_key == header.hub_key);
         self.index.replace(records);
-        if !is_same {
+        if !is_same_key {
+            let hub_key = hex::decode(&header.hub_key).unwrap_or_default();
             self.hub_key.store(Some(Arc::new(HubKey::new(&hub_key))));
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
+        // Changes after it come again.
         self.seq.store(header.seq, Ordering::Release);
         self.as_of.store(header.as_of, Ordering::Release);
         self.header.store(Some(Arc::new(header)));
         Ok(())
+    }
+
+    /// These records and those that are here: in doubt revoked.
+    fn merged(&self, records: Vec<Record>) -> Vec<Record> {
+        let mut merged: HashMap<Key, Entry> = records.into_iter().collect();
+        for (key, entry) in self.index.entries() {
+            merged.entry(key).or_default().union(&entry);
+        }
+        merged.into_iter().collect()
     }
 
     /// Applies a change of the feed: the whole entry, as it is now.

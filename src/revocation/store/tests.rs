@@ -87,7 +87,8 @@ fn entries_grow_stale_and_cold_and_are_never_evicted() {
     assert_eq!(store.age(NOW + 101), 1);
     // A snapshot that is too large changes nothing; a change is taken all the same.
     let four = (0..4u8).map(|number| ([number; 16], Entry::default())).collect();
-    assert_eq!(store.load(header(NOW), four).expect_err("too large").entries, 4);
+    let too_large = LoadError::Overflow { entries: 4, max: 3, bytes: 192 };
+    assert_eq!(store.load(header(NOW), four), Err(too_large));
     (0..5u8).for_each(|number| store.put([number; 16], Entry::default(), u64::from(number) + 2));
     assert_eq!((store.len(), store.position()), (5, Some(("e".to_owned(), 6))));
 }
@@ -101,4 +102,32 @@ fn a_new_key_of_the_hub_voids_computed_keys() {
     assert_eq!(store.hub_key().expect("a key").1, first);
     store.load(Header { hub_key: "11".repeat(32), ..header(NOW) }, Vec::new()).expect("it fits");
     assert_eq!(store.hub_key().expect("a key").1, first + 1);
+}
+
+#[test]
+fn a_hub_that_lost_something_does_not_un_revoke() {
+    let store = store();
+    let revoked = Entry { not_before: AT, until: PERMANENT, ..Entry::default() };
+    let disabled = Entry { disabled: 1, disabled_until: PERMANENT, ..Entry::default() };
+    let at = |epoch: &str, seq| Header { epoch: epoch.to_owned(), seq, ..header(NOW) };
+    let entries = || store.snapshot().expect("entries").1.into_iter().collect::<std::collections::BTreeMap<_, _>>();
+    store.load(at("e", 5), vec![([1; 16], revoked), ([2; 16], disabled)]).expect("it fits");
+    // An older copy of the file, with and without a new epoch.
+    for epoch in ["e", "f"] {
+        store.load(at(epoch, 3), vec![([1; 16], Entry::default()), ([3; 16], revoked)]).expect("it fits");
+        let entries = entries();
+        assert_eq!((entries.get(&[1; 16]), entries.get(&[2; 16])), (Some(&revoked), Some(&disabled)), "{epoch}");
+        assert_eq!(entries.get(&[3; 16]), Some(&revoked), "{epoch}");
+        assert_eq!(store.position(), Some((epoch.to_owned(), 3)), "what came after it comes again");
+    }
+    // The same history goes on: what it says counts.
+    store.load(at("f", 9), vec![([1; 16], revoked)]).expect("it fits");
+    assert_eq!(entries().len(), 1);
+    // A new file has a new key, and no revocations.
+    let other = Header { hub_key: "11".repeat(32), ..at("g", 1) };
+    assert_eq!(store.load(other.clone(), Vec::new()), Err(LoadError::OtherHub));
+    assert_eq!((entries().len(), store.position()), (1, Some(("f".to_owned(), 9))));
+    let fresh = self::store();
+    fresh.load(at("f", 1), Vec::new()).expect("it fits");
+    fresh.load(other, Vec::new()).expect("without entries nothing is lost");
 }
