@@ -190,12 +190,16 @@ impl Prepared {
     }
 }
 
-/// Serves until a signal comes, then drains.
-async fn serve(launch: Launch) -> anyhow::Result<()> {
-    // As many connections as the system lets it have, which is what programs in Go take for themselves, too.
+/// As many connections as the system lets it have, which is what programs in Go take for themselves, too.
+fn raise_file_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
+}
+
+/// Serves until a signal comes, then drains.
+async fn serve(launch: Launch) -> anyhow::Result<()> {
+    raise_file_limit();
     let mut stop = Signals::listen()?;
     let (wait, grace, ready_timeout) = (launch.shutdown_wait, launch.shutdown_grace, launch.ready_timeout);
     let app = App::start(launch).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{ADMIN_MODE, Signals, block_on_new_runtime, load_tls, readable};
+use super::{ADMIN_MODE, Signals, block_on_new_runtime, load_tls, raise_file_limit, readable};
 use crate::clock::Clock;
 use crate::config::HubConfig;
 use crate::hub::{Hub, HubMetrics};
@@ -24,6 +24,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Runs a hub until a signal stops it.
 pub fn run_hub(config: HubConfig) -> anyhow::Result<()> {
     block_on_new_runtime(async {
+        raise_file_limit();
         let mut stop = Signals::listen()?;
         let hub = HubApp::start(config, Clock::System).await?;
         stop.wait().await;
