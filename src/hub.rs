@@ -9,7 +9,7 @@ mod metrics;
 mod readers;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -154,6 +154,29 @@ impl Hub {
         let bytes = Bytes::from(encode(&header, &records));
         *known = Some((Instant::now(), bytes.clone()));
         Ok(bytes)
+    }
+
+    /// Copies the ledger, as it is at one moment, to a new file. Waits for the disk.
+    ///
+    /// # Errors
+    /// There is a file already, or the disk fails.
+    pub fn back_up(&self, path: &Path) -> Result<(), LedgerError> {
+        self.ledger.copy_to(path)?;
+        tracing::info!(path = %path.display(), "the ledger was copied");
+        Ok(())
+    }
+
+    /// Reads a whole ledger that no hub has open, and gives its epoch, last change and number of entries.
+    ///
+    /// # Errors
+    /// It is in use, absent, damaged or of another version.
+    pub fn check(path: &Path) -> Result<Value, LedgerError> {
+        if !path.is_file() {
+            return Err(LedgerError::Absent(path.to_owned()));
+        }
+        let ledger = Ledger::open(path, usize::MAX)?;
+        let (seq, records) = ledger.records()?;
+        Ok(json!({"epoch": ledger.epoch(), "seq": seq, "entries": records.len()}))
     }
 
     /// The state of the hub, for `stepgate hub status`.

@@ -67,6 +67,36 @@ impl State {
         Ok(outcome)
     }
 
+    /// Copies these tables, as they are at one moment, to a new file. Changes go on meanwhile.
+    ///
+    /// # Errors
+    /// There is a file already, or one of both cannot be read or written.
+    pub fn copy_to(&self, path: &Path, tables: &[Table]) -> Result<(), StateError> {
+        let taken = |source: std::io::Error| StateError::Open {
+            path: path.to_owned(),
+            source: Box::new(redb::StorageError::Io(source).into()),
+        };
+        // Made here, so that a file that is there is not taken for the copy.
+        std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(taken)?;
+        let copy = Self::open(path)?;
+        let reading = self.database.begin_read().map_err(failed)?;
+        copy.write(|writing| {
+            for &table in tables {
+                let rows = match reading.open_table(table.definition()) {
+                    Ok(rows) => rows,
+                    Err(TableError::TableDoesNotExist(_)) => continue,
+                    Err(error) => return Err(failed(error)),
+                };
+                let mut copied = writing.0.open_table(table.definition()).map_err(failed)?;
+                for row in rows.range::<&[u8]>(..).map_err(failed)? {
+                    let (key, value) = row.map_err(failed)?;
+                    copied.insert(key.value(), value.value()).map_err(failed)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Up to `limit` rows from `first` on, as they were when this was called.
     ///
     /// # Errors

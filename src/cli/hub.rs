@@ -33,6 +33,18 @@ pub struct Hub {
 enum HubCommand {
     /// Show the state of a running hub: entries, readers, the last change
     Status(Socket),
+    /// Copy the file of a running hub, as it is at one moment
+    Backup {
+        /// The new file
+        file: PathBuf,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Read a whole file that no hub has open, such as a backup
+    Check {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 /// The flags of a start.
@@ -156,6 +168,12 @@ impl Hub {
                 let status = answer(get(socket.connect()?, "HTTP/1.0", "hub", "/v1/hub/status")?)?;
                 println!("{status:#}");
             }
+            Some(HubCommand::Backup { file, socket }) => {
+                let path = std::path::absolute(&file)?;
+                let request = json!({"path": path}).to_string();
+                answer(post(socket.connect()?, "hub", "/v1/hub/backup", &request)?)?;
+            }
+            Some(HubCommand::Check { file }) => println!("{}", crate::hub::Hub::check(&file)?),
             None => {
                 init(if self.start.text { Format::Text } else { Format::Json }, Verbosity::Info);
                 app::run_hub(self.start.config()?)?;

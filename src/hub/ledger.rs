@@ -1,6 +1,6 @@
 //! The ledger: entries, and the order of their changes, in one file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::revocation::{Change, Entry, HubKey, Key, Kind, Record};
@@ -24,6 +24,8 @@ pub enum LedgerError {
     State(#[from] StateError),
     #[error("sessions and tokens have their share of the entries (half of hub.max_entries, {0})")]
     Full(usize),
+    #[error("there is no file `{}`", .0.display())]
+    Absent(PathBuf),
     #[error("the file of the ledger is damaged, or of another version")]
     Format,
 }
@@ -123,6 +125,11 @@ impl Ledger {
 
     pub fn len(&self) -> usize {
         self.entries.load(Ordering::Relaxed)
+    }
+
+    /// Copies everything, as it is at one moment, to a new file.
+    pub fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
+        Ok(self.state.copy_to(path, &[ENTRIES, LOG, META])?)
     }
 
     /// Merges a change; gives its number and the entry that it made, once both are on disk. One caller at a time.

@@ -1,6 +1,7 @@
 //! The listeners of a hub: the feed for sidecars, and a socket of this machine for administrators.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -49,6 +50,7 @@ pub(super) fn admin_routes(hub: &Arc<Hub>) -> Router {
     Router::new()
         .route("/v1/revocations", post(revoke))
         .route("/v1/hub/status", get(status))
+        .route("/v1/hub/backup", post(back_up))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::clone(hub))
 }
@@ -106,6 +108,20 @@ async fn revoke(State(hub): State<Arc<Hub>>, body: Bytes) -> Response {
 /// `GET /v1/hub/status`.
 async fn status(State(hub): State<Arc<Hub>>) -> Response {
     answer(StatusCode::OK, &hub.status())
+}
+
+/// `POST /v1/hub/backup` with the path of a new file on the hub's machine.
+async fn back_up(State(hub): State<Arc<Hub>>, body: Bytes) -> Response {
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let Some(path) = request.get("path").and_then(Value::as_str).map(PathBuf::from).filter(|path| path.is_absolute())
+    else {
+        return answer(StatusCode::BAD_REQUEST, &json!({"error": "`path`: expected an absolute path"}));
+    };
+    match tokio::task::spawn_blocking(move || hub.back_up(&path)).await {
+        Ok(Ok(())) => answer(StatusCode::OK, &json!({})),
+        Ok(Err(error)) => unavailable(&error),
+        Err(_) => later("the copy was not made"),
+    }
 }
 
 impl HubListener {

@@ -113,6 +113,26 @@ async fn mistakes_of_administrators_are_named() {
     let status = program().args(["hub", "status", "--socket"]).arg(socket(folder.path())).output().expect("it runs");
     let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
     assert_eq!((&status["seq"], &status["entries"], &status["age_seconds"]), (&json!(0), &json!(0), &json!(0)));
+    // A backup is a whole ledger, and never takes the place of a file.
+    revoke_user(folder.path(), "alice", &["--disable"]).await;
+    let copy = folder.path().join("copy.redb");
+    let back_up = || {
+        program().args(["hub", "backup", "--socket"]).arg(socket(folder.path())).arg(&copy).output().expect("it runs")
+    };
+    assert!(back_up().status.success());
+    let check = |file: &Path| program().args(["hub", "check"]).arg(file).output().expect("it runs");
+    let checked: Value = serde_json::from_slice(&check(&copy).stdout).expect("JSON");
+    assert_eq!((&checked["seq"], &checked["entries"], &checked["epoch"]), (&json!(1), &json!(1), &status["epoch"]));
+    assert!(
+        String::from_utf8_lossy(&back_up().stderr).contains("copy.redb` cannot be opened"),
+        "there is a file already"
+    );
+    for (file, want) in
+        [(folder.path().join("data/hub.redb"), "in use by another process"), (folder.path().join("x"), "no file")]
+    {
+        let output = check(&file);
+        assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains(want), "{output:?}");
+    }
     // One process has the file.
     let other = folder.path().join("other");
     std::fs::create_dir(&other).expect("a folder");
