@@ -115,6 +115,10 @@ impl Command {
             return wrong("at", "it is more than a minute ahead: it would reject tokens of the future");
         }
         let change = change(kind, request.action, at, now, settings)?;
+        let has_no_effect = change.until <= now && change.disable.is_none() && change.deny.is_none();
+        if has_no_effect {
+            return wrong("at", "it is so long ago that no token of then is left: nothing would be rejected");
+        }
         Ok(Self { kind, issuer, name, value, change })
     }
 }

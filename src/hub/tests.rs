@@ -48,6 +48,8 @@ fn requests_that_name_nothing_change_nothing() {
         (json!({"reason": " "}), "reason"),
         (json!({"reason": "x".repeat(257)}), "reason"),
         (json!({"at": NOW + 61}), "at"),
+        (json!({"at": 0}), "at"),
+        (json!({"at": NOW - 90_120}), "at"),
         (json!({"action": "allow"}), "action"),
         (json!({"kind": "session", "action": "disable"}), "action"),
     ] {
