@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap tools build release demo play fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions attacks footprint test ci bench soak bench-reload fuzz clean
+.PHONY: help bootstrap tools build release demo play fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions attacks footprint test ci bench bench-revocation soak bench-reload fuzz clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,7 +50,7 @@ build: ## build stepgate for development
 	cargo build --workspace
 
 # As in k8s/image/build: another commit in the environment would compile everything again.
-release bench: export STEPGATE_COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+release bench bench-revocation: export STEPGATE_COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 release: ## build stepgate for production
 	cargo build --release --bin stepgate
@@ -120,6 +120,9 @@ ci: test ## what continuous integration runs
 
 bench: tools release ## measure against a no-op tonic server, and write docs/operate/performance.md (PAIRS, REQUESTS, BENCH_PEER)
 	tests/bench/run --write
+
+bench-revocation: tools release ## measure a revocation from the hub's answer to the last of 100 readers (READERS, CHANGES)
+	$(PYTHON) tests/bench/revocation.py
 
 soak: tools release ## ten minutes of load with 10,000 tokens; fails when memory grows (SOAK_SECONDS)
 	$(PYTHON) tests/bench/soak.py
