@@ -94,6 +94,20 @@ impl fmt::Debug for Derived {
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl Verified {
+    fn new(issuer: &Arc<Issuer>, claims: Claims, document: Value, voucher: VerifiedBy, digest: [u8; 32]) -> Self {
+        Self {
+            authn: issuer.settings.assess(claims.document()),
+            workload: workload::describe(&issuer.settings, claims.document()),
+            issuer: Arc::clone(issuer),
+            claims,
+            document,
+            voucher,
+            digest,
+            serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
+            derived: Derived::default(),
+        }
+    }
+
     /// `iss`.
     pub fn issuer(&self) -> &str {
         &self.issuer.settings.issuer
@@ -205,23 +219,9 @@ impl Verified {
         let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
         let until = now.saturating_add(ttl);
         let refresh = now.saturating_add((ttl.saturating_mul(3) / 4).max(1));
-        let authn = issuer.settings.assess(claims.document());
         let document = document(issuer, None, &claims);
         let voucher = VerifiedBy::Issuer { refresh, until };
-        let digest = digest_of(token);
-        let workload = workload::describe(&issuer.settings, claims.document());
-        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
-        Ok(Self {
-            issuer: Arc::clone(issuer),
-            claims,
-            authn,
-            document,
-            workload,
-            voucher,
-            digest,
-            serial,
-            derived: Derived::default(),
-        })
+        Ok(Self::new(issuer, claims, document, voucher, digest_of(token)))
     }
 
     /// Its introspection answer should be refreshed while it is still valid.
@@ -548,23 +548,9 @@ impl Verifier {
         let claims = Claims::check(payload, header.typ.as_deref(), &issuer.settings, self.clock.now())?;
 
         let (key, generation) = self.verifying_key(issuer, &header, signed, signature, deadline).await?;
-        let authn = issuer.settings.assess(claims.document());
         let document = document(issuer, Some(&header), &claims);
         let voucher = VerifiedBy::Key { fingerprint: key, generation: AtomicU64::new(generation) };
-        let digest = digest_of(signed);
-        let workload = workload::describe(&issuer.settings, claims.document());
-        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
-        Ok(Verified {
-            issuer: Arc::clone(issuer),
-            claims,
-            authn,
-            document,
-            workload,
-            voucher,
-            digest,
-            serial,
-            derived: Derived::default(),
-        })
+        Ok(Verified::new(issuer, claims, document, voucher, digest_of(signed)))
     }
 
     /// The key that verifies the signature. A token that names an unknown key, or comes before any key was loaded, may
