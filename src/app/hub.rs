@@ -142,8 +142,17 @@ async fn follow_once(
     let mut reader = reader.context("hub.feed_readers are connected")?;
     while let Some(line) = reader.next().await.and_then(|line| Line::parse(line.as_bytes())) {
         store.apply(&line);
-        let now = clock.now();
-        metrics.publish(store.state(now), store.age(now), store.len());
+        // Every second: entries are not counted with each change.
+        match line {
+            Line::Confirmed { .. } => {
+                let now = clock.now();
+                metrics.publish(store.state(now), store.age(now), store.len());
+            }
+            Line::Changed { .. } => {
+                metrics.applied.inc();
+            }
+            Line::Reset => {}
+        }
     }
     Ok(())
 }

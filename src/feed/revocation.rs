@@ -36,6 +36,8 @@ pub enum FeedError {
     Snapshot(#[source] SnapshotError),
     #[error("the snapshot cannot be used")]
     Load(#[source] crate::revocation::LoadError),
+    #[error("taking the snapshot panicked")]
+    Panicked,
     #[error("a line of the feed cannot be read")]
     Line,
     #[error("the feed was silent for {MAX_SILENCE:?}")]
@@ -102,11 +104,17 @@ impl RevocationFeed {
         self.publish();
     }
 
-    fn write_file(&self) {
-        let (Some(path), Some((header, records))) = (&self.file, self.store.snapshot()) else { return };
-        if let Err(error) = write_private(path, &encode(&header, &records)) {
-            tracing::warn!(%error, path = %path.display(), "the copy of the revocations cannot be written");
-        }
+    /// Writes the copy on disk, off the workers: they answer checks.
+    async fn write_file(&self) {
+        let (Some(path), store) = (self.file.clone(), Arc::clone(&self.store)) else { return };
+        let writing = move || {
+            let Some((header, records)) = store.snapshot() else { return };
+            if let Err(error) = write_private(&path, &encode(&header, &records)) {
+                tracing::warn!(%error, path = %path.display(), "the copy of the revocations cannot be written");
+            }
+        };
+        // A panic there is logged where it happens; the next copy is a whole one.
+        let _ = tokio::task::spawn_blocking(writing).await;
     }
 
     /// Takes a snapshot where there is none, then applies lines until the feed ends.
@@ -136,12 +144,12 @@ impl RevocationFeed {
                     self.metrics.applied.inc();
                     has_changes = true;
                 }
-                Line::Confirmed { .. } => {}
+                // Every second: entries are not counted with each change.
+                Line::Confirmed { .. } => self.publish(),
                 Line::Reset => self.take_snapshot().await?,
             }
-            self.publish();
             if has_changes && saved.elapsed() > SAVE_PAUSE {
-                self.write_file();
+                self.write_file().await;
                 (saved, has_changes) = (Instant::now(), false);
             }
         }
@@ -153,11 +161,16 @@ impl RevocationFeed {
         if reply.status != 200 {
             return Err(FeedError::Status(reply.status));
         }
-        let (header, records) = decode(&reply.body).map_err(FeedError::Snapshot)?;
-        let loaded = self.store.load(header, records);
-        self.metrics.overflow.set(i64::from(matches!(loaded, Err(LoadError::Overflow { .. }))));
-        loaded.map_err(FeedError::Load)?;
-        self.write_file();
+        let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
+        // Millions of entries are sorted off the workers.
+        let loading = move || {
+            let (header, records) = decode(&reply.body).map_err(FeedError::Snapshot)?;
+            let loaded = store.load(header, records);
+            metrics.overflow.set(i64::from(matches!(loaded, Err(LoadError::Overflow { .. }))));
+            loaded.map_err(FeedError::Load)
+        };
+        tokio::task::spawn_blocking(loading).await.map_err(|_| FeedError::Panicked)??;
+        self.write_file().await;
         Ok(())
     }
 }
