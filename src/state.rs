@@ -78,6 +78,15 @@ impl State {
         };
         // Made here, so that a file that is there is not taken for the copy.
         std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(taken)?;
+        let copied = self.copy_tables(path, tables);
+        if copied.is_err() {
+            // Half a copy is none, and would be in the way of the next one.
+            let _ = std::fs::remove_file(path);
+        }
+        copied
+    }
+
+    fn copy_tables(&self, path: &Path, tables: &[Table]) -> Result<(), StateError> {
         let copy = Self::open(path)?;
         let reading = self.database.begin_read().map_err(failed)?;
         copy.write(|writing| {
