@@ -26,6 +26,8 @@ pub enum LedgerError {
     Full(usize),
     #[error("there is no file `{}`", .0.display())]
     Absent(PathBuf),
+    #[error("the system has no randomness for the key of a new ledger")]
+    Random,
     #[error("the file of the ledger is damaged, or of another version")]
     Format,
 }
@@ -71,14 +73,11 @@ impl Ledger {
     pub fn open(path: &Path, max_entries: usize) -> Result<Self, LedgerError> {
         let state = State::open(path)?;
         let (epoch, hub_key, seq) = state.write(|writing| -> Result<_, LedgerError> {
-            let epoch = text_of(writing, "epoch", || uuid::Uuid::new_v4().to_string())?;
+            let epoch = text_of(writing, "epoch", || Ok(uuid::Uuid::new_v4().to_string()))?;
             let hub_key = text_of(writing, "hub_key", || {
-                let bytes: [u8; HubKey::BYTES] = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
-                    .map(uuid::Uuid::into_bytes)
-                    .concat()
-                    .try_into()
-                    .unwrap_or_default();
-                hex::encode(bytes)
+                let mut bytes = [0; HubKey::BYTES];
+                getrandom::fill(&mut bytes).map_err(|_| LedgerError::Random)?;
+                Ok(hex::encode(bytes))
             })?;
             Ok((epoch, hub_key, seq_of(writing)?))
         })?;
@@ -230,11 +229,15 @@ fn seq_of(writing: &Writing) -> Result<u64, LedgerError> {
     Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| LedgerError::Format)?))
 }
 
-fn text_of(writing: &Writing, name: &str, fresh: impl FnOnce() -> String) -> Result<String, LedgerError> {
+fn text_of(
+    writing: &Writing,
+    name: &str,
+    fresh: impl FnOnce() -> Result<String, LedgerError>,
+) -> Result<String, LedgerError> {
     if let Some(known) = writing.get(META, name.as_bytes())? {
         return String::from_utf8(known).map_err(|_| LedgerError::Format);
     }
-    let text = fresh();
+    let text = fresh()?;
     writing.put(META, name.as_bytes(), text.as_bytes())?;
     Ok(text)
 }

@@ -12,7 +12,7 @@ use crate::revocation::Line;
 /// A line that goes to all readers.
 #[derive(Clone, Debug)]
 pub(super) struct Published {
-    /// Of a change.
+    /// The number of a change; none for a confirmation.
     pub seq: Option<u64>,
     pub line: Arc<str>,
 }
@@ -38,12 +38,15 @@ impl Hub {
     pub fn reader(self: &Arc<Self>, after: &str) -> Result<Option<Reader>, LedgerError> {
         // From here on no line is missed; some may come twice.
         let lines = self.lines.subscribe();
-        let count = self.readers.fetch_add(1, Ordering::AcqRel);
-        let mut reader = Reader { hub: Arc::clone(self), due: VecDeque::new(), lines, seq: 0, is_over: false };
-        if count >= self.settings.max_readers {
+        if self.readers.fetch_add(1, Ordering::AcqRel) >= self.settings.max_readers {
+            self.readers.fetch_sub(1, Ordering::AcqRel);
             return Ok(None);
         }
         self.metrics.readers.inc();
+        // Goes with the reader, also with one whose changes cannot be read.
+        let mut reader = Reader { hub: Arc::clone(self), due: VecDeque::new(), lines, seq: 0, is_over: false };
+        // Before the changes are read: those that come meanwhile are not confirmed by it.
+        let as_of = self.as_of.load(Ordering::Acquire);
         let place = after.rsplit_once('.').and_then(|(epoch, seq)| Some((epoch, seq.parse().ok()?)));
         let changes = match place {
             Some((epoch, seq)) if epoch == self.ledger.epoch() => self.ledger.changes_after(seq)?,
@@ -56,7 +59,6 @@ impl Hub {
                     changes.into_iter().map(|(seq, (key, entry))| Line::Changed { key, entry, seq }.text().into());
                 reader.due.extend(lines);
                 reader.seq = last;
-                let as_of = self.as_of.load(Ordering::Acquire);
                 reader.due.push_back(Line::Confirmed { as_of }.text().into());
             }
             None => reader.reset(),
@@ -96,9 +98,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let before = self.hub.readers.fetch_sub(1, Ordering::AcqRel);
-        if before <= self.hub.settings.max_readers {
-            self.hub.metrics.readers.set(i64::try_from(before.saturating_sub(1)).unwrap_or(i64::MAX));
-        }
+        self.hub.readers.fetch_sub(1, Ordering::AcqRel);
+        self.hub.metrics.readers.dec();
     }
 }
