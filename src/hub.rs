@@ -192,7 +192,7 @@ impl Hub {
         })
     }
 
-    /// Whether a reader with this credential may have the feed. Files are read again with every request, so that they can be rotated.
+    /// True for a reader that may have the feed with this credential. Files are read again with every request, so that they can be rotated.
     pub fn admits(&self, bearer: Option<&str>) -> bool {
         if self.settings.token_files.is_empty() {
             return true;

@@ -82,7 +82,7 @@ enum Kind {
 
 #[derive(Debug, Args)]
 pub struct Revoke {
-    /// What the value names
+    /// The kind of thing that the value names
     #[arg(value_enum)]
     kind: Kind,
     /// The user, session, token or other; none for an issuer

@@ -14,7 +14,7 @@ const MARGIN: u32 = 120;
 /// Denied keys and clients, seconds.
 const DENIED: u32 = 400 * 86_400;
 
-/// What an administrator asks for, in the words of the API.
+/// A request of an administrator, in the words of the API.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RevocationRequest {
@@ -34,7 +34,7 @@ pub struct RevocationRequest {
     pub at: Option<u32>,
 }
 
-/// What is done.
+/// The effect of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {

@@ -121,7 +121,7 @@ async fn readers_get_what_they_miss_and_then_every_line() {
     assert!(reader("").is_none(), "two readers, and no more");
     drop(two);
     assert!(reader("").is_some());
-    // A reader that does not read is sent to the snapshot, and delays nobody.
+    // A reader that does not read is sent to the snapshot, and delays no other.
     for _ in 0..=MAX_BUFFERED_LINES {
         hub.beat(b"");
     }

@@ -27,7 +27,7 @@ const MAX_BODY_BYTES: usize = 16 << 10;
 
 type Next = Pin<Box<dyn Future<Output = (Option<Arc<str>>, Reader)> + Send>>;
 
-/// What the routes share.
+/// The state that the routes share.
 #[derive(Clone, Debug)]
 struct HubListener {
     hub: Arc<Hub>,
