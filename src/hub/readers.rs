@@ -102,3 +102,26 @@ impl Drop for Reader {
         self.hub.metrics.readers.dec();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::hub::tests::{open, request, settings};
+
+    #[tokio::test]
+    async fn a_line_that_was_due_does_not_come_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let hub = open(settings(folder.path()));
+        let mut reader = hub.reader(&format!("{}.0", hub.ledger.epoch())).expect("it reads").expect("there is room");
+        reader.due.clear();
+        // As if the first change had been made between the subscription and the reading of the ledger.
+        reader.seq = 1;
+        for value in ["a", "b"] {
+            hub.execute(&request(json!({"value": value})), "test").expect("it is accepted");
+        }
+        let line = Line::parse(reader.next().await.expect("a line").as_bytes());
+        assert!(matches!(line, Some(Line::Changed { seq: 2, .. })), "{line:?}");
+    }
+}

@@ -5,7 +5,7 @@ use crate::telemetry::Metrics;
 const ISSUER: &str = "https://issuer";
 const NOW: i64 = 1_800_000_000;
 
-fn settings(folder: &std::path::Path) -> HubSettings {
+pub(super) fn settings(folder: &std::path::Path) -> HubSettings {
     let email = Join { name: "email".to_owned(), claim: "email".to_owned(), fold: Fold::Email, when: None };
     let joins = IssuerJoins { joins: vec![email], ..IssuerJoins::default() };
     HubSettings {
@@ -20,12 +20,12 @@ fn settings(folder: &std::path::Path) -> HubSettings {
     }
 }
 
-fn open(settings: HubSettings) -> Arc<Hub> {
+pub(super) fn open(settings: HubSettings) -> Arc<Hub> {
     let metrics = Metrics::new(None);
     Arc::new(Hub::open(settings, Clock::fixed(NOW), metrics.of()).expect("it opens"))
 }
 
-fn request(document: Value) -> RevocationRequest {
+pub(super) fn request(document: Value) -> RevocationRequest {
     let mut whole = json!({"kind": "user", "issuer": ISSUER, "value": "alice", "action": "revoke", "reason": "left"});
     whole.as_object_mut().expect("members").extend(document.as_object().expect("members").clone());
     serde_json::from_value(whole).expect("a request")

@@ -127,6 +127,7 @@ async fn mistakes_of_administrators_are_named() {
         String::from_utf8_lossy(&back_up().stderr).contains("copy.redb` cannot be opened"),
         "there is a file already"
     );
+    assert!(check(&copy).status.success(), "which is left as it is");
     for (file, want) in
         [(folder.path().join("data/hub.redb"), "in use by another process"), (folder.path().join("x"), "no file")]
     {
