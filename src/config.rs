@@ -42,4 +42,6 @@ pub use self::schema::schema;
 pub use self::status::ApiConfig;
 
 #[cfg(test)]
+mod generated_tests;
+#[cfg(test)]
 mod tests;
