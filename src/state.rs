@@ -1,9 +1,12 @@
 //! Durable tables in one file. The only place that names the embedded database, redb: one process has the file, a commit is on
 //! disk when it returns, and a process that is killed loses nothing that was committed.
 
+use std::cell::Cell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
 
 /// A table: bytes by bytes, in the order of the keys.
@@ -26,6 +29,8 @@ pub enum StateError {
     InUse(PathBuf),
     #[error("`{}` cannot be opened", .path.display())]
     Open { path: PathBuf, source: Box<redb::Error> },
+    #[error("the file of the tables could not be opened again after the disk had failed")]
+    Closed,
     #[error("the file of the tables cannot be read or written")]
     Io(#[source] Box<redb::Error>),
 }
@@ -37,7 +42,11 @@ fn failed<E: Into<redb::Error>>(error: E) -> StateError {
 /// An open file.
 #[derive(Debug)]
 pub struct State {
-    database: Database,
+    path: PathBuf,
+    /// None after a failure, when it could not be opened again.
+    database: RwLock<Option<Database>>,
+    /// The disk has failed: the database does nothing more before it is opened again.
+    has_failed: AtomicBool,
 }
 
 impl State {
@@ -46,13 +55,30 @@ impl State {
     /// # Errors
     /// Another process has it, or it is no such file.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let database = Database::create(path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StateError::InUse(path.to_owned()),
-            error => StateError::Open { path: path.to_owned(), source: Box::new(error.into()) },
-        })?;
-        let owner = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(path, owner).map_err(failed)?;
-        Ok(Self { database })
+        let database = RwLock::new(Some(open_database(path)?));
+        Ok(Self { path: path.to_owned(), database, has_failed: AtomicBool::new(false) })
+    }
+
+    /// The database, opened again after a failure of the disk. What was committed before is there.
+    fn database(&self) -> Result<MappedRwLockReadGuard<'_, Database>, StateError> {
+        if self.has_failed.load(Ordering::Acquire) {
+            let mut database = self.database.write();
+            if self.has_failed.load(Ordering::Acquire) {
+                // Closed first: one at a time has the file.
+                *database = None;
+                *database = Some(open_database(&self.path)?);
+                self.has_failed.store(false, Ordering::Release);
+            }
+        }
+        RwLockReadGuard::try_map(self.database.read(), Option::as_ref).map_err(|_| StateError::Closed)
+    }
+
+    /// Notes a failure of the disk.
+    fn noted<T>(&self, outcome: Result<T, StateError>) -> Result<T, StateError> {
+        if outcome.is_err() {
+            self.has_failed.store(true, Ordering::Release);
+        }
+        outcome
     }
 
     /// Changes tables, all or nothing. It is durable when this returns. One change at a time; this waits for its turn and for the disk.
@@ -60,10 +86,16 @@ impl State {
     /// # Errors
     /// That of `change`, or the file cannot be written; nothing has changed then.
     pub fn write<T, E: From<StateError>>(&self, change: impl FnOnce(&Writing) -> Result<T, E>) -> Result<T, E> {
-        let writing = Writing(self.database.begin_write().map_err(failed)?);
+        let database = self.database()?;
+        let transaction = self.noted(database.begin_write().map_err(failed))?;
+        let writing = Writing { transaction, has_failed: Cell::new(false) };
+        let outcome = change(&writing);
+        if writing.has_failed.get() {
+            self.has_failed.store(true, Ordering::Release);
+        }
         // Dropped without a commit, it changes nothing.
-        let outcome = change(&writing)?;
-        writing.0.commit().map_err(failed)?;
+        let outcome = outcome?;
+        self.noted(writing.transaction.commit().map_err(failed))?;
         Ok(outcome)
     }
 
@@ -88,7 +120,8 @@ impl State {
 
     fn copy_tables(&self, path: &Path, tables: &[Table]) -> Result<(), StateError> {
         let copy = Self::open(path)?;
-        let reading = self.database.begin_read().map_err(failed)?;
+        let database = self.database()?;
+        let reading = self.noted(database.begin_read().map_err(failed))?;
         copy.write(|writing| {
             for &table in tables {
                 let rows = match reading.open_table(table.definition()) {
@@ -96,7 +129,7 @@ impl State {
                     Err(TableError::TableDoesNotExist(_)) => continue,
                     Err(error) => return Err(failed(error)),
                 };
-                let mut copied = writing.0.open_table(table.definition()).map_err(failed)?;
+                let mut copied = writing.transaction.open_table(table.definition()).map_err(failed)?;
                 for row in rows.range::<&[u8]>(..).map_err(failed)? {
                     let (key, value) = row.map_err(failed)?;
                     copied.insert(key.value(), value.value()).map_err(failed)?;
@@ -111,19 +144,37 @@ impl State {
     /// # Errors
     /// The file cannot be read.
     pub fn rows(&self, table: Table, first: &[u8], limit: usize) -> Result<Vec<Row>, StateError> {
-        let reading = self.database.begin_read().map_err(failed)?;
-        let table = match reading.open_table(table.definition()) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(failed(error)),
-        };
-        let rows = table.range(first..).map_err(failed)?.take(limit);
-        rows.map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(failed)).collect()
+        let database = self.database()?;
+        self.noted(read_rows(&database, table, first, limit))
     }
 }
 
+fn open_database(path: &Path) -> Result<Database, StateError> {
+    let database = Database::create(path).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => StateError::InUse(path.to_owned()),
+        error => StateError::Open { path: path.to_owned(), source: Box::new(error.into()) },
+    })?;
+    let owner = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, owner).map_err(failed)?;
+    Ok(database)
+}
+
+fn read_rows(database: &Database, table: Table, first: &[u8], limit: usize) -> Result<Vec<Row>, StateError> {
+    let reading = database.begin_read().map_err(failed)?;
+    let table = match reading.open_table(table.definition()) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let rows = table.range(first..).map_err(failed)?.take(limit);
+    rows.map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(failed)).collect()
+}
+
 /// A change that is being made.
-pub struct Writing(redb::WriteTransaction);
+pub struct Writing {
+    transaction: redb::WriteTransaction,
+    has_failed: Cell<bool>,
+}
 
 impl std::fmt::Debug for Writing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -133,19 +184,34 @@ impl std::fmt::Debug for Writing {
 
 impl Writing {
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        let table = self.0.open_table(table.definition()).map_err(failed)?;
-        let found = table.get(key).map_err(failed)?;
-        Ok(found.map(|value| value.value().to_vec()))
+        self.noted(|transaction| {
+            let table = transaction.open_table(table.definition()).map_err(failed)?;
+            let found = table.get(key).map_err(failed)?;
+            Ok(found.map(|value| value.value().to_vec()))
+        })
     }
 
     pub fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        let mut table = self.0.open_table(table.definition()).map_err(failed)?;
-        table.insert(key, value).map(|_| ()).map_err(failed)
+        self.noted(|transaction| {
+            let mut table = transaction.open_table(table.definition()).map_err(failed)?;
+            table.insert(key, value).map(|_| ()).map_err(failed)
+        })
     }
 
     pub fn remove(&self, table: Table, key: &[u8]) -> Result<(), StateError> {
-        let mut table = self.0.open_table(table.definition()).map_err(failed)?;
-        table.remove(key).map(|_| ()).map_err(failed)
+        self.noted(|transaction| {
+            let mut table = transaction.open_table(table.definition()).map_err(failed)?;
+            table.remove(key).map(|_| ()).map_err(failed)
+        })
+    }
+
+    /// Notes a failure of the disk.
+    fn noted<T>(&self, work: impl FnOnce(&redb::WriteTransaction) -> Result<T, StateError>) -> Result<T, StateError> {
+        let outcome = work(&self.transaction);
+        if outcome.is_err() {
+            self.has_failed.set(true);
+        }
+        outcome
     }
 }
 

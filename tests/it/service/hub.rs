@@ -232,6 +232,48 @@ impl Drop for Process {
     }
 }
 
+/// A request to revoke a user, on the socket of the hub of `folder`; the status of its answer.
+fn ask(folder: &Path, user: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let body =
+        json!({"kind": "user", "issuer": ISSUER, "value": user, "action": "disable", "reason": "left"}).to_string();
+    let head = format!("POST /v1/revocations HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut stream = std::os::unix::net::UnixStream::connect(socket(folder)).expect("the hub listens");
+    stream.write_all(format!("{head}{body}").as_bytes()).expect("it is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_loses_nothing_and_is_recovered_from() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("hub.json"), document(folder.path(), json!({})).to_string()).expect("written");
+    // Beyond this size writes fail, as on a full disk.
+    let mut limited = Command::new("sh");
+    let line =
+        format!("trap '' XFSZ; ulimit -S -f 400; exec {} hub --config-file hub.json", env!("CARGO_BIN_EXE_stepgate"));
+    let hub = Process::run(limited.args(["-c", &line]).current_dir(folder.path()));
+    let status = || {
+        let output =
+            program().args(["hub", "status", "--socket"]).arg(socket(folder.path())).output().expect("it runs");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default()
+    };
+    settled("the hub", || async { status()["seq"].is_u64() }).await;
+    let mut acknowledged = 0;
+    while ask(folder.path(), &format!("user-{acknowledged}")) == "200" {
+        acknowledged += 1;
+        assert!(acknowledged < 100_000, "the limit has no effect");
+    }
+    assert_eq!(ask(folder.path(), "other"), "503", "nothing is accepted");
+    settled("the feed to stop confirming", || async { status()["age_seconds"].as_i64() >= Some(2) }).await;
+    let raised = Command::new("prlimit").args(["--pid", &hub.0.id().to_string(), "--fsize=unlimited:"]).status();
+    assert!(raised.expect("prlimit runs").success());
+    settled("the hub to accept changes", || async { ask(folder.path(), "after") == "200" }).await;
+    settled("the feed to confirm", || async { status()["age_seconds"].as_i64() <= Some(1) }).await;
+    assert!(status()["entries"].as_u64() > Some(acknowledged), "{} after {acknowledged}", status());
+}
+
 /// The contents of the first block of this language below a heading of docs/operate/revocation.md.
 fn block<'a>(text: &'a str, language: &str) -> &'a str {
     let (_, below) = text.split_once("## Run a hub").expect("the section");
