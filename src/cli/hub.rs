@@ -7,12 +7,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::app;
 use crate::config::{Document, HubConfig, resolve};
 use crate::doctor::{get, post};
+use crate::hub::Action;
+use crate::revocation::Kind;
 use crate::telemetry::log::{Format, Verbosity, init};
 
 /// A hub answers after its disk; one that takes longer is not well.
@@ -68,23 +71,11 @@ struct Socket {
     socket: String,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Kind {
-    User,
-    Session,
-    Token,
-    Client,
-    Group,
-    Device,
-    Key,
-    Issuer,
-}
-
 #[derive(Debug, Args)]
 pub struct Revoke {
     /// The kind of thing that the value names
-    #[arg(value_enum)]
-    kind: Kind,
+    #[arg(value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::name)))]
+    kind: String,
     /// The user, session, token or other; none for an issuer
     #[arg(default_value = "")]
     value: String,
@@ -101,7 +92,7 @@ pub struct Revoke {
     #[arg(long)]
     at: Option<u32>,
     #[command(flatten)]
-    action: Action,
+    action: ActionFlags,
     #[command(flatten)]
     socket: Socket,
 }
@@ -109,7 +100,7 @@ pub struct Revoke {
 /// Without one of them: reject the tokens that were issued until now.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
-struct Action {
+struct ActionFlags {
     /// Reject all tokens until --enable
     #[arg(long)]
     disable: bool,
@@ -124,14 +115,14 @@ struct Action {
     allow: bool,
 }
 
-impl Action {
-    fn name(&self) -> &'static str {
+impl ActionFlags {
+    fn action(&self) -> Action {
         match self {
-            Self { disable: true, .. } => "disable",
-            Self { enable: true, .. } => "enable",
-            Self { reauthenticate: true, .. } => "reauthenticate",
-            Self { allow: true, .. } => "allow",
-            _ => "revoke",
+            Self { disable: true, .. } => Action::Disable,
+            Self { enable: true, .. } => Action::Enable,
+            Self { reauthenticate: true, .. } => Action::Reauthenticate,
+            Self { allow: true, .. } => Action::Allow,
+            _ => Action::Revoke,
         }
     }
 }
@@ -201,9 +192,8 @@ impl Start {
 
 impl Revoke {
     pub fn execute(&self) -> anyhow::Result<ExitCode> {
-        let kind = self.kind.to_possible_value().map(|kind| kind.get_name().to_owned());
-        let mut request = json!({"kind": kind, "issuer": self.issuer, "name": self.name, "value": self.value,
-                                 "action": self.action.name(), "reason": self.reason});
+        let mut request = json!({"kind": self.kind, "issuer": self.issuer, "name": self.name, "value": self.value,
+                                 "action": self.action.action().name(), "reason": self.reason});
         if let (Some(at), Some(members)) = (self.at, request.as_object_mut()) {
             members.insert("at".to_owned(), at.into());
         }
