@@ -2,7 +2,7 @@
 SHELL := bash
 PYTHON := .tools/venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap tools build release demo play fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions attacks footprint test ci bench bench-revocation soak bench-reload fuzz clean
+.PHONY: help bootstrap tools build release demo demo-revocation play fmt lint unit e2e compat manifests image sbom pod pod-test kind-test instructions attacks footprint test ci bench bench-revocation soak bench-reload fuzz clean
 
 help: ## print this help
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ release: ## build stepgate for production
 
 demo: tools build ## watch the real Envoy and stepgate decide
 	$(PYTHON) tests/e2e/demo.py
+
+demo-revocation: tools build ## watch a token be rejected as soon as its user is deactivated in the directory
+	$(PYTHON) tests/e2e/demo_revocation.py
 
 play: tools build ## leave the demo running, with tokens to paste (PLAY_PORT)
 	$(PYTHON) tests/e2e/play.py

@@ -248,7 +248,7 @@ impl App {
         if config.revocation.as_ref().is_some_and(is_embedded)
             && let Some(hub) = config.hub.take()
         {
-            let (hub, _) = start_hub(hub, launch.clock.clone(), &runtime.metrics, &lifecycle).await?;
+            let hub = start_hub(hub, launch.clock.clone(), &runtime.metrics, &lifecycle).await?.hub;
             // It is set once, here.
             let _ = runtime.hub.set(hub);
         }

@@ -23,6 +23,7 @@ mod reference;
 mod resolve;
 mod revocation;
 mod schema;
+mod scim;
 mod section;
 mod services;
 mod status;

@@ -7,6 +7,7 @@ mod command;
 mod ledger;
 mod metrics;
 mod readers;
+mod scim;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,11 +21,13 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 pub use self::command::{Action, Command, CommandError, RevocationRequest};
-use self::ledger::Ledger;
 pub use self::ledger::LedgerError;
+use self::ledger::{Batch, Ledger};
 pub use self::metrics::HubMetrics;
 use self::readers::Published;
 pub use self::readers::Reader;
+use self::scim::Provider;
+pub use self::scim::{Link, MAX_ATTRIBUTES, MAX_LINKS, ScimAnswer, ScimRequest, ScimSettings};
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
 use crate::revocation::{Header, IssuerJoins, Line, encode};
@@ -60,6 +63,11 @@ pub struct HubSettings {
     pub token_files: Vec<PathBuf>,
     /// By `iss`.
     pub issuers: BTreeMap<String, IssuerJoins>,
+    /// Deleted users are remembered for so long.
+    pub deleted_retention: u32,
+    /// The address under which providers know the hub.
+    pub public_url: String,
+    pub scim: Vec<ScimSettings>,
 }
 
 /// The hub.
@@ -75,6 +83,7 @@ pub struct Hub {
     as_of: AtomicI64,
     readers: AtomicUsize,
     snapshot: Mutex<Option<(Instant, Bytes)>>,
+    providers: Vec<Provider>,
 }
 
 impl std::fmt::Debug for Hub {
@@ -93,7 +102,13 @@ impl Hub {
         metrics.entries.set(i64::try_from(ledger.len()).unwrap_or(i64::MAX));
         metrics.store_up.set(1);
         let as_of = AtomicI64::new(clock.now());
-        Ok(Self {
+        let provider = |scim: &ScimSettings| {
+            let source = ledger.source(&format!("scim/{}", scim.name))?;
+            Ok(Provider::new(scim, source, &settings.public_url))
+        };
+        let providers = settings.scim.iter().map(provider).collect::<Result<_, LedgerError>>()?;
+        let hub = Self {
+            providers,
             settings,
             ledger,
             clock,
@@ -103,7 +118,41 @@ impl Hub {
             as_of,
             readers: AtomicUsize::new(0),
             snapshot: Mutex::default(),
-        })
+        };
+        hub.link_all_again()?;
+        Ok(hub)
+    }
+
+    /// Makes a change of the ledger, and publishes what it merged. It is durable when this returns. Waits for earlier changes and for the disk.
+    ///
+    /// # Errors
+    /// That of `work`, or the disk fails; nothing has changed then.
+    fn change<T, E: From<LedgerError>>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&mut Batch<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _turn = self.turn.lock();
+        self.change_locked(action, work)
+    }
+
+    /// As `change`, with the lock already held.
+    fn change_locked<T, E: From<LedgerError>>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&mut Batch<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let began = Instant::now();
+        let done = self.ledger.transact(work);
+        self.metrics.committed(began.elapsed());
+        let (outcome, merged) = done?;
+        for (seq, (key, entry)) in merged {
+            // An error means that there are no readers.
+            let _ =
+                self.lines.send(Published { seq: Some(seq), line: Line::Changed { key, entry, seq }.text().into() });
+            self.metrics.changed(action, self.ledger.len());
+        }
+        Ok(outcome)
     }
 
     /// Carries out a request of an administrator, named `actor`. The change is durable when this returns its number. Waits for the disk.
@@ -114,14 +163,8 @@ impl Hub {
         let command = Command::new(request, &self.settings, self.now())?;
         let (kind, change) = (command.kind, command.change);
         let key = self.ledger.hub_key().key(kind, &command.issuer, &command.name, &command.value);
-        let _turn = self.turn.lock();
-        let began = Instant::now();
-        let applied = self.ledger.apply(kind, key, &change);
-        self.metrics.committed(began.elapsed(), applied.is_ok());
-        let (seq, entry) = applied?;
-        // An error means that there are no readers.
-        let _ = self.lines.send(Published { seq: Some(seq), line: Line::Changed { key, entry, seq }.text().into() });
-        self.metrics.changed(request.action.name(), self.ledger.len());
+        let done = self.change(request.action.name(), |batch| batch.apply(kind, key, &change));
+        let seq = done.inspect_err(|error| self.metrics.failed(error))?;
         let (kind, action, key) = (kind.name(), request.action.name(), hex::encode(key));
         tracing::info!(kind, action, key, seq, actor, reason = request.reason, "revocation");
         Ok(seq)
@@ -225,6 +268,11 @@ impl Hub {
     fn beat(&self, from: &[u8]) -> Vec<u8> {
         let _turn = self.turn.lock();
         let swept = self.ledger.sweep(from, SWEPT_ENTRIES, self.now());
+        // With the end of a walk through the ledger: seldom is enough.
+        let is_at_end = matches!(&swept, Ok(next) if next.is_empty());
+        if is_at_end && let Err(error) = self.forget_deleted().and_then(|()| self.count_unmapped()) {
+            tracing::error!(error = chain(&error), "deleted users whose time is over were not forgotten");
+        }
         let was_up = self.metrics.store_up.get() == 1;
         self.metrics.store_up.set(i64::from(swept.is_ok()));
         match &swept {

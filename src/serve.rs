@@ -15,6 +15,7 @@ mod hub;
 mod limits;
 mod listener;
 mod metrics;
+mod public;
 mod rejected_connections;
 mod stream_executor;
 mod tls;

@@ -70,7 +70,8 @@ impl State {
                 self.has_failed.store(false, Ordering::Release);
             }
         }
-        RwLockReadGuard::try_map(self.database.read(), Option::as_ref).map_err(|_| StateError::Closed)
+        // One read may be within another, as in a list that looks things up.
+        RwLockReadGuard::try_map(self.database.read_recursive(), Option::as_ref).map_err(|_| StateError::Closed)
     }
 
     /// Notes a failure of the disk.
@@ -149,6 +150,57 @@ impl State {
     }
 }
 
+impl State {
+    /// The rows whose keys begin with `prefix`, as they were when this was called, in their order, until `visit` says no.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn scan(&self, table: Table, prefix: &[u8], visit: impl FnMut(&[u8], &[u8]) -> bool) -> Result<(), StateError> {
+        let database = self.database()?;
+        let read = || {
+            let reading = database.begin_read().map_err(failed)?;
+            match reading.open_table(table.definition()) {
+                Ok(rows) => scan(&rows, prefix, visit),
+                Err(TableError::TableDoesNotExist(_)) => Ok(()),
+                Err(error) => Err(failed(error)),
+            }
+        };
+        self.noted(read())
+    }
+
+    /// Up to `limit` rows whose keys begin with `prefix`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn rows_of(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StateError> {
+        let mut rows = Vec::new();
+        self.scan(table, prefix, |key, value| collect(&mut rows, limit, key, value))?;
+        Ok(rows)
+    }
+}
+
+/// Adds a row; false once there are `limit`.
+fn collect(rows: &mut Vec<Row>, limit: usize, key: &[u8], value: &[u8]) -> bool {
+    if rows.len() < limit {
+        rows.push((key.to_vec(), value.to_vec()));
+    }
+    rows.len() < limit
+}
+
+fn scan(
+    table: &impl redb::ReadableTable<&'static [u8], &'static [u8]>,
+    prefix: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+) -> Result<(), StateError> {
+    for row in table.range(prefix..).map_err(failed)? {
+        let (key, value) = row.map_err(failed)?;
+        if !key.value().starts_with(prefix) || !visit(key.value(), value.value()) {
+            break;
+        }
+    }
+    Ok(())
+}
+
 fn open_database(path: &Path) -> Result<Database, StateError> {
     let database = Database::create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StateError::InUse(path.to_owned()),
@@ -188,6 +240,16 @@ impl Writing {
             let table = transaction.open_table(table.definition()).map_err(failed)?;
             let found = table.get(key).map_err(failed)?;
             Ok(found.map(|value| value.value().to_vec()))
+        })
+    }
+
+    /// Up to `limit` rows whose keys begin with `prefix`, after the changes so far.
+    pub fn rows_of(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StateError> {
+        self.noted(|transaction| {
+            let table = transaction.open_table(table.definition()).map_err(failed)?;
+            let mut rows = Vec::new();
+            scan(&table, prefix, |key, value| collect(&mut rows, limit, key, value))?;
+            Ok(rows)
         })
     }
 

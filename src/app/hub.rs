@@ -41,6 +41,7 @@ pub fn run_hub(config: HubConfig) -> anyhow::Result<()> {
 pub struct HubApp {
     lifecycle: Lifecycle,
     address: String,
+    public_address: Option<String>,
 }
 
 impl HubApp {
@@ -51,13 +52,18 @@ impl HubApp {
     pub async fn start(config: HubConfig, clock: Clock) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new(None));
         let lifecycle = Lifecycle::default();
-        let (_, address) = start_hub(config, clock, &metrics, &lifecycle).await?;
-        Ok(Self { lifecycle, address })
+        let started = start_hub(config, clock, &metrics, &lifecycle).await?;
+        Ok(Self { lifecycle, address: started.address, public_address: started.public_address })
     }
 
     /// The address of the feed.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The address that identity providers reach.
+    pub fn public_address(&self) -> Option<&str> {
+        self.public_address.as_deref()
     }
 
     /// Stops serving. False: some work did not end within `grace`.
@@ -67,13 +73,20 @@ impl HubApp {
     }
 }
 
-/// Starts a hub; gives it with the address of its feed.
+/// A hub that was started, with its addresses.
+pub(super) struct Started {
+    pub hub: Arc<Hub>,
+    pub address: String,
+    public_address: Option<String>,
+}
+
+/// Starts a hub.
 pub(super) async fn start_hub(
     config: HubConfig,
     clock: Clock,
     metrics: &Arc<Metrics>,
     lifecycle: &Lifecycle,
-) -> anyhow::Result<(Arc<Hub>, String)> {
+) -> anyhow::Result<Started> {
     let _: (Arc<ListenerMetrics>, Arc<HubMetrics>) = (metrics.of(), metrics.of());
     let data_dir = config.settings.data_dir.clone();
     // The file has the hub's key: it is the hub's alone.
@@ -90,12 +103,26 @@ pub(super) async fn start_hub(
     }
     let feed = Listener::bind(&config.address, ADMIN_MODE).await.map_err(readable)?;
     let admin = Listener::bind(&config.admin, ADMIN_MODE).await.map_err(readable)?;
+    let public = match config.public {
+        None => None,
+        Some(public) => {
+            let tls = public.tls.map(|settings| load_tls(settings, "plugins.stepgate.hub.public.tls")).transpose()?;
+            let tls = tls.map(Arc::new);
+            if let Some(tls) = &tls {
+                lifecycle.spawn_until_stop(Arc::clone(tls).keep_fresh(metrics.of()));
+            }
+            let listener = Listener::bind(&public.address, ADMIN_MODE).await.map_err(readable)?;
+            tracing::info!(address = listener.local_address(), "identity providers reach the hub here");
+            Some((listener, ListenerKind::HubPublic(Arc::clone(&hub)), tls))
+        }
+    };
+    let public_address = public.as_ref().map(|(listener, ..)| listener.local_address());
     let (address, admin_socket) = (feed.local_address(), admin.local_address());
     hub.start(lifecycle);
     let (health, policy) = (Arc::new(Readiness::default()), Arc::new(Store::default()));
-    for (listener, kind, tls) in
-        [(feed, ListenerKind::Feed(Arc::clone(&hub)), tls), (admin, ListenerKind::HubAdmin(Arc::clone(&hub)), None)]
-    {
+    let own =
+        [(feed, ListenerKind::Feed(Arc::clone(&hub)), tls), (admin, ListenerKind::HubAdmin(Arc::clone(&hub)), None)];
+    for (listener, kind, tls) in own.into_iter().chain(public) {
         let listener_config = HttpListenerConfig {
             health: Arc::clone(&health),
             metrics: Arc::clone(metrics),
@@ -106,7 +133,7 @@ pub(super) async fn start_hub(
         lifecycle.spawn(serve_http(listener, listener_config, lifecycle.signal()));
     }
     tracing::info!(address, admin_socket, data_dir = %data_dir.display(), "the hub has started");
-    Ok((hub, address))
+    Ok(Started { hub, address, public_address })
 }
 
 /// Keeps the store of this process as the hub in it: the feed without a network.

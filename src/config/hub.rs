@@ -12,9 +12,18 @@ use crate::serve::{Address, TlsSettings};
 
 const PLACE: &str = "plugins.stepgate.hub";
 
+/// Where something listens.
+#[derive(Clone, Debug)]
+pub struct HubListener {
+    pub address: Address,
+    pub tls: Option<TlsSettings>,
+}
+
 /// A hub, as configured.
 #[derive(Clone, Debug)]
 pub struct HubConfig {
+    /// Where identity providers reach it.
+    pub public: Option<HubListener>,
     /// Where sidecars read the feed.
     pub address: Address,
     pub tls: Option<TlsSettings>,
@@ -27,8 +36,8 @@ impl Resolver<'_> {
     pub(super) fn hub(&mut self, own: Section<'_>) -> Option<HubConfig> {
         let item = own.section("hub");
         item.value?;
-        let address = self.address_of(item, "addr");
-        let admin = self.address_of(item, "admin_socket");
+        let address = self.hub_address(item, &format!("{PLACE}.addr"), "addr");
+        let admin = self.hub_address(item, &format!("{PLACE}.admin_socket"), "admin_socket");
         if !matches!(admin, None | Some(Address::UnixPath(_))) {
             self.problems.error(
                 format!("{PLACE}.admin_socket"),
@@ -38,8 +47,8 @@ impl Resolver<'_> {
         let tls = self.tls("plugins.stepgate.hub.tls", item, address.as_ref());
         let token_files: Vec<PathBuf> = item.texts("token_files").into_iter().map(PathBuf::from).collect();
         let asks_clients = tls.as_ref().is_some_and(|tls| tls.client_roots.is_some());
-        if let Some(Address::Tcp { host, .. }) = &address {
-            let is_local = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        if let Some(address @ Address::Tcp { .. }) = &address {
+            let is_local = is_loopback(address);
             if !is_local && tls.is_none() {
                 self.problems
                     .error(format!("{PLACE}.addr"), "off loopback the feed needs `tls`: it carries the hub's key");
@@ -54,6 +63,9 @@ impl Resolver<'_> {
         if issuers == 0 {
             self.problems.error(PLACE, "without `issuers` there is no user whose tokens it could revoke");
         }
+        let joins = self.issuer_joins(own);
+        let public = self.hub_public(item);
+        let scim = self.scim(item, &joins, own);
         let Some(data_dir) = item.text("data_dir").map(PathBuf::from) else {
             self.problems.error(format!("{PLACE}.data_dir"), "it is required: the folder of the hub's file");
             return None;
@@ -71,18 +83,32 @@ impl Resolver<'_> {
                 max_entries: item.size("max_entries"),
                 max_readers: item.size("feed_readers"),
                 token_files,
-                issuers: self.issuer_joins(own),
+                issuers: joins,
+                deleted_retention: seconds("deleted_retention"),
+                public_url: public.as_ref().map(|public| public.url.clone()).unwrap_or_default(),
+                scim,
             },
+            public: public.map(|public| public.listener),
         })
     }
 
-    fn address_of(&mut self, item: Section<'_>, name: &str) -> Option<Address> {
+    pub(super) fn hub_address(&mut self, item: Section<'_>, place: &str, name: &str) -> Option<Address> {
         match Address::parse(item.text_or_default(name)) {
             Ok(address) => Some(address),
             Err(error) => {
-                self.problems.error(format!("{PLACE}.{name}"), error.to_string());
+                self.problems.error(place, error.to_string());
                 None
             }
         }
+    }
+}
+
+/// True for an address that only this machine reaches.
+pub(super) fn is_loopback(address: &Address) -> bool {
+    match address {
+        Address::Tcp { host, .. } => {
+            host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+        }
+        Address::UnixPath(_) | Address::UnixAbstract(_) => true,
     }
 }

@@ -10,7 +10,7 @@ const MAX_REASON_BYTES: usize = 256;
 /// The bit of administrators among the sources that disable.
 const ADMIN: u8 = 0;
 /// Beyond the longest life of a token: clocks differ.
-const MARGIN: u32 = 120;
+pub(super) const MARGIN: u32 = 120;
 /// Denied keys and clients, seconds.
 const DENIED: u32 = 400 * 86_400;
 

@@ -12,6 +12,11 @@ const ENTRIES: Table = Table("entry");
 const LOG: Table = Table("log");
 const META: Table = Table("meta");
 
+/// Before the name of a source, in `meta`.
+const SOURCE: &[u8] = b"source:";
+/// Sources that disable, administrators among them: the bits of an entry.
+const MAX_SOURCES: u8 = 16;
+
 /// Changes that a reader can be behind; beyond, it takes the snapshot.
 const MAX_LOG: u64 = 262_144;
 /// Rows that are read at a time.
@@ -26,6 +31,8 @@ pub enum LedgerError {
     Full(usize),
     #[error("there is no file `{}`", .0.display())]
     Absent(PathBuf),
+    #[error("`{0}` is one source too many: a ledger knows fifteen, those of the past included")]
+    Sources(String),
     #[error("the system has no randomness for the key of a new ledger")]
     Random,
     #[error("the file of the ledger is damaged, or of another version")]
@@ -55,6 +62,66 @@ fn is_bounded(kind: u8) -> bool {
 fn code(kind: Kind) -> u8 {
     let at = Kind::ALL.iter().position(|known| *known == kind).unwrap_or_default();
     u8::try_from(at).unwrap_or(u8::MAX)
+}
+
+/// Changes that are made together.
+pub struct Batch<'a> {
+    ledger: &'a Ledger,
+    pub writing: &'a Writing,
+    seq: u64,
+    merged: Vec<(u64, Record)>,
+    /// The kinds of entries that were not there.
+    added: Vec<u8>,
+}
+
+impl std::fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("merged", &self.merged).finish_non_exhaustive()
+    }
+}
+
+impl Batch<'_> {
+    /// The entry of a key, as it is after the changes so far.
+    pub fn entry(&self, key: &Key) -> Result<Entry, LedgerError> {
+        let known = self.writing.get(ENTRIES, key)?;
+        Ok(known.as_deref().map(entry_of).transpose()?.map(|(_, entry)| entry).unwrap_or_default())
+    }
+
+    /// Merges a change, and gives its number.
+    pub fn apply(&mut self, kind: Kind, key: Key, change: &Change) -> Result<u64, LedgerError> {
+        let kind = code(kind);
+        let is_new = self.writing.get(ENTRIES, &key)?.is_none();
+        let (share, taken) = (self.ledger.max_entries / 2, self.ledger.short_lived.load(Ordering::Relaxed));
+        let added = self.added.iter().filter(|kind| is_bounded(**kind)).count();
+        if is_new && is_bounded(kind) && taken.saturating_add(added) >= share {
+            return Err(LedgerError::Full(share));
+        }
+        let mut entry = self.entry(&key)?;
+        entry.apply(change);
+        self.seq = self.seq.saturating_add(1);
+        self.writing.put(ENTRIES, &key, &row_of(kind, &entry))?;
+        self.writing.put(LOG, &self.seq.to_be_bytes(), &key)?;
+        if let Some(old) = self.seq.checked_sub(MAX_LOG) {
+            self.writing.remove(LOG, &old.to_be_bytes())?;
+        }
+        if is_new {
+            self.added.push(kind);
+        }
+        self.merged.push((self.seq, (key, entry)));
+        Ok(self.seq)
+    }
+}
+
+/// Why a change was given up.
+enum Aborted<E> {
+    Work(E),
+    Ledger(LedgerError),
+}
+
+impl<E> From<StateError> for Aborted<E> {
+    fn from(error: StateError) -> Self {
+        Self::Ledger(error.into())
+    }
 }
 
 /// The value of a row of entries.
@@ -128,34 +195,87 @@ impl Ledger {
 
     /// Copies everything, as it is at one moment, to a new file.
     pub fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
-        Ok(self.state.copy_to(path, &[ENTRIES, LOG, META])?)
+        Ok(self.state.copy_to(path, &[&[ENTRIES, LOG, META], super::scim::TABLES].concat())?)
     }
 
-    /// Merges a change; gives its number and the entry that it made, once both are on disk. One caller at a time.
-    pub fn apply(&self, kind: Kind, key: Key, change: &Change) -> Result<(u64, Entry), LedgerError> {
-        let kind = code(kind);
-        let (seq, entry, is_new) = self.state.write(|writing| {
-            let known = writing.get(ENTRIES, &key)?;
-            let share = self.max_entries / 2;
-            if known.is_none() && is_bounded(kind) && self.short_lived.load(Ordering::Relaxed) >= share {
-                return Err(LedgerError::Full(share));
+    /// Carries out `work` as one change of the file, all or nothing. What it merged is on disk when this returns, and comes in the order
+    /// in which readers get it. One caller at a time.
+    ///
+    /// # Errors
+    /// That of `work`, or the disk fails; nothing has changed then.
+    pub fn transact<T, E: From<LedgerError>>(
+        &self,
+        work: impl FnOnce(&mut Batch<'_>) -> Result<T, E>,
+    ) -> Result<(T, Vec<(u64, Record)>), E> {
+        let done = self.state.write(|writing| {
+            let seq = seq_of(writing).map_err(Aborted::Ledger)?;
+            let mut batch = Batch { ledger: self, writing, seq, merged: Vec::new(), added: Vec::new() };
+            let outcome = work(&mut batch).map_err(Aborted::Work)?;
+            if batch.seq != seq {
+                writing.put(META, b"seq", &batch.seq.to_be_bytes())?;
             }
-            let mut entry = known.as_deref().map(entry_of).transpose()?.map(|(_, entry)| entry).unwrap_or_default();
-            entry.apply(change);
-            let seq = seq_of(writing)?.saturating_add(1);
-            writing.put(ENTRIES, &key, &row_of(kind, &entry))?;
-            writing.put(LOG, &seq.to_be_bytes(), &key)?;
-            if let Some(old) = seq.checked_sub(MAX_LOG) {
-                writing.remove(LOG, &old.to_be_bytes())?;
-            }
-            writing.put(META, b"seq", &seq.to_be_bytes())?;
-            Ok((seq, entry, known.is_none()))
+            Ok((outcome, batch.merged, batch.added))
+        });
+        let (outcome, merged, added) = done.map_err(|aborted| match aborted {
+            Aborted::Work(error) => error,
+            Aborted::Ledger(error) => error.into(),
         })?;
-        self.seq.store(seq, Ordering::Release);
-        if is_new {
-            self.count(kind, true);
+        if let Some((seq, _)) = merged.last() {
+            self.seq.store(*seq, Ordering::Release);
         }
-        Ok((seq, entry))
+        added.into_iter().for_each(|kind| self.count(kind, true));
+        Ok((outcome, merged))
+    }
+
+    /// The number of a source among those that disable, which it keeps for ever.
+    ///
+    /// # Errors
+    /// There are too many sources, or the disk fails.
+    pub fn source(&self, name: &str) -> Result<u8, LedgerError> {
+        let key = [SOURCE, name.as_bytes()].concat();
+        let rows = self.state.rows_of(META, SOURCE, usize::from(MAX_SOURCES).saturating_add(1))?;
+        if let Some((_, row)) = rows.iter().find(|(known, _)| *known == key) {
+            return row.first().copied().ok_or(LedgerError::Format);
+        }
+        let is_free = |bit: &u8| rows.iter().all(|(_, row)| row.first() != Some(bit));
+        let free = (1..MAX_SOURCES).find(is_free).ok_or_else(|| LedgerError::Sources(name.to_owned()))?;
+        self.state.write(|writing| writing.put(META, &key, &[free]).map_err(LedgerError::from))?;
+        Ok(free)
+    }
+
+    /// A fact about the ledger, by its name.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, LedgerError> {
+        self.get(META, name.as_bytes())
+    }
+
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_meta(&self, name: &str, value: &[u8]) -> Result<(), LedgerError> {
+        self.state.write(|writing| writing.put(META, name.as_bytes(), value).map_err(LedgerError::from))
+    }
+
+    /// The rows of a table whose keys begin with `prefix`, in their order, until `visit` says no.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), LedgerError> {
+        Ok(self.state.scan(table, prefix, visit)?)
+    }
+
+    /// The value of a row.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, LedgerError> {
+        Ok(self.state.rows_of(table, key, 1)?.into_iter().find(|(known, _)| known == key).map(|(_, value)| value))
     }
 
     /// Removes entries that are over among `limit` from the key `first` on, and gives the key to go on with; empty at the end.
@@ -251,6 +371,12 @@ mod tests {
         [number; 16]
     }
 
+    fn apply(ledger: &Ledger, kind: Kind, number: u8, change: &Change) -> Result<(u64, Entry), LedgerError> {
+        let (_, merged) = ledger.transact(|batch| batch.apply(kind, key(number), change))?;
+        let (seq, (_, entry)) = *merged.first().expect("one change");
+        Ok((seq, entry))
+    }
+
     #[test]
     fn a_change_is_there_after_a_restart() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -258,8 +384,8 @@ mod tests {
         let revoke = Change { not_before: 100, until: 1_000, ..Change::default() };
         let disable = Change { disable: Some((0, true)), disabled_until: PERMANENT, ..Change::default() };
         let ledger = Ledger::open(&path, 10).expect("it opens");
-        assert_eq!(ledger.apply(Kind::User, key(1), &revoke).expect("it is written").0, 1);
-        let (seq, entry) = ledger.apply(Kind::User, key(1), &disable).expect("it is written");
+        assert_eq!(apply(&ledger, Kind::User, 1, &revoke).expect("it is written").0, 1);
+        let (seq, entry) = apply(&ledger, Kind::User, 1, &disable).expect("it is written");
         assert!(seq == 2 && entry.not_before == 100 && entry.disabled == 1, "changes merge");
         let (epoch, hub_key) = (ledger.epoch().to_owned(), ledger.hub_key_hex().to_owned());
         drop(ledger);
@@ -278,12 +404,12 @@ mod tests {
         let ledger = Ledger::open(&folder.path().join("hub.redb"), 4).expect("it opens");
         let deny = Change { deny: Some(true), until: 50, ..Change::default() };
         for number in 0..2 {
-            ledger.apply(Kind::Session, key(number), &deny).expect("there is room");
+            apply(&ledger, Kind::Session, number, &deny).expect("there is room");
         }
-        assert!(matches!(ledger.apply(Kind::Token, key(9), &deny), Err(LedgerError::Full(2))));
-        ledger.apply(Kind::Session, key(1), &deny).expect("a known one still changes");
+        assert!(matches!(apply(&ledger, Kind::Token, 9, &deny), Err(LedgerError::Full(2))));
+        apply(&ledger, Kind::Session, 1, &deny).expect("a known one still changes");
         for number in 20..30 {
-            ledger.apply(Kind::User, key(number), &deny).expect("users are always admitted");
+            apply(&ledger, Kind::User, number, &deny).expect("users are always admitted");
         }
         assert_eq!(ledger.len(), 12);
         // Those that are over make room, in steps.
@@ -293,7 +419,7 @@ mod tests {
             place = ledger.sweep(&place, 5, 50).expect("it is written");
         }
         assert_eq!(ledger.len(), 0);
-        ledger.apply(Kind::Token, key(9), &deny).expect("there is room again");
+        apply(&ledger, Kind::Token, 9, &deny).expect("there is room again");
         let gone = ledger.changes_after(0).expect("it reads").expect("all are there");
         assert_eq!(gone.first(), Some(&(1, (key(0), Entry::default()))), "nothing of it counts");
     }

@@ -6,6 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
+use super::LedgerError;
 use crate::telemetry::{Labels, Registrar, RoomMetrics};
 
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub struct HubMetrics {
     changes: Family<Labels, Counter>,
     failures: Counter,
     commit_nanoseconds: Counter,
+    scim_requests: Family<Labels, Counter>,
+    scim_unmapped: Family<Labels, Gauge>,
     pub entries: Gauge,
     pub readers: Gauge,
     pub store_up: Gauge,
@@ -25,6 +28,12 @@ impl RoomMetrics for HubMetrics {
             failures: registrar.counter("stepgate_hub_failed_commits", "Changes that could not be made durable"),
             commit_nanoseconds: registrar
                 .counter("stepgate_hub_commit_nanoseconds", "Time spent making changes durable, nanoseconds"),
+            scim_requests: registrar
+                .counters("stepgate_hub_scim_requests", "Requests of SCIM providers, by provider, method and status"),
+            scim_unmapped: registrar.gauges(
+                "stepgate_hub_scim_unmapped_users",
+                "Users whom no link maps to a token claim, by provider; at most 10,000 are counted",
+            ),
             entries: registrar.gauge("stepgate_hub_entries", "Entries of the hub"),
             readers: registrar.gauge("stepgate_hub_feed_readers", "Readers of the feed"),
             store_up: registrar.gauge("stepgate_hub_store_up", "Set to 1 while the ledger can be written"),
@@ -33,11 +42,31 @@ impl RoomMetrics for HubMetrics {
 }
 
 impl HubMetrics {
-    pub fn committed(&self, took: Duration, is_durable: bool) {
+    /// The time of a change, made or not.
+    pub fn committed(&self, took: Duration) {
         self.commit_nanoseconds.inc_by(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-        if !is_durable {
+    }
+
+    /// A change that the disk did not take.
+    pub fn failed(&self, error: &LedgerError) {
+        if !matches!(error, LedgerError::Full(_)) {
             self.failures.inc();
         }
+    }
+
+    pub fn scim(&self, provider: &str, method: &str, status: u16) {
+        // The method is the client's: one that is not SCIM's has no name here.
+        let known = ["GET", "POST", "PUT", "PATCH", "DELETE"].into_iter().find(|known| *known == method);
+        let labels = vec![
+            ("provider", provider.to_owned()),
+            ("method", known.unwrap_or("other").to_owned()),
+            ("status", status.to_string()),
+        ];
+        self.scim_requests.get_or_create(&labels).inc();
+    }
+
+    pub fn unmapped(&self, provider: &str, users: i64) {
+        self.scim_unmapped.get_or_create(&vec![("provider", provider.to_owned())]).set(users);
     }
 
     pub fn changed(&self, action: &'static str, entries: usize) {

@@ -16,6 +16,9 @@ pub(super) fn settings(folder: &std::path::Path) -> HubSettings {
         max_entries: 100,
         max_readers: 2,
         token_files: Vec::new(),
+        deleted_retention: 400 * 86_400,
+        public_url: String::new(),
+        scim: Vec::new(),
         issuers: BTreeMap::from([(ISSUER.to_owned(), joins)]),
     }
 }

@@ -64,7 +64,12 @@ impl Entry {
         if let Some((source, is_set)) = change.disable {
             let bit = 1u16.checked_shl(source.into()).unwrap_or(0);
             self.disabled = if is_set { self.disabled | bit } else { self.disabled & !bit };
-            self.disabled_until = if self.disabled == 0 { 0 } else { self.disabled_until.max(change.disabled_until) };
+            self.disabled_until = match self.disabled {
+                0 => 0,
+                // Its own end: of several sources it is the last one's.
+                alone if is_set && alone == bit => change.disabled_until,
+                _ => self.disabled_until.max(change.disabled_until),
+            };
         }
         if let Some(deny) = change.deny {
             self.deny = deny;

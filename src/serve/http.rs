@@ -19,6 +19,7 @@ use super::health::{BUNDLES, Health, Plugin};
 use super::http_listener::{HttpListener, MAX_CONNECTIONS};
 use super::hub;
 use super::listener::Listener;
+use super::public;
 use super::rejected_connections::RejectedConnections;
 use super::tls::Tls;
 use crate::hub::Hub;
@@ -55,6 +56,8 @@ pub enum ListenerKind {
     Admin(Arc<Api>),
     /// The feed of a hub.
     Feed(Arc<Hub>),
+    /// Where identity providers reach a hub.
+    HubPublic(Arc<Hub>),
     /// Changes of a hub; only for a socket file of this machine.
     HubAdmin(Arc<Hub>),
 }
@@ -65,24 +68,29 @@ pub async fn serve_http(listener: Listener, listener_config: HttpListenerConfig,
     let has_watchers = matches!(listener_config.kind, ListenerKind::Admin(_) | ListenerKind::Feed(_));
     let max_connections = match &listener_config.kind {
         ListenerKind::Feed(hub) => hub.max_readers().saturating_add(MAX_CONNECTIONS),
+        ListenerKind::HubPublic(_) => public::MAX_CONNECTIONS,
         _ => MAX_CONNECTIONS,
     };
     let refusals = Arc::new(RejectedConnections::new(&listener_config.metrics, "http"));
     let (kind, tls) = (listener_config.kind.clone(), listener_config.tls.clone());
     let listener = HttpListener::new(listener, tls, refusals, max_connections);
     let mut router = Router::new()
-        .route("/health", get(health))
-        .route("/health/{*rule}", get(health_rule))
         .route("/live", get(|| async { json(StatusCode::OK, "{}") }))
         .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .fallback(not_found)
-        .with_state(listener_config);
-    router = match kind {
+        .fallback(not_found);
+    if !matches!(kind, ListenerKind::HubPublic(_)) {
+        router = router
+            .route("/health", get(health))
+            .route("/health/{*rule}", get(health_rule))
+            .route("/metrics", get(metrics));
+    }
+    let router = router.with_state(listener_config);
+    let router = match kind {
         ListenerKind::Diagnostic => router,
         ListenerKind::Api(api) => api::guarded(router.merge(api::routes(&api)), api, is_local),
         ListenerKind::Admin(api) => router.merge(api::routes(&api)).merge(api::admin_routes(&api)),
         ListenerKind::Feed(hub) => router.merge(hub::feed_routes(&hub, stop.clone())),
+        ListenerKind::HubPublic(hub) => router.merge(public::routes(&hub)),
         ListenerKind::HubAdmin(hub) => router.merge(hub::admin_routes(&hub)),
     };
     let service = router.into_make_service_with_connect_info::<Peer>();
@@ -177,6 +185,7 @@ async fn not_found(State(listener_config): State<HttpListenerConfig>) -> Respons
         }
         ListenerKind::Admin(_) => "POST /v1/bundles/<name>/refresh and everything of the API",
         ListenerKind::Feed(_) => "/v1/feed, /v1/snapshot, /health, /live, /ready and /metrics",
+        ListenerKind::HubPublic(_) => "/scim/<provider>/v2, /live and /ready",
         ListenerKind::HubAdmin(_) => {
             "POST /v1/revocations, POST /v1/hub/backup, /v1/hub/status, /health, /live, /ready and /metrics"
         }

@@ -127,13 +127,17 @@ async fn back_up(State(hub): State<Arc<Hub>>, body: Bytes) -> Response {
 impl HubListener {
     /// Reads files, so off the workers.
     async fn admits(&self, headers: &HeaderMap) -> bool {
-        let text = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer =
-            text.and_then(|text| text.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let bearer = bearer.map(|(_, bearer)| bearer.trim().to_owned());
+        let bearer = bearer_of(headers);
         let hub = Arc::clone(&self.hub);
         tokio::task::spawn_blocking(move || hub.admits(bearer.as_deref())).await.unwrap_or(false)
     }
+}
+
+/// The bearer token of a request.
+pub(super) fn bearer_of(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok())?;
+    let (_, bearer) = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))?;
+    Some(bearer.trim().to_owned())
 }
 
 fn answer(status: StatusCode, body: &Value) -> Response {

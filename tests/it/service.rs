@@ -5,3 +5,4 @@ mod decision_log;
 mod discovery;
 mod hub;
 mod revocation;
+mod scim;

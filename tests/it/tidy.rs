@@ -47,6 +47,7 @@ const ONLY: &[(&str, &[&str])] = &[
         ],
     ),
     ("redb", &["src/state.rs"]),
+    ("scim_v2", &["src/hub/scim/filter.rs", "src/hub/scim/patch.rs"]),
     ("tonic", &["src/serve/grpc.rs"]),
     ("hyper", &["src/serve/grpc.rs", "src/serve/connection.rs"]),
     (

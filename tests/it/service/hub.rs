@@ -12,22 +12,23 @@ use stepgate::config::{Document, resolve};
 use super::revocation::{Bench, ISSUER};
 use crate::harness::{NOW, settled};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub(super) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_stepgate"))
 }
 
 /// The configuration of a hub in `folder`.
-fn document(folder: &Path, more: Value) -> Value {
+pub(super) fn document(folder: &Path, more: Value) -> Value {
     let mut hub = json!({
         "addr": "127.0.0.1:0",
         "data_dir": folder.join("data"),
         "admin_socket": format!("unix://{}", socket(folder).display()),
     });
     crate::harness::merge(&mut hub, more);
-    let issuer =
-        json!({"issuer": ISSUER, "audiences": ["a"], "algorithms": ["ES256"], "jwks_url": "https://issuer/jwks"});
+    let joins = json!({"email": {"claim": "email", "fold": "email", "when": "email_verified"}});
+    let issuer = json!({"issuer": ISSUER, "audiences": ["a"], "algorithms": ["ES256"], "jwks_url": "https://issuer/jwks",
+                        "revocation": {"joins": joins}});
     json!({"plugins": {"stepgate": {"hub": hub, "issuers": [issuer]}}})
 }
 
@@ -35,7 +36,7 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("hub.sock")
 }
 
-async fn start(folder: &Path, more: Value) -> anyhow::Result<HubApp> {
+pub(super) async fn start(folder: &Path, more: Value) -> anyhow::Result<HubApp> {
     let (config, problems) = resolve(&Document::of(document(folder, more)), None);
     assert!(problems.errors.is_empty(), "{:?}", problems.errors);
     let hub = config.and_then(|config| config.hub).expect("a hub");
@@ -102,7 +103,7 @@ async fn mistakes_of_administrators_are_named() {
     let hub = start(folder.path(), json!({})).await.expect("the hub starts");
     for (arguments, want) in [
         (&["user", "alice", "--issuer", "https://other"][..], "expected one of the configured issuers: https://issuer"),
-        (&["user", "alice", "--issuer", ISSUER, "--name", "uid"], "`name`: expected one of: sub"),
+        (&["user", "alice", "--issuer", ISSUER, "--name", "uid"], "`name`: expected one of: sub, email"),
         (&["user", "--issuer", ISSUER], "`value`: it is empty"),
         (&["session", "s1", "--issuer", ISSUER, "--disable"], "`disable` is not for a session"),
         (&["user", "alice", "--issuer", ISSUER, "--disable", "--enable"], "cannot be used with"),
@@ -275,8 +276,8 @@ async fn a_full_disk_loses_nothing_and_is_recovered_from() {
 }
 
 /// The contents of the first block of this language below a heading of docs/operate/revocation.md.
-fn block<'a>(text: &'a str, language: &str) -> &'a str {
-    let (_, below) = text.split_once("## Run a hub").expect("the section");
+pub(super) fn block<'a>(text: &'a str, heading: &str, language: &str) -> &'a str {
+    let (_, below) = text.split_once(heading).expect("the section");
     let (_, block) = below.split_once(&format!("```{language}\n")).expect("the block");
     block.split_once("```").expect("its end").0
 }
@@ -286,9 +287,10 @@ async fn the_commands_of_the_page_work_with_its_configuration() {
     let text = std::fs::read_to_string("docs/operate/revocation.md").expect("the page");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().display();
-    std::fs::write(folder.path().join("hub.yaml"), block(&text, "yaml")).expect("the configuration");
-    let mut commands =
-        block(&text, "sh").lines().map(|line| line.strip_prefix("stepgate ").expect("a command of stepgate"));
+    std::fs::write(folder.path().join("hub.yaml"), block(&text, "## Run a hub", "yaml")).expect("the configuration");
+    let mut commands = block(&text, "## Run a hub", "sh")
+        .lines()
+        .map(|line| line.strip_prefix("stepgate ").expect("a command of stepgate"));
     // Only the places are those of this test.
     let places = format!(
         "data_dir={path},plugins.stepgate.hub.addr=127.0.0.1:0,plugins.stepgate.hub.admin_socket=unix://{path}/hub.sock"

@@ -191,7 +191,7 @@ impl Bench {
         let mut claims = json!({"iss": ISSUER, "aud": "a", "sub": "alice", "iat": NOW - 100, "exp": NOW + 3_600,
                                 "auth_time": NOW - 200, "sid": "s1", "email": "Alice@Example.com", "email_verified": true});
         crate::harness::merge(&mut claims, more);
-        // What is null is left out.
+        // Members that are null are left out.
         claims.as_object_mut().expect("claims").retain(|_, value| !value.is_null());
         let signed = signing_input(&json!({"alg": "ES256", "kid": "k"}).to_string(), &claims.to_string());
         format!("{signed}.{}", self.key.sign(signed.as_bytes()).expect("it signs"))

@@ -1,0 +1,350 @@
+//! A SCIM 2.0 service provider (RFC 7643 and RFC 7644) for each directory that provisions users: who is inactive or deleted there has
+//! no token that is accepted.
+//!
+//! A change is in the ledger's file together with the entries that it makes, before it is answered.
+
+mod answer;
+mod directory;
+mod discovery;
+mod error;
+mod filter;
+mod links;
+mod patch;
+mod schema;
+mod search;
+mod write;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use http::{Method, StatusCode};
+use parking_lot::Mutex;
+use serde_json::Value;
+use uuid::Uuid;
+
+pub use self::answer::ScimAnswer;
+use self::directory::Stored;
+use self::error::ScimError;
+use self::links::{Linker, Times};
+use self::schema::{ResourceType, Schemas};
+use self::search::Query;
+use super::command::MARGIN;
+use super::{Hub, LedgerError, is_same};
+use crate::state::Table;
+use crate::telemetry::chain;
+use crate::value::{DuplicateKeys, JsonLimits, parse_json, to_serde_json};
+
+/// The tables of all providers.
+pub(super) const TABLES: &[Table] = &[
+    directory::RESOURCES,
+    directory::INDEX,
+    directory::MEMBERS,
+    links::LINKS,
+    links::KEYS,
+    links::TOMBSTONES,
+    links::UNMAPPED,
+];
+
+/// Depth of a body.
+const MAX_DEPTH: usize = 32;
+/// Requests at once, in seconds of the rate.
+const BURST_SECONDS: f64 = 5.0;
+/// Attributes that the configuration of a provider names.
+pub const MAX_ATTRIBUTES: usize = 8;
+/// Links of a provider.
+pub const MAX_LINKS: usize = 8;
+/// Deleted users that are forgotten at a time.
+const MAX_FORGOTTEN: usize = 1_000;
+/// Users without a key that are counted.
+const MAX_UNMAPPED: i64 = 10_000;
+/// Users that are linked again in one change.
+const MAX_LINKED: usize = 500;
+
+/// An attribute of a user that has the value of a claim of its tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// `userName`, `externalId`, `emails` (each address), or one of the further attributes.
+    pub attribute: String,
+    /// The join of the issuers.
+    pub join: String,
+}
+
+/// A provider, as configured.
+#[derive(Clone, Debug)]
+pub struct ScimSettings {
+    /// In its address, and in the log.
+    pub name: String,
+    /// Files with a bearer token each; they are read with every request.
+    pub token_files: Vec<PathBuf>,
+    /// Issuers whose tokens it decides about.
+    pub issuers: Vec<String>,
+    pub links: Vec<Link>,
+    /// Further attributes of users, for links.
+    pub attributes: Vec<String>,
+    /// A user who is disabled, and whom no link maps, is answered as an error.
+    pub refuses_unmapped: bool,
+    /// A user who is removed from a group needs new tokens.
+    pub revokes_members: bool,
+    /// Only groups with one of these names or external identifiers; empty: all.
+    pub watched_groups: Vec<String>,
+    /// Requests per second.
+    pub rate: u32,
+}
+
+/// A provider that runs.
+#[derive(Debug)]
+pub(super) struct Provider {
+    settings: ScimSettings,
+    schemas: Schemas,
+    /// Its bit among those that disable.
+    source: u8,
+    /// `https://hub.example/scim/okta/v2`.
+    base: String,
+    bucket: Mutex<Bucket>,
+}
+
+/// Requests that are still allowed.
+#[derive(Debug)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+/// A request to a provider.
+#[derive(Clone, Debug)]
+pub struct ScimRequest {
+    pub method: Method,
+    /// The parts of the path after `/scim/<provider>/v2/`, decoded.
+    pub path: Vec<String>,
+    pub query: Vec<(String, String)>,
+    pub content_type: Option<String>,
+    pub body: bytes::Bytes,
+}
+
+impl Provider {
+    pub(super) fn new(settings: &ScimSettings, source: u8, public_url: &str) -> Self {
+        let base = format!("{}/scim/{}/v2", public_url.trim_end_matches('/'), settings.name);
+        let left = f64::from(settings.rate) * BURST_SECONDS;
+        Self {
+            settings: settings.clone(),
+            schemas: Schemas::new(&settings.attributes),
+            source,
+            base,
+            bucket: Mutex::new(Bucket { left, at: Instant::now() }),
+        }
+    }
+
+    /// Takes one request from the bucket; otherwise the seconds until there is one.
+    fn take_turn(&self) -> Result<(), u64> {
+        let rate = f64::from(self.settings.rate);
+        let mut bucket = self.bucket.lock();
+        let now = Instant::now();
+        let since = now.saturating_duration_since(bucket.at).as_secs_f64();
+        bucket.left = (bucket.left + since * rate).min(rate * BURST_SECONDS);
+        bucket.at = now;
+        if bucket.left < 1.0 {
+            return Err(1);
+        }
+        bucket.left -= 1.0;
+        Ok(())
+    }
+
+    /// True for the credential of this provider. Waits for the disk.
+    fn admits(&self, bearer: Option<&str>) -> bool {
+        let Some(bearer) = bearer else { return false };
+        self.settings.token_files.iter().any(|path| match std::fs::read_to_string(path) {
+            Ok(token) => is_same(token.trim(), bearer),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "a credential of a SCIM provider cannot be read");
+                false
+            }
+        })
+    }
+}
+
+impl Hub {
+    /// Answers a request to a provider; a change is durable then. Waits for the disk.
+    pub fn scim(&self, name: &str, bearer: Option<&str>, request: &ScimRequest) -> ScimAnswer {
+        // One answer whether the provider or the credential is wrong.
+        let Some(provider) = self.providers.iter().find(|known| known.settings.name == name && known.admits(bearer))
+        else {
+            return ScimAnswer::error(401, None, "the credential is none of this provider");
+        };
+        let answer = match provider.take_turn() {
+            Ok(()) => self.scim_answer(provider, request),
+            Err(seconds) => {
+                ScimAnswer { retry_after: Some(seconds), ..ScimAnswer::error(429, None, "too many requests") }
+            }
+        };
+        self.metrics.scim(name, request.method.as_str(), answer.status);
+        answer
+    }
+
+    fn scim_answer(&self, provider: &Provider, request: &ScimRequest) -> ScimAnswer {
+        match self.scim_route(provider, request) {
+            Ok(answer) => answer,
+            Err(ScimError::Request { status, scim_type, detail }) => ScimAnswer::error(status, scim_type, &detail),
+            Err(ScimError::Ledger(error)) => {
+                self.metrics.failed(&error);
+                tracing::error!(error = chain(&error), "a request of a SCIM provider was not carried out");
+                let why = "the change is not on disk; come again";
+                ScimAnswer { retry_after: Some(30), ..ScimAnswer::error(503, None, why) }
+            }
+        }
+    }
+
+    fn scim_route(&self, provider: &Provider, request: &ScimRequest) -> Result<ScimAnswer, ScimError> {
+        let path: Vec<&str> = request.path.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        let method = &request.method;
+        let is_get = method == Method::GET;
+        let query = || Query::of_pairs(&request.query);
+        let kind = path.first().and_then(|first| ResourceType::ALL.into_iter().find(|kind| kind.endpoint() == *first));
+        match (kind, path.as_slice()) {
+            (_, []) if is_get => self.search(provider, &ResourceType::ALL, &query()?),
+            (_, [".search"]) if method == Method::POST => {
+                self.search(provider, &ResourceType::ALL, &Query::of_body(&body(request)?)?)
+            }
+            (_, [] | [".search"]) => Ok(ScimAnswer::not_allowed(if path.is_empty() { "GET" } else { "POST" })),
+            (Some(kind), [_]) if is_get => self.search(provider, &[kind], &query()?),
+            (Some(kind), [_]) if method == Method::POST => self.create(provider, kind, &body(request)?),
+            (Some(_), [_]) => Ok(ScimAnswer::not_allowed("GET, POST")),
+            (Some(kind), [_, ".search"]) if method == Method::POST => {
+                self.search(provider, &[kind], &Query::of_body(&body(request)?)?)
+            }
+            (Some(_), [_, ".search"]) => Ok(ScimAnswer::not_allowed("POST")),
+            (Some(kind), [_, id]) => {
+                let absent = || ScimError::absent(&format!("{} `{id}`", kind.name()));
+                // Only in the form in which it was given.
+                let id = Uuid::parse_str(id).ok().filter(|parsed| parsed.to_string() == *id).ok_or_else(absent)?;
+                match method.as_str() {
+                    "GET" => self.read(provider, kind, id, &query()?),
+                    "PUT" => self.replace(provider, kind, id, &body(request)?, &query()?),
+                    "PATCH" => self.patch(provider, kind, id, &body(request)?, &query()?),
+                    "DELETE" => self.delete(provider, kind, id),
+                    _ => Ok(ScimAnswer::not_allowed("GET, PUT, PATCH, DELETE")),
+                }
+            }
+            (None, ["Me" | "Bulk", ..]) => Err(ScimError::new(501, None, "it is not offered")),
+            (None, [first @ ("ServiceProviderConfig" | "ResourceTypes" | "Schemas"), rest @ ..]) if rest.len() < 2 => {
+                if !is_get {
+                    return Ok(ScimAnswer::not_allowed("GET"));
+                }
+                if request.query.iter().any(|(name, _)| name == "filter") {
+                    return Err(ScimError::new(403, None, "these are not filtered"));
+                }
+                discovery::answer(provider, first, rest.first().copied())
+            }
+            _ => Err(ScimError::absent("such address")),
+        }
+    }
+
+    /// The links of a provider, at this moment.
+    fn linker<'a>(&'a self, provider: &'a Provider) -> Linker<'a> {
+        let now = self.now();
+        let at = now.saturating_add(self.settings.skew);
+        Linker {
+            settings: &provider.settings,
+            source: provider.source,
+            hub_key: self.ledger.hub_key(),
+            issuers: &self.settings.issuers,
+            times: Times {
+                now,
+                at,
+                until: at.saturating_add(self.settings.retain).saturating_add(MARGIN),
+                deleted_until: now.saturating_add(self.settings.deleted_retention),
+            },
+        }
+    }
+
+    /// Gives every user the keys that the links give now, where they have changed since the last start.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(super) fn link_all_again(&self) -> Result<(), LedgerError> {
+        for provider in &self.providers {
+            let linker = self.linker(provider);
+            let mapping = format!("{:?} {:?} {:?}", provider.settings.links, provider.settings.issuers, linker.issuers);
+            let digest = self.ledger.hub_key().key(crate::revocation::Kind::User, "links", "", &mapping);
+            let name = format!("links:{}", provider.source);
+            if self.ledger.meta(&name)?.is_some_and(|known| known == digest) {
+                continue;
+            }
+            let mut users = Vec::new();
+            let collected = directory::each(&self.ledger, provider.source, ResourceType::User, |id, row| {
+                users.push((id, Stored::parse(row)?));
+                Ok(true)
+            });
+            match collected {
+                Ok(()) => {}
+                Err(ScimError::Ledger(error)) => return Err(error),
+                Err(ScimError::Request { .. }) => return Err(LedgerError::Format),
+            }
+            let mut conflicts = 0usize;
+            for chunk in users.chunks(MAX_LINKED) {
+                self.change("link", |batch| -> Result<(), LedgerError> {
+                    for (id, user) in chunk {
+                        let outcome = linker.link_again(batch, *id, user)?;
+                        conflicts = conflicts.saturating_add(outcome.still_disabled);
+                    }
+                    Ok(())
+                })?;
+            }
+            self.ledger.set_meta(&name, &digest)?;
+            if !users.is_empty() {
+                let (provider, users) = (&provider.settings.name, users.len());
+                tracing::info!(provider, users, conflicts, "users were linked again: the configuration has changed");
+            }
+        }
+        self.count_unmapped()
+    }
+
+    /// Forgets deleted users whose time is over.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(super) fn forget_deleted(&self) -> Result<(), LedgerError> {
+        for provider in &self.providers {
+            let linker = self.linker(provider);
+            let mut over = Vec::new();
+            self.ledger.scan(links::TOMBSTONES, &[provider.source], |row, value| {
+                if linker.is_over(value) {
+                    over.push((row.to_vec(), value.to_vec()));
+                }
+                over.len() < MAX_FORGOTTEN
+            })?;
+            if !over.is_empty() {
+                self.change_locked("forget", |batch| linker.forget_deleted(batch, &over))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the users whom no link maps.
+    pub(super) fn count_unmapped(&self) -> Result<(), LedgerError> {
+        for provider in &self.providers {
+            let mut count = 0i64;
+            self.ledger.scan(links::UNMAPPED, &[provider.source], |_, _| {
+                count = count.saturating_add(1);
+                count < MAX_UNMAPPED
+            })?;
+            self.metrics.unmapped(&provider.settings.name, count);
+        }
+        Ok(())
+    }
+}
+
+/// The body of a request, an object.
+fn body(request: &ScimRequest) -> Result<serde_json::Map<String, Value>, ScimError> {
+    let media = request.content_type.as_deref().unwrap_or("application/scim+json");
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !["application/scim+json", "application/json"].contains(&media.as_str()) {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE.as_u16();
+        return Err(ScimError::new(status, None, "expected application/scim+json"));
+    }
+    let limits = JsonLimits { depth: MAX_DEPTH, duplicates: DuplicateKeys::Refuse };
+    let value = parse_json(&request.body, limits).map_err(|error| ScimError::syntax(error.to_string()))?;
+    match to_serde_json(&value, MAX_DEPTH.saturating_add(1)) {
+        Some(Value::Object(members)) => Ok(members),
+        _ => Err(ScimError::syntax("expected an object")),
+    }
+}
