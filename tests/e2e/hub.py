@@ -19,7 +19,7 @@ OKTA_DEACTIVATES = {'schemas': [PATCH], 'Operations': [{'op': 'replace', 'value'
 
 
 class Hub:
-    def __init__(self, issuer=ISSUER, **more):
+    def __init__(self, issuer=ISSUER, link=None, rate=100, **more):
         self.folder = tempfile.mkdtemp(prefix='stepgate-hub-')
         self.feed, self.public = free_port(), free_port()
         self.socket = os.path.join(self.folder, 'hub.sock')
@@ -28,7 +28,7 @@ class Hub:
         hub = {'addr': f'127.0.0.1:{self.feed}', 'data_dir': os.path.join(self.folder, 'data'), 'admin_socket': f'unix://{self.socket}',
                'public': {'addr': f'127.0.0.1:{self.public}', 'url': f'http://127.0.0.1:{self.public}'},
                'scim': [{'name': 'okta', 'token_files': [os.path.join(self.folder, 'token')], 'issuers': [issuer],
-                         'link': [{'attribute': 'externalId', 'join': 'sub'}]}], **more}
+                         'link': link or [{'attribute': 'externalId', 'join': 'sub'}], 'rate': rate}], **more}
         issuers = [{'issuer': issuer, 'audiences': [AUDIENCE], 'algorithms': ['RS256'], 'jwks_url': f'{issuer}/jwks'}]
         self.config = os.path.join(self.folder, 'hub.json')
         with open(self.config, 'w') as file:

@@ -1,6 +1,6 @@
 //! Answers, and resources as they are shown.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Provider;
@@ -51,7 +51,7 @@ pub fn shown(
     stored: &Stored,
     query: &Query,
 ) -> Result<Value, ScimError> {
-    let location = location(provider, kind, id);
+    let location = location(provider, kind, &id.to_string());
     let extensions = provider.schemas.extensions(kind).iter().map(|schema| &schema.urn);
     let schemas: Vec<&String> = std::iter::once(&provider.schemas.of(kind).urn)
         .chain(extensions.filter(|urn| stored.attributes.contains_key(*urn)))
@@ -66,38 +66,34 @@ pub fn shown(
         "location": location,
     });
     members.insert("meta".to_owned(), meta);
-    let (name, other) = match kind {
-        ResourceType::User => ("groups", ResourceType::Group),
-        ResourceType::Group => ("members", ResourceType::User),
+    let (name, items) = match kind {
+        ResourceType::User if query.wants("groups") => ("groups", groups(rows, provider, id)?),
+        ResourceType::Group if query.wants("members") => ("members", group_members(rows, provider, id)?),
+        _ => ("", Vec::new()),
     };
-    if query.wants(name) {
-        let related = directory::related(rows, provider.source, kind, id)?;
-        let items = related.into_iter().map(|related| related_item(rows, provider, other, related));
-        let items = items.collect::<Result<Vec<_>, ScimError>>()?;
-        if !items.is_empty() {
-            members.insert(name.to_owned(), Value::Array(items));
-        }
+    if !items.is_empty() {
+        members.insert(name.to_owned(), Value::Array(items));
     }
     query.project(&mut members);
     Ok(Value::Object(members))
 }
 
-/// A member of a group, or a group of a user.
-fn related_item(rows: &impl Rows, provider: &Provider, kind: ResourceType, id: Uuid) -> Result<Value, ScimError> {
-    let mut item = Map::new();
-    item.insert("value".to_owned(), json!(id.to_string()));
-    item.insert("$ref".to_owned(), json!(location(provider, kind, id)));
-    if let Some(stored) = directory::get(rows, provider.source, kind, id)?
-        && let Some(name) = stored.text("displayName").or(stored.text("userName"))
-    {
-        item.insert("display".to_owned(), json!(name));
-    }
-    if kind == ResourceType::User {
-        item.insert("type".to_owned(), json!("User"));
-    }
-    Ok(Value::Object(item))
+fn groups(rows: &impl Rows, provider: &Provider, user: Uuid) -> Result<Vec<Value>, ScimError> {
+    let item = |id| {
+        let group = directory::get(rows, provider.source, ResourceType::Group, id)?;
+        let name = group.as_ref().and_then(|group| group.text("displayName")).unwrap_or_default();
+        let location = location(provider, ResourceType::Group, &id.to_string());
+        Ok(json!({"value": id.to_string(), "$ref": location, "display": name}))
+    };
+    directory::groups(rows, provider.source, user)?.into_iter().map(item).collect()
 }
 
-pub fn location(provider: &Provider, kind: ResourceType, id: Uuid) -> String {
+fn group_members(rows: &impl Rows, provider: &Provider, group: Uuid) -> Result<Vec<Value>, ScimError> {
+    let item = |id: &String| json!({"value": id, "$ref": location(provider, ResourceType::User, id), "type": "User"});
+    Ok(directory::members(rows, provider.source, group)?.iter().map(item).collect())
+}
+
+/// The address of a resource.
+pub fn location(provider: &Provider, kind: ResourceType, id: &str) -> String {
     format!("{}/{}/{id}", provider.base, kind.endpoint())
 }

@@ -14,11 +14,13 @@ use crate::state::{Row, Table};
 pub const RESOURCES: Table = Table("scim_resource");
 /// Source, type, attribute, value and identifier.
 pub const INDEX: Table = Table("scim_index");
-/// Source, `G`, group and user; and source, `U`, user and group.
+/// Source, `G`, group and member; and source, `U`, member and group. A member is named by its `value`: usually a user of the provider.
 pub const MEMBERS: Table = Table("scim_member");
 
 /// Rows of an index that are read for one value.
 const MAX_FOUND: usize = 10_000;
+/// Bytes of the `value` of a member.
+pub const MAX_MEMBER_BYTES: usize = 256;
 /// Members of one group.
 pub const MAX_MEMBERS: usize = 100_000;
 
@@ -129,10 +131,7 @@ pub fn find(
 ) -> Result<Option<Vec<Uuid>>, LedgerError> {
     let prefix_and_table = match (attribute, INDEXED.iter().find(|(name, ..)| *name == attribute)) {
         ("id", _) => return Ok(Some(Uuid::parse_str(value).into_iter().collect())),
-        ("members", _) => {
-            let Ok(user) = Uuid::parse_str(value) else { return Ok(Some(Vec::new())) };
-            (MEMBERS, [&[source, b'U'], user.as_bytes().as_slice()].concat())
-        }
+        ("members", _) => (MEMBERS, member_prefix(source, value)),
         (_, Some((_, code, is_exact))) => (INDEX, index_prefix(source, kind, *code, *is_exact, value)),
         (_, None) => return Ok(None),
     };
@@ -192,22 +191,40 @@ pub fn each(
     outcome.map(|_| ())
 }
 
-/// The users of a group, or the groups of a user, as `kind` says, oldest first.
-pub fn related(rows: &impl Rows, source: u8, kind: ResourceType, id: Uuid) -> Result<Vec<Uuid>, LedgerError> {
-    let prefix = [&[source, kind.code()], id.as_bytes().as_slice()].concat();
-    let rows = rows.rows(MEMBERS, &prefix, MAX_MEMBERS.saturating_add(1))?;
-    Ok(rows.iter().filter_map(|(key, _)| last_id(key)).collect())
+/// The key of a member, without the group.
+fn member_prefix(source: u8, member: &str) -> Vec<u8> {
+    let length = u16::try_from(member.len()).unwrap_or(u16::MAX).to_be_bytes();
+    [&[source, b'U'], length.as_slice(), member.as_bytes()].concat()
 }
 
-/// Makes a user a member of a group, or no member.
-pub fn set_member(batch: &Batch<'_>, source: u8, group: Uuid, user: Uuid, is_member: bool) -> Result<(), LedgerError> {
-    let keys = [(b'G', group, user), (b'U', user, group)];
-    for (code, one, other) in keys {
-        let key = [&[source, code], one.as_bytes().as_slice(), other.as_bytes().as_slice()].concat();
-        match is_member {
-            true => batch.writing.put(MEMBERS, &key, &[])?,
-            false => batch.writing.remove(MEMBERS, &key)?,
-        }
-    }
+/// The members of a group, by their `value`.
+pub fn members(rows: &impl Rows, source: u8, group: Uuid) -> Result<Vec<String>, LedgerError> {
+    let prefix = [&[source, b'G'], group.as_bytes().as_slice()].concat();
+    let rows = rows.rows(MEMBERS, &prefix, MAX_MEMBERS.saturating_add(1))?;
+    let value = |(key, _): &Row| key.get(prefix.len()..).and_then(|text| String::from_utf8(text.to_vec()).ok());
+    rows.iter().map(|row| value(row).ok_or(LedgerError::Format)).collect()
+}
+
+/// The groups of a user, oldest first.
+pub fn groups(rows: &impl Rows, source: u8, user: Uuid) -> Result<Vec<Uuid>, LedgerError> {
+    Ok(find(rows, source, ResourceType::Group, "members", &user.to_string())?.unwrap_or_default())
+}
+
+/// Makes someone a member of a group, or no member.
+pub fn set_member(
+    batch: &Batch<'_>,
+    source: u8,
+    group: Uuid,
+    member: &str,
+    is_member: bool,
+) -> Result<(), LedgerError> {
+    let keys = [
+        [&[source, b'G'], group.as_bytes().as_slice(), member.as_bytes()].concat(),
+        [member_prefix(source, member).as_slice(), group.as_bytes()].concat(),
+    ];
+    keys.iter().try_for_each(|key| match is_member {
+        true => batch.writing.put(MEMBERS, key, &[]),
+        false => batch.writing.remove(MEMBERS, key),
+    })?;
     Ok(())
 }

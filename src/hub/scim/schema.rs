@@ -19,10 +19,13 @@ const MAX_EMAILS: usize = 16;
 /// The type of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttributeType {
-    Text { max_bytes: usize },
+    Text {
+        max_bytes: usize,
+    },
     Boolean,
     DateTime,
-    Reference,
+    /// The address of a resource of these types.
+    Reference(&'static [&'static str]),
     Complex(Vec<Attribute>),
 }
 
@@ -36,9 +39,13 @@ pub struct Attribute {
     pub is_required: bool,
     /// The service decides it.
     pub is_read_only: bool,
+    /// It is set with the element of the list that it is in.
+    is_immutable: bool,
     /// Compared with case.
     pub is_case_exact: bool,
     pub is_unique: bool,
+    /// The only values that it has.
+    canonical: &'static [&'static str],
     description: &'static str,
 }
 
@@ -49,8 +56,10 @@ fn attribute(name: &str, kind: AttributeType, description: &'static str) -> Attr
         many: None,
         is_required: false,
         is_read_only: false,
+        is_immutable: false,
         is_case_exact: false,
         is_unique: false,
+        canonical: &[],
         description,
     }
 }
@@ -70,6 +79,10 @@ impl Attribute {
 
     fn read_only(self) -> Self {
         Self { is_read_only: true, ..self }
+    }
+
+    fn immutable(self) -> Self {
+        Self { is_immutable: true, ..self }
     }
 
     fn case_exact(self) -> Self {
@@ -98,7 +111,7 @@ impl Attribute {
             AttributeType::Text { .. } => "string",
             AttributeType::Boolean => "boolean",
             AttributeType::DateTime => "dateTime",
-            AttributeType::Reference => "reference",
+            AttributeType::Reference(_) => "reference",
             AttributeType::Complex(_) => "complex",
         };
         let mut described = json!({
@@ -108,7 +121,11 @@ impl Attribute {
             "description": self.description,
             "required": self.is_required,
             "caseExact": self.is_case_exact,
-            "mutability": if self.is_read_only { "readOnly" } else { "readWrite" },
+            "mutability": match (self.is_read_only, self.is_immutable) {
+                (true, _) => "readOnly",
+                (_, true) => "immutable",
+                _ => "readWrite",
+            },
             "returned": "default",
             "uniqueness": if self.is_unique { "server" } else { "none" },
         });
@@ -116,8 +133,11 @@ impl Attribute {
             if !self.parts().is_empty() {
                 members.insert("subAttributes".to_owned(), self.parts().iter().map(Self::json).collect());
             }
-            if self.kind == AttributeType::Reference {
-                members.insert("referenceTypes".to_owned(), json!(["User", "Group"]));
+            if !self.canonical.is_empty() {
+                members.insert("canonicalValues".to_owned(), json!(self.canonical));
+            }
+            if let AttributeType::Reference(types) = self.kind {
+                members.insert("referenceTypes".to_owned(), json!(types));
             }
         }
         described
@@ -165,7 +185,7 @@ impl Attribute {
                 Ok((!read.is_empty()).then_some(Value::Object(read)))
             }
             (AttributeType::Complex(_), _) => Err(self.wrong("expected an object")),
-            (AttributeType::DateTime | AttributeType::Reference, _) => Ok(None),
+            (AttributeType::DateTime | AttributeType::Reference(_), _) => Ok(None),
             (AttributeType::Text { .. }, _) => Err(self.wrong("expected a string")),
         }
     }
@@ -351,7 +371,7 @@ fn is_common(name: &str) -> bool {
 }
 
 fn common() -> Vec<Attribute> {
-    let reference = attribute("location", AttributeType::Reference, "The address").read_only().case_exact();
+    let reference = attribute("location", AttributeType::Reference(&["uri"]), "The address").read_only().case_exact();
     let meta = vec![
         text("resourceType", "The type").read_only().case_exact(),
         attribute("created", AttributeType::DateTime, "When it was created").read_only(),
@@ -378,14 +398,15 @@ fn user() -> Schema {
     ];
     let group = vec![
         text("value", "The identifier of the group").read_only().case_exact(),
-        attribute("$ref", AttributeType::Reference, "The address of the group").read_only().case_exact(),
+        attribute("$ref", AttributeType::Reference(&["Group"]), "The address of the group").read_only().case_exact(),
         text("display", "The name of the group").read_only(),
     ];
     let own = vec![
         text("userName", "The name with which the user signs in").required().unique(),
         attribute("name", AttributeType::Complex(name), "The name of the person"),
         text("displayName", "The name that is shown"),
-        attribute("active", AttributeType::Boolean, "False: tokens of the user are rejected"),
+        // Every user has it, so that it is never absent: without it in a request it is true at first, and then as it was.
+        attribute("active", AttributeType::Boolean, "False: tokens of the user are rejected").required(),
         attribute("emails", AttributeType::Complex(email), "E-mail addresses").many(MAX_EMAILS),
         attribute("groups", AttributeType::Complex(group), "Groups of which the user is a member")
             .many(usize::MAX)
@@ -396,10 +417,9 @@ fn user() -> Schema {
 
 fn group() -> Schema {
     let member = vec![
-        text("value", "The identifier of the user").case_exact(),
-        attribute("$ref", AttributeType::Reference, "The address of the user").read_only().case_exact(),
-        text("display", "The name of the user").read_only(),
-        text("type", "User").read_only(),
+        text("value", "The identifier of the user").immutable().case_exact(),
+        attribute("$ref", AttributeType::Reference(&["User"]), "The address of the user").immutable().case_exact(),
+        Attribute { canonical: &["User"], ..text("type", "The type of the member").immutable().case_exact() },
     ];
     let own = vec![
         text("displayName", "The name of the group").required(),

@@ -9,7 +9,7 @@ use super::Provider;
 use super::answer::{ScimAnswer, location, shown};
 use super::directory::{self, Stored};
 use super::error::ScimError;
-use super::links::{Outcome, Standing};
+use super::links::{Linker, Outcome, Standing};
 use super::patch::{self, MemberEdit, member_ids};
 use super::schema::ResourceType;
 use super::search::Query;
@@ -68,7 +68,7 @@ impl Hub {
             let outcome = self.carry_out(batch, provider, &changed)?;
             log(provider, "create", &changed, outcome);
             let shown = shown(batch, provider, kind, id, &changed.after, &Query::whole())?;
-            Ok(ScimAnswer { location: Some(location(provider, kind, id)), ..ScimAnswer::of(201, shown) })
+            Ok(ScimAnswer { location: Some(location(provider, kind, &id.to_string())), ..ScimAnswer::of(201, shown) })
         })
     }
 
@@ -153,10 +153,10 @@ impl Hub {
             let before = directory::get(batch, source, kind, id)?.ok_or_else(|| absent(kind, id))?;
             let linker = self.linker(provider);
             if kind == ResourceType::Group {
-                for user in directory::related(batch, source, kind, id)? {
-                    directory::set_member(batch, source, id, user, false)?;
+                for member in directory::members(batch, source, id)? {
+                    directory::set_member(batch, source, id, &member, false)?;
                     if is_watched(provider, &before) {
-                        linker.revoke(batch, user)?;
+                        revoke(&linker, batch, &member)?;
                     }
                 }
             } else {
@@ -169,8 +169,8 @@ impl Hub {
                     return Ok(unmapped());
                 }
                 linker.relink(batch, id, &before, Some(standing(&before)), Standing::Deleted)?;
-                for group in directory::related(batch, source, kind, id)? {
-                    directory::set_member(batch, source, group, id, false)?;
+                for group in directory::groups(batch, source, id)? {
+                    directory::set_member(batch, source, group, &id.to_string(), false)?;
                 }
             }
             directory::put(batch, source, kind, id, Some(&before), None)?;
@@ -188,7 +188,7 @@ impl Hub {
     ) -> Result<Option<Outcome>, ScimError> {
         let Changed { kind, id, before, after, edits } = changed;
         let (kind, id, source) = (*kind, *id, provider.source);
-        let (added, removed) = self.edited(batch, provider, id, edits)?;
+        let (added, removed) = edited(batch, source, id, edits)?;
         let is_same = before.is_some_and(|before| before.attributes == after.attributes);
         if is_same && added.is_empty() && removed.is_empty() {
             return Ok(None);
@@ -203,62 +203,58 @@ impl Hub {
             }
             outcome = linker.relink(batch, id, after, before.map(standing), standing(after))?;
         }
-        for user in &added {
-            directory::set_member(batch, source, id, *user, true)?;
+        for member in &added {
+            directory::set_member(batch, source, id, member, true)?;
         }
-        for user in &removed {
-            directory::set_member(batch, source, id, *user, false)?;
+        for member in &removed {
+            directory::set_member(batch, source, id, member, false)?;
             // By the name that it had, too: a group that is renamed stays watched for this change.
             if is_watched(provider, after) || before.is_some_and(|before| is_watched(provider, before)) {
-                linker.revoke(batch, *user)?;
+                revoke(&linker, batch, member)?;
             }
         }
         directory::put(batch, source, kind, id, *before, Some(after))?;
         Ok(Some(outcome))
     }
+}
 
-    /// The users that edits add to a group, and those that they remove.
-    fn edited(
-        &self,
-        batch: &Batch<'_>,
-        provider: &Provider,
-        group: Uuid,
-        edits: &[MemberEdit],
-    ) -> Result<(BTreeSet<Uuid>, BTreeSet<Uuid>), ScimError> {
-        if edits.is_empty() {
-            return Ok((BTreeSet::new(), BTreeSet::new()));
-        }
-        let source = provider.source;
-        let known: BTreeSet<Uuid> =
-            directory::related(batch, source, ResourceType::Group, group)?.into_iter().collect();
-        let mut members = known.clone();
-        for edit in edits {
-            match edit {
-                MemberEdit::Clear => members.clear(),
-                MemberEdit::Remove(ids) => {
-                    ids.iter().filter_map(|id| Uuid::parse_str(id).ok()).for_each(|id| {
-                        members.remove(&id);
-                    });
-                }
-                MemberEdit::Add(ids) => {
-                    for text in ids {
-                        let id = Uuid::parse_str(text).ok();
-                        let user = id.map(|id| directory::get(batch, source, ResourceType::User, id)).transpose()?;
-                        let (Some(id), Some(_)) = (id, user.flatten()) else {
-                            return Err(ScimError::value("`members`: a value is no user of this provider"));
-                        };
-                        members.insert(id);
-                    }
-                }
-            }
-        }
-        if members.len() > directory::MAX_MEMBERS {
-            let detail = format!("`members`: more than {}", directory::MAX_MEMBERS);
-            return Err(ScimError::new(400, Some("tooMany"), detail));
-        }
-        let added = members.difference(&known).copied().collect();
-        Ok((added, known.difference(&members).copied().collect()))
+/// The members that edits add to a group, and those that they remove.
+fn edited(
+    batch: &Batch<'_>,
+    source: u8,
+    group: Uuid,
+    edits: &[MemberEdit],
+) -> Result<(BTreeSet<String>, BTreeSet<String>), ScimError> {
+    if edits.is_empty() {
+        return Ok((BTreeSet::new(), BTreeSet::new()));
     }
+    let known: BTreeSet<String> = directory::members(batch, source, group)?.into_iter().collect();
+    let mut members = known.clone();
+    for edit in edits {
+        match edit {
+            MemberEdit::Clear => members.clear(),
+            MemberEdit::Remove(ids) => ids.iter().for_each(|id| {
+                members.remove(id);
+            }),
+            MemberEdit::Add(ids) => members.extend(ids.iter().cloned()),
+        }
+    }
+    if members.len() > directory::MAX_MEMBERS {
+        let detail = format!("`members`: more than {}", directory::MAX_MEMBERS);
+        return Err(ScimError::new(400, Some("tooMany"), detail));
+    }
+    let is_good = |id: &String| !id.is_empty() && id.len() <= directory::MAX_MEMBER_BYTES;
+    if !members.iter().all(is_good) {
+        return Err(ScimError::value(format!("`members`: a `value` has 1 to {} bytes", directory::MAX_MEMBER_BYTES)));
+    }
+    let added = members.difference(&known).cloned().collect();
+    Ok((added, known.difference(&members).cloned().collect()))
+}
+
+/// Revokes the tokens of a member, if it is a user of the provider: a group may be written before its users.
+fn revoke(linker: &Linker<'_>, batch: &mut Batch<'_>, member: &str) -> Result<(), ScimError> {
+    let user = Uuid::parse_str(member).ok();
+    Ok(user.map(|user| linker.revoke(batch, user)).transpose().map(|_| ())?)
 }
 
 /// The answer to a change that would be a lie as a success.

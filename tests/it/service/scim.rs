@@ -478,7 +478,7 @@ async fn who_leaves_a_group_needs_a_new_token() {
     assert_eq!((status, body), (204, Value::Null), "members are not sent back");
     let (_, body) = idp.send("GET", &path, Value::Null).await;
     assert_eq!(body["members"].as_array().map(Vec::len), Some(5));
-    assert_eq!(body["members"][0]["display"], json!("m1@example.com"));
+    assert_eq!((&body["members"][0]["value"], &body["members"][0]["type"]), (&json!(ids[0]), &json!("User")));
     let (_, body) = idp.send("GET", &format!("{path}?excludedAttributes=members"), Value::Null).await;
     assert!(body["members"].is_null() && body["displayName"] == "Admins");
     let filter = format!("/Groups?filter=id%20eq%20%22{}%22%20and%20members%20eq%20%22{}%22", &path[8..], ids[0]);
@@ -502,11 +502,16 @@ async fn who_leaves_a_group_needs_a_new_token() {
         let (_, body) = idp.send("GET", &path, Value::Null).await;
         assert_eq!(body["members"].as_array().map(Vec::len), Some([4, 3, 2][at]));
     }
-    // As Okta renames one, and as nobody may add one.
+    // As Okta renames one.
     let okta = json!([{"op": "replace", "value": {"id": &path[8..], "displayName": "Administrators"}}]);
     assert_eq!(change(okta).await.0, 204);
-    let (status, body) = change(json!([{"op": "add", "path": "members", "value": [{"value": "no-user"}]}])).await;
-    assert_eq!((status, &body["scimType"]), (400, &json!("invalidValue")));
+    // A group may name a user before there is one, and only by a `value`.
+    let add = |value: Value| json!([{"op": "add", "path": "members", "value": [{"value": value}]}]);
+    assert_eq!(change(add(json!("no user yet"))).await.0, 204);
+    for bad in [json!(""), json!("x".repeat(257)), json!(7)] {
+        let (status, body) = change(add(bad.clone())).await;
+        assert_eq!((status, &body["scimType"]), (400, &json!("invalidValue")), "{bad}");
+    }
     let put = json!({"schemas": [GROUP], "displayName": "Administrators", "members": members(&ids[4..])});
     assert_eq!(idp.send("PUT", &path, put).await.0, 200);
     bench.becomes("/x", &tokens[3], (401, "token_revoked")).await;
