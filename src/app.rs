@@ -2,6 +2,7 @@
 
 mod control;
 mod hub;
+mod issuers;
 mod runtime;
 
 use std::collections::BTreeMap;

@@ -1,11 +1,13 @@
 //! The hub: it keeps what is revoked, durably, and publishes changes to every sidecar within a second.
 //!
 //! One hub has one file. A change is answered after it is on disk, and then goes to the readers of the feed in the order of the
-//! ledger. Knows no listener, no token and no policy; names of users end here: the ledger and the feed have hashes.
+//! ledger. Knows no listener and no policy; names of users end here: the ledger and the feed have hashes.
 
 mod command;
 mod ledger;
+mod logout;
 mod metrics;
+mod rate;
 mod readers;
 mod scim;
 
@@ -23,6 +25,8 @@ use tokio::sync::broadcast;
 pub use self::command::{Action, Command, CommandError, RevocationRequest};
 pub use self::ledger::LedgerError;
 use self::ledger::{Batch, Ledger};
+use self::logout::Logout;
+pub use self::logout::{LogoutError, LogoutSettings};
 pub use self::metrics::HubMetrics;
 use self::readers::Published;
 pub use self::readers::Reader;
@@ -33,6 +37,7 @@ use crate::lifecycle::Lifecycle;
 use crate::revocation::{Header, IssuerJoins, Line, encode};
 use crate::state::StateError;
 use crate::telemetry::chain;
+use crate::token::Issuer;
 
 /// Lines that a slow reader may be behind before it has to take the snapshot: 256 KiB of them.
 const MAX_BUFFERED_LINES: usize = 2_048;
@@ -68,6 +73,7 @@ pub struct HubSettings {
     /// The address under which providers know the hub.
     pub public_url: String,
     pub scim: Vec<ScimSettings>,
+    pub logouts: Vec<LogoutSettings>,
 }
 
 /// The hub.
@@ -84,6 +90,9 @@ pub struct Hub {
     readers: AtomicUsize,
     snapshot: Mutex<Option<(Instant, Bytes)>>,
     providers: Vec<Provider>,
+    logouts: Vec<Logout>,
+    /// Issuers with their keys.
+    issuers: Vec<Arc<Issuer>>,
 }
 
 impl std::fmt::Debug for Hub {
@@ -109,6 +118,8 @@ impl Hub {
         let providers = settings.scim.iter().map(provider).collect::<Result<_, LedgerError>>()?;
         let hub = Self {
             providers,
+            logouts: settings.logouts.iter().map(Logout::new).collect(),
+            issuers: Vec::new(),
             settings,
             ledger,
             clock,
@@ -121,6 +132,11 @@ impl Hub {
         };
         hub.link_all_again()?;
         Ok(hub)
+    }
+
+    /// The same, with issuers whose signatures it verifies.
+    pub fn with_issuers(self, issuers: Vec<Arc<Issuer>>) -> Self {
+        Self { issuers, ..self }
     }
 
     /// Makes a change of the ledger, and publishes what it merged. It is durable when this returns. Waits for earlier changes and for the disk.

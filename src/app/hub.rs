@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::issuers::start_issuers;
 use super::{ADMIN_MODE, Signals, block_on_new_runtime, load_tls, raise_file_limit, readable};
 use crate::clock::Clock;
 use crate::config::HubConfig;
@@ -95,7 +96,9 @@ pub(super) async fn start_hub(
         .mode(0o700)
         .create(&data_dir)
         .with_context(|| format!("hub.data_dir: `{}` cannot be made", data_dir.display()))?;
-    let hub = Arc::new(Hub::open(config.settings, clock, metrics.of()).context("hub.data_dir")?);
+    let issuers = start_issuers(config.issuers, &config.services, metrics, &clock, lifecycle);
+    let hub = Hub::open(config.settings, clock, metrics.of()).context("hub.data_dir")?;
+    let hub = Arc::new(hub.with_issuers(issuers));
     let tls = config.tls.map(|settings| load_tls(settings, "plugins.stepgate.hub.tls")).transpose()?;
     let tls = tls.map(Arc::new);
     if let Some(tls) = &tls {

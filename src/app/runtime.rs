@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use tokio::sync::{mpsc, watch};
 
 use super::hub::follow_embedded;
+use super::issuers::start_issuers;
 use super::{Origin, readable};
 use crate::check::{CheckMetrics, Checker, DryRun, RevocationCheck};
 use crate::clock::Clock;
@@ -24,7 +25,6 @@ use crate::feed::bundles::{Bundles, Services};
 use crate::feed::decision_log::{DecisionLog, DecisionLogSettings, Target as LogTarget};
 use crate::feed::discovery::{Discovered, Discovery, DiscoverySettings};
 use crate::feed::introspection::IntrospectionEndpoint;
-use crate::feed::keys::KeyFeed;
 use crate::feed::metrics::FeedMetrics;
 use crate::feed::revocation::RevocationFeed;
 use crate::feed::status::Status;
@@ -33,7 +33,6 @@ use crate::feed::traces::{TraceExporter, TraceSettings};
 use crate::hub::Hub;
 use crate::lifecycle::Lifecycle;
 use crate::policy::{EvaluationMemory, HostContext, PolicyMetrics, RegoVersion, Store};
-use crate::remote::Remote;
 use crate::remote::service::{Service, ServiceSettings};
 use crate::revocation::{RevocationMetrics, RevocationStore};
 use crate::serve::{
@@ -41,7 +40,7 @@ use crate::serve::{
     Readiness, Tls,
 };
 use crate::telemetry::{Metrics, TraceMetrics, Tracer, chain};
-use crate::token::{Issuer, IssuerSettings, KeySource, TokenMetrics, Verifier};
+use crate::token::{TokenMetrics, Verifier};
 use crate::value::{DuplicateKeys, JsonLimits, parse_json};
 
 /// The interval of the warning that `dry-run` is on.
@@ -215,7 +214,7 @@ impl Runtime {
         let tls = tls.map(|tls| self.kept_fresh(tls));
         let listener = Listener::bind(&address, socket_access).await.map_err(readable)?;
         let tokens = config.issuers.take().map(|issuers| {
-            let issuers = self.start_issuers(issuers, &config.issuer_services);
+            let issuers = start_issuers(issuers, &config.issuer_services, &self.metrics, &self.clock, &self.lifecycle);
             let verifier = Verifier::new(issuers, &config.tokens, self.clock.clone());
             let verifier = verifier.counting(self.metrics.of::<TokenMetrics>().cache.clone());
             let verifier = Arc::new(verifier.with_introspection(|settings| {
@@ -315,32 +314,6 @@ impl Runtime {
         let exporter = TraceExporter::new(settings, self.metrics.of());
         self.lifecycle.spawn(exporter.run(traces, self.lifecycle.stopping()));
         tracer
-    }
-
-    fn start_issuers(
-        &self,
-        settings: Vec<IssuerSettings>,
-        services: &BTreeMap<String, ServiceSettings>,
-    ) -> Vec<Arc<Issuer>> {
-        let remote = Remote::default();
-        let start = |settings: IssuerSettings| {
-            let service = match &settings.keys {
-                KeySource::Service { name, .. } => services.get(name).cloned().map(Service::new),
-                _ => None,
-            };
-            let (issuer, asked) = Issuer::new(settings);
-            let feed = KeyFeed {
-                issuer: Arc::clone(&issuer),
-                remote: remote.clone(),
-                service,
-                metrics: self.metrics.of(),
-                clock: self.clock.clone(),
-                unusable: Mutex::default(),
-            };
-            feed.start(asked, &self.lifecycle);
-            issuer
-        };
-        settings.into_iter().map(start).collect()
     }
 
     /// Makes bundles, decision log, status and labels what the configuration says.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::app;
 use crate::config::{Document, HubConfig, resolve};
-use crate::doctor::{get, post};
+use crate::doctor::{FORM, JSON, get, post};
 use crate::hub::Action;
 use crate::revocation::Kind;
 use crate::telemetry::log::{Format, Verbosity, init};
@@ -79,6 +79,9 @@ pub struct Revoke {
     /// The user, session, token or other; none for an issuer
     #[arg(default_value = "")]
     value: String,
+    /// With `token`: a file with the token itself, `-` for the standard input; the hub verifies it
+    #[arg(long, conflicts_with_all = ["value", "issuer", "name", "at", "ActionFlags"])]
+    token_file: Option<PathBuf>,
     /// The `iss` of the tokens; not for keys
     #[arg(long, default_value = "")]
     issuer: String,
@@ -162,7 +165,7 @@ impl Hub {
             Some(HubCommand::Backup { file, socket }) => {
                 let path = std::path::absolute(&file)?;
                 let request = json!({"path": path}).to_string();
-                answer(post(socket.connect()?, "hub", "/v1/hub/backup", &request)?)?;
+                answer(post(socket.connect()?, "hub", "/v1/hub/backup", JSON, &request)?)?;
             }
             Some(HubCommand::Check { file }) => println!("{}", crate::hub::Hub::check(&file)?),
             None => {
@@ -192,13 +195,37 @@ impl Start {
 
 impl Revoke {
     pub fn execute(&self) -> anyhow::Result<ExitCode> {
+        if let Some(file) = &self.token_file {
+            return self.revoke_token(file);
+        }
         let mut request = json!({"kind": self.kind, "issuer": self.issuer, "name": self.name, "value": self.value,
                                  "action": self.action.action().name(), "reason": self.reason});
         if let (Some(at), Some(members)) = (self.at, request.as_object_mut()) {
             members.insert("at".to_owned(), at.into());
         }
-        let done = answer(post(self.socket.connect()?, "hub", "/v1/revocations", &request.to_string())?)?;
+        let done = answer(post(self.socket.connect()?, "hub", "/v1/revocations", JSON, &request.to_string())?)?;
         println!("{done}");
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// A token that is at hand.
+    fn revoke_token(&self, file: &Path) -> anyhow::Result<ExitCode> {
+        if self.kind != Kind::Token.name() {
+            bail!("--token-file is for `stepgate revoke token`");
+        }
+        let text = match file == Path::new("-") {
+            true => std::io::read_to_string(std::io::stdin().lock())?,
+            false => std::fs::read_to_string(file).with_context(|| format!("`{}`", file.display()))?,
+        };
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("token", text.trim())
+            .append_pair("reason", &self.reason)
+            .finish();
+        let done = answer(post(self.socket.connect()?, "hub", "/v1/revoke", FORM, &form)?)?;
+        match done.get("seq").is_some_and(Value::is_u64) {
+            true => println!("{done}"),
+            false => println!("the token has expired, or is of no issuer that the hub knows: no sidecar accepts it"),
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,5 +1,6 @@
 //! The hub: its listeners, its file, and how long it remembers.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -8,7 +9,9 @@ use super::issuers::issuer_names;
 use super::resolve::Resolver;
 use super::section::Section;
 use crate::hub::HubSettings;
+use crate::remote::service::ServiceSettings;
 use crate::serve::{Address, TlsSettings};
+use crate::token::{IssuerSettings, KeySource};
 
 const PLACE: &str = "plugins.stepgate.hub";
 
@@ -30,10 +33,19 @@ pub struct HubConfig {
     /// The socket of administrators.
     pub admin: Address,
     pub settings: HubSettings,
+    /// Issuers whose signatures it verifies.
+    pub issuers: Vec<IssuerSettings>,
+    /// Services that have keys of issuers.
+    pub services: BTreeMap<String, ServiceSettings>,
 }
 
 impl Resolver<'_> {
-    pub(super) fn hub(&mut self, own: Section<'_>) -> Option<HubConfig> {
+    pub(super) fn hub(
+        &mut self,
+        own: Section<'_>,
+        issuers: &[IssuerSettings],
+        services: &BTreeMap<String, ServiceSettings>,
+    ) -> Option<HubConfig> {
         let item = own.section("hub");
         item.value?;
         let address = self.hub_address(item, &format!("{PLACE}.addr"), "addr");
@@ -59,13 +71,16 @@ impl Resolver<'_> {
                 );
             }
         }
-        let issuers = own.at("issuers").and_then(Value::as_array).into_iter().flatten().flat_map(issuer_names).count();
-        if issuers == 0 {
+        let named = own.at("issuers").and_then(Value::as_array).into_iter().flatten().flat_map(issuer_names).count();
+        if named == 0 {
             self.problems.error(PLACE, "without `issuers` there is no user whose tokens it could revoke");
         }
         let joins = self.issuer_joins(own);
         let public = self.hub_public(item);
         let scim = self.scim(item, &joins, own);
+        let with_keys = issuers.iter().filter(|issuer| issuer.keys != KeySource::Introspection);
+        let verified: Vec<&str> = with_keys.map(|issuer| issuer.issuer.as_str()).collect();
+        let logouts = self.logouts(item, own, &verified);
         let Some(data_dir) = item.text("data_dir").map(PathBuf::from) else {
             self.problems.error(format!("{PLACE}.data_dir"), "it is required: the folder of the hub's file");
             return None;
@@ -87,7 +102,10 @@ impl Resolver<'_> {
                 deleted_retention: seconds("deleted_retention"),
                 public_url: public.as_ref().map(|public| public.url.clone()).unwrap_or_default(),
                 scim,
+                logouts,
             },
+            issuers: issuers.to_vec(),
+            services: services.clone(),
             public: public.map(|public| public.listener),
         })
     }

@@ -244,7 +244,7 @@ impl Resolver<'_> {
         let entrypoint = self.entrypoint(plugin);
         let issuers = self.issuers(own, &issuer_services);
         let revocation = self.revocation(own, document, &services);
-        let hub = self.hub(own);
+        let hub = self.hub(own, issuers.as_deref().unwrap_or_default(), &issuer_services);
         let mut proofs = self.proofs(own.section("dpop"));
         check.asserted = self.asserted(own, &issuer_services);
         check.resources = self.resources(own, issuers.as_deref(), &proofs);

@@ -1,4 +1,4 @@
-//! What identity providers reach of a hub: its public listener, and SCIM.
+//! What identity providers reach of a hub: its public listener, SCIM, and logout.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::hub::{HubListener, is_loopback};
 use super::resolve::Resolver;
 use super::section::Section;
-use crate::hub::{Link, MAX_ATTRIBUTES, MAX_LINKS, ScimSettings};
+use crate::hub::{Link, LogoutSettings, MAX_ATTRIBUTES, MAX_LINKS, ScimSettings};
 use crate::revocation::IssuerJoins;
 
 const PLACE: &str = "plugins.stepgate.hub";
@@ -78,12 +78,7 @@ impl Resolver<'_> {
         known: &BTreeMap<String, IssuerJoins>,
         own: Section<'_>,
     ) -> Option<ScimSettings> {
-        let name = item.text("name").unwrap_or_default();
-        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
-            let message = "required: up to 64 small letters, digits and hyphens; it is a part of the address";
-            self.problems.error(format!("{place}.name"), message);
-        }
+        let name = self.address_name(item, place);
         let texts = |name: &str| -> Vec<String> { item.texts(name).into_iter().map(str::to_owned).collect() };
         let token_files: Vec<PathBuf> = texts("token_files").into_iter().map(PathBuf::from).collect();
         if token_files.is_empty() {
@@ -108,7 +103,7 @@ impl Resolver<'_> {
             self.problems.error(format!("{place}.link"), message);
         }
         Some(ScimSettings {
-            name: name.to_owned(),
+            name,
             token_files,
             issuers,
             links,
@@ -118,6 +113,53 @@ impl Resolver<'_> {
             watched_groups: texts("watched_groups"),
             rate: u32::try_from(item.count("rate")).unwrap_or(u32::MAX),
         })
+    }
+
+    /// Addresses of logout tokens.
+    pub(super) fn logouts(&mut self, hub: Section<'_>, own: Section<'_>, verified: &[&str]) -> Vec<LogoutSettings> {
+        let listed = hub.at("logout").and_then(Value::as_array);
+        if listed.is_some_and(|listed| !listed.is_empty()) && hub.section("public").value.is_none() {
+            self.problems.error(format!("{PLACE}.logout"), "it needs `hub.public`, where providers reach it");
+        }
+        let mut logouts: Vec<LogoutSettings> = Vec::new();
+        for (at, item) in listed.into_iter().flatten().enumerate() {
+            let place = format!("{PLACE}.logout[{at}]");
+            let item = Section::of("plugins.stepgate.hub.logout[]", Some(item));
+            let name = self.address_name(item, &place);
+            if logouts.iter().any(|known| known.name == name) {
+                self.problems.error(format!("{place}.name"), "named twice");
+            }
+            let issuer = item.text("issuer").unwrap_or_default();
+            if !verified.contains(&issuer) {
+                let configured = own.at("issuers").and_then(Value::as_array).into_iter().flatten();
+                let is_known = configured.flat_map(super::issuers::issuer_names).any(|name| name == issuer);
+                let message = match is_known {
+                    true => {
+                        "the hub has no keys of this issuer: logout tokens need `jwks_url`, `discovery` or `jwks_file`"
+                    }
+                    false => "it is none of the configured issuers",
+                };
+                self.problems.error(format!("{place}.issuer"), message);
+            }
+            let client_ids: Vec<String> = item.texts("client_ids").into_iter().map(str::to_owned).collect();
+            if client_ids.is_empty() {
+                self.problems
+                    .error(format!("{place}.client_ids"), "required: the clients in `aud` of its logout tokens");
+            }
+            logouts.push(LogoutSettings { name, issuer: issuer.to_owned(), client_ids });
+        }
+        logouts
+    }
+
+    /// A name that is a part of an address.
+    fn address_name(&mut self, item: Section<'_>, place: &str) -> String {
+        let name = item.text("name").unwrap_or_default();
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
+            let message = "required: up to 64 small letters, digits and hyphens; it is a part of the address";
+            self.problems.error(format!("{place}.name"), message);
+        }
+        name.to_owned()
     }
 
     fn scim_links(

@@ -93,16 +93,22 @@ pub fn get<S: Read + Write>(
     read_answer(stream)
 }
 
-/// Sends a POST of JSON after which the connection ends; answers as `get`.
+/// The media type of JSON.
+pub const JSON: &str = "application/json";
+/// The media type of a form.
+pub const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Sends a POST after which the connection ends; answers as `get`.
 pub fn post<S: Read + Write>(
     mut stream: S,
     host: &str,
     path: &str,
+    media: &str,
     body: &str,
 ) -> std::io::Result<Option<(u16, BufReader<S>)>> {
     let length = body.len();
     let head = format!(
-        "POST {path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        "POST {path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: {media}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(format!("{head}{body}").as_bytes())?;
     read_answer(stream)

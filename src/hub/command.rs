@@ -6,7 +6,7 @@ use super::{HubSettings, LedgerError};
 use crate::revocation::{Change, Fold, Kind, PERMANENT};
 
 /// Bytes of a reason.
-const MAX_REASON_BYTES: usize = 256;
+pub(super) const MAX_REASON_BYTES: usize = 256;
 /// The bit of administrators among the sources that disable.
 const ADMIN: u8 = 0;
 /// Beyond the longest life of a token: clocks differ.
@@ -147,7 +147,7 @@ fn change(kind: Kind, action: Action, at: u32, now: u32, settings: &HubSettings)
     let retained = |life: u32| at.saturating_add(life).saturating_add(MARGIN);
     let denied = match kind {
         Kind::Session => retained(settings.session_retain),
-        Kind::Token => now.saturating_add(settings.retain).saturating_add(MARGIN),
+        Kind::Token => token_change(u32::MAX, now, settings).until,
         _ => now.saturating_add(DENIED),
     };
     let has_deny = matches!(kind, Kind::Session | Kind::Token | Kind::Key);
@@ -174,6 +174,12 @@ fn change(kind: Kind, action: Action, at: u32, now: u32, settings: &HubSettings)
         },
     };
     Ok(change)
+}
+
+/// The denial of a token that expires at `expires`: no longer than entries are kept.
+pub(super) fn token_change(expires: u32, now: u32, settings: &HubSettings) -> Change {
+    let until = expires.min(now.saturating_add(settings.retain)).saturating_add(MARGIN);
+    Change { deny: Some(true), until, ..Change::default() }
 }
 
 fn refused(action: Action, kind: Kind, why: &str) -> CommandError {

@@ -11,6 +11,10 @@ const ENTRIES: Table = Table("entry");
 /// The number of a change to its key.
 const LOG: Table = Table("log");
 const META: Table = Table("meta");
+/// Identifiers of tokens and events that were accepted, to the second until which they are remembered.
+const SEEN: Table = Table("seen");
+/// That second and the identifier.
+const SEEN_UNTIL: Table = Table("seen_until");
 
 /// Before the name of a source, in `meta`.
 const SOURCE: &[u8] = b"source:";
@@ -85,6 +89,17 @@ impl Batch<'_> {
     pub fn entry(&self, key: &Key) -> Result<Entry, LedgerError> {
         let known = self.writing.get(ENTRIES, key)?;
         Ok(known.as_deref().map(entry_of).transpose()?.map(|(_, entry)| entry).unwrap_or_default())
+    }
+
+    /// Remembers an identifier until `until`; false if it was remembered already.
+    pub fn is_first(&mut self, id: Key, until: u32) -> Result<bool, LedgerError> {
+        if self.writing.get(SEEN, &id)?.is_some() {
+            return Ok(false);
+        }
+        let until = until.to_be_bytes();
+        self.writing.put(SEEN, &id, &until)?;
+        self.writing.put(SEEN_UNTIL, &[until.as_slice(), &id].concat(), &[])?;
+        Ok(true)
     }
 
     /// Merges a change, and gives its number.
@@ -195,7 +210,7 @@ impl Ledger {
 
     /// Copies everything, as it is at one moment, to a new file.
     pub fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
-        Ok(self.state.copy_to(path, &[&[ENTRIES, LOG, META], super::scim::TABLES].concat())?)
+        Ok(self.state.copy_to(path, &[&[ENTRIES, LOG, META, SEEN, SEEN_UNTIL], super::scim::TABLES].concat())?)
     }
 
     /// Carries out `work` as one change of the file, all or nothing. What it merged is on disk when this returns, and comes in the order
@@ -291,6 +306,14 @@ impl Ledger {
         self.state.write(|writing| -> Result<(), LedgerError> {
             writing.put(META, b"swept", &now.to_be_bytes())?;
             over.iter().try_for_each(|(key, _)| writing.remove(ENTRIES, key))?;
+            for (row, _) in writing.rows_of(SEEN_UNTIL, &[], limit)? {
+                let Some((until, id)) = row.split_first_chunk::<4>() else { return Err(LedgerError::Format) };
+                if u32::from_be_bytes(*until) > now {
+                    break;
+                }
+                writing.remove(SEEN, id)?;
+                writing.remove(SEEN_UNTIL, &row)?;
+            }
             Ok(())
         })?;
         over.iter().for_each(|(_, kind)| self.count(*kind, false));

@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::LedgerError;
+use super::{LedgerError, LogoutError};
 use crate::telemetry::{Labels, Registrar, RoomMetrics};
 
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub struct HubMetrics {
     changes: Family<Labels, Counter>,
     failures: Counter,
     commit_nanoseconds: Counter,
+    logouts: Family<Labels, Counter>,
     scim_requests: Family<Labels, Counter>,
     scim_unmapped: Family<Labels, Gauge>,
     pub entries: Gauge,
@@ -28,6 +29,7 @@ impl RoomMetrics for HubMetrics {
             failures: registrar.counter("stepgate_hub_failed_commits", "Changes that could not be made durable"),
             commit_nanoseconds: registrar
                 .counter("stepgate_hub_commit_nanoseconds", "Time spent making changes durable, nanoseconds"),
+            logouts: registrar.counters("stepgate_hub_logout_tokens", "Logout tokens, by address and outcome"),
             scim_requests: registrar
                 .counters("stepgate_hub_scim_requests", "Requests of SCIM providers, by provider, method and status"),
             scim_unmapped: registrar.gauges(
@@ -52,6 +54,16 @@ impl HubMetrics {
         if !matches!(error, LedgerError::Full(_)) {
             self.failures.inc();
         }
+    }
+
+    pub fn logout(&self, name: &str, error: Option<&LogoutError>) {
+        let outcome = match error {
+            None => "applied",
+            Some(LogoutError::Invalid(_)) => "invalid",
+            Some(_) => "failed",
+        };
+        let labels = vec![("logout", name.to_owned()), ("outcome", outcome.to_owned())];
+        self.logouts.get_or_create(&labels).inc();
     }
 
     pub fn scim(&self, provider: &str, method: &str, status: u16) {

@@ -15,10 +15,8 @@ mod search;
 mod write;
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use http::{Method, StatusCode};
-use parking_lot::Mutex;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -29,6 +27,7 @@ use self::links::{Linker, Times};
 use self::schema::{ResourceType, Schemas};
 use self::search::Query;
 use super::command::MARGIN;
+use super::rate::Rate;
 use super::{Hub, LedgerError, is_same};
 use crate::state::Table;
 use crate::telemetry::chain;
@@ -47,8 +46,6 @@ pub(super) const TABLES: &[Table] = &[
 
 /// Depth of a body.
 const MAX_DEPTH: usize = 32;
-/// Requests at once, in seconds of the rate.
-const BURST_SECONDS: f64 = 5.0;
 /// Attributes that the configuration of a provider names.
 pub const MAX_ATTRIBUTES: usize = 8;
 /// Links of a provider.
@@ -100,14 +97,7 @@ pub(super) struct Provider {
     source: u8,
     /// `https://hub.example/scim/okta/v2`.
     base: String,
-    bucket: Mutex<Bucket>,
-}
-
-/// Requests that are still allowed.
-#[derive(Debug)]
-struct Bucket {
-    left: f64,
-    at: Instant,
+    rate: Rate,
 }
 
 /// A request to a provider.
@@ -124,29 +114,13 @@ pub struct ScimRequest {
 impl Provider {
     pub(super) fn new(settings: &ScimSettings, source: u8, public_url: &str) -> Self {
         let base = format!("{}/scim/{}/v2", public_url.trim_end_matches('/'), settings.name);
-        let left = f64::from(settings.rate) * BURST_SECONDS;
         Self {
             settings: settings.clone(),
             schemas: Schemas::new(&settings.attributes),
             source,
             base,
-            bucket: Mutex::new(Bucket { left, at: Instant::now() }),
+            rate: Rate::new(settings.rate),
         }
-    }
-
-    /// Takes one request from the bucket; otherwise the seconds until there is one.
-    fn take_turn(&self) -> Result<(), u64> {
-        let rate = f64::from(self.settings.rate);
-        let mut bucket = self.bucket.lock();
-        let now = Instant::now();
-        let since = now.saturating_duration_since(bucket.at).as_secs_f64();
-        bucket.left = (bucket.left + since * rate).min(rate * BURST_SECONDS);
-        bucket.at = now;
-        if bucket.left < 1.0 {
-            return Err(1);
-        }
-        bucket.left -= 1.0;
-        Ok(())
     }
 
     /// True for the credential of this provider. Waits for the disk.
@@ -170,11 +144,9 @@ impl Hub {
         else {
             return ScimAnswer::error(401, None, "the credential is none of this provider");
         };
-        let answer = match provider.take_turn() {
-            Ok(()) => self.scim_answer(provider, request),
-            Err(seconds) => {
-                ScimAnswer { retry_after: Some(seconds), ..ScimAnswer::error(429, None, "too many requests") }
-            }
+        let answer = match provider.rate.take() {
+            true => self.scim_answer(provider, request),
+            false => ScimAnswer { retry_after: Some(1), ..ScimAnswer::error(429, None, "too many requests") },
         };
         self.metrics.scim(name, request.method.as_str(), answer.status);
         answer

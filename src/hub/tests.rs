@@ -19,6 +19,7 @@ pub(super) fn settings(folder: &std::path::Path) -> HubSettings {
         deleted_retention: 400 * 86_400,
         public_url: String::new(),
         scim: Vec::new(),
+        logouts: Vec::new(),
         issuers: BTreeMap::from([(ISSUER.to_owned(), joins)]),
     }
 }

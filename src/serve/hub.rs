@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::{CommandError, Hub, LedgerError, Reader, RevocationRequest};
+use super::public::form;
+use crate::hub::{CommandError, Hub, LedgerError, LogoutError, Reader, RevocationRequest};
 use crate::telemetry::chain;
 
 /// Snapshots that are sent at the same time; further readers come again.
@@ -49,6 +50,7 @@ pub(super) fn feed_routes(hub: &Arc<Hub>, stopping: CancellationToken) -> Router
 pub(super) fn admin_routes(hub: &Arc<Hub>) -> Router {
     Router::new()
         .route("/v1/revocations", post(revoke))
+        .route("/v1/revoke", post(revoke_token))
         .route("/v1/hub/status", get(status))
         .route("/v1/hub/backup", post(back_up))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -102,6 +104,19 @@ async fn revoke(State(hub): State<Arc<Hub>>, body: Bytes) -> Response {
         Ok(Err(CommandError::Ledger(error))) => unavailable(&error),
         Ok(Err(error)) => answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
         Err(_) => later("the change was not made"),
+    }
+}
+
+/// `POST /v1/revoke` with the form `token` (RFC 7009): 200 also for a token that is accepted nowhere.
+async fn revoke_token(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Bytes) -> Response {
+    let Some(token) = form(&headers, &body, "token") else {
+        return answer(StatusCode::BAD_REQUEST, &json!({"error": "expected a form with one `token`"}));
+    };
+    let reason = form(&headers, &body, "reason").unwrap_or_default();
+    match hub.revoke_token(&token, &reason, "admin_socket").await {
+        Ok(seq) => answer(StatusCode::OK, &json!({ "seq": seq })),
+        Err(LogoutError::Ledger(error)) => unavailable(&error),
+        Err(error) => later(&error.to_string()),
     }
 }
 

@@ -8,16 +8,20 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::any;
+use axum::routing::{any, post};
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::hub::bearer_of;
-use crate::hub::{Hub, ScimAnswer, ScimRequest};
+use crate::hub::{Hub, LogoutError, ScimAnswer, ScimRequest};
+use crate::telemetry::chain;
 
 /// Connections; beyond, the oldest is closed once it waits for a request.
 pub(super) const MAX_CONNECTIONS: usize = 2_048;
 /// Bytes of a request.
 const MAX_BODY_BYTES: usize = 1 << 20;
+/// Bytes of a form.
+const MAX_FORM_BYTES: usize = 16 << 10;
 /// Requests that are carried out at the same time, or wait for the disk.
 const MAX_IN_FLIGHT: usize = 256;
 /// A provider gets its answer within that, or comes again.
@@ -35,6 +39,7 @@ pub(super) fn routes(hub: &Arc<Hub>) -> Router {
         .route("/scim/{provider}/v2", any(scim))
         .route("/scim/{provider}/v2/", any(scim))
         .route("/scim/{provider}/v2/{*rest}", any(scim))
+        .route("/logout/{name}", post(logout))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(listener)
 }
@@ -79,6 +84,55 @@ async fn scim(
         Ok(Err(_)) | Err(_) => busy("the request was not carried out in time"),
     };
     response(answer)
+}
+
+/// `POST /logout/<name>` with the form `logout_token` (OpenID Connect Back-Channel Logout 1.0, section 2.5).
+async fn logout(
+    State(listener): State<PublicListener>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let Some(token) = form(&headers, &body, "logout_token") else {
+        return logout_answer(&Err(LogoutError::Invalid("expected a form with one `logout_token`".to_owned())));
+    };
+    let Ok(_permit) = listener.in_flight.try_acquire() else { return logout_answer(&Err(LogoutError::Busy)) };
+    let outcome = tokio::time::timeout(DEADLINE, Arc::clone(&listener.hub).log_out(&name, &token)).await;
+    logout_answer(&outcome.unwrap_or(Err(LogoutError::Keys)))
+}
+
+fn logout_answer(outcome: &Result<(), LogoutError>) -> Response {
+    let (status, retry) = match outcome {
+        Ok(()) => (StatusCode::OK, None),
+        Err(LogoutError::Absent) => (StatusCode::NOT_FOUND, None),
+        Err(LogoutError::Invalid(_)) => (StatusCode::BAD_REQUEST, None),
+        Err(LogoutError::Busy) => (StatusCode::TOO_MANY_REQUESTS, Some(1)),
+        Err(LogoutError::Keys | LogoutError::Ledger(_)) => (StatusCode::SERVICE_UNAVAILABLE, Some(30)),
+    };
+    let mut response = match outcome {
+        Ok(()) => status.into_response(),
+        Err(error) => {
+            if let LogoutError::Ledger(error) = error {
+                tracing::error!(error = chain(error), "a logout token was not carried out");
+            }
+            let code = if status == StatusCode::BAD_REQUEST { "invalid_request" } else { "temporarily_unavailable" };
+            let body = json!({"error": code, "error_description": error.to_string()});
+            (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+        }
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().extend(retry.map(|seconds: u64| (header::RETRY_AFTER, HeaderValue::from(seconds))));
+    response
+}
+
+/// The one value of this name in a form; `None` for another type, a longer body, or several.
+pub(super) fn form(headers: &HeaderMap, body: &[u8], name: &str) -> Option<String> {
+    let media = headers.get(header::CONTENT_TYPE)?.to_str().ok()?.split(';').next()?.trim();
+    if !media.eq_ignore_ascii_case("application/x-www-form-urlencoded") || body.len() > MAX_FORM_BYTES {
+        return None;
+    }
+    let mut values = url::form_urlencoded::parse(body).filter(|(known, _)| known == name).map(|(_, value)| value);
+    values.next().filter(|_| values.next().is_none()).map(std::borrow::Cow::into_owned)
 }
 
 fn busy(why: &str) -> ScimAnswer {

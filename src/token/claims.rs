@@ -410,7 +410,7 @@ fn date(payload: &Value, name: &'static str) -> Result<Option<i64>, TokenError> 
 }
 
 /// Seconds since the epoch, however JSON spells the number; nothing where it is none, or no date before the year 10000.
-pub(super) fn numeric_date(value: &Value) -> Option<i64> {
+pub fn numeric_date(value: &Value) -> Option<i64> {
     let Value::Number(number) = value else { return None };
     match number.as_f64() {
         #[expect(clippy::cast_possible_truncation, reason = "the range is checked, rounding down is meant")]

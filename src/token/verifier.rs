@@ -19,8 +19,7 @@ use super::dpop::{self, Proofs};
 use super::error::TokenError;
 use super::extract::{Location, find_token, without_tokens};
 use super::introspection::{Endpoint, IntrospectionSettings, Introspector};
-use super::issuer::{ClaimsChallenge, Issuer, IssuerSettings, KeySource};
-use super::keyset::KeySet;
+use super::issuer::{ClaimsChallenge, Issuer, IssuerSettings, KEY_WAIT, KeySource};
 use super::workload;
 use crate::clock::Clock;
 use crate::opa::input::{Attributes, Http};
@@ -547,38 +546,12 @@ impl Verifier {
         let Unverified { header, payload, signed, signature } = unverified;
         let claims = Claims::check(payload, header.typ.as_deref(), &issuer.settings, self.clock.now())?;
 
-        let (key, generation) = self.verifying_key(issuer, &header, signed, signature, deadline).await?;
+        // A check does not wait longer for keys.
+        let deadline = deadline.min(Instant::now() + KEY_WAIT);
+        let (key, generation) = issuer.verifying_key(&header, signed, signature, &self.clock, deadline).await?;
         let document = document(issuer, Some(&header), &claims);
         let voucher = VerifiedBy::Key { fingerprint: key, generation: AtomicU64::new(generation) };
         Ok(Verified::new(issuer, claims, document, voucher, digest_of(signed)))
-    }
-
-    /// The key that verifies the signature. A token that names an unknown key, or comes before any key was loaded, may
-    /// wait for one refresh.
-    async fn verifying_key(
-        &self,
-        issuer: &Issuer,
-        header: &TokenHeader,
-        signed: &str,
-        signature: &str,
-        deadline: Instant,
-    ) -> Result<([u8; 32], u64), TokenError> {
-        for refreshed in [false, true] {
-            let generation = issuer.generation();
-            let keys = issuer.keys(self.clock.now());
-            let failure = match keys.as_deref().map(|keys| try_keys(keys, header, signed, signature)) {
-                Some(Ok(key)) => return Ok((key, generation)),
-                Some(Err(failure)) => failure,
-                None => TokenError::KeysUnavailable,
-            };
-            // The right key may just not be here yet, also under a known name: a restored provider has new keys under old names. The gate
-            // bounds what made-up tokens can bring about.
-            if refreshed {
-                return Err(failure);
-            }
-            issuer.refresh(self.clock.now(), deadline).await;
-        }
-        Err(TokenError::UnknownKey)
     }
 }
 
@@ -587,17 +560,6 @@ pub(super) fn digest_of(text: &str) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
     bytes
-}
-
-fn try_keys(keys: &KeySet, header: &TokenHeader, signed: &str, signature: &str) -> Result<[u8; 32], TokenError> {
-    let mut tried = false;
-    for key in keys.candidates(header.kid.as_deref(), header.alg) {
-        tried = true;
-        if key.verify(header.alg, signed.as_bytes(), signature) {
-            return Ok(key.fingerprint());
-        }
-    }
-    Err(if tried { TokenError::BadSignature } else { TokenError::UnknownKey })
 }
 
 /// `input.jwt`; a token that only its issuer can read has no header.

@@ -19,7 +19,7 @@ OKTA_DEACTIVATES = {'schemas': [PATCH], 'Operations': [{'op': 'replace', 'value'
 
 
 class Hub:
-    def __init__(self, issuer=ISSUER, link=None, rate=100, **more):
+    def __init__(self, issuer=ISSUER, link=None, rate=100, keys=None, **more):
         self.folder = tempfile.mkdtemp(prefix='stepgate-hub-')
         self.feed, self.public = free_port(), free_port()
         self.socket = os.path.join(self.folder, 'hub.sock')
@@ -29,7 +29,8 @@ class Hub:
                'public': {'addr': f'127.0.0.1:{self.public}', 'url': f'http://127.0.0.1:{self.public}'},
                'scim': [{'name': 'okta', 'token_files': [os.path.join(self.folder, 'token')], 'issuers': [issuer],
                          'link': link or [{'attribute': 'externalId', 'join': 'sub'}], 'rate': rate}], **more}
-        issuers = [{'issuer': issuer, 'audiences': [AUDIENCE], 'algorithms': ['RS256'], 'jwks_url': f'{issuer}/jwks'}]
+        issuers = [{'issuer': issuer, 'audiences': [AUDIENCE], 'algorithms': ['RS256', 'ES256'],
+                    **(keys or {'jwks_url': f'{issuer}/jwks'})}]
         self.config = os.path.join(self.folder, 'hub.json')
         with open(self.config, 'w') as file:
             json.dump({'plugins': {'stepgate': {'hub': hub, 'issuers': issuers}}}, file)

@@ -4,5 +4,6 @@ mod bundles;
 mod decision_log;
 mod discovery;
 mod hub;
+mod logout;
 mod revocation;
 mod scim;

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 import pytest
 from demo_revocation import departure
 from expect import eq
+from harness import wait
 from hub import TOKEN, Hub
+from provider import POLICY, key, node
+from stack import AUDIENCE, Stack
 
 TOOLS = os.path.dirname(sys.executable)
 # The suite wants 200 with the group; Entra wants 204, and a group of 10,000 members is not sent back.
@@ -42,3 +45,28 @@ def test_scim_sanity_finds_what_is_so_on_purpose(hub: Hub) -> None:
     eq(set(failed), SANITY_FAILURES, str(failed))
     assert all('204' in message for message in failed.values()), failed
     assert sum(result['status'] == 'pass' for result in results) >= 25, results
+
+
+def test_a_real_provider_logs_a_session_out(tmp_path) -> None:
+    issuer, jwk = 'https://sso.acme.example', key()
+    public = {name: value for name, value in jwk.items() if name != 'd'}
+    keys = {'jwks': {'keys': [public]}}
+    policy = tmp_path / 'policy.rego'
+    policy.write_text(POLICY)
+    logout = [{'name': 'acme', 'issuer': issuer, 'client_ids': ['shop']}]
+    with Hub(issuer, keys=keys, logout=logout) as hub:
+        services, own = hub.sidecar()
+        own['issuers'] = [{'issuer': issuer, 'audiences': [AUDIENCE], 'algorithms': ['ES256'], **keys}]
+        with Stack([str(policy)], config=services, stepgate=own, plugin={'path': 'api/allow'}) as stack:
+            sessions = [{'sub': 'alice', 'sid': 's1'}, {'sub': 'alice', 'sid': 's2'}]
+            tokens = node('logout.mjs', issuer=issuer, jwk=jwk, audience=AUDIENCE, tokens=sessions).split()
+            for token in tokens:
+                eq(stack.request('GET', '/', token=token).status, 200, 'before')
+            sent = node('logout.mjs', issuer=issuer, jwk=jwk, logout=sessions[0], to=f'http://127.0.0.1:{hub.public}/logout/acme')
+            eq(sent, 'sent', hub.log()[-2000:])
+            wait(lambda: stack.request('GET', '/', token=tokens[0]).status == 401, 'the session ends')
+            assert '"session_revoked"' in stack.request('GET', '/', token=tokens[0]).body
+            eq(stack.request('GET', '/', token=tokens[1]).status, 200, 'the other session')
+            foreign = node('logout.mjs', issuer=issuer, jwk=key(), logout=sessions[1], to=f'http://127.0.0.1:{hub.public}/logout/acme')
+            assert '400' in foreign, foreign
+            eq(stack.request('GET', '/', token=tokens[1]).status, 200, 'a key that is not the issuer\'s')

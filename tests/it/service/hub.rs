@@ -32,19 +32,23 @@ pub(super) fn document(folder: &Path, more: Value) -> Value {
     json!({"plugins": {"stepgate": {"hub": hub, "issuers": [issuer]}}})
 }
 
-fn socket(folder: &Path) -> PathBuf {
+pub(super) fn socket(folder: &Path) -> PathBuf {
     folder.join("hub.sock")
 }
 
 pub(super) async fn start(folder: &Path, more: Value) -> anyhow::Result<HubApp> {
-    let (config, problems) = resolve(&Document::of(document(folder, more)), None);
+    start_with(document(folder, more)).await
+}
+
+pub(super) async fn start_with(document: Value) -> anyhow::Result<HubApp> {
+    let (config, problems) = resolve(&Document::of(document), None);
     assert!(problems.errors.is_empty(), "{:?}", problems.errors);
     let hub = config.and_then(|config| config.hub).expect("a hub");
     HubApp::start(hub, Clock::fixed(NOW)).await
 }
 
 /// `stepgate revoke` at the hub of `folder`.
-async fn revoke(folder: &Path, arguments: &[&str]) -> Output {
+pub(super) async fn revoke(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = program();
     command.arg("revoke").args(arguments).args(["--reason", "left"]).arg("--socket").arg(socket(folder));
     tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends")

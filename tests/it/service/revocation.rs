@@ -193,7 +193,12 @@ impl Bench {
         crate::harness::merge(&mut claims, more);
         // Members that are null are left out.
         claims.as_object_mut().expect("claims").retain(|_, value| !value.is_null());
-        let signed = signing_input(&json!({"alg": "ES256", "kid": "k"}).to_string(), &claims.to_string());
+        self.sign(&json!({"alg": "ES256", "kid": "k"}), &claims)
+    }
+
+    /// Any JWT of the issuer.
+    pub fn sign(&self, header: &Value, claims: &Value) -> String {
+        let signed = signing_input(&header.to_string(), &claims.to_string());
         format!("{signed}.{}", self.key.sign(signed.as_bytes()).expect("it signs"))
     }
 

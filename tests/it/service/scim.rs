@@ -543,17 +543,21 @@ async fn a_directory_that_asks_too_fast_comes_again() {
 }
 
 #[test]
-fn the_configuration_of_the_page_is_accepted() {
+fn the_configurations_of_the_page_are_accepted() {
     let page = std::fs::read_to_string("docs/operate/revocation.md").expect("the page");
-    let block = super::hub::block(&page, "## Let a directory disable users", "yaml");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("hub.yaml");
-    std::fs::write(&file, block).expect("it is written");
-    let document = stepgate::config::Document::load(Some(&file), &[], &[], &Default::default()).expect("it is read");
-    let (config, problems) = stepgate::config::resolve(&document, None);
-    assert!(problems.errors.is_empty() && problems.warnings.is_empty(), "{problems:?}");
-    let hub = config.and_then(|config| config.hub).expect("a hub");
-    assert_eq!(hub.settings.scim.len(), 1);
+    for (heading, directories, logouts) in
+        [("## Let a directory disable users", 1, 0), ("## Let a provider end sessions", 0, 1)]
+    {
+        std::fs::write(&file, super::hub::block(&page, heading, "yaml")).expect("it is written");
+        let document =
+            stepgate::config::Document::load(Some(&file), &[], &[], &Default::default()).expect("it is read");
+        let (config, problems) = stepgate::config::resolve(&document, None);
+        assert!(problems.errors.is_empty() && problems.warnings.is_empty(), "{problems:?}");
+        let hub = config.and_then(|config| config.hub).expect("a hub");
+        assert_eq!((hub.settings.scim.len(), hub.settings.logouts.len()), (directories, logouts));
+    }
 }
 
 #[test]

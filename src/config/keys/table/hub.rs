@@ -203,4 +203,28 @@ pub const KEYS: &[Key] = &[
         Is("100"),
         "Requests per second, five seconds' worth at once; beyond, 429 with `Retry-After`.",
     ),
+    key(
+        "plugins.stepgate.hub.logout",
+        Kind::Sections,
+        NONE,
+        "Providers that send logout tokens (OpenID Connect Back-Channel Logout), each to `<public.url>/logout/<name>`.",
+    ),
+    key(
+        "plugins.stepgate.hub.logout[].name",
+        Kind::String,
+        REQUIRED,
+        "The provider in the address and in metrics: small letters, digits and hyphens.",
+    ),
+    key(
+        "plugins.stepgate.hub.logout[].issuer",
+        Kind::String,
+        REQUIRED,
+        "The issuer that signs them; one of `issuers` with keys.",
+    ),
+    key(
+        "plugins.stepgate.hub.logout[].client_ids",
+        Kind::Strings,
+        REQUIRED,
+        "The clients for which they are: one must be in `aud`.",
+    ),
 ];
