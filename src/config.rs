@@ -27,6 +27,7 @@ mod scim;
 mod section;
 mod services;
 mod status;
+mod streams;
 mod tracing;
 mod workloads;
 

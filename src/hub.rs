@@ -10,6 +10,8 @@ mod metrics;
 mod rate;
 mod readers;
 mod scim;
+mod ssf;
+mod unmatched;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,9 @@ use self::readers::Published;
 pub use self::readers::Reader;
 use self::scim::Provider;
 pub use self::scim::{Link, MAX_ATTRIBUTES, MAX_LINKS, ScimAnswer, ScimRequest, ScimSettings};
+use self::ssf::Stream;
+pub use self::ssf::{Dialect, EventOutcome, PollSettings, SessionRevoked, SetError, StreamSettings, VerifySettings};
+use self::unmatched::UnmatchedEvents;
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
 use crate::revocation::{Header, IssuerJoins, Line, encode};
@@ -93,6 +98,8 @@ pub struct Hub {
     logouts: Vec<Logout>,
     /// Issuers with their keys.
     issuers: Vec<Arc<Issuer>>,
+    streams: Vec<Arc<Stream>>,
+    unmatched: UnmatchedEvents,
 }
 
 impl std::fmt::Debug for Hub {
@@ -120,6 +127,8 @@ impl Hub {
             providers,
             logouts: settings.logouts.iter().map(Logout::new).collect(),
             issuers: Vec::new(),
+            streams: Vec::new(),
+            unmatched: UnmatchedEvents::default(),
             settings,
             ledger,
             clock,
@@ -137,6 +146,23 @@ impl Hub {
     /// The same, with issuers whose signatures it verifies.
     pub fn with_issuers(self, issuers: Vec<Arc<Issuer>>) -> Self {
         Self { issuers, ..self }
+    }
+
+    /// The same, with streams of events, each with its transmitter.
+    ///
+    /// # Errors
+    /// The ledger cannot be written, or knows too many sources.
+    pub fn with_streams(mut self, streams: Vec<(StreamSettings, Arc<Issuer>)>) -> Result<Self, LedgerError> {
+        for (settings, transmitter) in streams {
+            let source = self.ledger.source(&format!("ssf/{}", settings.name))?;
+            self.streams.push(Arc::new(Stream::new(&settings, source, transmitter, self.clock.now())));
+        }
+        Ok(self)
+    }
+
+    /// Events that named no one here, oldest first.
+    pub fn unmatched(&self) -> Value {
+        self.unmatched.list()
     }
 
     /// Makes a change of the ledger, and publishes what it merged. It is durable when this returns. Waits for earlier changes and for the disk.
@@ -299,6 +325,7 @@ impl Hub {
             Err(_) => {}
         }
         self.metrics.entries.set(i64::try_from(self.ledger.len()).unwrap_or(i64::MAX));
+        self.publish_ages();
         let line = Line::Confirmed { as_of: self.as_of.load(Ordering::Acquire) }.text().into();
         let _ = self.lines.send(Published { seq: None, line });
         swept.unwrap_or_default()
@@ -307,6 +334,7 @@ impl Hub {
     /// Starts its own task.
     pub fn start(self: &Arc<Self>, lifecycle: &Lifecycle) {
         lifecycle.spawn_until_stop(Arc::clone(self).run());
+        ssf::start(self, lifecycle);
     }
 
     pub fn max_readers(&self) -> usize {

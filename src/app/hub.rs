@@ -97,8 +97,11 @@ pub(super) async fn start_hub(
         .create(&data_dir)
         .with_context(|| format!("hub.data_dir: `{}` cannot be made", data_dir.display()))?;
     let issuers = start_issuers(config.issuers, &config.services, metrics, &clock, lifecycle);
-    let hub = Hub::open(config.settings, clock, metrics.of()).context("hub.data_dir")?;
-    let hub = Arc::new(hub.with_issuers(issuers));
+    let hub = Hub::open(config.settings, clock.clone(), metrics.of()).context("hub.data_dir")?;
+    let (streams, transmitters): (Vec<_>, Vec<_>) = config.streams.into_iter().unzip();
+    let transmitters = start_issuers(transmitters, &config.services, metrics, &clock, lifecycle);
+    let hub = hub.with_issuers(issuers).with_streams(streams.into_iter().zip(transmitters).collect())?;
+    let hub = Arc::new(hub);
     let tls = config.tls.map(|settings| load_tls(settings, "plugins.stepgate.hub.tls")).transpose()?;
     let tls = tls.map(Arc::new);
     if let Some(tls) = &tls {

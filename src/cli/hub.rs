@@ -36,6 +36,8 @@ pub struct Hub {
 enum HubCommand {
     /// Show the state of a running hub: entries, readers, the last change
     Status(Socket),
+    /// List the last security events that named no one here: time, source, event and the hash of its `jti`
+    Unmatched(Socket),
     /// Copy the file of a running hub, as it is at one moment
     Backup {
         /// The new file
@@ -161,6 +163,11 @@ impl Hub {
             Some(HubCommand::Status(socket)) => {
                 let status = answer(get(socket.connect()?, "HTTP/1.0", "hub", "/v1/hub/status")?)?;
                 println!("{status:#}");
+            }
+            Some(HubCommand::Unmatched(socket)) => {
+                let listed = answer(get(socket.connect()?, "HTTP/1.0", "hub", "/v1/hub/unmatched")?)?;
+                let listed = listed.get("unmatched").and_then(Value::as_array);
+                listed.into_iter().flatten().for_each(|event| println!("{event}"));
             }
             Some(HubCommand::Backup { file, socket }) => {
                 let path = std::path::absolute(&file)?;

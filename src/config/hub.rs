@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::issuers::issuer_names;
 use super::resolve::Resolver;
 use super::section::Section;
+use super::streams::Stream;
 use crate::hub::HubSettings;
 use crate::remote::service::ServiceSettings;
 use crate::serve::{Address, TlsSettings};
@@ -35,6 +36,8 @@ pub struct HubConfig {
     pub settings: HubSettings,
     /// Issuers whose signatures it verifies.
     pub issuers: Vec<IssuerSettings>,
+    /// Streams of events, with their transmitters.
+    pub streams: Vec<Stream>,
     /// Services that have keys of issuers.
     pub services: BTreeMap<String, ServiceSettings>,
 }
@@ -81,6 +84,7 @@ impl Resolver<'_> {
         let with_keys = issuers.iter().filter(|issuer| issuer.keys != KeySource::Introspection);
         let verified: Vec<&str> = with_keys.map(|issuer| issuer.issuer.as_str()).collect();
         let logouts = self.logouts(item, own, &verified);
+        let streams = self.streams(item, &joins, &scim, services);
         let Some(data_dir) = item.text("data_dir").map(PathBuf::from) else {
             self.problems.error(format!("{PLACE}.data_dir"), "it is required: the folder of the hub's file");
             return None;
@@ -105,6 +109,7 @@ impl Resolver<'_> {
                 logouts,
             },
             issuers: issuers.to_vec(),
+            streams,
             services: services.clone(),
             public: public.map(|public| public.listener),
         })

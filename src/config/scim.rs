@@ -152,7 +152,7 @@ impl Resolver<'_> {
     }
 
     /// A name that is a part of an address.
-    fn address_name(&mut self, item: Section<'_>, place: &str) -> String {
+    pub(super) fn address_name(&mut self, item: Section<'_>, place: &str) -> String {
         let name = item.text("name").unwrap_or_default();
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {

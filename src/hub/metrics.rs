@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::{LedgerError, LogoutError};
+use super::{EventOutcome, LedgerError, LogoutError};
 use crate::telemetry::{Labels, Registrar, RoomMetrics};
 
 #[derive(Debug)]
@@ -15,6 +15,9 @@ pub struct HubMetrics {
     failures: Counter,
     commit_nanoseconds: Counter,
     logouts: Family<Labels, Counter>,
+    events: Family<Labels, Counter>,
+    source_age: Family<Labels, Gauge>,
+    streams_enabled: Family<Labels, Gauge>,
     scim_requests: Family<Labels, Counter>,
     scim_unmapped: Family<Labels, Gauge>,
     pub entries: Gauge,
@@ -30,6 +33,11 @@ impl RoomMetrics for HubMetrics {
             commit_nanoseconds: registrar
                 .counter("stepgate_hub_commit_nanoseconds", "Time spent making changes durable, nanoseconds"),
             logouts: registrar.counters("stepgate_hub_logout_tokens", "Logout tokens, by address and outcome"),
+            events: registrar.counters("stepgate_hub_events", "Security events, by source, type and outcome"),
+            source_age: registrar
+                .gauges("stepgate_hub_source_age_seconds", "Seconds since a stream was last heard of, by source"),
+            streams_enabled: registrar
+                .gauges("stepgate_hub_stream_enabled", "Set to 0 when a transmitter says that a stream is paused"),
             scim_requests: registrar
                 .counters("stepgate_hub_scim_requests", "Requests of SCIM providers, by provider, method and status"),
             scim_unmapped: registrar.gauges(
@@ -64,6 +72,20 @@ impl HubMetrics {
         };
         let labels = vec![("logout", name.to_owned()), ("outcome", outcome.to_owned())];
         self.logouts.get_or_create(&labels).inc();
+    }
+
+    pub fn event(&self, source: &str, event: &'static str, outcome: EventOutcome) {
+        let labels =
+            vec![("source", source.to_owned()), ("type", event.to_owned()), ("outcome", outcome.name().to_owned())];
+        self.events.get_or_create(&labels).inc();
+    }
+
+    pub fn source_age(&self, source: &str, seconds: i64) {
+        self.source_age.get_or_create(&vec![("source", source.to_owned())]).set(seconds);
+    }
+
+    pub fn stream_enabled(&self, source: &str, is_enabled: bool) {
+        self.streams_enabled.get_or_create(&vec![("source", source.to_owned())]).set(i64::from(is_enabled));
     }
 
     pub fn scim(&self, provider: &str, method: &str, status: u16) {

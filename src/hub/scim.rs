@@ -14,6 +14,7 @@ mod schema;
 mod search;
 mod write;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use http::{Method, StatusCode};
@@ -29,6 +30,7 @@ use self::search::Query;
 use super::command::MARGIN;
 use super::rate::Rate;
 use super::{Hub, LedgerError, is_same};
+use crate::revocation::Key;
 use crate::state::Table;
 use crate::telemetry::chain;
 use crate::value::{DuplicateKeys, JsonLimits, parse_json, to_serde_json};
@@ -303,6 +305,28 @@ impl Hub {
         }
         Ok(())
     }
+}
+
+/// The keys of the one user that has a name or an address, in each of these providers.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn keys_of_address(hub: &Hub, providers: &[String], address: &str) -> Result<BTreeSet<Key>, LedgerError> {
+    let mut keys = BTreeSet::new();
+    for provider in hub.providers.iter().filter(|known| providers.contains(&known.settings.name)) {
+        let mut found = BTreeSet::new();
+        for attribute in ["userName", "emails"] {
+            let users = directory::find(&hub.ledger, provider.source, ResourceType::User, attribute, address)?;
+            found.extend(users.unwrap_or_default());
+        }
+        // An address of several is no one's.
+        if let (Some(id), 1) = (found.first(), found.len())
+            && let Some(user) = directory::get(&hub.ledger, provider.source, ResourceType::User, *id)?
+        {
+            keys.extend(hub.linker(provider).keys(&user));
+        }
+    }
+    Ok(keys)
 }
 
 /// The body of a request, an object.

@@ -185,9 +185,9 @@ async fn not_found(State(listener_config): State<HttpListenerConfig>) -> Respons
         }
         ListenerKind::Admin(_) => "POST /v1/bundles/<name>/refresh and everything of the API",
         ListenerKind::Feed(_) => "/v1/feed, /v1/snapshot, /health, /live, /ready and /metrics",
-        ListenerKind::HubPublic(_) => "/scim/<provider>/v2, /logout/<name>, /live and /ready",
+        ListenerKind::HubPublic(_) => "/scim/<provider>/v2, /logout/<name>, /ssf/<name>/events, /live and /ready",
         ListenerKind::HubAdmin(_) => {
-            "POST /v1/revocations, POST /v1/revoke, POST /v1/hub/backup, /v1/hub/status, /health, /live, /ready and /metrics"
+            "POST /v1/revocations, POST /v1/revoke, POST /v1/hub/backup, /v1/hub/status, /v1/hub/unmatched, /health, /live, /ready and /metrics"
         }
     };
     let body = serde_json::json!({"code": "resource_not_found", "message": format!("stepgate serves {offered} here")});

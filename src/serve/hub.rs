@@ -52,6 +52,7 @@ pub(super) fn admin_routes(hub: &Arc<Hub>) -> Router {
         .route("/v1/revocations", post(revoke))
         .route("/v1/revoke", post(revoke_token))
         .route("/v1/hub/status", get(status))
+        .route("/v1/hub/unmatched", get(unmatched))
         .route("/v1/hub/backup", post(back_up))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::clone(hub))
@@ -123,6 +124,11 @@ async fn revoke_token(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Byt
 /// `GET /v1/hub/status`.
 async fn status(State(hub): State<Arc<Hub>>) -> Response {
     answer(StatusCode::OK, &hub.status())
+}
+
+/// `GET /v1/hub/unmatched`.
+async fn unmatched(State(hub): State<Arc<Hub>>) -> Response {
+    answer(StatusCode::OK, &json!({"unmatched": hub.unmatched()}))
 }
 
 /// `POST /v1/hub/backup` with the path of a new file on the hub's machine.

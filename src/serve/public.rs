@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::hub::bearer_of;
-use crate::hub::{Hub, LogoutError, ScimAnswer, ScimRequest};
+use crate::hub::{Hub, LogoutError, ScimAnswer, ScimRequest, SetError};
 use crate::telemetry::chain;
 
 /// Connections; beyond, the oldest is closed once it waits for a request.
@@ -22,6 +22,9 @@ pub(super) const MAX_CONNECTIONS: usize = 2_048;
 const MAX_BODY_BYTES: usize = 1 << 20;
 /// Bytes of a form.
 const MAX_FORM_BYTES: usize = 16 << 10;
+/// The media type of a SET, and its bytes at most.
+const SET_MEDIA: &str = "application/secevent+jwt";
+const MAX_SET_BYTES: usize = 64 << 10;
 /// Requests that are carried out at the same time, or wait for the disk.
 const MAX_IN_FLIGHT: usize = 256;
 /// A provider gets its answer within that, or comes again.
@@ -40,6 +43,7 @@ pub(super) fn routes(hub: &Arc<Hub>) -> Router {
         .route("/scim/{provider}/v2/", any(scim))
         .route("/scim/{provider}/v2/{*rest}", any(scim))
         .route("/logout/{name}", post(logout))
+        .route("/ssf/{name}/events", post(events))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(listener)
 }
@@ -123,6 +127,45 @@ fn logout_answer(outcome: &Result<(), LogoutError>) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().extend(retry.map(|seconds: u64| (header::RETRY_AFTER, HeaderValue::from(seconds))));
     response
+}
+
+/// `POST /ssf/<name>/events` with a SET (RFC 8935): 202 once it is on disk.
+async fn events(
+    State(listener): State<PublicListener>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_set = media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case(SET_MEDIA));
+    let text = std::str::from_utf8(&body).ok().filter(|text| is_set && text.len() <= MAX_SET_BYTES);
+    let Some(text) = text else {
+        let message = format!("expected {SET_MEDIA} of at most {MAX_SET_BYTES} bytes");
+        return set_answer(&Err(SetError::Invalid("invalid_request", message)));
+    };
+    let Ok(_permit) = listener.in_flight.try_acquire() else { return set_answer(&Err(SetError::Keys)) };
+    let bearer = bearer_of(&headers);
+    let outcome = tokio::time::timeout(DEADLINE, listener.hub.receive(&name, bearer, text.trim())).await;
+    set_answer(&outcome.unwrap_or(Err(SetError::Keys)))
+}
+
+fn set_answer(outcome: &Result<(), SetError>) -> Response {
+    match outcome {
+        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Err(SetError::Absent) => StatusCode::NOT_FOUND.into_response(),
+        Err(SetError::Invalid(code, description)) => {
+            let body = json!({"err": code, "description": description}).to_string();
+            let language = (header::CONTENT_LANGUAGE, "en");
+            (StatusCode::BAD_REQUEST, [(header::CONTENT_TYPE, "application/json"), language], body).into_response()
+        }
+        // Never 400: the transmitter would drop the event.
+        Err(error) => {
+            if let SetError::Ledger(error) = error {
+                tracing::error!(error = chain(error), "a SET was not carried out");
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "30")]).into_response()
+        }
+    }
 }
 
 /// The one value of this name in a form; `None` for another type, a longer body, or several.

@@ -34,11 +34,30 @@ pub async fn verify_signature(
     deadline: Instant,
 ) -> Result<SignedJwt, TokenError> {
     let unverified = Unverified::parse(token)?;
-    let issuer = issuers
-        .iter()
-        .filter(|issuer| issuer.settings.keys != KeySource::Introspection)
-        .find(|issuer| unverified.issuer() == Some(&issuer.settings.issuer))
-        .ok_or(TokenError::UnknownIssuer)?;
+    let mut with_keys = issuers.iter().filter(|issuer| issuer.settings.keys != KeySource::Introspection);
+    let issuer = with_keys.find(|issuer| unverified.issuer() == Some(&issuer.settings.issuer));
+    verify(issuer.ok_or(TokenError::UnknownIssuer)?, unverified, clock, deadline).await
+}
+
+/// Verifies the signature of `token` with the keys of this issuer, whatever its `iss` says. Waits for keys until `deadline`.
+///
+/// # Errors
+/// It is no JWT, signed by another key or algorithm, or there are no keys.
+pub async fn verify_signature_of(
+    issuer: &Arc<Issuer>,
+    token: &str,
+    clock: &Clock,
+    deadline: Instant,
+) -> Result<SignedJwt, TokenError> {
+    verify(issuer, Unverified::parse(token)?, clock, deadline).await
+}
+
+async fn verify(
+    issuer: &Arc<Issuer>,
+    unverified: Unverified<'_>,
+    clock: &Clock,
+    deadline: Instant,
+) -> Result<SignedJwt, TokenError> {
     let Unverified { header, payload, signed, signature } = unverified;
     if !issuer.settings.algorithms.contains(&header.alg) {
         return Err(TokenError::Algorithm);

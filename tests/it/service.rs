@@ -7,3 +7,4 @@ mod hub;
 mod logout;
 mod revocation;
 mod scim;
+mod ssf;

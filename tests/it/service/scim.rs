@@ -547,16 +547,19 @@ fn the_configurations_of_the_page_are_accepted() {
     let page = std::fs::read_to_string("docs/operate/revocation.md").expect("the page");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("hub.yaml");
-    for (heading, directories, logouts) in
-        [("## Let a directory disable users", 1, 0), ("## Let a provider end sessions", 0, 1)]
-    {
+    for (heading, directories, logouts, streams) in [
+        ("## Let a directory disable users", 1, 0, 0),
+        ("## Let a provider end sessions", 0, 1, 0),
+        ("## Receive security events", 0, 0, 1),
+    ] {
         std::fs::write(&file, super::hub::block(&page, heading, "yaml")).expect("it is written");
         let document =
             stepgate::config::Document::load(Some(&file), &[], &[], &Default::default()).expect("it is read");
         let (config, problems) = stepgate::config::resolve(&document, None);
         assert!(problems.errors.is_empty() && problems.warnings.is_empty(), "{problems:?}");
         let hub = config.and_then(|config| config.hub).expect("a hub");
-        assert_eq!((hub.settings.scim.len(), hub.settings.logouts.len()), (directories, logouts));
+        let found = (hub.settings.scim.len(), hub.settings.logouts.len(), hub.streams.len());
+        assert_eq!(found, (directories, logouts, streams));
     }
 }
 
