@@ -109,6 +109,12 @@ pub(super) async fn start_hub(
     }
     let feed = Listener::bind(&config.address, ADMIN_MODE).await.map_err(readable)?;
     let admin = Listener::bind(&config.admin, ADMIN_MODE).await.map_err(readable)?;
+    let diagnostic = match &config.diagnostic {
+        Some(address) => {
+            Some((Listener::bind(address, ADMIN_MODE).await.map_err(readable)?, ListenerKind::Diagnostic, None))
+        }
+        None => None,
+    };
     let public = match config.public {
         None => None,
         Some(public) => {
@@ -128,7 +134,7 @@ pub(super) async fn start_hub(
     let (health, policy) = (Arc::new(Readiness::default()), Arc::new(Store::default()));
     let own =
         [(feed, ListenerKind::Feed(Arc::clone(&hub)), tls), (admin, ListenerKind::HubAdmin(Arc::clone(&hub)), None)];
-    for (listener, kind, tls) in own.into_iter().chain(public) {
+    for (listener, kind, tls) in own.into_iter().chain(public).chain(diagnostic) {
         let listener_config = HttpListenerConfig {
             health: Arc::clone(&health),
             metrics: Arc::clone(metrics),

@@ -16,6 +16,7 @@ use crate::config::{Document, HubConfig, resolve};
 use crate::doctor::{FORM, JSON, get, post};
 use crate::hub::Action;
 use crate::revocation::Kind;
+use crate::serve::{HttpAddress, Security};
 use crate::telemetry::log::{Format, Verbosity, init};
 
 /// A hub answers after its disk; one that takes longer is not well.
@@ -61,6 +62,9 @@ struct Start {
     /// Override configuration: `a.b=1,c={x,y}`
     #[arg(long)]
     set: Vec<String>,
+    /// Serve health and metrics, without TLS, at `http://host:port` or a socket file
+    #[arg(long)]
+    diagnostic_addr: Option<String>,
     /// Log lines as text instead of JSON
     #[arg(long)]
     text: bool,
@@ -196,7 +200,12 @@ impl Start {
             let lines: Vec<_> = problems.errors.iter().map(ToString::to_string).collect();
             bail!("{} error(s) in the configuration:\n{}", lines.len(), lines.join("\n"));
         };
-        config.hub.context("the configuration has no `plugins.stepgate.hub`: give a file with it as --config-file")
+        let diagnostic = self.diagnostic_addr.as_deref().map(HttpAddress::parse).transpose()?;
+        if diagnostic.as_ref().is_some_and(|address| address.security == Security::Tls) {
+            bail!("--diagnostic-addr: it serves health and metrics, without TLS");
+        }
+        let hub = config.hub.map(|hub| HubConfig { diagnostic: diagnostic.map(|known| known.address), ..hub });
+        hub.context("the configuration has no `plugins.stepgate.hub`: give a file with it as --config-file")
     }
 }
 

@@ -31,6 +31,8 @@ pub struct HubConfig {
     /// Where sidecars read the feed.
     pub address: Address,
     pub tls: Option<TlsSettings>,
+    /// Where health and metrics are, beside the feed.
+    pub diagnostic: Option<Address>,
     /// The socket of administrators.
     pub admin: Address,
     pub settings: HubSettings,
@@ -94,6 +96,7 @@ impl Resolver<'_> {
             address: address?,
             tls,
             admin: admin?,
+            diagnostic: None,
             settings: HubSettings {
                 data_dir,
                 retain: seconds("retain"),

@@ -3,6 +3,7 @@
 //! The rules are those of `docs/reference/lint.md`, which is made from the table below.
 
 mod forward_auth;
+mod hub;
 mod policies;
 mod providers;
 mod workloads;
@@ -289,6 +290,18 @@ pub const RULES: &[Rule] = &[
         "`preset: kubernetes` reads the keys from the API server with the pod's own token, and this pod has none: it never becomes ready.",
         "Add k8s/components/kubernetes-issuer, or `kubernetesIssuer.enabled: true` in the chart's values: a projected token with its own audience and lifetime.",
         workloads::kubernetes_token,
+    ),
+    error(
+        "hub-with-replicas",
+        "A hub's file belongs to one process: of several hubs each hears a part of what is revoked, and sidecars of one accept what another has rejected.",
+        "Run one replica; sidecars keep their entries while it is away. An embedded hub (`revocation.hub: embedded`) is for a single stepgate: use k8s/components/hub.",
+        hub::with_replicas,
+    ),
+    error(
+        "hub-without-volume",
+        "The hub's file is in the container: after a restart nothing is revoked any more.",
+        "Mount a PersistentVolumeClaim at `hub.data_dir`, as k8s/components/hub does.",
+        hub::without_volume,
     ),
     warning(
         "single-replica",

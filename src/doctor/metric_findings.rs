@@ -7,6 +7,9 @@ const OLD_KEYS_SECONDS: f64 = 6.0 * 3_600.0;
 /// The time without an answer of a bundle's server that is reported.
 const OLD_BUNDLES_SECONDS: f64 = 900.0;
 
+/// The time without a word of a stream that is reported.
+const SILENT_SOURCE_SECONDS: f64 = 900.0;
+
 /// The time left to a certificate that is reported: also those of an hour are renewed before.
 const CERTIFICATE_SECONDS: f64 = 900.0;
 
@@ -63,7 +66,35 @@ fn finding(sample: &Sample<'_>, now: f64) -> Option<String> {
                 "the {part} of the {listener} listener has changed and cannot be used, and the old one stays: the log says why"
             )
         }
+        "stepgate_hub_store_up" if count <= 0.0 => {
+            "the hub cannot write its file, and accepts nothing: is the disk full?".to_owned()
+        }
+        "stepgate_hub_stream_enabled" if count <= 0.0 => {
+            format!("the transmitter of {} has paused its stream: the log has its reason", label("source"))
+        }
         _ if count <= 0.0 => return None,
+        "stepgate_hub_source_age_seconds" if count > SILENT_SOURCE_SECONDS => format!(
+            "the stream {} was not heard of for {:.0} minutes: does its transmitter still send? `verify` asks it",
+            label("source"),
+            count / 60.0
+        ),
+        "stepgate_hub_scim_unmapped_users" => format!(
+            "{count} user(s) of {} have no link to a token claim, and disabling them does nothing: hub.scim[].link, docs/operate/revocation.md",
+            label("provider")
+        ),
+        "stepgate_hub_events_total" if label("outcome") == "unmatched" => format!(
+            "{count} event(s) of {} named no one here, {}: `stepgate hub unmatched`, and the joins of its issuers",
+            label("source"),
+            label("type")
+        ),
+        "stepgate_revocation_state" if matches!(label("state"), "stale" | "cold") => format!(
+            "revocations are {}: does the hub run, and can it be reached? docs/operate/revocation.md",
+            label("state")
+        ),
+        "stepgate_revocation_overflow" => {
+            "the hub has more entries than revocation.max_entries, and they are not used: raise it; the log has the bytes"
+                .to_owned()
+        }
         "stepgate_faults_total" => {
             let remediation = match label("reason") {
                 "overloaded" => "add replicas or processors (limits.checks_in_flight)",
@@ -142,6 +173,7 @@ mod tests {
         for (metric, threshold) in [
             ("stepgate_key_refreshed_at_seconds", format!("> {} * 3600", OLD_KEYS_SECONDS / 3_600.0)),
             ("stepgate_bundle_polled_at_seconds", format!("> {OLD_BUNDLES_SECONDS}")),
+            ("stepgate_hub_source_age_seconds", format!("> {SILENT_SOURCE_SECONDS}")),
         ] {
             let rule = rules.lines().find(|line| line.contains(metric)).expect(metric);
             assert!(rule.ends_with(&threshold), "{rule}: {threshold}");
@@ -154,7 +186,8 @@ mod tests {
             stepgate_denials_total{reason=\"policy\"} 3\nstepgate_decision_logs_total{outcome=\"uploaded\"} 5\n\
             stepgate_policy_activations_total{outcome=\"success\"} 2\nstepgate_key_refreshed_at_seconds{issuer=\"https://a\"} 99000\n\
             stepgate_certificate_not_after_seconds{listener=\"grpc\"} 101000\nstepgate_certificate_usable{listener=\"grpc\",part=\"certificate\"} 1\n\
-            stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nstepgate_dry_run 0\nstepgate_entrypoint_undefined 0\nstepgate_policy_rejected{source=\"files\"} 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
+            stepgate_bundle_polled_at_seconds{name=\"b\"} 99500\nstepgate_config_warnings 0\nstepgate_hub_store_up 1\nstepgate_hub_source_age_seconds{source=\"a\"} 3\nstepgate_hub_scim_unmapped_users{provider=\"a\"} 0\n\
+            stepgate_hub_events_total{source=\"a\",type=\"x\",outcome=\"applied\"} 3\nstepgate_revocation_state{state=\"live\"} 1\nstepgate_revocation_state{state=\"stale\"} 0\nstepgate_dry_run 0\nstepgate_entrypoint_undefined 0\nstepgate_policy_rejected{source=\"files\"} 0\nnonsense\n{} 1\nx{y=\"z\"} NaN";
         assert_eq!(metric_findings(quiet, 100_000.0), Vec::<String>::new());
         for (line, part) in [
             (
@@ -175,6 +208,16 @@ mod tests {
             ),
             ("stepgate_refused_connections_total{listener=\"http\",reason=\"limit\"} 1", "the oldest made room"),
             ("stepgate_refused_connections_total{reason=\"no_certificate\"} 1", "must show one"),
+            ("stepgate_hub_store_up 0", "is the disk full"),
+            ("stepgate_hub_stream_enabled{source=\"okta\"} 0", "okta has paused"),
+            ("stepgate_hub_source_age_seconds{source=\"okta\"} 1200", "okta was not heard of for 20 minutes"),
+            ("stepgate_hub_scim_unmapped_users{provider=\"okta\"} 2", "2 user(s) of okta have no link"),
+            (
+                "stepgate_hub_events_total{source=\"okta\",type=\"session-revoked\",outcome=\"unmatched\"} 1",
+                "1 event(s) of okta named no one",
+            ),
+            ("stepgate_revocation_state{state=\"stale\"} 1", "revocations are stale"),
+            ("stepgate_revocation_overflow 1", "raise it"),
             ("stepgate_config_warnings 2", "2 doubtful"),
             ("stepgate_dry_run 1", "dry-run is on: denials are allowed"),
             ("stepgate_dry_run 2", "denials and faults are allowed"),

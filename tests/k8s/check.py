@@ -215,6 +215,22 @@ def kustomizations(folder, crds):
     code, output = run(kubectl, 'kustomize', own)
     expect('envoy-gateway: renders', code == 0, output)
     examine(folder, 'envoy-gateway', output, crds)
+    # The hub of revocations beside the server, whose configuration reads it.
+    own = os.path.join(folder, 'abstract', 'overlays', 'hub')
+    os.makedirs(own)
+    with open(os.path.join(own, 'kustomization.yaml'), 'w') as out:
+        out.write('apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n'
+                  'components: [../../components/hub, ../../components/monitoring]\n')
+    code, output = run(kubectl, 'kustomize', own)
+    expect('hub: renders', code == 0, output)
+    examine(folder, 'hub', output, crds)
+    path = os.path.join(folder, 'hub.yaml')
+    with open(path, 'w') as out:
+        out.write(output)
+    expect('hub: lint', (found := lint(path)) == set(), str(found))
+    code, output = run(STEPGATE, 'hub', '--config-file', os.path.join(K8S, 'components', 'hub', 'hub.yaml'))
+    # Everything but the certificate of the Secret is right.
+    expect('hub: its configuration', '/etc/stepgate/tls/tls.crt' in output or 'cannot be made' in output, output)
     # The component for the issuer of the cluster, with a configuration that needs it, and without it.
     own = os.path.join(folder, 'abstract', 'overlays', 'cluster-issuer')
     os.makedirs(own)
@@ -252,6 +268,8 @@ def chart(folder, crds):
                     '--set', 'serviceMonitor.enabled=true'],
         'kubernetes': ['--set', 'kubernetesIssuer.enabled=true,kubernetesIssuer.audience=https://api.example', '--set', r'policies.mesh\.rego=package mesh',
                        '--set', 'config.plugins.stepgate.issuers[0].preset=kubernetes,config.plugins.stepgate.issuers[0].audiences={https://a.example}'],
+        'hub': ['--set', 'hub.enabled=true,hub.storage.className=fast', '--set',
+                'hub.config.plugins.stepgate.issuers[0].issuer=https://a.example,hub.config.plugins.stepgate.issuers[0].preset=okta'],
         'little': ['--set', ','.join(f'{switch}=false' for switch in switches), '--set', 'policies=null'],
     }.items():
         code, output = run(helm, 'template', 'stepgate', CHART, '--namespace', 'stepgate-system', *flags)
