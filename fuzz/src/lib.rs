@@ -10,8 +10,12 @@ use stepgate::check::{
     IdentityHeader, IdentitySource, LevelRequirement, PathPattern, ResponseLimits, Route, RouteRequirement, Settings,
 };
 use stepgate::clock::Clock;
+use stepgate::hub::{
+    Dialect, Hub, HubSettings, Link, LogoutSettings, ScimSettings, SessionRevoked, StreamSettings,
+};
 use stepgate::opa::input::Options;
 use stepgate::policy::{self, BuiltinSettings, Entrypoint, HostContext, Module, RegoVersion, Snapshot, Sources};
+use stepgate::revocation::{Fold, IssuerJoins, Join};
 use stepgate::telemetry::Metrics;
 use stepgate::token::{CertificateSettings, Issuer, IssuerSettings, KeySet, Location, Preset, ProofSettings, Verifier};
 use stepgate_jose::{Algorithm, PrivateKey, SigningKey};
@@ -133,4 +137,91 @@ pub fn must_deny(message: &[u8]) -> CheckResponse {
     };
     assert_ne!(response.status.as_ref().map_or(0, |status| status.code), 0, "an allow: {response:?}");
     *response
+}
+
+/// The credential of everything that comes to [`hub`].
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const ISSUER: &str = "https://id.example.com";
+
+/// The key of the issuer and transmitter of [`hub`].
+static SIGNER: LazyLock<SigningKey> = LazyLock::new(|| {
+    let pem = PrivateKey::generate(Algorithm::ES256).expect("a key");
+    SigningKey::from_pem(Algorithm::ES256, &pem).expect("a key")
+});
+
+/// A JWT with this `typ` and these claims.
+pub fn sign(typ: &str, claims: &str) -> String {
+    let header = serde_json::json!({"alg": "ES256", "typ": typ}).to_string();
+    let signed = stepgate_jose::signing_input(&header, claims);
+    let signature = SIGNER.sign(signed.as_bytes()).expect("it signs");
+    format!("{signed}.{signature}")
+}
+
+/// A hub in memory with a directory, a logout address and a stream in each dialect, that knows the key of [`sign`].
+pub fn hub() -> Arc<Hub> {
+    let folder = std::path::PathBuf::from(format!("/dev/shm/stepgate-fuzz-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder in memory");
+    let token = folder.join("token");
+    std::fs::write(&token, TOKEN).expect("the credential");
+    let join = Join { name: "email".to_owned(), claim: "email".to_owned(), fold: Fold::Email, when: None };
+    let joins = IssuerJoins { joins: vec![join], ..IssuerJoins::default() };
+    let link = |attribute: &str, join: &str| Link { attribute: attribute.to_owned(), join: join.to_owned() };
+    let extra = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User:employeeNumber";
+    let scim = ScimSettings {
+        name: "fuzz".to_owned(),
+        token_files: vec![token.clone()],
+        issuers: vec![ISSUER.to_owned()],
+        links: vec![link("externalId", "sub"), link("emails", "email")],
+        attributes: vec![extra.to_owned()],
+        refuses_unmapped: true,
+        revokes_members: true,
+        watched_groups: Vec::new(),
+        rate: u32::MAX,
+    };
+    let logout =
+        LogoutSettings { name: "fuzz".to_owned(), issuer: ISSUER.to_owned(), client_ids: vec!["api".to_owned()] };
+    let stream = |dialect: Dialect| StreamSettings {
+        name: format!("{dialect:?}").to_lowercase(),
+        audience: "hub".to_owned(),
+        issuers: vec![ISSUER.to_owned()],
+        dialect,
+        token_files: vec![token.clone()],
+        subject_issuers: [("https://org.example.com".to_owned(), "sub".to_owned())].into(),
+        opaque_is: Some("sub".to_owned()),
+        format_is: [("did".to_owned(), "sub".to_owned())].into(),
+        directories: vec!["fuzz".to_owned()],
+        tenant: Some("acme".to_owned()),
+        session_revoked: SessionRevoked::Reauthenticate,
+        ignores_claims_change: false,
+        denies_devices: true,
+        notes_policy_lockouts: false,
+        poll: None,
+        verify: None,
+    };
+    let settings = HubSettings {
+        data_dir: folder,
+        retain: 90_000,
+        session_retain: 2_592_000,
+        skew: 2,
+        max_entries: 1_000_000,
+        max_readers: 10,
+        token_files: Vec::new(),
+        issuers: [(ISSUER.to_owned(), joins)].into(),
+        deleted_retention: 86_400,
+        public_url: "https://hub.example.com".to_owned(),
+        scim: vec![scim],
+        logouts: vec![logout],
+    };
+    let issuer = || {
+        let algorithms = vec![Algorithm::ES256];
+        let (issuer, _) = Issuer::new(IssuerSettings { algorithms, ..IssuerSettings::new(ISSUER) });
+        let jwks = serde_json::json!({"keys": [SIGNER.public_jwk()]}).to_string();
+        issuer.replace_keys(KeySet::parse(jwks.as_bytes()).expect("a key set"));
+        issuer
+    };
+    let metrics = Metrics::new(None);
+    let hub = Hub::open(settings, Clock::fixed(1_800_000_000), metrics.of()).expect("it opens");
+    let streams = [Dialect::Standard, Dialect::Okta, Dialect::Sse].map(|dialect| (stream(dialect), issuer()));
+    Arc::new(hub.with_issuers(vec![issuer()]).with_streams(streams.into()).expect("it has room"))
 }

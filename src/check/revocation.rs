@@ -10,7 +10,7 @@ use crate::revocation::{
     HubKey, IssuerJoins, Key, Kind, MAX_JOINS, MAX_VALUE_BYTES, Mode, RevocationMetrics, RevocationStore, Revoked,
     State, TokenTimes, Verdict,
 };
-use crate::token::{DerivedKeys, TokenError, TokenState, Verified};
+use crate::token::{DerivedKeys, TokenError, TokenState};
 use crate::value::{Key as MemberKey, Members, Value, as_text, items, member, texts};
 
 static STATE: MemberKey = crate::key!("state");
@@ -95,9 +95,33 @@ impl RevocationCheck {
         };
         let error = match evidence.token() {
             _ if wanted == RouteRevocation::Off => None,
-            TokenState::Verified(verified) => self.verdict(verified, wanted, &mut facts, now),
-            // Envoy vouches for it, and its claims are all that there is.
-            TokenState::Asserted(_) => self.freshness(wanted, &facts),
+            TokenState::Verified(verified) => {
+                let issuer = verified.issuer();
+                let times = Times {
+                    issued: verified.issued(),
+                    expires: verified.expires(),
+                    authenticated: verified.authn().auth_time(),
+                };
+                let keys = |joins: &IssuerJoins, hub_key: &HubKey, generation| {
+                    verified.derived(generation, || {
+                        let digest = hex::encode(verified.digest());
+                        keys_of(issuer, verified.claims().document(), Some(&digest), joins, hub_key)
+                    })
+                };
+                self.verdict(issuer, times, keys, wanted, &mut facts, now)
+            }
+            // Envoy has verified it, and its claims are all that there is.
+            TokenState::Asserted(asserted) => {
+                let times = Times {
+                    issued: asserted.issued,
+                    expires: asserted.expires,
+                    authenticated: asserted.authn.auth_time(),
+                };
+                let keys = |joins: &IssuerJoins, hub_key: &HubKey, _| {
+                    Arc::new(keys_of(&asserted.issuer, &asserted.claims, None, joins, hub_key))
+                };
+                self.verdict(&asserted.issuer, times, keys, wanted, &mut facts, now)
+            }
             TokenState::Absent | TokenState::Unconfigured | TokenState::Rejected(_) => None,
         };
         let evidence = match error {
@@ -124,25 +148,26 @@ impl RevocationCheck {
 
     fn verdict(
         &self,
-        verified: &Verified,
+        issuer: &str,
+        times: Times,
+        keys: impl FnOnce(&IssuerJoins, &HubKey, u64) -> Arc<TokenKeys>,
         wanted: RouteRevocation,
         facts: &mut RevocationFacts,
         now: i64,
     ) -> Option<TokenError> {
         let default = IssuerJoins::default();
-        let joins = self.issuers.get(verified.issuer()).unwrap_or(&default);
+        let joins = self.issuers.get(issuer).unwrap_or(&default);
         // Entries are there, even if they are old: what they revoke stays revoked.
         if let (Some((hub_key, generation)), Some(retain)) = (self.store.hub_key(), self.store.retain()) {
-            let keys = verified.derived(generation, || keys_of(verified, joins, &hub_key));
+            let keys = keys(joins, &hub_key, generation);
             facts.mapped_by.clone_from(&keys.mapped_by);
             facts.unmappable = keys.unmappable;
-            let issued = verified.issued();
-            let is_bounded = issued.is_some_and(|issued| verified.expires().saturating_sub(issued) <= retain);
+            let is_bounded = times.issued.is_some_and(|issued| times.expires.saturating_sub(issued) <= retain);
             facts.unbounded = !is_bounded;
             if !is_bounded && !joins.allows_unbounded {
                 return Some(TokenError::TooLong);
             }
-            let times = TokenTimes { issued: issued.unwrap_or(0), authenticated: verified.authn().auth_time() };
+            let times = TokenTimes { issued: times.issued.unwrap_or(0), authenticated: times.authenticated };
             match self.store.verdict(&keys.keys, times, now) {
                 Verdict::Good => {}
                 Verdict::Disabled => return Some(TokenError::AccountDisabled),
@@ -165,10 +190,16 @@ fn max_age(now: i64, not_before: u32) -> u32 {
     u32::try_from(rounded).unwrap_or(0)
 }
 
+/// Times of a token, in seconds since the epoch.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    issued: Option<i64>,
+    expires: i64,
+    authenticated: Option<i64>,
+}
+
 /// The keys of a token: the user by every join, session, token, client, groups, device, bound key and issuer.
-fn keys_of(verified: &Verified, settings: &IssuerJoins, hub: &HubKey) -> TokenKeys {
-    let issuer = verified.issuer();
-    let claims = verified.claims().document();
+fn keys_of(issuer: &str, claims: &Value, digest: Option<&str>, settings: &IssuerJoins, hub: &HubKey) -> TokenKeys {
     let text = |name: &str| member(claims, name).and_then(as_text).filter(|text| text.len() <= MAX_VALUE_BYTES);
     let mut keys = vec![(Kind::Issuer, hub.key(Kind::Issuer, issuer, "", ""))];
     let mut mapped_by = Vec::new();
@@ -196,7 +227,9 @@ fn keys_of(verified: &Verified, settings: &IssuerJoins, hub: &HubKey) -> TokenKe
     if let Some(id) = text("jti") {
         add(Kind::Token, "jti", id);
     }
-    add(Kind::Token, "digest", &hex::encode(verified.digest()));
+    if let Some(digest) = digest {
+        add(Kind::Token, "digest", digest);
+    }
     if let Some(client) = ["client_id", "azp", "appid"].into_iter().find_map(text) {
         add(Kind::Client, "", client);
     }

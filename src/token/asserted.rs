@@ -28,6 +28,12 @@ pub struct Asserted {
     pub authn: Authn,
     /// `input.jwt`.
     pub document: Value,
+    pub issuer: String,
+    pub claims: Value,
+    /// `iat`, in seconds since the epoch.
+    pub issued: Option<i64>,
+    /// `exp`, in seconds since the epoch.
+    pub expires: i64,
 }
 
 impl AssertedSettings {
@@ -44,6 +50,13 @@ impl AssertedSettings {
         document.put_text("state", Value::from("asserted"));
         document.put_text("issuer", Value::from(self.issuer.issuer.as_str()));
         document.put_text("claims", claims.document().clone());
-        Some(Ok(Asserted { authn: self.issuer.assess(claims.document()), document: document.into_value() }))
+        Some(Ok(Asserted {
+            authn: self.issuer.assess(claims.document()),
+            document: document.into_value(),
+            issuer: self.issuer.issuer.clone(),
+            claims: claims.document().clone(),
+            issued: claims.issued(),
+            expires: claims.expires,
+        }))
     }
 }

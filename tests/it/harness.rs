@@ -11,10 +11,13 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpRequest};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{self, ListValue, Struct};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
@@ -25,6 +28,22 @@ use stepgate::config::Document;
 use stepgate::feed::files::{PathSpec, PolicyFiles};
 use stepgate::opa::signature::Verification;
 use stepgate::policy::RegoVersion;
+
+/// JSON as protobuf has it.
+fn protobuf(value: &Value) -> protobuf::Value {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(flag) => Kind::BoolValue(*flag),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(items) => Kind::ListValue(ListValue { values: items.iter().map(protobuf).collect() }),
+        Value::Object(members) => {
+            let fields = members.iter().map(|(key, value)| (key.clone(), protobuf(value))).collect();
+            Kind::StructValue(Struct { fields })
+        }
+    };
+    protobuf::Value { kind: Some(kind) }
+}
 
 /// The moment at which every service starts.
 pub const NOW: i64 = 1_800_000_000;
@@ -80,15 +99,32 @@ impl Service {
         if !token.is_empty() {
             http.headers.insert("authorization".to_owned(), format!("Bearer {token}"));
         }
+        self.send(http, None).await
+    }
+
+    async fn send(&self, http: HttpRequest, metadata: Option<Metadata>) -> CheckResponse {
         let request = attribute_context::Request { http: Some(http), ..attribute_context::Request::default() };
-        let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
+        let attributes =
+            AttributeContext { request: Some(request), metadata_context: metadata, ..AttributeContext::default() };
         let request = CheckRequest { attributes: Some(attributes) };
         self.checks.clone().check(request).await.expect("an answer").into_inner()
     }
 
+    /// The status and the reason for a GET of `path` with claims that Envoy has verified.
+    pub async fn status_of_asserted(&self, path: &str, payload_key: &str, claims: &Value) -> (u32, String) {
+        let http = HttpRequest { method: "GET".to_owned(), path: path.to_owned(), ..HttpRequest::default() };
+        let payload = Struct { fields: [(payload_key.to_owned(), protobuf(claims))].into() };
+        let filters = [("envoy.filters.http.jwt_authn".to_owned(), payload)].into();
+        let metadata = Metadata { filter_metadata: filters, ..Metadata::default() };
+        Self::status(self.send(http, Some(metadata)).await)
+    }
+
     /// The status that the client gets, and the reason in its body.
     pub async fn status_of(&self, path: &str, token: &str) -> (u32, String) {
-        let answer = self.check_with(path, token).await;
+        Self::status(self.check_with(path, token).await)
+    }
+
+    fn status(answer: CheckResponse) -> (u32, String) {
         if answer.status.is_some_and(|status| status.code == 0) {
             return (200, String::new());
         }

@@ -31,6 +31,10 @@ allow if {
     not input.revocation.unmappable
 }
 allow if input.parsed_path[0] == "public"
+allow if {
+    input.parsed_path[0] == "asserted"
+    input.jwt.state == "asserted"
+}
 "#;
 
 /// A hub: its records, and the lines that its readers get.
@@ -218,6 +222,38 @@ impl Bench {
 
 fn revoked() -> Entry {
     Entry { not_before: AT, until: AT + 90_000, ..Entry::default() }
+}
+
+/// A token that Envoy has verified is matched by its claims, on every request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_envoy_has_verified_is_rejected_too() {
+    let hub = Hub::start().await;
+    let joins = json!({"email": {"claim": "email", "fold": "email"}});
+    let issuer = json!({"issuer": ISSUER, "audiences": ["a"], "trust": "envoy", "payload_in_metadata": "jwt",
+                        "revocation": {"joins": joins}});
+    let bench = Bench::start(&hub.url, json!({"plugins": {"stepgate": {"issuers": [issuer]}}})).await;
+    let claims = |more: Value| {
+        let mut claims = json!({"iss": ISSUER, "aud": "a", "sub": "alice", "email": "Alice@example.com", "sid": "s1",
+                                "iat": NOW - 100, "exp": NOW + 3_600, "auth_time": NOW - 200});
+        crate::harness::merge(&mut claims, more);
+        claims
+    };
+    let ask = async |claims: Value| bench.service.status_of_asserted("/asserted", "jwt", &claims).await;
+    let becomes = async |more: Value, want: (u32, &str)| {
+        settled(&format!("{want:?}"), || async {
+            let (status, reason) = ask(claims(more.clone())).await;
+            (status, reason.as_str()) == want
+        })
+        .await;
+    };
+    becomes(json!({}), (200, "")).await;
+    assert_eq!(ask(claims(json!({"exp": NOW + 1_000_000}))).await.1, "lifetime_too_long");
+    hub.put(Kind::User, "email", "alice@example.com", revoked());
+    becomes(json!({}), (401, "token_revoked")).await;
+    becomes(json!({"email": "bob@example.com", "sub": "bob"}), (200, "")).await;
+    hub.put(Kind::Session, "", "s2", Entry { deny: true, until: AT + 90_000, ..Entry::default() });
+    becomes(json!({"email": "bob@example.com", "sub": "bob", "sid": "s2"}), (401, "session_revoked")).await;
+    bench.service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
