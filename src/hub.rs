@@ -4,6 +4,7 @@
 //! ledger. Knows no listener and no policy; names of users end here: the ledger and the feed have hashes.
 
 mod command;
+mod explain;
 mod ledger;
 mod logout;
 mod metrics;
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 pub use self::command::{Action, Command, CommandError, RevocationRequest};
+pub use self::explain::Explanation;
 pub use self::ledger::LedgerError;
 use self::ledger::{Batch, Ledger};
 use self::logout::Logout;

@@ -11,6 +11,7 @@ mod line;
 mod metrics;
 mod snapshot;
 mod store;
+mod token_names;
 
 pub use self::entry::{Change, Entry, PERMANENT};
 pub use self::index::ENTRY_BYTES;
@@ -20,3 +21,4 @@ pub use self::line::Line;
 pub use self::metrics::RevocationMetrics;
 pub use self::snapshot::{Header, Record, SnapshotError, decode, encode};
 pub use self::store::{LoadError, Mode, RevocationStore, Revoked, Settings, State, TokenTimes, Verdict};
+pub use self::token_names::{TokenName, TokenNames};

@@ -40,7 +40,7 @@ pub use self::metrics::TokenMetrics;
 pub use self::nonce::{MIN_KEY_BYTES as MIN_NONCE_KEY_BYTES, Nonces};
 pub use self::replay_cache::{ReplayCache, ReplayError};
 pub use self::scale::Scale;
-pub use self::signed::{SignedJwt, verify_signature, verify_signature_of};
+pub use self::signed::{SignedJwt, unverified_claims, verify_signature, verify_signature_of};
 pub use self::spiffe::{SpiffePattern, parse as parse_spiffe_id};
 pub use self::verifier::{DerivedKeys, Settings, TokenState, Verified, Verifier};
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::evidence::Evidence;
 use crate::revocation::{
-    HubKey, IssuerJoins, Key, Kind, MAX_JOINS, MAX_VALUE_BYTES, Mode, RevocationMetrics, RevocationStore, Revoked,
-    State, TokenTimes, Verdict,
+    HubKey, IssuerJoins, Key, Kind, Mode, RevocationMetrics, RevocationStore, Revoked, State, TokenNames, TokenTimes,
+    Verdict,
 };
 use crate::token::{DerivedKeys, TokenError, TokenState};
-use crate::value::{Key as MemberKey, Members, Value, as_text, items, member, texts};
+use crate::value::{Key as MemberKey, Members, Value, texts};
 
 static STATE: MemberKey = crate::key!("state");
 static AGE_SECONDS: MemberKey = crate::key!("age_seconds");
@@ -19,8 +19,6 @@ static MAPPED_BY: MemberKey = crate::key!("mapped_by");
 static UNMAPPABLE: MemberKey = crate::key!("unmappable");
 static UNBOUNDED: MemberKey = crate::key!("unbounded");
 
-/// Groups of a token that are looked at.
-const MAX_GROUPS: usize = 256;
 /// Steps to which the `max_age` of a challenge is rounded down, in seconds: finer ones would say when the event was.
 const MAX_AGES: [i64; 6] = [86_400, 3_600, 900, 300, 60, 0];
 
@@ -198,53 +196,10 @@ struct Times {
     authenticated: Option<i64>,
 }
 
-/// The keys of a token: the user by every join, session, token, client, groups, device, bound key and issuer.
 fn keys_of(issuer: &str, claims: &Value, digest: Option<&str>, settings: &IssuerJoins, hub: &HubKey) -> TokenKeys {
-    let text = |name: &str| member(claims, name).and_then(as_text).filter(|text| text.len() <= MAX_VALUE_BYTES);
-    let mut keys = vec![(Kind::Issuer, hub.key(Kind::Issuer, issuer, "", ""))];
-    let mut mapped_by = Vec::new();
-    let mut add = |kind: Kind, name: &str, value: &str| keys.push((kind, hub.key(kind, issuer, name, value)));
-    if let Some(subject) = text("sub") {
-        add(Kind::User, "sub", subject);
-        mapped_by.push("sub".to_owned());
-    }
-    for join in settings.joins.iter().take(MAX_JOINS) {
-        let is_true = |claim: &String| member(claims, claim) == Some(&Value::Bool(true));
-        if join.when.as_ref().is_none_or(is_true)
-            && let Some(value) = text(&join.claim).and_then(|value| join.fold.apply(value))
-        {
-            add(Kind::User, &join.name, &value);
-            mapped_by.push(join.name.clone());
-        }
-    }
-    for (kind, name, claim) in
-        [(Kind::Session, "", Some(&settings.session_claim)), (Kind::Device, "", settings.device_claim.as_ref())]
-    {
-        if let Some(value) = claim.and_then(|claim| text(claim)) {
-            add(kind, name, value);
-        }
-    }
-    if let Some(id) = text("jti") {
-        add(Kind::Token, "jti", id);
-    }
-    if let Some(digest) = digest {
-        add(Kind::Token, "digest", digest);
-    }
-    if let Some(client) = ["client_id", "azp", "appid"].into_iter().find_map(text) {
-        add(Kind::Client, "", client);
-    }
-    let groups = member(claims, &settings.groups_claim).map(items).unwrap_or_default();
-    groups.iter().take(MAX_GROUPS).filter_map(|group| as_text(group)).for_each(|group| add(Kind::Group, "", group));
-    let confirmation = member(claims, "cnf");
-    for (name, claim) in [("jkt", "jkt"), ("x5t", "x5t#S256")] {
-        if let Some(thumbprint) = confirmation.and_then(|cnf| member(cnf, claim)).and_then(as_text) {
-            keys.push((Kind::Key, hub.key(Kind::Key, "", name, thumbprint)));
-        }
-    }
-    // Entra leaves groups out of a token that would be too long.
-    let has_overage = member(claims, "_claim_names").is_some() || member(claims, "hasgroups").is_some();
-    let lacks = settings.required_joins.iter().any(|join| !mapped_by.contains(join));
-    TokenKeys { keys, unmappable: lacks || has_overage || mapped_by.is_empty(), mapped_by }
+    let TokenNames { names, mapped_by, unmappable } = TokenNames::of(claims, digest, settings);
+    let keys = names.iter().map(|name| (name.kind, name.key(issuer, hub))).collect();
+    TokenKeys { keys, mapped_by, unmappable }
 }
 
 impl DerivedKeys for TokenKeys {}

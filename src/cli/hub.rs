@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 use crate::app;
 use crate::config::{Document, HubConfig, resolve};
 use crate::doctor::{FORM, JSON, get, post};
-use crate::hub::Action;
+use crate::hub::{Action, Explanation};
 use crate::revocation::Kind;
 use crate::serve::{HttpAddress, Security};
 use crate::telemetry::log::{Format, Verbosity, init};
+use crate::token::unverified_claims;
 
 /// A hub answers after its disk; one that takes longer is not well.
 const MAX_WAIT: Duration = Duration::from_secs(15);
@@ -39,6 +40,8 @@ enum HubCommand {
     Status(Socket),
     /// List the last security events that named no one here: time, source, event and the hash of its `jti`
     Unmatched(Socket),
+    /// Say whether an event would reject a token, and what is missing if not; needs no running hub
+    Explain(Explain),
     /// Copy the file of a running hub, as it is at one moment
     Backup {
         /// The new file
@@ -68,6 +71,27 @@ struct Start {
     /// Log lines as text instead of JSON
     #[arg(long)]
     text: bool,
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    #[command(flatten)]
+    start: Start,
+    /// A file with a token, `-` for the standard input; it is read and not verified
+    #[arg(long)]
+    token_file: PathBuf,
+    /// A file with a SCIM user in JSON, as the directory sends it
+    #[arg(long, required_unless_present = "subject")]
+    scim: Option<PathBuf>,
+    /// The directory, where there are several
+    #[arg(long, requires = "scim")]
+    provider: Option<String>,
+    /// A file with the subject of a security event in JSON
+    #[arg(long, conflicts_with = "scim")]
+    subject: Option<PathBuf>,
+    /// The stream, where there are several
+    #[arg(long, requires = "subject")]
+    stream: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +197,7 @@ impl Hub {
                 let listed = listed.get("unmatched").and_then(Value::as_array);
                 listed.into_iter().flatten().for_each(|event| println!("{event}"));
             }
+            Some(HubCommand::Explain(explain)) => return explain.execute(),
             Some(HubCommand::Backup { file, socket }) => {
                 let path = std::path::absolute(&file)?;
                 let request = json!({"path": path}).to_string();
@@ -209,6 +234,57 @@ impl Start {
     }
 }
 
+/// The one of this name, or the only one.
+fn only<'a, T>(all: &'a [T], name: Option<&str>, name_of: impl Fn(&T) -> &str, what: &str) -> anyhow::Result<&'a T> {
+    let names = || all.iter().map(&name_of).collect::<Vec<_>>().join(", ");
+    match (name, all) {
+        (Some(name), _) => all
+            .iter()
+            .find(|one| name_of(one) == name)
+            .with_context(|| format!("no {what} `{name}`; there are: {}", names())),
+        (None, [one]) => Ok(one),
+        (None, _) => bail!("give one {what} by name; there are: {}", names()),
+    }
+}
+
+fn text_of(file: &Path) -> anyhow::Result<String> {
+    match file == Path::new("-") {
+        true => Ok(std::io::read_to_string(std::io::stdin().lock())?),
+        false => std::fs::read_to_string(file).with_context(|| format!("`{}`", file.display())),
+    }
+}
+
+fn json_of(file: &Path) -> anyhow::Result<Value> {
+    serde_json::from_str(&text_of(file)?).with_context(|| format!("`{}`", file.display()))
+}
+
+impl Explain {
+    fn execute(&self) -> anyhow::Result<ExitCode> {
+        let hub = self.start.config()?;
+        let token = text_of(&self.token_file)?;
+        let claims = unverified_claims(token.trim()).context("--token-file: it is no JWT")?;
+        let explained = match (&self.scim, &self.subject) {
+            (Some(user), _) => {
+                let provider = only(&hub.settings.scim, self.provider.as_deref(), |one| &one.name, "hub.scim")?;
+                Explanation::of_user(&hub.settings, provider, &json_of(user)?, &claims)
+            }
+            (_, Some(subject)) => {
+                let streams: Vec<_> = hub.streams.iter().map(|(stream, _)| stream.clone()).collect();
+                let stream = only(&streams, self.stream.as_deref(), |one| &one.name, "hub.streams")?;
+                Explanation::of_subject(&hub.settings, stream, &json_of(subject)?, &claims)
+            }
+            (None, None) => bail!("give --scim or --subject"),
+        };
+        let explained = explained.map_err(anyhow::Error::msg)?;
+        explained.lines.iter().for_each(|line| println!("{line}"));
+        println!(
+            "{}",
+            if explained.is_match { "the token would be rejected" } else { "the token would NOT be rejected" }
+        );
+        Ok(ExitCode::from(u8::from(!explained.is_match)))
+    }
+}
+
 impl Revoke {
     pub fn execute(&self) -> anyhow::Result<ExitCode> {
         if let Some(file) = &self.token_file {
@@ -229,10 +305,7 @@ impl Revoke {
         if self.kind != Kind::Token.name() {
             bail!("--token-file is for `stepgate revoke token`");
         }
-        let text = match file == Path::new("-") {
-            true => std::io::read_to_string(std::io::stdin().lock())?,
-            false => std::fs::read_to_string(file).with_context(|| format!("`{}`", file.display()))?,
-        };
+        let text = text_of(file)?;
         let form = url::form_urlencoded::Serializer::new(String::new())
             .append_pair("token", text.trim())
             .append_pair("reason", &self.reason)

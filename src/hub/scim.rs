@@ -307,6 +307,26 @@ impl Hub {
     }
 }
 
+/// A link with the values that a user has for it.
+#[derive(Debug)]
+pub(super) struct LinkedValue<'a> {
+    pub link: &'a Link,
+    pub values: Vec<String>,
+}
+
+/// The values of each link of a provider for a user as the provider sends it.
+///
+/// # Errors
+/// It is no user.
+pub(super) fn linked_values<'a>(settings: &'a ScimSettings, user: &Value) -> Result<Vec<LinkedValue<'a>>, String> {
+    let Some(members) = user.as_object() else { return Err("the user is no object".to_owned()) };
+    let read = Schemas::new(&settings.attributes).read(ResourceType::User, members);
+    let attributes = read.map_err(|error| error.to_string())?;
+    let user = Stored { created: String::new(), modified: String::new(), attributes };
+    let values = |link| links::values_of(link, &user).into_iter().map(str::to_owned).collect();
+    Ok(settings.links.iter().map(|link| LinkedValue { link, values: values(link) }).collect())
+}
+
 /// The keys of the one user that has a name or an address, in each of these providers.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ use self::subject::{Subject, SubjectError, Subjects};
 use super::scim::keys_of_address;
 use super::unmatched::Unmatched;
 use super::{Hub, LedgerError, is_same};
-use crate::revocation::{Change, Key, Kind};
+use crate::revocation::{Change, HubKey, IssuerJoins, Key, Kind};
 use crate::token::{Issuer, SignedJwt, TokenError, numeric_date, verify_signature_of};
 use crate::value::{as_text, member, to_serde_json};
 
@@ -260,6 +260,21 @@ impl Stream {
             None => Err(request("there is no `sub_id`")),
         }
     }
+}
+
+/// The keys that a subject of a stream names, directories left out.
+///
+/// # Errors
+/// It is no subject.
+pub(super) fn subject_keys(
+    settings: &StreamSettings,
+    issuers: &BTreeMap<String, IssuerJoins>,
+    hub_key: &HubKey,
+    subject: &Value,
+) -> Result<BTreeSet<Key>, String> {
+    let subjects = Subjects { settings, issuers, hub_key, directories: &|_| Ok(BTreeSet::new()) };
+    let subject = subjects.keys(subject).map_err(|error| error.to_string())?;
+    Ok(subject.all().map(|(_, key)| key).collect())
 }
 
 impl Hub {

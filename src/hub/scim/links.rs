@@ -335,7 +335,7 @@ impl Linker<'_> {
 }
 
 /// The values that a link takes from a user.
-fn values_of<'a>(link: &Link, user: &'a Stored) -> Vec<&'a str> {
+pub fn values_of<'a>(link: &Link, user: &'a Stored) -> Vec<&'a str> {
     let holder = match link.attribute.rsplit_once(':') {
         Some((urn, name)) if urn != super::schema::USER => {
             user.attributes.get(urn).and_then(|extension| extension.get(name))

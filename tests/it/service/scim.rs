@@ -601,3 +601,52 @@ fn mistakes_of_a_configuration_are_named() {
         errors(json!({"public": {"url": "hub"}})).contains("the address under which identity providers reach the hub")
     );
 }
+
+#[test]
+fn an_explanation_names_what_is_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, content: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("it is written");
+        path
+    };
+    let links = json!([{"attribute": "externalId", "join": "sub"}, {"attribute": "emails", "join": "email"}]);
+    let scim = json!([{"name": "idp", "token_files": ["/t"], "issuers": [ISSUER], "link": links}]);
+    let streams = json!([{"name": "events", "transmitter": "https://t.example", "audience": "a", "issuers": [ISSUER], "token_files": ["/t"]}]);
+    let public = json!({"url": "https://hub.example"});
+    let document = super::hub::document(folder.path(), json!({"public": public, "scim": scim, "streams": streams}));
+    let config = file("hub.json", document.to_string());
+    let claims = json!({"iss": ISSUER, "sub": "u1", "sid": "s1"});
+    let signed = stepgate_jose::signing_input("{\"alg\":\"ES256\"}", &claims.to_string());
+    let token = file("token", format!("{signed}.c2ln"));
+    let explain = |flag: &str, name: &str, content: Value| {
+        let given = file(name, content.to_string());
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stepgate"));
+        command.args(["hub", "explain", "--config-file"]).arg(&config).arg("--token-file").arg(&token);
+        let output = command.arg(flag).arg(given).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let mapped = explain("--scim", "user", json!({"userName": "a", "externalId": "u1"}));
+    assert_eq!(mapped, (Some(0), "externalId -> sub: match, by the claim `sub`\nemails -> email: the user has no `emails`\nthe token would be rejected\n".to_owned()));
+    // The mistake of the default mapping of Entra, and a token without the claim of the join.
+    let (code, text) = explain(
+        "--scim",
+        "user",
+        json!({"userName": "a", "externalId": "nickname", "emails": [{"value": "A@example.com"}]}),
+    );
+    assert_eq!(code, Some(1));
+    for want in [
+        "externalId -> sub: the user has `nickname`, the claim `sub` is `u1`",
+        "emails -> email: the token has no usable claim `email`",
+        "would NOT be rejected",
+    ] {
+        assert!(text.contains(want), "{want}: {text}");
+    }
+    let (code, text) = explain("--subject", "subject", json!({"session": {"format": "opaque", "id": "s1"}}));
+    assert!(
+        code == Some(0) && text.contains("session s1: match") && text.contains("user sub u1: not named by the event"),
+        "{text}"
+    );
+    let (code, text) = explain("--subject", "subject", json!({"format": "opaque", "id": "u1"}));
+    assert!(code == Some(1) && text.contains("`opaque_is`"), "{text}");
+}
