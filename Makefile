@@ -124,7 +124,7 @@ ci: test ## what continuous integration runs
 bench: tools release ## measure against a no-op tonic server, and write docs/operate/performance.md (PAIRS, REQUESTS, BENCH_PEER)
 	tests/bench/run --write
 
-bench-revocation: tools release ## measure a revocation from the hub's answer to the last of 100 readers (READERS, CHANGES)
+bench-revocation: tools release ## measure a revocation from the hub's answer to the last of 100 readers, and what entries cost (READERS, CHANGES, PAIRS)
 	$(PYTHON) tests/bench/revocation.py
 
 soak: tools release ## ten minutes of load with 10,000 tokens; fails when memory grows (SOAK_SECONDS)

@@ -276,7 +276,20 @@ impl Hub {
             "readers": self.readers.load(Ordering::Relaxed),
             "retain_seconds": self.settings.retain,
             "age_seconds": self.clock.now().saturating_sub(self.as_of.load(Ordering::Acquire)).max(0),
+            "sources": self.sources(),
         })
+    }
+
+    /// Every source but administrators: its kind, and how long ago it was last heard of.
+    fn sources(&self) -> Value {
+        let scim = self.providers.iter().map(|provider| ("scim", provider.heard()));
+        let streams = self.streams.iter().map(|stream| ("ssf", stream.heard()));
+        let now = self.clock.now();
+        let shown = |(kind, (name, heard)): (&str, (&str, i64))| {
+            let age = (heard > 0).then(|| now.saturating_sub(heard));
+            json!({"name": name, "kind": kind, "age_seconds": age})
+        };
+        scim.chain(streams).map(shown).collect()
     }
 
     /// True for a reader that may have the feed with this credential. Files are read again with every request, so that they can be rotated.

@@ -16,6 +16,7 @@ mod write;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -100,6 +101,8 @@ pub(super) struct Provider {
     /// `https://hub.example/scim/okta/v2`.
     base: String,
     rate: Rate,
+    /// When it last sent a request with its credential, in seconds since the epoch; 0 before.
+    heard: AtomicI64,
 }
 
 /// A request to a provider.
@@ -122,7 +125,13 @@ impl Provider {
             source,
             base,
             rate: Rate::new(settings.rate),
+            heard: AtomicI64::new(0),
         }
+    }
+
+    /// Its name, and when it was last heard of, in seconds since the epoch.
+    pub(super) fn heard(&self) -> (&str, i64) {
+        (&self.settings.name, self.heard.load(Ordering::Acquire))
     }
 
     /// True for the credential of this provider. Waits for the disk.
@@ -146,6 +155,7 @@ impl Hub {
         else {
             return ScimAnswer::error(401, None, "the credential is none of this provider");
         };
+        provider.heard.store(self.clock.now(), Ordering::Release);
         let answer = match provider.rate.take() {
             true => self.scim_answer(provider, request),
             false => ScimAnswer { retry_after: Some(1), ..ScimAnswer::error(429, None, "too many requests") },

@@ -173,6 +173,11 @@ impl Stream {
         Self { settings: settings.clone(), source, transmitter, heard, asked }
     }
 
+    /// Its name, and when it was last heard of, in seconds since the epoch.
+    pub(super) fn heard(&self) -> (&str, i64) {
+        (&self.settings.name, self.heard.load(Ordering::Acquire))
+    }
+
     /// True for the credential of this transmitter. Waits for the disk.
     fn admits(&self, bearer: Option<&str>) -> bool {
         let Some(bearer) = bearer else { return false };

@@ -228,11 +228,12 @@ class Bench:
         print(line, flush=True)
         self.lines.append(line)
 
-    def stepgate(self, name, entrypoint, *policies, **more):
+    def stepgate(self, name, entrypoint, *policies, own=None, **more):
         port, diagnostic = free_port(), free_port()
         config = {'plugins': {
             'envoy_ext_authz_grpc': {'addr': f'127.0.0.1:{port}', 'path': entrypoint},
-            'stepgate': {'issuers': [{'issuer': ISSUER, 'audiences': [AUDIENCE], 'algorithms': ['RS256'], 'jwks': self.keys}]}}, **more}
+            'stepgate': {'issuers': [{'issuer': ISSUER, 'audiences': [AUDIENCE], 'algorithms': ['RS256'], 'jwks': self.keys}],
+                         **(own or {})}}, **more}
         command = [*self.under, STEPGATE, 'run', '--server', '--addr', '127.0.0.1:0', '--diagnostic-addr', f'127.0.0.1:{diagnostic}', '--config-file',
                    self.write(f'{name}.json', config), *policies]
         began = time.monotonic()

@@ -539,6 +539,13 @@ async fn a_directory_that_asks_too_fast_comes_again() {
     assert_eq!(statuses.first(), Some(&200));
     assert!(statuses.contains(&429), "{statuses:?}");
     assert_eq!(other.total("/Users").await, 0, "others are not slowed");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stepgate"));
+    command.args(["hub", "status", "--socket"]).arg(super::hub::socket(folder.path()));
+    let output = tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends");
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let sources =
+        json!([{"name": "idp", "kind": "scim", "age_seconds": 0}, {"name": "other", "kind": "scim", "age_seconds": 0}]);
+    assert_eq!(status["sources"], sources);
     assert!(hub.stop(Duration::from_secs(5)).await);
 }
 
