@@ -139,7 +139,7 @@ pub fn must_deny(message: &[u8]) -> CheckResponse {
     *response
 }
 
-/// The credential of everything that comes to [`hub`].
+/// The credential of requests to [`hub`].
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const ISSUER: &str = "https://id.example.com";
 

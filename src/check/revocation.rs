@@ -108,7 +108,7 @@ impl RevocationCheck {
                 };
                 self.verdict(issuer, times, keys, wanted, &mut facts, now)
             }
-            // Envoy has verified it, and its claims are all that there is.
+            // Envoy has verified it; only its claims are here.
             TokenState::Asserted(asserted) => {
                 let times = Times {
                     issued: asserted.issued,

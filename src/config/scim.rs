@@ -1,4 +1,4 @@
-//! What identity providers reach of a hub: its public listener, SCIM, and logout.
+//! The parts of a hub that identity providers reach: its public listener, SCIM, and logout.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

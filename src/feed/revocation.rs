@@ -165,6 +165,8 @@ impl RevocationFeed {
         // Millions of entries are sorted off the workers.
         let loading = move || {
             let (header, records) = decode(&reply.body).map_err(FeedError::Snapshot)?;
+            // It is as large as the entries: both are not needed at once.
+            drop(reply);
             let loaded = store.load(header, records);
             metrics.overflow.set(i64::from(matches!(loaded, Err(LoadError::Overflow { .. }))));
             loaded.map_err(FeedError::Load)

@@ -37,7 +37,7 @@ fn token<'a>(settings: &'a HubSettings, claims: &'a Value, of: &[String]) -> Res
 }
 
 impl Explanation {
-    /// What it means for a token with these claims when `provider` disables `user`.
+    /// The effect on a token with these claims when `provider` disables `user`.
     ///
     /// # Errors
     /// The user is none that SCIM could have.
@@ -85,7 +85,7 @@ impl Explanation {
         Ok(explained)
     }
 
-    /// What an event about `subject` means for a token with these claims.
+    /// The effect of an event about `subject` on a token with these claims.
     ///
     /// # Errors
     /// It is no subject.

@@ -1,6 +1,6 @@
 //! Back-channel logout (OpenID Connect Back-Channel Logout 1.0), and revocation of a token that is at hand (RFC 7009).
 //!
-//! A logout token names a session, whose tokens are denied, or a user, who has to sign in again.
+//! A logout token names a session, whose tokens are denied, or a user: the user signs in again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -213,7 +213,7 @@ impl Hub {
             Ok(jwt) => self.keys_of(&jwt),
             Err(TokenError::KeysUnavailable) => return Err(LogoutError::Keys),
             Err(TokenError::NotAJwt) => self.keys_of_opaque(token),
-            // Of another issuer, or of no one.
+            // It is of another issuer, or of none.
             Err(_) => BTreeMap::new(),
         };
         if keys.is_empty() {

@@ -1,5 +1,5 @@
-//! A SCIM 2.0 service provider (RFC 7643 and RFC 7644) for each directory that provisions users: who is inactive or deleted there has
-//! no token that is accepted.
+//! A SCIM 2.0 service provider (RFC 7643 and RFC 7644) for each directory that provisions users: tokens of users
+//! that are inactive or deleted there are rejected.
 //!
 //! A change is in the ledger's file together with the entries that it makes, before it is answered.
 
@@ -81,9 +81,9 @@ pub struct ScimSettings {
     pub links: Vec<Link>,
     /// Further attributes of users, for links.
     pub attributes: Vec<String>,
-    /// A user who is disabled, and whom no link maps, is answered as an error.
+    /// Disabling a user that no link maps is answered as an error.
     pub refuses_unmapped: bool,
-    /// A user who is removed from a group needs new tokens.
+    /// A user that is removed from a group needs new tokens.
     pub revokes_members: bool,
     /// Only groups with one of these names or external identifiers; empty: all.
     pub watched_groups: Vec<String>,

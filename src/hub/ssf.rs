@@ -1,8 +1,8 @@
 //! A receiver of Shared Signals 1.0: security event tokens (RFC 8417) that a transmitter pushes (RFC 8935) or that are fetched from it
 //! (RFC 8936), with events of CAEP and RISC.
 //!
-//! What is accepted is durable before it is acknowledged; what names no one here is acknowledged, too, and counted: the transmitter
-//! cannot mend it.
+//! An accepted event is durable before it is acknowledged. An event that names no user here is acknowledged, too, and counted: the
+//! transmitter cannot correct it.
 
 mod delivery;
 mod event;
@@ -59,7 +59,7 @@ impl Dialect {
     }
 }
 
-/// What the end of all sessions of a user means.
+/// The meaning of the end of all sessions of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionRevoked {
     /// Tokens of now are rejected, and the user signs in again.
@@ -78,7 +78,7 @@ pub struct StreamSettings {
     /// Issuers whose tokens it decides about.
     pub issuers: Vec<String>,
     pub dialect: Dialect,
-    /// Files with what stands in `Authorization` of pushed SETs after `Bearer`; they are read with every request.
+    /// Files with the bearer tokens of pushed SETs; they are read with every request.
     pub token_files: Vec<PathBuf>,
     /// `iss` of subjects that is none of the issuers, to the join that its `sub` has.
     pub subject_issuers: BTreeMap<String, String>,
@@ -141,7 +141,7 @@ struct Set {
     subject: Option<Value>,
 }
 
-/// What became of an event.
+/// The outcome of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventOutcome {
     Applied,

@@ -32,7 +32,7 @@ impl UnmatchedEvents {
         kept.push_back(event);
     }
 
-    /// All that are kept, oldest first.
+    /// The events that are kept, oldest first.
     pub fn list(&self) -> Value {
         let shown =
             |event: &Unmatched| json!({"at": event.at, "source": event.source, "event": event.event, "id": event.id});

@@ -54,8 +54,11 @@ impl Index {
     }
 
     /// Replaces everything, one shard after the other.
-    pub fn replace(&self, entries: impl IntoIterator<Item = (Key, Entry)>) {
-        let mut fresh: Vec<Vec<(Key, Entry)>> = (0..SHARDS).map(|_| Vec::new()).collect();
+    pub fn replace(&self, entries: impl IntoIterator<Item = (Key, Entry), IntoIter: ExactSizeIterator>) {
+        let entries = entries.into_iter();
+        // Keys are hashes, so that shards are alike; one that grows would need twice its room for a moment.
+        let room = entries.len() / SHARDS + entries.len() / (SHARDS * 16) + 16;
+        let mut fresh: Vec<Vec<(Key, Entry)>> = (0..SHARDS).map(|_| Vec::with_capacity(room)).collect();
         for (key, entry) in entries {
             if let Some(shard) = fresh.get_mut(usize::from(key[0]) % SHARDS) {
                 shard.push((key, entry));

@@ -66,7 +66,7 @@ async fn verify(
     Ok(SignedJwt { issuer: Arc::clone(issuer), typ: header.typ, claims: payload, digest: digest_of(signed) })
 }
 
-/// The claims of a JWT that nobody has verified: for explanations, and never for a decision.
+/// The claims of a JWT without verification: for explanations, and never for a decision.
 pub fn unverified_claims(token: &str) -> Option<Value> {
     Unverified::parse(token).ok().map(|unverified| unverified.payload)
 }

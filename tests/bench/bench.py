@@ -151,6 +151,11 @@ class Server:
         with open(f'/proc/{self.process.pid}/status', encoding='ascii') as file:
             return int(re.search(r'RssAnon:\s+(\d+)', file.read()).group(1)) / 1024
 
+    def peak(self):
+        """The most memory so far, MiB."""
+        with open(f'/proc/{self.process.pid}/status', encoding='ascii') as file:
+            return int(re.search(r'VmHWM:\s+(\d+)', file.read()).group(1)) / 1024
+
     def cpu_seconds(self):
         with open(f'/proc/{self.process.pid}/stat', encoding='ascii') as file:
             fields = file.read().rsplit(')', 1)[1].split()

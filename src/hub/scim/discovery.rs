@@ -1,4 +1,4 @@
-//! What the service offers: RFC 7643 sections 5 to 7.
+//! The description of the service: RFC 7643 sections 5 to 7.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What a user of a provider means for tokens: the keys that its links give, and their entries.
+//! From a user of a provider to tokens: the keys that its links give, and their entries.
 //!
 //! A provider disables a key while one of its users with that key is inactive, or was deleted: a second user with the same value takes
 //! nothing back.
@@ -28,7 +28,7 @@ pub const UNMAPPED: Table = Table("scim_unmapped");
 /// Rows of one key or user that are read.
 const MAX_ROWS: usize = 10_000;
 
-/// How a user stands with its provider.
+/// The state of a user at its provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Active,
@@ -48,7 +48,7 @@ pub struct Times {
     pub deleted_until: u32,
 }
 
-/// What the links of a provider need.
+/// The parts that links of a provider are computed from.
 #[derive(Clone, Copy, Debug)]
 pub struct Linker<'a> {
     pub settings: &'a ScimSettings,
@@ -58,7 +58,7 @@ pub struct Linker<'a> {
     pub times: Times,
 }
 
-/// What became of a user's keys.
+/// The result for a user's keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Some link gives a key.
@@ -106,7 +106,7 @@ impl Linker<'_> {
         let mut wanted = if after == Standing::Deleted { BTreeSet::new() } else { self.keys(user) };
         let known = self.known(batch, id)?;
         let is_mapped = !wanted.is_empty() || (after != Standing::Active && !known.is_empty());
-        // Tokens of a user who leaves are revoked, whoever else has the value; nobody gets one that is taken.
+        // Tokens of a user that leaves are revoked even if another has the value; a value that is taken is refused.
         let shared: Vec<Key> = wanted
             .iter()
             .filter_map(|key| self.is_shared(batch, key, id).map(|shared| shared.then_some(*key)).transpose())
@@ -162,8 +162,8 @@ impl Linker<'_> {
         self.known(batch, id)?.into_iter().try_for_each(|key| self.settle(batch, key, true).map(|_| ()))
     }
 
-    /// The links of the configuration have changed: every user gets the keys that they give now. Nobody's tokens are revoked for that,
-    /// but for those of users who are inactive.
+    /// The links of the configuration have changed: every user gets the keys that they give now. That revokes no tokens but
+    /// those of users that are inactive.
     ///
     /// # Errors
     /// The disk fails.
@@ -206,7 +206,7 @@ impl Linker<'_> {
         match state {
             Some(state) => {
                 batch.writing.put(LINKS, &link, &state.to_be_bytes())?;
-                // What a deleted user had is in its tombstone.
+                // The keys of a deleted user are in its tombstone.
                 match state == self.times.deleted_until {
                     true => batch.writing.remove(KEYS, &own)?,
                     false => batch.writing.put(KEYS, &own, &[])?,
@@ -279,7 +279,7 @@ impl Linker<'_> {
         Ok(batch.writing.put(TOMBSTONES, &row, &value)?)
     }
 
-    /// A user comes back under its name: the keys that it has again are its own, whoever had that name before.
+    /// A user comes back under its name: the keys that it has again are its own.
     fn end_tombstones(&self, batch: &Batch<'_>, user: &Stored, wanted: &BTreeSet<Key>) -> Result<(), LedgerError> {
         let prefix = [&[self.source], self.name_key(user).as_slice()].concat();
         for (row, value) in batch.rows(TOMBSTONES, &prefix, MAX_ROWS)? {

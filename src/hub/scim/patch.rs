@@ -140,7 +140,7 @@ fn change(
             (path.attr.uri.as_deref(), &path.attr.name, Some(&path.filter), path.sub_attr.as_deref())
         }
     };
-    // What is not kept is accepted and dropped.
+    // Attributes that are not kept are accepted and dropped.
     let Some((schema, attribute)) = schemas.find(kind, uri, name) else { return Ok(()) };
     if attribute.is_read_only {
         return match is_named {

@@ -1,4 +1,4 @@
-//! What a resource has: the attributes that are kept, from which bodies are read, filters compare and `/Schemas` answers.
+//! The attributes that are kept of a resource: bodies are read, filters compare and `/Schemas` answers by them.
 
 use serde_json::{Map, Value, json};
 
@@ -257,12 +257,12 @@ impl ResourceType {
     }
 }
 
-/// What a provider's resources have.
+/// The schemas of a provider's resources.
 #[derive(Clone, Debug)]
 pub struct Schemas {
     user: Schema,
     group: Schema,
-    /// Of users, by the attributes that the configuration names.
+    /// Schemas of users for the attributes that the configuration names.
     extensions: Vec<Schema>,
 }
 
@@ -355,7 +355,7 @@ impl Schemas {
                 "id": schema.urn,
                 "name": name,
                 "description": schema.description,
-                // Every resource has these; they stand in none of RFC 7643's own schemas.
+                // Every resource has these; none of RFC 7643's own schemas lists them.
                 "attributes": schema.attributes.iter().filter(|known| !is_common(&known.name)).map(Attribute::json).collect::<Value>(),
                 "meta": {"resourceType": "Schema", "location": format!("{base}/Schemas/{}", schema.urn)},
             })

@@ -21,7 +21,7 @@ const MAX_PAGE_BYTES: usize = 8 << 20;
 /// Resources that a filter without an index looks at.
 const MAX_SCANNED: usize = 10_000;
 
-/// What a client asks for.
+/// The request of a client for resources.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     filter: Option<Filter>,
@@ -108,7 +108,7 @@ impl Query {
         Self::default()
     }
 
-    /// What a filter reads: members and groups are looked up only for one that names them.
+    /// The parts that a filter reads: members and groups are looked up only for one that names them.
     fn of_filter(filter: &Filter) -> Self {
         let excluded = ["members", "groups"].into_iter().filter(|name| !filter.reads(name));
         Self { excluded: excluded.map(str::to_owned).collect(), ..Self::default() }

@@ -1,4 +1,4 @@
-//! What a receiver does by itself: it fetches SETs from a transmitter that does not push (RFC 8936), and asks for verification events, so
+//! The tasks of a receiver: it fetches SETs from a transmitter that does not push (RFC 8936), and asks for verification events, so
 //! that a stream that has gone silent is noticed.
 
 use std::collections::BTreeMap;
@@ -58,7 +58,7 @@ pub fn start(hub: &Arc<Hub>, lifecycle: &Lifecycle) {
     }
 }
 
-/// What the transmitter is told with the next request.
+/// The answers that go to the transmitter with the next request.
 #[derive(Debug, Default)]
 struct Answers {
     accepted: Vec<String>,

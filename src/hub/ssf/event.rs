@@ -126,7 +126,7 @@ pub fn time_of(event: &Map<String, Value>, issued: i64, now: u32) -> u32 {
     seconds.min(now.saturating_add(AHEAD))
 }
 
-/// What an event changes, by key.
+/// The changes of an event, by key.
 pub fn changes(
     event_type: EventType,
     event: &Map<String, Value>,

@@ -68,7 +68,7 @@ impl Subject {
 /// Finds the keys of users that a directory knows under a name or an address.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Result<BTreeSet<Key>, LedgerError>;
 
-/// What subjects of a stream are matched with.
+/// The parts that subjects of a stream are matched with.
 #[derive(Clone, Copy)]
 pub struct Subjects<'a> {
     pub settings: &'a StreamSettings,
@@ -240,7 +240,7 @@ impl Subjects<'_> {
         self.settings.issuers.iter().filter_map(key).collect()
     }
 
-    /// The keys of an address: by joins that are addresses, and of the one user of a directory who has it.
+    /// The keys of an address: by joins that are addresses, and of the one user of a directory with it.
     fn users_by_address(&self, address: &str) -> Result<BTreeSet<Key>, SubjectError> {
         let joins = self.settings.issuers.iter().filter_map(|issuer| self.issuers.get(issuer));
         let names: BTreeSet<&str> = joins

@@ -221,14 +221,14 @@ async fn one_user_never_frees_another() {
     let thief = idp.create("thief").await;
     let take = json!([{"op": "add", "path": "emails", "value": [{"value": "ann@example.com"}]}]);
     assert_eq!(idp.patch(&thief, take.clone()).await.0, 409);
-    // Who is disabled with it in the same request takes no one along for good: tokens of now are revoked.
+    // A request that takes the value and disables its user revokes only tokens of now.
     let both = json!([{"op": "add", "path": "emails", "value": [{"value": "ann@example.com"}]}, {"op": "replace", "path": "active", "value": false}]);
     assert_eq!(idp.patch(&thief, both).await.0, 200);
     bench.becomes("/x", &token(&bench, "thief", 3), (401, "account_disabled")).await;
     assert_eq!(bench.ask("/x", &later).await.0, 200, "but not those of later");
     let (status, body) = idp.send("POST", "/Users", json!({"userName": "ANN@EXAMPLE.COM"})).await;
     assert_eq!((status, &body["scimType"]), (409, &json!("uniqueness")), "names are compared without case");
-    // The leaver's value under another name frees nobody.
+    // The leaver's value under another name stays disabled.
     assert_eq!(idp.send("DELETE", &format!("/Users/{here}"), Value::Null).await.0, 204);
     bench.becomes("/x", &later, (401, "account_disabled")).await;
     let rehired = json!({"userName": "ann2", "externalId": "ann"});
@@ -275,7 +275,7 @@ async fn a_user_whom_no_link_maps_is_never_a_silent_success() {
     let (_, body) = idp.send("GET", &format!("/Users/{id}"), Value::Null).await;
     assert_eq!(body["active"], json!(false), "the directory's word is kept all the same");
     assert!(started.stop(Duration::from_secs(5)).await);
-    // The mistake is mended in the configuration: who is inactive is disabled from the start.
+    // The configuration is corrected: inactive users are disabled from the start.
     let started = hub(folder.path(), json!({})).await;
     let bench = Bench::start(&format!("http://{}", started.address()), json!({})).await;
     bench.becomes("/required/x", &token(&bench, "carol", 3), (401, "account_disabled")).await;
@@ -432,7 +432,7 @@ async fn requests_are_answered_as_the_standard_says() {
     ] {
         assert_eq!(post(kind, body).await.expect("an answer").status().as_u16(), want, "{kind}");
     }
-    // What is offered.
+    // The description of the service.
     for (path, member, want) in [
         ("/ServiceProviderConfig", "patch", json!({"supported": true})),
         ("/ResourceTypes", "totalResults", json!(2)),

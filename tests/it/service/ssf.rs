@@ -143,7 +143,7 @@ async fn each_event_has_its_effect() {
     ] {
         assert!(text.contains(want), "{want}: {text}");
     }
-    // What the stream disabled it enables, and an administrator's word stays.
+    // The stream enables a user that it has disabled.
     let enable = bench.sign(&header(), &set("on", &format!("{RISC}/account-enabled"), user("e7"), json!({})));
     assert_eq!(transmitter.push(enable).await.0, 202);
     let token = bench.token(json!({"sub": "e7", "email": "e7@example.com", "sid": "x", "iat": NOW + 1}));
