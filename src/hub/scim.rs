@@ -31,7 +31,7 @@ use self::search::Query;
 use super::command::MARGIN;
 use super::rate::Rate;
 use super::{Hub, LedgerError, is_same};
-use crate::revocation::Key;
+use crate::revocation::{Key, PERMANENT};
 use crate::state::Table;
 use crate::telemetry::chain;
 use crate::value::{DuplicateKeys, JsonLimits, parse_json, to_serde_json};
@@ -235,7 +235,8 @@ impl Hub {
                 now,
                 at,
                 until: at.saturating_add(self.settings.retain).saturating_add(MARGIN),
-                deleted_until: now.saturating_add(self.settings.deleted_retention),
+                // Before the end of time, which inactive users have.
+                deleted_until: now.saturating_add(self.settings.deleted_retention).min(PERMANENT.saturating_sub(1)),
             },
         }
     }

@@ -657,3 +657,27 @@ fn an_explanation_names_what_is_missing() {
     let (code, text) = explain("--subject", "subject", json!({"format": "opaque", "id": "u1"}));
     assert!(code == Some(1) && text.contains("`opaque_is`"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_user_is_not_one_that_is_inactive_for_ever() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = hub(folder.path(), json!({})).await;
+    assert!(first.stop(Duration::from_secs(5)).await);
+    let provider = json!({"name": "idp", "token_files": [folder.path().join("token")], "issuers": [ISSUER],
+                          "link": [{"attribute": "externalId", "join": "sub"}]});
+    let public = json!({"addr": "127.0.0.1:0", "url": "https://hub.example/"});
+    // Longer than times last.
+    let more = json!({"public": public, "scim": [provider], "deleted_retention": "2000000h"});
+    let hub = start(folder.path(), more).await.expect("the hub starts");
+    let bench = Bench::start(&format!("http://{}", hub.address()), json!({})).await;
+    let idp = Directory::of(&hub);
+    let id = idp.create("ann").await;
+    let token = bench.token(json!({"sub": "ann", "email": "x@example.com", "sid": "x", "iat": NOW + 3}));
+    bench.becomes("/required/x", &token, (200, "")).await;
+    assert_eq!(idp.send("DELETE", &format!("/Users/{id}"), Value::Null).await.0, 204);
+    bench.becomes("/x", &token, (401, "account_disabled")).await;
+    idp.create("ann").await;
+    bench.becomes("/x", &token, (200, "")).await;
+    bench.service.stop().await;
+    assert!(hub.stop(Duration::from_secs(5)).await);
+}
