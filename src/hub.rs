@@ -187,16 +187,20 @@ impl Hub {
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let began = Instant::now();
+        let missed = self.ledger.catch_up()?;
         let done = self.ledger.transact(work);
         self.metrics.committed(began.elapsed());
-        let (outcome, merged) = done?;
-        for (seq, (key, entry)) in merged {
+        let (done, merged) = match done {
+            Ok((outcome, merged)) => (Ok(outcome), merged),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        for (seq, (key, entry)) in missed.into_iter().chain(merged) {
             // An error means that there are no readers.
             let _ =
                 self.lines.send(Published { seq: Some(seq), line: Line::Changed { key, entry, seq }.text().into() });
             self.metrics.changed(action, self.ledger.len());
         }
-        Ok(outcome)
+        done
     }
 
     /// Carries out a request of an administrator, named `actor`. The change is durable when this returns its number. Waits for the disk.

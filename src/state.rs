@@ -5,9 +5,13 @@ use std::cell::Cell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
+
+/// The longest wait for readers before the file is opened again.
+const REOPEN_WAIT: Duration = Duration::from_millis(500);
 
 /// A table: bytes by bytes, in the order of the keys.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +66,8 @@ impl State {
     /// The database, opened again after a failure of the disk. What was committed before is there.
     fn database(&self) -> Result<MappedRwLockReadGuard<'_, Database>, StateError> {
         if self.has_failed.load(Ordering::Acquire) {
-            let mut database = self.database.write();
+            // A list that is being read holds it, and may be what asks here: it ends first, and a later call opens the file.
+            let Some(mut database) = self.database.try_write_for(REOPEN_WAIT) else { return Err(StateError::Closed) };
             if self.has_failed.load(Ordering::Acquire) {
                 // Closed first: one at a time has the file.
                 *database = None;

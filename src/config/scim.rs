@@ -170,7 +170,8 @@ impl Resolver<'_> {
         issuers: &[String],
         known: &BTreeMap<String, IssuerJoins>,
     ) -> Vec<Link> {
-        let mut links = Vec::new();
+        let mut links: Vec<Link> = Vec::new();
+        let joins = |issuer: &String| known.get(issuer).map(|known| known.joins.as_slice()).unwrap_or_default();
         let listed = item.at("link").and_then(Value::as_array);
         for (at, link) in listed.into_iter().flatten().enumerate() {
             let link = Section::of("plugins.stepgate.hub.scim[].link[]", Some(link));
@@ -179,7 +180,6 @@ impl Resolver<'_> {
                 let message = format!("expected one of {}, or one that `attributes` names", LINKED.join(", "));
                 self.problems.error(format!("{place}.link[{at}].attribute"), message);
             }
-            let joins = |issuer: &String| known.get(issuer).map(|known| known.joins.as_slice()).unwrap_or_default();
             let is_known = join == "sub" || issuers.iter().flat_map(joins).any(|known| known.name == join);
             if !is_known {
                 let mut names: Vec<&str> = issuers.iter().flat_map(joins).map(|known| known.name.as_str()).collect();
@@ -188,6 +188,13 @@ impl Resolver<'_> {
                 self.problems.error(format!("{place}.link[{at}].join"), message);
             }
             links.push(Link { attribute: attribute.to_owned(), join: join.to_owned() });
+        }
+        for issuer in issuers {
+            let has = |link: &Link| link.join == "sub" || joins(issuer).iter().any(|known| known.name == link.join);
+            if !links.is_empty() && !links.iter().any(has) {
+                let message = format!("no link leads to a join of `{issuer}`: its tokens would stay valid");
+                self.problems.error(format!("{place}.link"), message);
+            }
         }
         if links.is_empty() || links.len() > MAX_LINKS {
             let message = format!(

@@ -147,7 +147,7 @@ fn change(kind: Kind, action: Action, at: u32, now: u32, settings: &HubSettings)
     let retained = |life: u32| at.saturating_add(life).saturating_add(MARGIN);
     let denied = match kind {
         Kind::Session => retained(settings.session_retain),
-        Kind::Token => token_change(u32::MAX, now, settings).until,
+        Kind::Token => token_change(now.saturating_add(settings.retain), now).until,
         _ => now.saturating_add(DENIED),
     };
     let has_deny = matches!(kind, Kind::Session | Kind::Token | Kind::Key);
@@ -176,9 +176,9 @@ fn change(kind: Kind, action: Action, at: u32, now: u32, settings: &HubSettings)
     Ok(change)
 }
 
-/// The denial of a token that expires at `expires`: no longer than entries are kept.
-pub(super) fn token_change(expires: u32, now: u32, settings: &HubSettings) -> Change {
-    let until = expires.min(now.saturating_add(settings.retain)).saturating_add(MARGIN);
+/// The denial of a token that expires at `expires`: at most as long as keys are denied.
+pub(super) fn token_change(expires: u32, now: u32) -> Change {
+    let until = expires.min(now.saturating_add(DENIED)).saturating_add(MARGIN);
     Change { deny: Some(true), until, ..Change::default() }
 }
 

@@ -23,6 +23,8 @@ const MAX_SOURCES: u8 = 16;
 
 /// Changes that a reader can be behind; beyond, it takes the snapshot.
 const MAX_LOG: u64 = 262_144;
+/// Changes that a reader gets at once when it comes back, and one more.
+const MAX_DUE: usize = 2_049;
 /// Rows that are read at a time.
 const ROWS: usize = 65_536;
 
@@ -208,9 +210,12 @@ impl Ledger {
         self.entries.load(Ordering::Relaxed)
     }
 
-    /// Copies everything, as it is at one moment, to a new file.
+    /// Copies everything, as it is at one moment, to a new file. The copy has an epoch of its own: changes that are made after it was
+    /// put back have numbers that readers know for others.
     pub fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
-        Ok(self.state.copy_to(path, &[&[ENTRIES, LOG, META, SEEN, SEEN_UNTIL], super::scim::TABLES].concat())?)
+        self.state.copy_to(path, &[&[ENTRIES, LOG, META, SEEN, SEEN_UNTIL], super::scim::TABLES].concat())?;
+        let epoch = uuid::Uuid::new_v4().to_string();
+        State::open(path)?.write(|writing| writing.put(META, b"epoch", epoch.as_bytes()).map_err(LedgerError::from))
     }
 
     /// Carries out `work` as one change of the file, all or nothing. What it merged is on disk when this returns, and comes in the order
@@ -240,6 +245,21 @@ impl Ledger {
         }
         added.into_iter().for_each(|kind| self.count(kind, true));
         Ok((outcome, merged))
+    }
+
+    /// Changes that are on disk and were not reported as made: the disk failed when they were already written.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn catch_up(&self) -> Result<Vec<(u64, Record)>, LedgerError> {
+        let known = self.seq();
+        let on_disk = self.get(META, b"seq")?.map(<[u8; 8]>::try_from).transpose();
+        let on_disk = on_disk.map_err(|_| LedgerError::Format)?.map(u64::from_be_bytes).unwrap_or_default();
+        if on_disk <= known {
+            return Ok(Vec::new());
+        }
+        self.seq.store(on_disk, Ordering::Release);
+        Ok(self.changes_after(known)?.unwrap_or_default())
     }
 
     /// The number of a source among those that disable, which it keeps for ever.
@@ -332,10 +352,10 @@ impl Ledger {
     /// The changes after `seq`, each with the entry as it is now; `None` where some are missing, or there are too many.
     pub fn changes_after(&self, seq: u64) -> Result<Option<Vec<(u64, Record)>>, LedgerError> {
         let first = seq.saturating_add(1);
-        let rows = self.state.rows(LOG, &first.to_be_bytes(), ROWS)?;
-        // Further behind than that, the snapshot is shorter.
+        let rows = self.state.rows(LOG, &first.to_be_bytes(), MAX_DUE)?;
+        // Further behind than that, the snapshot is less work for both.
         let is_missing = rows.first().is_some_and(|(number, _)| number.as_slice() != first.to_be_bytes());
-        if is_missing || rows.len() == ROWS || seq > self.seq() {
+        if is_missing || rows.len() == MAX_DUE || seq > self.seq() {
             return Ok(None);
         }
         let mut changes = Vec::with_capacity(rows.len());

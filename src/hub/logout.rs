@@ -143,10 +143,10 @@ impl Hub {
     /// The token is not good, there are no keys, or nothing is durable.
     pub async fn log_out(self: Arc<Self>, name: &str, token: &str) -> Result<(), LogoutError> {
         let known = self.logouts.iter().find(|known| known.settings.name == name).ok_or(LogoutError::Absent)?;
-        if !known.rate.take() {
-            return Err(LogoutError::Busy);
-        }
-        let outcome = self.log_out_of(known, token).await;
+        let outcome = match known.rate.take() {
+            true => self.log_out_of(known, token).await,
+            false => Err(LogoutError::Busy),
+        };
         self.metrics.logout(name, outcome.as_ref().err());
         outcome
     }
@@ -225,7 +225,7 @@ impl Hub {
             let mut last = None;
             hub.change("revoke", |batch| -> Result<(), LedgerError> {
                 for (key, until) in &keys {
-                    last = Some(batch.apply(Kind::Token, *key, &token_change(*until, now, &hub.settings))?);
+                    last = Some(batch.apply(Kind::Token, *key, &token_change(*until, now))?);
                 }
                 Ok(())
             })?;

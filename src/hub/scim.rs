@@ -148,6 +148,11 @@ impl Provider {
 }
 
 impl Hub {
+    /// True for the credential of this provider. Waits for the disk.
+    pub fn admits_provider(&self, name: &str, bearer: Option<&str>) -> bool {
+        self.providers.iter().any(|known| known.settings.name == name && known.admits(bearer))
+    }
+
     /// Answers a request to a provider; a change is durable then. Waits for the disk.
     pub fn scim(&self, name: &str, bearer: Option<&str>, request: &ScimRequest) -> ScimAnswer {
         // One answer whether the provider or the credential is wrong.
@@ -342,19 +347,29 @@ pub(super) fn linked_values<'a>(settings: &'a ScimSettings, user: &Value) -> Res
 ///
 /// # Errors
 /// The file cannot be read.
-pub(super) fn keys_of_address(hub: &Hub, providers: &[String], address: &str) -> Result<BTreeSet<Key>, LedgerError> {
+pub(super) fn keys_of_address(
+    hub: &Hub,
+    providers: &[String],
+    issuers: &[String],
+    address: &str,
+) -> Result<BTreeSet<Key>, LedgerError> {
     let mut keys = BTreeSet::new();
+    // Of issuers for which both the stream and the directory speak.
     for provider in hub.providers.iter().filter(|known| providers.contains(&known.settings.name)) {
-        let mut found = BTreeSet::new();
-        for attribute in ["userName", "emails"] {
-            let users = directory::find(&hub.ledger, provider.source, ResourceType::User, attribute, address)?;
-            found.extend(users.unwrap_or_default());
-        }
+        let find = |attribute| {
+            let found = directory::find(&hub.ledger, provider.source, ResourceType::User, attribute, address)?;
+            Ok::<_, LedgerError>(found.unwrap_or_default())
+        };
+        // A name is one user's; an address may be of several.
+        let by_name = find("userName")?;
+        let found = if by_name.is_empty() { find("emails")? } else { by_name };
         // An address of several is no one's.
         if let (Some(id), 1) = (found.first(), found.len())
             && let Some(user) = directory::get(&hub.ledger, provider.source, ResourceType::User, *id)?
         {
-            keys.extend(hub.linker(provider).keys(&user));
+            let both: Vec<String> =
+                issuers.iter().filter(|issuer| provider.settings.issuers.contains(issuer)).cloned().collect();
+            keys.extend(hub.linker(provider).keys_for(&user, &both));
         }
     }
     Ok(keys)

@@ -319,7 +319,7 @@ impl Hub {
     fn apply_set(&self, stream: &Stream, set: &Set) -> Result<(), SetError> {
         let now = self.now();
         let settings = &stream.settings;
-        let lookup = |address: &str| keys_of_address(self, &settings.directories, address);
+        let lookup = |address: &str| keys_of_address(self, &settings.directories, &settings.issuers, address);
         let subjects = Subjects {
             settings,
             issuers: &self.settings.issuers,
@@ -343,13 +343,17 @@ impl Hub {
                 SubjectError::Invalid(message) => request(message),
                 SubjectError::Ledger(error) => error.into(),
             })?;
+            let subject = if event_type.is_of_account() { subject.of_account() } else { subject };
             if subject_of_all.as_ref().is_some_and(|known| *known != subject) {
                 return Err(request("the events of one SET have different subjects"));
             }
             let at = event::time_of(event, set.issued, now);
-            let own = event::changes(event_type, event, &subject, at, settings, stream.source, &self.settings);
+            let own = event::changes(event_type, event, &subject, (at, now), settings, stream.source, &self.settings);
             let has_effect = |change: &Change| change.until > now || change.disable.is_some();
+            // A repetition is recognized for so long: after that, an old SET must not enable anyone.
+            let is_forgotten = at.saturating_add(REMEMBERED) < now;
             let outcome = match (&subject, &own) {
+                (_, _) if event_type == EventType::AccountEnabled && is_forgotten => EventOutcome::Stale,
                 (subject, _) if subject.is_empty() => EventOutcome::Unmatched,
                 (_, own) if own.is_empty() => EventOutcome::Noted,
                 (_, own) if !own.iter().any(|(.., change)| has_effect(change)) => EventOutcome::Stale,
@@ -361,13 +365,24 @@ impl Hub {
             outcomes.push((event_type.name(), outcome));
             subject_of_all = Some(subject);
         }
+        let owners = subject_of_all.map(|subject| subject.owners).unwrap_or_default();
         let seen = self.ledger.hub_key().key(Kind::Token, "set", &settings.name, &set.jti);
         let is_first = self.change("signal", |batch| -> Result<bool, SetError> {
             if !batch.is_first(seen, now.saturating_add(REMEMBERED))? {
                 return Ok(false);
             }
             for (kind, key, change) in &changes {
-                batch.apply(*kind, *key, change)?;
+                match batch.apply(*kind, *key, change) {
+                    // Sessions have their share of the room: all of the user's end.
+                    Err(LedgerError::Full(_)) if !owners.is_empty() => {
+                        for owner in &owners {
+                            batch.apply(Kind::User, *owner, &event::sign_in_again(set.issued, now, &self.settings))?;
+                        }
+                    }
+                    applied => {
+                        applied?;
+                    }
+                }
             }
             Ok(true)
         })?;

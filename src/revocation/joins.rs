@@ -13,7 +13,7 @@ pub enum Fold {
     Exact,
     /// An e-mail address: trimmed, in small letters.
     Email,
-    /// A UUID: in small letters.
+    /// A UUID: in small letters with hyphens.
     Uuid,
 }
 
@@ -23,7 +23,7 @@ impl Fold {
         let folded = match self {
             Self::Exact => value.to_owned(),
             Self::Email => value.trim().to_lowercase(),
-            Self::Uuid => value.to_ascii_lowercase(),
+            Self::Uuid => uuid::Uuid::parse_str(value).ok()?.to_string(),
         };
         let is_address = self != Self::Email || folded.matches('@').count() == 1;
         let is_good = !folded.is_empty() && folded.len() <= MAX_VALUE_BYTES && !folded.chars().any(char::is_control);
@@ -81,6 +81,7 @@ mod tests {
             (Fold::Email, " Ada@Example.COM ", Some("ada@example.com")),
             (Fold::Email, "ada", None),
             (Fold::Email, "a@b@c", None),
+            (Fold::Uuid, "nickname", None),
             (Fold::Uuid, "6F9619FF-8B86-D011-B42D-00C04FC964FF", Some("6f9619ff-8b86-d011-b42d-00c04fc964ff")),
         ] {
             assert_eq!(fold.apply(given).as_deref(), want, "{given:?}");

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, post};
@@ -27,6 +27,10 @@ const SET_MEDIA: &str = "application/secevent+jwt";
 const MAX_SET_BYTES: usize = 64 << 10;
 /// Requests that are carried out at the same time, or wait for the disk.
 const MAX_IN_FLIGHT: usize = 256;
+/// Logout tokens and SETs that are carried out at the same time.
+const MAX_UNAUTHENTICATED: usize = 64;
+/// The longest wait for a body.
+const BODY_WAIT: Duration = Duration::from_secs(10);
 /// A provider gets its answer within that, or comes again.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -34,17 +38,22 @@ const DEADLINE: Duration = Duration::from_secs(5);
 struct PublicListener {
     hub: Arc<Hub>,
     in_flight: Arc<Semaphore>,
+    /// For what is authenticated by its contents: it takes no place of directories.
+    unauthenticated: Arc<Semaphore>,
 }
 
 pub(super) fn routes(hub: &Arc<Hub>) -> Router {
-    let listener = PublicListener { hub: Arc::clone(hub), in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) };
+    let listener = PublicListener {
+        hub: Arc::clone(hub),
+        in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+        unauthenticated: Arc::new(Semaphore::new(MAX_UNAUTHENTICATED)),
+    };
     Router::new()
         .route("/scim/{provider}/v2", any(scim))
         .route("/scim/{provider}/v2/", any(scim))
         .route("/scim/{provider}/v2/{*rest}", any(scim))
         .route("/logout/{name}", post(logout))
         .route("/ssf/{name}/events", post(events))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(listener)
 }
 
@@ -55,18 +64,24 @@ async fn scim(
     RawQuery(query): RawQuery,
     method: Method,
     headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: Body,
 ) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(rejected) => return response(ScimAnswer::error(rejected.status().as_u16(), None, &rejected.body_text())),
-    };
     let Ok(permit) = Arc::clone(&listener.in_flight).try_acquire_owned() else {
         return response(busy("too many requests are carried out"));
     };
     let mut parts = parts.into_iter();
     let provider = parts.next().unwrap_or_default();
     let rest = parts.next().unwrap_or_default();
+    let bearer = bearer_of(&headers);
+    // Only then is a body taken.
+    let (hub, asked, shown) = (Arc::clone(&listener.hub), provider.clone(), bearer.clone());
+    let is_admitted = tokio::task::spawn_blocking(move || hub.admits_provider(&asked, shown.as_deref())).await;
+    if !is_admitted.unwrap_or(false) {
+        return response(ScimAnswer::error(401, None, "the credential is none of this provider"));
+    }
+    let Some(body) = read(body, MAX_BODY_BYTES).await else {
+        return response(ScimAnswer::error(413, None, "the body is larger than 1 MiB, or did not come in time"));
+    };
     let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into());
     let query = query.unwrap_or_default();
     let request = ScimRequest {
@@ -76,7 +91,6 @@ async fn scim(
         content_type,
         body,
     };
-    let bearer = bearer_of(&headers);
     let hub = listener.hub;
     let work = tokio::task::spawn_blocking(move || {
         let _permit = permit;
@@ -84,7 +98,7 @@ async fn scim(
     });
     let answer = match tokio::time::timeout(DEADLINE, work).await {
         Ok(Ok(answer)) => answer,
-        // It may still be carried out: a provider that comes again finds that nothing is left to do.
+        // It may still be carried out; a provider that comes again finds the state as it is then.
         Ok(Err(_)) | Err(_) => busy("the request was not carried out in time"),
     };
     response(answer)
@@ -95,12 +109,13 @@ async fn logout(
     State(listener): State<PublicListener>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Response {
+    let Ok(_permit) = listener.unauthenticated.try_acquire() else { return logout_answer(&Err(LogoutError::Busy)) };
+    let body = read(body, MAX_FORM_BYTES).await.unwrap_or_default();
     let Some(token) = form(&headers, &body, "logout_token") else {
         return logout_answer(&Err(LogoutError::Invalid("expected a form with one `logout_token`".to_owned())));
     };
-    let Ok(_permit) = listener.in_flight.try_acquire() else { return logout_answer(&Err(LogoutError::Busy)) };
     let outcome = tokio::time::timeout(DEADLINE, Arc::clone(&listener.hub).log_out(&name, &token)).await;
     logout_answer(&outcome.unwrap_or(Err(LogoutError::Keys)))
 }
@@ -134,8 +149,10 @@ async fn events(
     State(listener): State<PublicListener>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Response {
+    let Ok(_permit) = listener.unauthenticated.try_acquire() else { return set_answer(&Err(SetError::Keys)) };
+    let body = read(body, MAX_SET_BYTES).await.unwrap_or_default();
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_set = media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case(SET_MEDIA));
     let text = std::str::from_utf8(&body).ok().filter(|text| is_set && text.len() <= MAX_SET_BYTES);
@@ -143,7 +160,6 @@ async fn events(
         let message = format!("expected {SET_MEDIA} of at most {MAX_SET_BYTES} bytes");
         return set_answer(&Err(SetError::Invalid("invalid_request", message)));
     };
-    let Ok(_permit) = listener.in_flight.try_acquire() else { return set_answer(&Err(SetError::Keys)) };
     let bearer = bearer_of(&headers);
     let outcome = tokio::time::timeout(DEADLINE, listener.hub.receive(&name, bearer, text.trim())).await;
     set_answer(&outcome.unwrap_or(Err(SetError::Keys)))
@@ -176,6 +192,11 @@ pub(super) fn form(headers: &HeaderMap, body: &[u8], name: &str) -> Option<Strin
     }
     let mut values = url::form_urlencoded::parse(body).filter(|(known, _)| known == name).map(|(_, value)| value);
     values.next().filter(|_| values.next().is_none()).map(std::borrow::Cow::into_owned)
+}
+
+/// A body of at most `limit` bytes; `None` for a longer one, and for one that does not come in time.
+async fn read(body: Body, limit: usize) -> Option<Bytes> {
+    tokio::time::timeout(BODY_WAIT, axum::body::to_bytes(body, limit)).await.ok()?.ok()
 }
 
 fn busy(why: &str) -> ScimAnswer {

@@ -186,6 +186,11 @@ impl Issuer {
         now.saturating_sub(self.confirmed.load(Ordering::Acquire)) > MAX_STALE_SECONDS
     }
 
+    /// The source gave its keys so recently that it is not asked again.
+    pub fn is_fresh(&self, now: i64) -> bool {
+        now.saturating_sub(self.confirmed.load(Ordering::Acquire)) <= REFRESH_GATE_SECONDS
+    }
+
     /// Says that the source has just been asked and gave its keys.
     pub fn confirm(&self, now: i64) {
         self.confirmed.store(now, Ordering::Release);

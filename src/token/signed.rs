@@ -62,7 +62,12 @@ async fn verify(
     if !issuer.settings.algorithms.contains(&header.alg) {
         return Err(TokenError::Algorithm);
     }
-    issuer.verifying_key(&header, signed, signature, clock, deadline).await?;
+    let verified = issuer.verifying_key(&header, signed, signature, clock, deadline).await;
+    // A new key whose set could not be fetched is no bad key: the sender has to come again.
+    if matches!(verified, Err(TokenError::UnknownKey)) && !issuer.is_fresh(clock.now()) {
+        return Err(TokenError::KeysUnavailable);
+    }
+    verified?;
     Ok(SignedJwt { issuer: Arc::clone(issuer), typ: header.typ, claims: payload, digest: digest_of(signed) })
 }
 

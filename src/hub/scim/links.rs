@@ -75,10 +75,15 @@ fn state_of(row: &[u8]) -> u32 {
 impl Linker<'_> {
     /// The keys of a user.
     pub fn keys(&self, user: &Stored) -> BTreeSet<Key> {
+        self.keys_for(user, &self.settings.issuers)
+    }
+
+    /// The keys of a user for tokens of these issuers.
+    pub fn keys_for(&self, user: &Stored, issuers: &[String]) -> BTreeSet<Key> {
         let mut keys = BTreeSet::new();
         for link in &self.settings.links {
             for value in values_of(link, user) {
-                for issuer in &self.settings.issuers {
+                for issuer in issuers {
                     let joins = self.issuers.get(issuer).map(|known| known.joins.as_slice()).unwrap_or_default();
                     let join = joins.iter().find(|join| join.name == link.join).map(|join| join.fold);
                     let fold = join.or((link.join == "sub").then_some(Fold::Exact));
@@ -123,6 +128,10 @@ impl Linker<'_> {
         }
         let has_changed = before.is_some_and(|before| before != after);
         let mut revoked: BTreeSet<Key> = shared.into_iter().collect();
+        if after == Standing::Deleted {
+            // Also of a value that it had beside another user, or since the links have changed.
+            revoked.extend(self.keys(user));
+        }
         for key in known.union(&wanted) {
             let is_lost = !wanted.contains(key);
             match after {
@@ -176,6 +185,9 @@ impl Linker<'_> {
                 self.put(batch, *key, id, None)?;
             } else if !known.contains(key) && self.is_shared(batch, key, id)? {
                 outcome.still_disabled = outcome.still_disabled.saturating_add(1);
+                if !user.is_active() {
+                    self.settle(batch, *key, true)?;
+                }
                 continue;
             } else {
                 self.put(batch, *key, id, Some(state))?;

@@ -247,6 +247,7 @@ fn changed_list(
                     if !is_known(&items, &new) {
                         items.push(new);
                     }
+                    attribute.check_count(items.len())?;
                 }
             }
         }
@@ -265,6 +266,7 @@ fn changed_list(
             return Err(ScimError::new(400, Some("noTarget"), format!("no value of `{}` matches", attribute.name)));
         };
         items.push(new);
+        attribute.check_count(items.len())?;
         selected.push(true);
     }
     let mut kept = Vec::with_capacity(items.len());

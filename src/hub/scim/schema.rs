@@ -150,12 +150,10 @@ impl Attribute {
     pub fn read(&self, value: &Value) -> Result<Option<Value>, ScimError> {
         match (self.many, value) {
             (_, Value::Null) => Ok(None),
-            (Some(most), Value::Array(items)) => {
+            (Some(_), Value::Array(items)) => {
                 let read: Vec<_> = items.iter().map(|item| self.read_one(item)).collect::<Result<_, _>>()?;
                 let read: Vec<_> = read.into_iter().flatten().collect();
-                if read.len() > most {
-                    return Err(self.wrong(&format!("more than {most} values")));
-                }
+                self.check_count(read.len())?;
                 Ok((!read.is_empty()).then_some(Value::Array(read)))
             }
             // One value in the place of a list of one, as some clients send it.
@@ -187,6 +185,15 @@ impl Attribute {
             (AttributeType::Complex(_), _) => Err(self.wrong("expected an object")),
             (AttributeType::DateTime | AttributeType::Reference(_), _) => Ok(None),
             (AttributeType::Text { .. }, _) => Err(self.wrong("expected a string")),
+        }
+    }
+
+    /// # Errors
+    /// A list has no room for so many values.
+    pub fn check_count(&self, count: usize) -> Result<(), ScimError> {
+        match self.many {
+            Some(most) if count > most => Err(self.wrong(&format!("more than {most} values"))),
+            _ => Ok(()),
         }
     }
 

@@ -84,7 +84,9 @@ impl Hub {
         let mut attributes = provider.schemas.read(kind, body)?;
         check(kind, &attributes)?;
         let mut edits = take_members(kind, &mut attributes)?;
-        edits.splice(..0, (kind == ResourceType::Group).then_some(MemberEdit::Clear));
+        // A replacement that forgets them must not revoke the tokens of every member.
+        let has_members = body.keys().any(|name| name.eq_ignore_ascii_case("members"));
+        edits.splice(..0, (kind == ResourceType::Group && has_members).then_some(MemberEdit::Clear));
         self.modify(provider, kind, id, query, |before| {
             let mut attributes = attributes.clone();
             if kind == ResourceType::User && !attributes.contains_key("active") {

@@ -117,15 +117,19 @@ async fn fetch_once(
     // It has them: they are not sent again.
     *answers = Answers::default();
     let sets = answer.get("sets").and_then(Value::as_object);
+    let mut failed = None;
     for (jti, set) in sets.into_iter().flatten().take(MAX_SETS) {
         match hub.accept(stream, set.as_str().unwrap_or_default()).await {
             Ok(()) => answers.accepted.push(jti.clone()),
             Err(SetError::Invalid(code, description)) => {
                 answers.refused.insert(jti.clone(), json!({"err": code, "description": description}));
             }
-            // Not acknowledged: it comes again.
-            Err(error) => return Err(chain(&error)),
+            // Not acknowledged: it comes again. Those behind it are not kept waiting.
+            Err(error) => failed = Some(chain(&error)),
         }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     stream.heard.store(hub.clock.now(), Ordering::Release);
     Ok(answer.get("moreAvailable").and_then(Value::as_bool).unwrap_or(false))

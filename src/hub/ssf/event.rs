@@ -107,6 +107,11 @@ impl EventType {
         }
     }
 
+    /// It is about an account and never about one session.
+    pub fn is_of_account(self) -> bool {
+        !matches!(self, Self::SessionRevoked | Self::DeviceComplianceChange | Self::Noted(_))
+    }
+
     /// It is about the stream and not about someone.
     pub fn is_of_stream(self) -> bool {
         matches!(self, Self::Verification | Self::StreamUpdated)
@@ -126,12 +131,20 @@ pub fn time_of(event: &Map<String, Value>, issued: i64, now: u32) -> u32 {
     seconds.min(now.saturating_add(AHEAD))
 }
 
-/// The changes of an event, by key.
+/// Tokens of now are rejected, and their user signs in again: in the place of a session that has no room.
+pub fn sign_in_again(issued: i64, now: u32, hub: &HubSettings) -> Change {
+    let at = u32::try_from(issued).unwrap_or_default().min(now.saturating_add(AHEAD));
+    let life = hub.retain.max(hub.session_retain);
+    let until = at.saturating_add(life).saturating_add(MARGIN);
+    Change { not_before: at, authenticated_not_before: at, until, ..Change::default() }
+}
+
+/// The changes of an event at `at`, by key.
 pub fn changes(
     event_type: EventType,
     event: &Map<String, Value>,
     subject: &Subject,
-    at: u32,
+    (at, now): (u32, u32),
     stream: &StreamSettings,
     source: u8,
     hub: &HubSettings,
@@ -167,7 +180,8 @@ pub fn changes(
         }
         EventType::AccountDisabled if is_policy && stream.notes_policy_lockouts => return Vec::new(),
         EventType::AccountDisabled => bit(true, PERMANENT),
-        EventType::AccountPurged => bit(true, at.saturating_add(hub.deleted_retention)),
+        // From now on: an event that comes late must not shorten what is already there.
+        EventType::AccountPurged => bit(true, now.saturating_add(hub.deleted_retention)),
         EventType::AccountEnabled => bit(false, 0),
         EventType::CredentialCompromise | EventType::SessionsRevoked => both,
         EventType::CredentialChangeRequired => sign_in,

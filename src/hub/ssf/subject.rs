@@ -10,6 +10,8 @@ use super::StreamSettings;
 use crate::hub::LedgerError;
 use crate::revocation::{Fold, HubKey, IssuerJoins, Key, Kind};
 
+/// The session of Keycloak that is all sessions of a user.
+const ALL_SESSIONS: &str = "ALL";
 /// Identifiers of one subject.
 const MAX_ALIASES: usize = 16;
 
@@ -35,9 +37,19 @@ pub struct Subject {
     pub clients: BTreeSet<Key>,
     pub groups: BTreeSet<Key>,
     pub devices: BTreeSet<Key>,
+    /// The users whose session it is, where it names one.
+    pub owners: BTreeSet<Key>,
 }
 
 impl Subject {
+    /// The same, for an event about an account: that of the user, whichever session is named with it.
+    pub fn of_account(self) -> Self {
+        match self.owners.is_empty() {
+            true => self,
+            false => Self { users: self.owners, ..Self::default() },
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.all().next().is_none()
     }
@@ -62,6 +74,7 @@ impl Subject {
         self.clients.extend(other.clients);
         self.groups.extend(other.groups);
         self.devices.extend(other.devices);
+        self.owners.extend(other.owners);
     }
 }
 
@@ -183,7 +196,13 @@ impl Subjects<'_> {
         let device = part("device").map(|device| self.of_issuers(device, Kind::Device)).transpose()?;
         if let Some(session) = part("session") {
             let sessions = self.of_issuers(session, Kind::Session)?;
-            return Ok(Subject { sessions, ..Subject::default() });
+            let is_all = session.get("id").and_then(Value::as_str) == Some(ALL_SESSIONS);
+            let owners = user.unwrap_or_default();
+            // Keycloak names all sessions of a user so; one without an identifier is no less.
+            if (sessions.is_empty() || is_all) && !owners.is_empty() {
+                return Ok(Subject { users: owners, ..Subject::default() });
+            }
+            return Ok(Subject { sessions, owners, ..Subject::default() });
         }
         if let Some(devices) = device.filter(|devices| !devices.is_empty()) {
             return Ok(Subject { devices, ..Subject::default() });

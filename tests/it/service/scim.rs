@@ -516,6 +516,10 @@ async fn who_leaves_a_group_needs_a_new_token() {
     assert_eq!(idp.send("PUT", &path, put).await.0, 200);
     bench.becomes("/x", &tokens[3], (401, "token_revoked")).await;
     assert_eq!(bench.ask("/x", &tokens[4]).await.0, 200);
+    // One that forgets the members removes none.
+    let forgetful = json!({"schemas": [GROUP], "displayName": "Administrators"});
+    assert_eq!(idp.send("PUT", &path, forgetful).await.0, 200);
+    assert_eq!(bench.ask("/x", &tokens[4]).await.0, 200);
     assert_eq!(idp.send("DELETE", &path, Value::Null).await.0, 204);
     bench.becomes("/x", &tokens[4], (401, "token_revoked")).await;
     assert_eq!(idp.total("/Groups").await, 0);

@@ -115,6 +115,19 @@ async fn each_event_has_its_effect() {
         // One without a time of its own, and one in milliseconds.
         (format!("{CAEP}/session-revoked"), user("e14"), json!({"event_timestamp": null}), [rejected, again, ""]),
         (format!("{CAEP}/session-revoked"), user("e15"), json!({"event_timestamp": NOW * 1_000}), [rejected, again, ""]),
+        // As Keycloak names all sessions of a user; and an account that is disabled is not one session.
+        (
+            format!("{CAEP}/session-revoked"),
+            json!({"user": user("e16"), "session": {"format": "opaque", "id": "ALL"}, "tenant": {"format": "opaque", "id": "acme"}}),
+            json!({}),
+            [rejected, again, ""],
+        ),
+        (
+            format!("{RISC}/account-disabled"),
+            json!({"user": user("e17"), "session": {"format": "opaque", "id": "other"}}),
+            json!({}),
+            [out; 3],
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -137,8 +150,8 @@ async fn each_event_has_its_effect() {
     }
     let text = metrics(&hub).await;
     for want in [
-        "type=\"account-disabled\",outcome=\"applied\"} 1",
-        "type=\"account-disabled\",outcome=\"duplicate\"} 1",
+        "type=\"account-disabled\",outcome=\"applied\"} 2",
+        "type=\"account-disabled\",outcome=\"duplicate\"} 2",
         "type=\"risk-level-change\",outcome=\"noted\"} 1",
     ] {
         assert!(text.contains(want), "{want}: {text}");
