@@ -14,7 +14,7 @@ import grpc
 from stack import AUDIENCE, ISSUER, free_port
 
 # What each addition cost is in docs/development.md.
-BINARY_MB, IDLE_MB, READY_MS, LIMIT = 26, 21, 50, 32 << 20
+BINARY_MB, IDLE_MB, READY_MS, LIMIT = 25, 20, 50, 32 << 20
 # Of the limit, for what is no file: the system can drop the pages of the binary and read them again.
 ANONYMOUS_MB = 22
 TOKENS = 2_000
