@@ -4,6 +4,7 @@
 //! ledger. Knows no listener and no policy; names of users end here: the ledger and the feed have hashes.
 
 mod command;
+mod credentials;
 mod explain;
 mod ledger;
 mod logout;
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 pub use self::command::{Action, Command, CommandError, RevocationRequest};
+pub use self::credentials::Credentials;
 pub use self::explain::Explanation;
 pub use self::ledger::LedgerError;
 use self::ledger::{Batch, Ledger};
@@ -34,10 +36,10 @@ pub use self::logout::{LogoutError, LogoutSettings};
 pub use self::metrics::HubMetrics;
 use self::readers::Published;
 pub use self::readers::Reader;
-use self::scim::Provider;
-pub use self::scim::{Link, MAX_ATTRIBUTES, MAX_LINKS, ScimAnswer, ScimRequest, ScimSettings};
-use self::ssf::Stream;
-pub use self::ssf::{Dialect, EventOutcome, PollSettings, SessionRevoked, SetError, StreamSettings, VerifySettings};
+pub use self::scim::{Link, MAX_ATTRIBUTES, MAX_LINKS, Provider, ScimAnswer, ScimRequest, ScimSettings};
+pub use self::ssf::{
+    Dialect, EventOutcome, PollSettings, SessionRevoked, SetError, Stream, StreamSettings, VerifySettings,
+};
 use self::unmatched::UnmatchedEvents;
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
@@ -50,12 +52,12 @@ use crate::token::Issuer;
 const MAX_BUFFERED_LINES: usize = 2_048;
 /// The feed confirms itself so often.
 const BEAT: Duration = Duration::from_secs(1);
+/// The longest wait of a change for those before it: less than that of a request.
+const TURN_WAIT: Duration = Duration::from_secs(4);
 /// A snapshot is shared by all readers for so long.
 const SNAPSHOT_AGE: Duration = Duration::from_secs(10);
 /// Entries that the search for those that are over looks at with every beat.
 const SWEPT_ENTRIES: usize = 1_000;
-/// Bytes of a credential in a file, at least and at most.
-const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=4_096;
 
 /// A hub, as configured. Times are in seconds.
 #[derive(Clone, Debug)]
@@ -71,8 +73,8 @@ pub struct HubSettings {
     pub max_entries: usize,
     /// Readers of the feed at the same time.
     pub max_readers: usize,
-    /// Credentials of readers; empty: every reader that can connect is admitted.
-    pub token_files: Vec<PathBuf>,
+    /// Of readers of the feed; none: every reader that can connect is admitted.
+    pub credentials: Credentials,
     /// By `iss`.
     pub issuers: BTreeMap<String, IssuerJoins>,
     /// Deleted users are remembered for so long.
@@ -96,7 +98,7 @@ pub struct Hub {
     as_of: AtomicI64,
     readers: AtomicUsize,
     snapshot: Mutex<Option<(Instant, Bytes)>>,
-    providers: Vec<Provider>,
+    providers: Vec<Arc<Provider>>,
     logouts: Vec<Logout>,
     /// Issuers with their keys.
     issuers: Vec<Arc<Issuer>>,
@@ -122,7 +124,7 @@ impl Hub {
         let as_of = AtomicI64::new(clock.now());
         let provider = |scim: &ScimSettings| {
             let source = ledger.source(&format!("scim/{}", scim.name))?;
-            Ok(Provider::new(scim, source, &settings.public_url))
+            Ok(Arc::new(Provider::new(scim, source, &settings.public_url)))
         };
         let providers = settings.scim.iter().map(provider).collect::<Result<_, LedgerError>>()?;
         let hub = Self {
@@ -148,6 +150,10 @@ impl Hub {
     /// The same, with issuers whose signatures it verifies.
     pub fn with_issuers(self, issuers: Vec<Arc<Issuer>>) -> Self {
         Self { issuers, ..self }
+    }
+
+    pub fn issuers(&self) -> &[Arc<Issuer>] {
+        &self.issuers
     }
 
     /// The same, with streams of events, each with its transmitter.
@@ -176,7 +182,8 @@ impl Hub {
         action: &'static str,
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _turn = self.turn.lock();
+        // Its caller waits no longer either: what was given up is not carried out after something newer.
+        let Some(_turn) = self.turn.try_lock_for(TURN_WAIT) else { return Err(LedgerError::Busy.into()) };
         self.change_locked(action, work)
     }
 
@@ -296,19 +303,9 @@ impl Hub {
         scim.chain(streams).map(shown).collect()
     }
 
-    /// True for a reader that may have the feed with this credential. Files are read again with every request, so that they can be rotated.
+    /// True for a reader that may have the feed with this credential. Waits for the disk.
     pub fn admits(&self, bearer: Option<&str>) -> bool {
-        if self.settings.token_files.is_empty() {
-            return true;
-        }
-        let Some(bearer) = bearer else { return false };
-        self.settings.token_files.iter().any(|path| match std::fs::read_to_string(path) {
-            Ok(token) => is_same(token.trim(), bearer),
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "a credential of the feed cannot be read");
-                false
-            }
-        })
+        self.settings.credentials.is_empty() || self.settings.credentials.admit(bearer)
     }
 
     /// Confirms the feed every second, and removes entries that are over, until everything stops.
@@ -359,12 +356,6 @@ impl Hub {
     pub fn max_readers(&self) -> usize {
         self.settings.max_readers
     }
-}
-
-/// Compares without saying where they differ. Credentials that are too short or too long are none.
-fn is_same(token: &str, bearer: &str) -> bool {
-    TOKEN_BYTES.contains(&token.len())
-        && aws_lc_rs::constant_time::verify_slices_are_equal(token.as_bytes(), bearer.as_bytes()).is_ok()
 }
 
 impl From<StateError> for CommandError {

@@ -12,6 +12,9 @@ use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, T
 
 /// The longest wait for readers before the file is opened again.
 const REOPEN_WAIT: Duration = Duration::from_millis(500);
+/// A change of many rows needs at most about so much: what is written to learn whether the disk has room again.
+const PROBE_BYTES: usize = 256 << 10;
+const PROBE: Table = Table("probe");
 
 /// A table: bytes by bytes, in the order of the keys.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +54,8 @@ pub struct State {
     database: RwLock<Option<Database>>,
     /// The disk has failed: the database does nothing more before it is opened again.
     has_failed: AtomicBool,
+    /// A change has failed, and since then nothing of its size was written.
+    may_lack_room: AtomicBool,
 }
 
 impl State {
@@ -60,7 +65,8 @@ impl State {
     /// Another process has it, or it is no such file.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let database = RwLock::new(Some(open_database(path)?));
-        Ok(Self { path: path.to_owned(), database, has_failed: AtomicBool::new(false) })
+        let (has_failed, may_lack_room) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { path: path.to_owned(), database, has_failed, may_lack_room })
     }
 
     /// The database, opened again after a failure of the disk. What was committed before is there.
@@ -82,9 +88,14 @@ impl State {
     /// Notes a failure of the disk.
     fn noted<T>(&self, outcome: Result<T, StateError>) -> Result<T, StateError> {
         if outcome.is_err() {
-            self.has_failed.store(true, Ordering::Release);
+            self.set_failed();
         }
         outcome
+    }
+
+    fn set_failed(&self) {
+        self.has_failed.store(true, Ordering::Release);
+        self.may_lack_room.store(true, Ordering::Release);
     }
 
     /// Changes tables, all or nothing. It is durable when this returns. One change at a time; this waits for its turn and for the disk.
@@ -97,12 +108,26 @@ impl State {
         let writing = Writing { transaction, has_failed: Cell::new(false) };
         let outcome = change(&writing);
         if writing.has_failed.get() {
-            self.has_failed.store(true, Ordering::Release);
+            self.set_failed();
         }
         // Dropped without a commit, it changes nothing.
         let outcome = outcome?;
         self.noted(writing.transaction.commit().map_err(failed))?;
         Ok(outcome)
+    }
+
+    /// After a change has failed: writes and removes as much as a change may need. A full disk may have room for a few rows yet, and none
+    /// for a change.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn prove_room(&self) -> Result<(), StateError> {
+        if self.may_lack_room.load(Ordering::Acquire) {
+            self.write(|writing| writing.put(PROBE, b"", &vec![0; PROBE_BYTES]))?;
+            self.write(|writing| writing.remove(PROBE, b""))?;
+            self.may_lack_room.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Copies these tables, as they are at one moment, to a new file. Changes go on meanwhile.
@@ -287,6 +312,39 @@ mod tests {
     use super::*;
 
     const NAMES: Table = Table("names");
+
+    /// A list that looks things up holds the file while it asks for it again.
+    #[test]
+    fn a_failure_within_a_list_is_an_error_and_no_deadlock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = State::open(&folder.path().join("a.redb")).expect("it opens");
+        state.write(|writing| writing.put(NAMES, b"a", b"1")).expect("it is written");
+        let mut within = None;
+        let visit = |_: &[u8], _: &[u8]| {
+            state.has_failed.store(true, Ordering::Release);
+            within = Some(state.rows(NAMES, b"", 1));
+            true
+        };
+        state.scan(NAMES, b"", visit).expect("it was begun before");
+        assert!(matches!(within, Some(Err(StateError::Closed))), "{within:?}");
+        assert_eq!(state.rows(NAMES, b"", 1).expect("it is open again").len(), 1);
+    }
+
+    /// A full disk may have room for a few rows yet.
+    #[test]
+    fn after_a_failure_room_is_proven_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.redb");
+        let state = State::open(&path).expect("it opens");
+        let length = || std::fs::metadata(&path).expect("the file").len();
+        let before = length();
+        state.prove_room().expect("nothing has failed");
+        assert_eq!(length(), before);
+        state.set_failed();
+        state.prove_room().expect("there is room");
+        assert!(!state.may_lack_room.load(Ordering::Acquire) && !state.has_failed.load(Ordering::Acquire));
+        assert!(state.rows(PROBE, b"", 1).expect("it reads").is_empty(), "it leaves nothing");
+    }
 
     #[test]
     fn changes_are_all_or_nothing_and_stay() {

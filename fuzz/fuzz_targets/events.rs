@@ -24,7 +24,8 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
                 assert!(!matches!(outcome, Err(LogoutError::Ledger(_) | LogoutError::Keys)), "{outcome:?}");
             }
             name => {
-                let outcome = hub.receive(name, Some(TOKEN.to_owned()), &token).await;
+                let Ok(stream) = hub.stream(name, Some(TOKEN)) else { return };
+                let outcome = hub.receive(&stream, &token).await;
                 assert!(!matches!(outcome, Err(SetError::Ledger(_) | SetError::Keys)), "{outcome:?}");
             }
         }

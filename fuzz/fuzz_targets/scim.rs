@@ -28,7 +28,7 @@ fn ask(hub: &Hub, method: &str, path: &str, body: &[u8]) -> ScimAnswer {
         content_type: None,
         body: body.to_vec().into(),
     };
-    hub.scim("fuzz", Some(TOKEN), &request)
+    hub.scim(&hub.provider("fuzz", Some(TOKEN)).expect("the provider"), &request)
 }
 
 libfuzzer_sys::fuzz_target!(|text: &str| {

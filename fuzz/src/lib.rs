@@ -11,7 +11,7 @@ use stepgate::check::{
 };
 use stepgate::clock::Clock;
 use stepgate::hub::{
-    Dialect, Hub, HubSettings, Link, LogoutSettings, ScimSettings, SessionRevoked, StreamSettings,
+    Credentials, Dialect, Hub, HubSettings, Link, LogoutSettings, ScimSettings, SessionRevoked, StreamSettings,
 };
 use stepgate::opa::input::Options;
 use stepgate::policy::{self, BuiltinSettings, Entrypoint, HostContext, Module, RegoVersion, Snapshot, Sources};
@@ -170,7 +170,7 @@ pub fn hub() -> Arc<Hub> {
     let extra = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User:employeeNumber";
     let scim = ScimSettings {
         name: "fuzz".to_owned(),
-        token_files: vec![token.clone()],
+        credentials: Credentials::new(vec![token.clone()]),
         issuers: vec![ISSUER.to_owned()],
         links: vec![link("externalId", "sub"), link("emails", "email")],
         attributes: vec![extra.to_owned()],
@@ -186,7 +186,7 @@ pub fn hub() -> Arc<Hub> {
         audience: "hub".to_owned(),
         issuers: vec![ISSUER.to_owned()],
         dialect,
-        token_files: vec![token.clone()],
+        credentials: Credentials::new(vec![token.clone()]),
         subject_issuers: [("https://org.example.com".to_owned(), "sub".to_owned())].into(),
         opaque_is: Some("sub".to_owned()),
         format_is: [("did".to_owned(), "sub".to_owned())].into(),
@@ -206,7 +206,7 @@ pub fn hub() -> Arc<Hub> {
         skew: 2,
         max_entries: 1_000_000,
         max_readers: 10,
-        token_files: Vec::new(),
+        credentials: Credentials::default(),
         issuers: [(ISSUER.to_owned(), joins)].into(),
         deleted_retention: 86_400,
         public_url: "https://hub.example.com".to_owned(),

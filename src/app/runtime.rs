@@ -214,7 +214,11 @@ impl Runtime {
         let tls = tls.map(|tls| self.kept_fresh(tls));
         let listener = Listener::bind(&address, socket_access).await.map_err(readable)?;
         let tokens = config.issuers.take().map(|issuers| {
-            let issuers = start_issuers(issuers, &config.issuer_services, &self.metrics, &self.clock, &self.lifecycle);
+            // The hub in this process has them already.
+            let issuers = match self.hub.get() {
+                Some(hub) => hub.issuers().to_vec(),
+                None => start_issuers(issuers, &config.issuer_services, &self.metrics, &self.clock, &self.lifecycle),
+            };
             let verifier = Verifier::new(issuers, &config.tokens, self.clock.clone());
             let verifier = verifier.counting(self.metrics.of::<TokenMetrics>().cache.clone());
             let verifier = Arc::new(verifier.with_introspection(|settings| {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::issuers::issuer_names;
 use super::resolve::Resolver;
+use super::scim::credentials;
 use super::section::Section;
 use super::streams::Stream;
 use crate::hub::HubSettings;
@@ -62,14 +63,14 @@ impl Resolver<'_> {
             );
         }
         let tls = self.tls("plugins.stepgate.hub.tls", item, address.as_ref());
-        let token_files: Vec<PathBuf> = item.texts("token_files").into_iter().map(PathBuf::from).collect();
+        let credentials = credentials(item);
         let asks_clients = tls.as_ref().is_some_and(|tls| tls.client_roots.is_some());
         if let Some(address @ Address::Tcp { .. }) = &address {
             let is_local = is_loopback(address);
             if !is_local && tls.is_none() {
                 self.problems
                     .error(format!("{PLACE}.addr"), "off loopback the feed needs `tls`: it carries the hub's key");
-            } else if !is_local && !asks_clients && token_files.is_empty() {
+            } else if !is_local && !asks_clients && credentials.is_empty() {
                 self.problems.error(
                     format!("{PLACE}.addr"),
                     "everyone could read the feed: set `tls.ca_cert_file`, or `token_files`",
@@ -104,7 +105,7 @@ impl Resolver<'_> {
                 skew: seconds("skew"),
                 max_entries: item.size("max_entries"),
                 max_readers: item.size("feed_readers"),
-                token_files,
+                credentials,
                 issuers: joins,
                 deleted_retention: seconds("deleted_retention"),
                 public_url: public.as_ref().map(|public| public.url.clone()).unwrap_or_default(),

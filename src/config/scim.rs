@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::hub::{HubListener, is_loopback};
 use super::resolve::Resolver;
 use super::section::Section;
-use crate::hub::{Link, LogoutSettings, MAX_ATTRIBUTES, MAX_LINKS, ScimSettings};
+use crate::hub::{Credentials, Link, LogoutSettings, MAX_ATTRIBUTES, MAX_LINKS, ScimSettings};
 use crate::revocation::IssuerJoins;
 
 const PLACE: &str = "plugins.stepgate.hub";
@@ -62,8 +62,7 @@ impl Resolver<'_> {
             if providers.iter().any(|known| known.name == provider.name) {
                 self.problems.error(format!("{place}.name"), "named twice");
             }
-            let is_shared = |file: &PathBuf| providers.iter().any(|known| known.token_files.contains(file));
-            if provider.token_files.iter().any(is_shared) {
+            if providers.iter().any(|known| known.credentials.shares_a_file(&provider.credentials)) {
                 self.problems.error(format!("{place}.token_files"), "a credential belongs to one provider");
             }
             providers.push(provider);
@@ -80,8 +79,8 @@ impl Resolver<'_> {
     ) -> Option<ScimSettings> {
         let name = self.address_name(item, place);
         let texts = |name: &str| -> Vec<String> { item.texts(name).into_iter().map(str::to_owned).collect() };
-        let token_files: Vec<PathBuf> = texts("token_files").into_iter().map(PathBuf::from).collect();
-        if token_files.is_empty() {
+        let credentials = credentials(item);
+        if credentials.is_empty() {
             self.problems
                 .error(format!("{place}.token_files"), "required: without a credential everyone could disable users");
         }
@@ -104,7 +103,7 @@ impl Resolver<'_> {
         }
         Some(ScimSettings {
             name,
-            token_files,
+            credentials,
             issuers,
             links,
             attributes,
@@ -204,6 +203,11 @@ impl Resolver<'_> {
         }
         links
     }
+}
+
+/// The bearer tokens of a party.
+pub(super) fn credentials(item: Section<'_>) -> Credentials {
+    Credentials::new(item.texts("token_files").into_iter().map(PathBuf::from).collect())
 }
 
 /// True for an issuer with the preset of Entra.

@@ -1,12 +1,12 @@
 //! Streams of security events that a hub receives.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde_json::Value;
 use stepgate_jose::Algorithm;
 
 use super::resolve::Resolver;
+use super::scim::credentials;
 use super::section::Section;
 use crate::hub::{Dialect, PollSettings, ScimSettings, SessionRevoked, StreamSettings, VerifySettings};
 use crate::remote::service::ServiceSettings;
@@ -98,11 +98,11 @@ impl Resolver<'_> {
             "sse" => Dialect::Sse,
             _ => Dialect::Standard,
         };
-        let token_files: Vec<PathBuf> = texts("token_files").into_iter().map(PathBuf::from).collect();
+        let credentials = credentials(item);
         let poll = self.endpoint(item.section("poll"), place, "poll", services).map(|(service, resource)| {
             PollSettings { service, resource, interval: item.section("poll").duration("interval") }
         });
-        if poll.is_none() && token_files.is_empty() {
+        if poll.is_none() && credentials.is_empty() {
             let message =
                 "required: the transmitter's credential in `Authorization` of what it pushes; or configure `poll`";
             self.problems.error(format!("{place}.token_files"), message);
@@ -120,7 +120,7 @@ impl Resolver<'_> {
             audience: audience?.to_owned(),
             issuers,
             dialect,
-            token_files,
+            credentials,
             subject_issuers,
             opaque_is,
             format_is,

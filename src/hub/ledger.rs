@@ -39,6 +39,8 @@ pub enum LedgerError {
     Absent(PathBuf),
     #[error("`{0}` is one source too many: a ledger knows fifteen, those of the past included")]
     Sources(String),
+    #[error("the disk is too slow: changes before this one are not on it yet")]
+    Busy,
     #[error("the system has no randomness for the key of a new ledger")]
     Random,
     #[error("the file of the ledger is damaged, or of another version")]
@@ -315,6 +317,7 @@ impl Ledger {
 
     /// Removes entries that are over among `limit` from the key `first` on, and gives the key to go on with; empty at the end.
     pub fn sweep(&self, first: &[u8], limit: usize, now: u32) -> Result<Vec<u8>, LedgerError> {
+        self.state.prove_room()?;
         let rows = self.state.rows(ENTRIES, first, limit.saturating_add(1))?;
         let next = rows.get(limit).map(|(key, _)| key.clone()).unwrap_or_default();
         let mut over = Vec::new();
@@ -439,6 +442,31 @@ mod tests {
         let changes = |seq| ledger.changes_after(seq).expect("it reads");
         assert_eq!(changes(1), Some(vec![(2, (key(1), entry))]));
         assert_eq!((changes(2), changes(3)), (Some(Vec::new()), None), "from the future: another ledger");
+    }
+
+    /// The disk may fail after a change was written and before that was known.
+    #[test]
+    fn a_change_that_was_not_acknowledged_is_caught_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(&folder.path().join("hub.redb"), 10).expect("it opens");
+        let revoke = Change { not_before: 100, until: 1_000, ..Change::default() };
+        let (_, entry) = apply(&ledger, Kind::User, 1, &revoke).expect("it is written");
+        ledger.seq.store(0, Ordering::Release);
+        assert_eq!(ledger.catch_up().expect("it reads"), [(1, (key(1), entry))]);
+        assert!(ledger.seq() == 1 && ledger.catch_up().expect("it reads").is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_is_far_behind_takes_the_snapshot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(&folder.path().join("hub.redb"), 10).expect("it opens");
+        let revoke = Change { not_before: 100, until: 1_000, ..Change::default() };
+        let many = |batch: &mut Batch<'_>| -> Result<(), LedgerError> {
+            (0..MAX_DUE).try_for_each(|_| batch.apply(Kind::User, key(1), &revoke).map(|_| ()))
+        };
+        ledger.transact(many).expect("they are written");
+        assert!(ledger.changes_after(0).expect("it reads").is_none());
+        assert_eq!(ledger.changes_after(1).expect("it reads").map(|changes| changes.len()), Some(MAX_DUE - 1));
     }
 
     #[test]

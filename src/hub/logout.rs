@@ -47,6 +47,8 @@ pub enum LogoutError {
     Invalid(String),
     #[error("too many logout tokens")]
     Busy,
+    #[error("it was not carried out in time")]
+    Late,
     #[error("the keys of the issuer are not here")]
     Keys,
     #[error(transparent)]

@@ -15,7 +15,7 @@ mod search;
 mod write;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use http::{Method, StatusCode};
@@ -30,7 +30,7 @@ use self::schema::{ResourceType, Schemas};
 use self::search::Query;
 use super::command::MARGIN;
 use super::rate::Rate;
-use super::{Hub, LedgerError, is_same};
+use super::{Credentials, Hub, LedgerError};
 use crate::revocation::{Key, PERMANENT};
 use crate::state::Table;
 use crate::telemetry::chain;
@@ -74,8 +74,7 @@ pub struct Link {
 pub struct ScimSettings {
     /// In its address, and in the log.
     pub name: String,
-    /// Files with a bearer token each; they are read with every request.
-    pub token_files: Vec<PathBuf>,
+    pub credentials: Credentials,
     /// Issuers whose tokens it decides about.
     pub issuers: Vec<String>,
     pub links: Vec<Link>,
@@ -93,7 +92,7 @@ pub struct ScimSettings {
 
 /// A provider that runs.
 #[derive(Debug)]
-pub(super) struct Provider {
+pub struct Provider {
     settings: ScimSettings,
     schemas: Schemas,
     /// Its bit among those that disable.
@@ -133,39 +132,23 @@ impl Provider {
     pub(super) fn heard(&self) -> (&str, i64) {
         (&self.settings.name, self.heard.load(Ordering::Acquire))
     }
-
-    /// True for the credential of this provider. Waits for the disk.
-    fn admits(&self, bearer: Option<&str>) -> bool {
-        let Some(bearer) = bearer else { return false };
-        self.settings.token_files.iter().any(|path| match std::fs::read_to_string(path) {
-            Ok(token) => is_same(token.trim(), bearer),
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "a credential of a SCIM provider cannot be read");
-                false
-            }
-        })
-    }
 }
 
 impl Hub {
-    /// True for the credential of this provider. Waits for the disk.
-    pub fn admits_provider(&self, name: &str, bearer: Option<&str>) -> bool {
-        self.providers.iter().any(|known| known.settings.name == name && known.admits(bearer))
+    /// The provider of this name, for its credential. Waits for the disk.
+    pub fn provider(&self, name: &str, bearer: Option<&str>) -> Option<Arc<Provider>> {
+        let known = self.providers.iter().find(|known| known.settings.name == name)?;
+        known.settings.credentials.admit(bearer).then(|| Arc::clone(known))
     }
 
-    /// Answers a request to a provider; a change is durable then. Waits for the disk.
-    pub fn scim(&self, name: &str, bearer: Option<&str>, request: &ScimRequest) -> ScimAnswer {
-        // One answer whether the provider or the credential is wrong.
-        let Some(provider) = self.providers.iter().find(|known| known.settings.name == name && known.admits(bearer))
-        else {
-            return ScimAnswer::error(401, None, "the credential is none of this provider");
-        };
+    /// Answers a request of a provider; a change is durable then. Waits for the disk.
+    pub fn scim(&self, provider: &Provider, request: &ScimRequest) -> ScimAnswer {
         provider.heard.store(self.clock.now(), Ordering::Release);
         let answer = match provider.rate.take() {
             true => self.scim_answer(provider, request),
             false => ScimAnswer { retry_after: Some(1), ..ScimAnswer::error(429, None, "too many requests") },
         };
-        self.metrics.scim(name, request.method.as_str(), answer.status);
+        self.metrics.scim(&provider.settings.name, request.method.as_str(), answer.status);
         answer
     }
 
@@ -354,7 +337,7 @@ pub(super) fn keys_of_address(
     address: &str,
 ) -> Result<BTreeSet<Key>, LedgerError> {
     let mut keys = BTreeSet::new();
-    // Of issuers for which both the stream and the directory speak.
+    // Only keys of issuers for which both the stream and the directory speak.
     for provider in hub.providers.iter().filter(|known| providers.contains(&known.settings.name)) {
         let find = |attribute| {
             let found = directory::find(&hub.ledger, provider.source, ResourceType::User, attribute, address)?;
@@ -390,3 +373,6 @@ fn body(request: &ScimRequest) -> Result<serde_json::Map<String, Value>, ScimErr
         _ => Err(ScimError::syntax("expected an object")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,6 @@ mod event;
 mod subject;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -23,7 +22,7 @@ use self::event::EventType;
 use self::subject::{Subject, SubjectError, Subjects};
 use super::scim::keys_of_address;
 use super::unmatched::Unmatched;
-use super::{Hub, LedgerError, is_same};
+use super::{Credentials, Hub, LedgerError};
 use crate::revocation::{Change, HubKey, IssuerJoins, Key, Kind};
 use crate::token::{Issuer, SignedJwt, TokenError, numeric_date, verify_signature_of};
 use crate::value::{as_text, member, to_serde_json};
@@ -78,8 +77,8 @@ pub struct StreamSettings {
     /// Issuers whose tokens it decides about.
     pub issuers: Vec<String>,
     pub dialect: Dialect,
-    /// Files with the bearer tokens of pushed SETs; they are read with every request.
-    pub token_files: Vec<PathBuf>,
+    /// Of pushed SETs.
+    pub credentials: Credentials,
     /// `iss` of subjects that is none of the issuers, to the join that its `sub` has.
     pub subject_issuers: BTreeMap<String, String>,
     /// The join of identifiers without a meaning.
@@ -100,7 +99,7 @@ pub struct StreamSettings {
 
 /// A stream that runs.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub struct Stream {
     settings: StreamSettings,
     /// Its bit among those that disable.
     source: u8,
@@ -120,6 +119,8 @@ pub enum SetError {
     /// The code of RFC 8935 section 2.4, and why.
     #[error("{1}")]
     Invalid(&'static str, String),
+    #[error("it was not carried out in time")]
+    Late,
     #[error("the keys of the transmitter are not here")]
     Keys,
     #[error(transparent)]
@@ -176,18 +177,6 @@ impl Stream {
     /// Its name, and when it was last heard of, in seconds since the epoch.
     pub(super) fn heard(&self) -> (&str, i64) {
         (&self.settings.name, self.heard.load(Ordering::Acquire))
-    }
-
-    /// True for the credential of this transmitter. Waits for the disk.
-    fn admits(&self, bearer: Option<&str>) -> bool {
-        let Some(bearer) = bearer else { return false };
-        self.settings.token_files.iter().any(|path| match std::fs::read_to_string(path) {
-            Ok(token) => is_same(token.trim(), bearer),
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "a credential of a stream cannot be read");
-                false
-            }
-        })
     }
 
     /// Verifies a SET: RFC 8417 section 2 and Shared Signals 1.0.
@@ -283,24 +272,26 @@ pub(super) fn subject_keys(
 }
 
 impl Hub {
-    /// Accepts a SET that was pushed; durable when this returns. Waits for keys and for the disk.
+    /// The stream of this name, for the credential of its transmitter. Waits for the disk.
+    ///
+    /// # Errors
+    /// There is none, or the credential is another.
+    pub fn stream(&self, name: &str, bearer: Option<&str>) -> Result<Arc<Stream>, SetError> {
+        let stream = self.streams.iter().find(|known| known.settings.name == name).ok_or(SetError::Absent)?;
+        match stream.settings.credentials.admit(bearer) {
+            true => Ok(Arc::clone(stream)),
+            false => {
+                let message = "the credential is not that of this stream".to_owned();
+                Err(SetError::Invalid("authentication_failed", message))
+            }
+        }
+    }
+
+    /// Verifies a SET and carries it out; durable when this returns. Waits for keys and for the disk.
     ///
     /// # Errors
     /// It is not good, there are no keys, or nothing is durable.
-    pub async fn receive(self: &Arc<Self>, name: &str, bearer: Option<String>, text: &str) -> Result<(), SetError> {
-        let found = self.streams.iter().find(|known| known.settings.name == name);
-        let stream = Arc::clone(found.ok_or(SetError::Absent)?);
-        let asking = Arc::clone(&stream);
-        let is_admitted = tokio::task::spawn_blocking(move || asking.admits(bearer.as_deref())).await;
-        if !is_admitted.unwrap_or(false) {
-            let message = "the credential is not that of this stream".to_owned();
-            return Err(SetError::Invalid("authentication_failed", message));
-        }
-        self.accept(&stream, text).await
-    }
-
-    /// Verifies a SET and carries it out.
-    async fn accept(self: &Arc<Self>, stream: &Arc<Stream>, text: &str) -> Result<(), SetError> {
+    pub async fn receive(self: &Arc<Self>, stream: &Arc<Stream>, text: &str) -> Result<(), SetError> {
         let set = match stream.read(self, text).await {
             Ok(set) => set,
             Err(error) => {

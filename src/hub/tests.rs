@@ -15,7 +15,7 @@ pub(super) fn settings(folder: &std::path::Path) -> HubSettings {
         skew: 2,
         max_entries: 100,
         max_readers: 2,
-        token_files: Vec::new(),
+        credentials: Credentials::default(),
         deleted_retention: 400 * 86_400,
         public_url: String::new(),
         scim: Vec::new(),
@@ -141,7 +141,7 @@ fn credentials_of_readers_are_compared_whole() {
     let short = folder.path().join("short");
     std::fs::write(&short, "short").expect("a token");
     let hub = open(HubSettings {
-        token_files: vec![folder.path().join("absent"), short, path.clone()],
+        credentials: Credentials::new(vec![folder.path().join("absent"), short, path.clone()]),
         ..settings(folder.path())
     });
     assert!(hub.admits(Some(token)));
@@ -150,4 +150,19 @@ fn credentials_of_readers_are_compared_whole() {
     }
     std::fs::write(&path, "x".repeat(40)).expect("a new token");
     assert!(hub.admits(Some(&"x".repeat(40))) && !hub.admits(Some(token)), "files are read again");
+}
+
+/// Who was answered "come again" must not be carried out after something newer.
+#[test]
+fn a_change_waits_no_longer_than_its_request() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hub = open(settings(folder.path()));
+    let turn = hub.turn.lock();
+    let waiting = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| hub.execute(&request(json!({})), "test"));
+        waiting.join().expect("it ends while another has the turn")
+    });
+    assert!(matches!(waiting, Err(CommandError::Ledger(LedgerError::Busy))), "{waiting:?}");
+    drop(turn);
+    assert_eq!(hub.execute(&request(json!({})), "test").expect("it is free"), 1, "the first one has changed nothing");
 }

@@ -38,7 +38,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 struct PublicListener {
     hub: Arc<Hub>,
     in_flight: Arc<Semaphore>,
-    /// For what is authenticated by its contents: it takes no place of directories.
+    /// For logout tokens and SETs: they leave the permits of directories alone.
     unauthenticated: Arc<Semaphore>,
 }
 
@@ -70,17 +70,18 @@ async fn scim(
         return response(busy("too many requests are carried out"));
     };
     let mut parts = parts.into_iter();
-    let provider = parts.next().unwrap_or_default();
+    let name = parts.next().unwrap_or_default();
     let rest = parts.next().unwrap_or_default();
-    let bearer = bearer_of(&headers);
-    // Only then is a body taken.
-    let (hub, asked, shown) = (Arc::clone(&listener.hub), provider.clone(), bearer.clone());
-    let is_admitted = tokio::task::spawn_blocking(move || hub.admits_provider(&asked, shown.as_deref())).await;
-    if !is_admitted.unwrap_or(false) {
+    let (hub, bearer) = (Arc::clone(&listener.hub), bearer_of(&headers));
+    let found = tokio::task::spawn_blocking(move || hub.provider(&name, bearer.as_deref())).await;
+    // One answer whether the provider or the credential is wrong; only then is a body taken.
+    let Ok(Some(provider)) = found else {
         return response(ScimAnswer::error(401, None, "the credential is none of this provider"));
-    }
-    let Some(body) = read(body, MAX_BODY_BYTES).await else {
-        return response(ScimAnswer::error(413, None, "the body is larger than 1 MiB, or did not come in time"));
+    };
+    let body = match read(body, MAX_BODY_BYTES).await {
+        Ok(body) => body,
+        Err(NoBody::TooLarge) => return response(ScimAnswer::error(413, None, "the body is larger than 1 MiB")),
+        Err(NoBody::Late) => return response(busy("the body did not come in time")),
     };
     let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into());
     let query = query.unwrap_or_default();
@@ -94,7 +95,7 @@ async fn scim(
     let hub = listener.hub;
     let work = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        hub.scim(&provider, bearer.as_deref(), &request)
+        hub.scim(&provider, &request)
     });
     let answer = match tokio::time::timeout(DEADLINE, work).await {
         Ok(Ok(answer)) => answer,
@@ -112,12 +113,16 @@ async fn logout(
     body: Body,
 ) -> Response {
     let Ok(_permit) = listener.unauthenticated.try_acquire() else { return logout_answer(&Err(LogoutError::Busy)) };
-    let body = read(body, MAX_FORM_BYTES).await.unwrap_or_default();
+    let body = match read(body, MAX_FORM_BYTES).await {
+        Ok(body) => body,
+        Err(NoBody::TooLarge) => Bytes::new(),
+        Err(NoBody::Late) => return logout_answer(&Err(LogoutError::Late)),
+    };
     let Some(token) = form(&headers, &body, "logout_token") else {
         return logout_answer(&Err(LogoutError::Invalid("expected a form with one `logout_token`".to_owned())));
     };
     let outcome = tokio::time::timeout(DEADLINE, Arc::clone(&listener.hub).log_out(&name, &token)).await;
-    logout_answer(&outcome.unwrap_or(Err(LogoutError::Keys)))
+    logout_answer(&outcome.unwrap_or(Err(LogoutError::Late)))
 }
 
 fn logout_answer(outcome: &Result<(), LogoutError>) -> Response {
@@ -126,7 +131,9 @@ fn logout_answer(outcome: &Result<(), LogoutError>) -> Response {
         Err(LogoutError::Absent) => (StatusCode::NOT_FOUND, None),
         Err(LogoutError::Invalid(_)) => (StatusCode::BAD_REQUEST, None),
         Err(LogoutError::Busy) => (StatusCode::TOO_MANY_REQUESTS, Some(1)),
-        Err(LogoutError::Keys | LogoutError::Ledger(_)) => (StatusCode::SERVICE_UNAVAILABLE, Some(30)),
+        Err(LogoutError::Keys | LogoutError::Late | LogoutError::Ledger(_)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Some(30))
+        }
     };
     let mut response = match outcome {
         Ok(()) => status.into_response(),
@@ -151,18 +158,26 @@ async fn events(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let Ok(_permit) = listener.unauthenticated.try_acquire() else { return set_answer(&Err(SetError::Keys)) };
-    let body = read(body, MAX_SET_BYTES).await.unwrap_or_default();
+    let Ok(_permit) = listener.unauthenticated.try_acquire() else { return set_answer(&Err(SetError::Late)) };
+    let (hub, bearer) = (Arc::clone(&listener.hub), bearer_of(&headers));
+    let found = tokio::task::spawn_blocking(move || hub.stream(&name, bearer.as_deref())).await;
+    let stream = match found.unwrap_or(Err(SetError::Late)) {
+        Ok(stream) => stream,
+        Err(error) => return set_answer(&Err(error)),
+    };
+    let body = match read(body, MAX_SET_BYTES).await {
+        Ok(body) => body,
+        Err(NoBody::TooLarge) => Bytes::new(),
+        Err(NoBody::Late) => return set_answer(&Err(SetError::Late)),
+    };
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_set = media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case(SET_MEDIA));
-    let text = std::str::from_utf8(&body).ok().filter(|text| is_set && text.len() <= MAX_SET_BYTES);
-    let Some(text) = text else {
-        let message = format!("expected {SET_MEDIA} of at most {MAX_SET_BYTES} bytes");
+    let Some(text) = std::str::from_utf8(&body).ok().filter(|text| is_set && !text.is_empty()) else {
+        let message = format!("expected {SET_MEDIA} of 1 to {MAX_SET_BYTES} bytes");
         return set_answer(&Err(SetError::Invalid("invalid_request", message)));
     };
-    let bearer = bearer_of(&headers);
-    let outcome = tokio::time::timeout(DEADLINE, listener.hub.receive(&name, bearer, text.trim())).await;
-    set_answer(&outcome.unwrap_or(Err(SetError::Keys)))
+    let outcome = tokio::time::timeout(DEADLINE, listener.hub.receive(&stream, text.trim())).await;
+    set_answer(&outcome.unwrap_or(Err(SetError::Late)))
 }
 
 fn set_answer(outcome: &Result<(), SetError>) -> Response {
@@ -194,9 +209,32 @@ pub(super) fn form(headers: &HeaderMap, body: &[u8], name: &str) -> Option<Strin
     values.next().filter(|_| values.next().is_none()).map(std::borrow::Cow::into_owned)
 }
 
-/// A body of at most `limit` bytes; `None` for a longer one, and for one that does not come in time.
-async fn read(body: Body, limit: usize) -> Option<Bytes> {
-    tokio::time::timeout(BODY_WAIT, axum::body::to_bytes(body, limit)).await.ok()?.ok()
+/// Why there is no body.
+enum NoBody {
+    TooLarge,
+    /// It did not come in time, or the connection has ended.
+    Late,
+}
+
+/// A body of at most `limit` bytes.
+async fn read(body: Body, limit: usize) -> Result<Bytes, NoBody> {
+    match tokio::time::timeout(BODY_WAIT, axum::body::to_bytes(body, limit)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) if is_too_large(&error) => Err(NoBody::TooLarge),
+        Ok(Err(_)) | Err(_) => Err(NoBody::Late),
+    }
+}
+
+/// The body was longer than it may be.
+fn is_too_large(error: &axum::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if inner.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        source = inner.source();
+    }
+    false
 }
 
 fn busy(why: &str) -> ScimAnswer {

@@ -126,7 +126,6 @@ impl Linker<'_> {
         if before.is_none() {
             self.end_tombstones(batch, user, &wanted)?;
         }
-        let has_changed = before.is_some_and(|before| before != after);
         let mut revoked: BTreeSet<Key> = shared.into_iter().collect();
         if after == Standing::Deleted {
             // Also of a value that it had beside another user, or since the links have changed.
@@ -143,9 +142,6 @@ impl Linker<'_> {
                 Standing::Inactive => self.put(batch, *key, id, Some(PERMANENT))?,
                 Standing::Deleted => self.put(batch, *key, id, Some(self.times.deleted_until))?,
             }
-            if has_changed {
-                revoked.insert(*key);
-            }
         }
         if after == Standing::Deleted {
             self.put_tombstone(batch, id, user, &known)?;
@@ -155,11 +151,7 @@ impl Linker<'_> {
             let is_disabled = self.settle(batch, key, revoked.contains(&key))?;
             still_disabled = still_disabled.saturating_add(usize::from(is_disabled && after == Standing::Active));
         }
-        let row = self.user_key(id);
-        match is_mapped || after == Standing::Deleted {
-            true => batch.writing.remove(UNMAPPED, &row)?,
-            false => batch.writing.put(UNMAPPED, &row, &[])?,
-        }
+        self.note_mapped(batch, id, is_mapped || after == Standing::Deleted)?;
         Ok(Outcome { is_mapped, still_disabled })
     }
 
@@ -194,12 +186,18 @@ impl Linker<'_> {
             }
             self.settle(batch, *key, false)?;
         }
+        self.note_mapped(batch, id, outcome.is_mapped)?;
+        Ok(outcome)
+    }
+
+    /// Remembers a user whom no link maps, or no longer.
+    fn note_mapped(&self, batch: &Batch<'_>, id: Uuid, is_mapped: bool) -> Result<(), LedgerError> {
         let row = self.user_key(id);
-        match outcome.is_mapped {
+        match is_mapped {
             true => batch.writing.remove(UNMAPPED, &row)?,
             false => batch.writing.put(UNMAPPED, &row, &[])?,
         }
-        Ok(outcome)
+        Ok(())
     }
 
     fn user_key(&self, id: Uuid) -> Vec<u8> {

@@ -119,7 +119,7 @@ async fn fetch_once(
     let sets = answer.get("sets").and_then(Value::as_object);
     let mut failed = None;
     for (jti, set) in sets.into_iter().flatten().take(MAX_SETS) {
-        match hub.accept(stream, set.as_str().unwrap_or_default()).await {
+        match hub.receive(stream, set.as_str().unwrap_or_default()).await {
             Ok(()) => answers.accepted.push(jti.clone()),
             Err(SetError::Invalid(code, description)) => {
                 answers.refused.insert(jti.clone(), json!({"err": code, "description": description}));

@@ -133,6 +133,23 @@ async fn a_cached_token_does_not_outlive_its_stale_keys() {
     assert_eq!(bench.refusal(&token).await, Some(TokenError::KeysUnavailable));
 }
 
+/// A sender of a new key is asked to come again while its set cannot be fetched, and refused once it was.
+#[tokio::test]
+async fn an_unknown_key_counts_as_bad_only_while_the_set_is_fresh() {
+    let bench = bench();
+    bench.issuer.confirm(NOW);
+    let of_another = token_of(&EC_OTHER, &with(header(), "kid", json!("new")), &payload());
+    let verify = async || {
+        let soon = tokio::time::Instant::now() + Duration::from_millis(50);
+        super::verify_signature_of(&bench.issuer, &of_another, &bench.clock, soon).await.err()
+    };
+    assert_eq!(verify().await, Some(TokenError::UnknownKey));
+    bench.clock.advance(super::issuer::REFRESH_GATE_SECONDS + 1);
+    assert_eq!(verify().await, Some(TokenError::KeysUnavailable));
+    bench.issuer.confirm(bench.clock.now());
+    assert_eq!(verify().await, Some(TokenError::UnknownKey));
+}
+
 #[tokio::test]
 async fn who_comes_while_keys_are_fetched_waits_for_them_too() {
     let (issuer, mut asked) = Issuer::new(settings());

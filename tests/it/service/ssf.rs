@@ -156,6 +156,15 @@ async fn each_event_has_its_effect() {
     ] {
         assert!(text.contains(want), "{want}: {text}");
     }
+    // A late purge shortens nothing, and an enabling SET that is older than repetitions are remembered is none.
+    let old = NOW - 401 * 86_400;
+    for (jti, event) in [("purged", "account-purged"), ("old", "account-enabled")] {
+        let mut claims = set(jti, &format!("{RISC}/{event}"), user("e7"), json!({"event_timestamp": old}));
+        claims["iat"] = json!(old);
+        assert_eq!(transmitter.push(bench.sign(&header(), &claims)).await.0, 202);
+    }
+    let still = bench.token(json!({"sub": "e7", "email": "e7@example.com", "sid": "y", "iat": NOW + 1}));
+    assert_eq!(bench.ask("/x", &still).await.1, "account_disabled");
     // The stream enables a user that it has disabled.
     let enable = bench.sign(&header(), &set("on", &format!("{RISC}/account-enabled"), user("e7"), json!({})));
     assert_eq!(transmitter.push(enable).await.0, 202);
@@ -399,6 +408,40 @@ async fn sets_that_wait_are_fetched_and_acknowledged() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(waiting.lock().requests.len() <= before + 3, "{}", waiting.lock().requests.len() - before);
     assert!(metrics(&hub).await.contains("stepgate_hub_source_age_seconds{source=\"idp\"} 0"));
+    bench.service.stop().await;
+    assert!(hub.stop(Duration::from_secs(5)).await);
+}
+
+/// A session without room ends all of its user's; one of no known user waits, and what is behind it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_share_of_sessions_stops_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let waiting = Arc::new(Mutex::new(Waiting::default()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let router = axum::Router::new().route("/poll", post(poll)).with_state(Arc::clone(&waiting));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let more = json!({"poll": {"service": "idp", "resource": "/poll", "interval": "1s"}});
+    let top = json!({"services": {"idp": {"url": url}}, "plugins": {"stepgate": {"hub": {"max_entries": 2}}}});
+    let (hub, bench) = start(folder.path(), more, top).await;
+    let transmitter = Transmitter::of(&hub);
+    let session = |id: &str| json!({"session": {"format": "opaque", "id": id}});
+    let revoked = format!("{CAEP}/session-revoked");
+    let first = bench.sign(&header(), &set("first", &revoked, session("s0"), json!({})));
+    assert_eq!(transmitter.push(first).await.0, 202, "it has the only place");
+    let token = bench.token(json!({}));
+    bench.becomes("/required/x", &token, (200, "")).await;
+    let of_alice = json!({"user": alice(), "session": {"format": "opaque", "id": "s1"}});
+    assert_eq!(transmitter.push(bench.sign(&header(), &set("owned", &revoked, of_alice, json!({})))).await.0, 202);
+    bench.becomes("/x", &token, (401, "token_revoked")).await;
+    let without_room = bench.sign(&header(), &set("a", &revoked, session("s2"), json!({})));
+    assert_eq!(transmitter.push(without_room.clone()).await.0, 503);
+    let bob = bench.token(json!({"sub": "bob", "email": "bob@example.com", "sid": "s9"}));
+    bench.becomes("/x", &bob, (200, "")).await;
+    let disabled = bench.sign(&header(), &set("b", &format!("{RISC}/account-disabled"), user("bob"), json!({})));
+    waiting.lock().sets.extend([("a".to_owned(), without_room), ("b".to_owned(), disabled)]);
+    bench.becomes("/x", &bob, (401, "account_disabled")).await;
+    settled("the second to be acknowledged", || async { waiting.lock().sets.len() == 1 }).await;
     bench.service.stop().await;
     assert!(hub.stop(Duration::from_secs(5)).await);
 }
