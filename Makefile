@@ -9,7 +9,7 @@ help: ## print this help
 
 # Debian's packages that `make test` needs, each with a program or file that shows it is there.
 NEEDED := nodejs:node npm:npm chromium:chromium libfaketime:/usr/lib/*/faketime/libfaketimeMT.so.1 shellcheck:shellcheck valgrind:valgrind \
-	nghttp2-client:h2load curl:curl
+	nghttp2-client:h2load curl:curl redis-server:redis-server
 # For the test of the pod, which is skipped loudly without them.
 OPTIONAL := podman:podman buildah:buildah runc:runc catatonit:catatonit util-linux:nsenter
 
@@ -75,8 +75,9 @@ lint: ## check formatting and lints
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --log-level error check bans licenses sources; \
 		else echo "cargo-deny is not installed: licences and sources of dependencies were not checked"; fi
 
-unit: ## run the tests of units, policies, floors and descriptors
+unit: ## run the tests of units, policies, floors and descriptors; those of a hub again with its ledger in Redis
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
+	STEPGATE_TEST_STORE=redis cargo test --quiet --test it -- service::scim service::ssf service::logout
 
 e2e: tools .tools/idp-ready build ## run the end-to-end tests (PYTEST="-k bundles")
 	cd tests/e2e && ../../$(PYTHON) -m pytest $(PYTEST)

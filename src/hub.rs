@@ -16,7 +16,7 @@ mod ssf;
 mod unmatched;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -29,8 +29,8 @@ use tokio::sync::broadcast;
 pub use self::command::{Action, Command, CommandError, RevocationRequest};
 pub use self::credentials::Credentials;
 pub use self::explain::Explanation;
-pub use self::ledger::LedgerError;
-use self::ledger::{Batch, Ledger};
+use self::ledger::{Batch, Ledger, News};
+pub use self::ledger::{LedgerError, LedgerStore};
 use self::logout::Logout;
 pub use self::logout::{LogoutError, LogoutSettings};
 pub use self::metrics::HubMetrics;
@@ -43,7 +43,7 @@ pub use self::ssf::{
 use self::unmatched::UnmatchedEvents;
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
-use crate::revocation::{Header, IssuerJoins, Line, encode};
+use crate::revocation::{Header, IssuerJoins, Line, Record, encode};
 use crate::state::StateError;
 use crate::telemetry::chain;
 use crate::token::Issuer;
@@ -56,14 +56,15 @@ const BEAT: Duration = Duration::from_secs(1);
 const TURN_WAIT: Duration = Duration::from_secs(4);
 /// A snapshot is shared by all readers for so long.
 const SNAPSHOT_AGE: Duration = Duration::from_secs(10);
+/// One of several hubs works for a stream so long, and goes on with every beat.
+const LEASE: Duration = Duration::from_secs(10);
 /// Entries that the search for those that are over looks at with every beat.
 const SWEPT_ENTRIES: usize = 1_000;
 
 /// A hub, as configured. Times are in seconds.
 #[derive(Clone, Debug)]
 pub struct HubSettings {
-    /// The folder of its file.
-    pub data_dir: PathBuf,
+    pub store: LedgerStore,
     /// The longest life of any accepted token.
     pub retain: u32,
     /// The longest life of a session.
@@ -118,7 +119,7 @@ impl Hub {
     /// # Errors
     /// Its file is in use or cannot be opened.
     pub fn open(settings: HubSettings, clock: Clock, metrics: Arc<HubMetrics>) -> Result<Self, LedgerError> {
-        let ledger = Ledger::open(&settings.data_dir.join("hub.redb"), settings.max_entries)?;
+        let ledger = Ledger::open(&settings.store, settings.max_entries)?;
         metrics.entries.set(i64::try_from(ledger.len()).unwrap_or(i64::MAX));
         metrics.store_up.set(1);
         let as_of = AtomicI64::new(clock.now());
@@ -161,9 +162,10 @@ impl Hub {
     /// # Errors
     /// The ledger cannot be written, or knows too many sources.
     pub fn with_streams(mut self, streams: Vec<(StreamSettings, Arc<Issuer>)>) -> Result<Self, LedgerError> {
+        let now = self.clock.now();
         for (settings, transmitter) in streams {
             let source = self.ledger.source(&format!("ssf/{}", settings.name))?;
-            self.streams.push(Arc::new(Stream::new(&settings, source, transmitter, self.clock.now())));
+            self.streams.push(Arc::new(Stream::new(&settings, source, transmitter, now, !self.ledger.is_shared())));
         }
         Ok(self)
     }
@@ -194,20 +196,37 @@ impl Hub {
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let began = Instant::now();
-        let missed = self.ledger.catch_up()?;
+        self.publish_news(self.ledger.catch_up()?);
         let done = self.ledger.transact(work);
         self.metrics.committed(began.elapsed());
         let (done, merged) = match done {
             Ok((outcome, merged)) => (Ok(outcome), merged),
             Err(error) => (Err(error), Vec::new()),
         };
-        for (seq, (key, entry)) in missed.into_iter().chain(merged) {
-            // An error means that there are no readers.
-            let _ =
-                self.lines.send(Published { seq: Some(seq), line: Line::Changed { key, entry, seq }.text().into() });
-            self.metrics.changed(action, self.ledger.len());
-        }
+        merged.iter().for_each(|_| self.metrics.changed(action, self.ledger.len()));
+        self.publish(merged);
         done
+    }
+
+    fn publish(&self, changes: Vec<(u64, Record)>) {
+        for (seq, (key, entry)) in changes {
+            // An error means that there are no readers.
+            let line = Line::Changed { key, entry, seq }.text().into();
+            let _ = self.lines.send(Published { seq: Some(seq), is_last: false, line });
+        }
+    }
+
+    /// Publishes what this hub did not change itself.
+    fn publish_news(&self, news: News) {
+        if let News::Changes(changes) = news {
+            return self.publish(changes);
+        }
+        if news == News::Healed {
+            self.metrics.heals.inc();
+        }
+        *self.snapshot.lock() = None;
+        let line = Line::Reset.text().into();
+        let _ = self.lines.send(Published { seq: None, is_last: true, line });
     }
 
     /// Carries out a request of an administrator, named `actor`. The change is durable when this returns its number. Waits for the disk.
@@ -243,7 +262,7 @@ impl Hub {
         let as_of = self.as_of.load(Ordering::Acquire);
         let (seq, records) = self.ledger.records()?;
         let header = Header {
-            epoch: self.ledger.epoch().to_owned(),
+            epoch: self.ledger.epoch(),
             seq,
             as_of,
             retain: self.settings.retain.into(),
@@ -272,7 +291,7 @@ impl Hub {
         if !path.is_file() {
             return Err(LedgerError::Absent(path.to_owned()));
         }
-        let ledger = Ledger::open(path, usize::MAX)?;
+        let ledger = Ledger::open_file(path, usize::MAX)?;
         let (seq, records) = ledger.records()?;
         Ok(json!({"epoch": ledger.epoch(), "seq": seq, "entries": records.len()}))
     }
@@ -325,7 +344,9 @@ impl Hub {
     /// One beat. While the ledger cannot be written, `as_of` stands still, so that sidecars grow stale.
     fn beat(&self, from: &[u8]) -> Vec<u8> {
         let _turn = self.turn.lock();
-        let swept = self.ledger.sweep(from, SWEPT_ENTRIES, self.now());
+        // Before other hubs are asked: what they acknowledge meanwhile is not confirmed by it.
+        let now = self.clock.now();
+        let swept = self.follow_locked().and_then(|()| self.ledger.sweep(from, SWEPT_ENTRIES, self.now()));
         // With the end of a walk through the ledger: seldom is enough.
         let is_at_end = matches!(&swept, Ok(next) if next.is_empty());
         if is_at_end && let Err(error) = self.forget_deleted().and_then(|()| self.count_unmapped()) {
@@ -334,22 +355,51 @@ impl Hub {
         let was_up = self.metrics.store_up.get() == 1;
         self.metrics.store_up.set(i64::from(swept.is_ok()));
         match &swept {
-            Ok(_) => self.as_of.store(self.clock.now(), Ordering::Release),
+            Ok(_) => self.as_of.store(now, Ordering::Release),
             Err(error) if was_up => {
                 tracing::error!(error = chain(error), "the ledger cannot be written: nothing is accepted")
             }
             Err(_) => {}
         }
         self.metrics.entries.set(i64::try_from(self.ledger.len()).unwrap_or(i64::MAX));
+        if self.ledger.is_shared() {
+            self.streams.iter().for_each(|stream| stream.share(&self.ledger, LEASE));
+        }
         self.publish_ages();
         let line = Line::Confirmed { as_of: self.as_of.load(Ordering::Acquire) }.text().into();
-        let _ = self.lines.send(Published { seq: None, line });
+        let _ = self.lines.send(Published { seq: None, is_last: false, line });
         swept.unwrap_or_default()
     }
 
-    /// Starts its own task.
+    /// Publishes what other hubs have changed.
+    fn follow_locked(&self) -> Result<(), LedgerError> {
+        let news = self.ledger.follow(self.now())?;
+        self.publish_news(news);
+        Ok(())
+    }
+
+    /// Publishes changes of other hubs as they come, until everything stops.
+    async fn follow(self: Arc<Self>) {
+        loop {
+            let hub = Arc::clone(&self);
+            let followed = tokio::task::spawn_blocking(move || {
+                hub.ledger.wait_for_news()?;
+                let _turn = hub.turn.lock();
+                hub.follow_locked()
+            });
+            // A failure is logged with the beat.
+            if !matches!(followed.await, Ok(Ok(()))) {
+                tokio::time::sleep(BEAT).await;
+            }
+        }
+    }
+
+    /// Starts its own tasks.
     pub fn start(self: &Arc<Self>, lifecycle: &Lifecycle) {
         lifecycle.spawn_until_stop(Arc::clone(self).run());
+        if self.ledger.is_shared() {
+            lifecycle.spawn_until_stop(Arc::clone(self).follow());
+        }
         ssf::start(self, lifecycle);
     }
 

@@ -1,126 +1,155 @@
-//! Durable tables in one file. The only place that names the embedded database, redb: one process has the file, a commit is on
-//! disk when it returns, and a process that is killed loses nothing that was committed.
+//! Durable tables: in a file that one process has, or in a Redis or Valkey server that several processes share. A change is all or
+//! nothing, and durable when it returns. Does not know what is stored in it.
 
-use std::cell::Cell;
-use std::os::unix::fs::PermissionsExt as _;
+mod file;
+mod redis;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
-use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
+use self::file::FileTables;
+use self::redis::RedisTables;
+pub use self::redis::{Durability, RedisSettings};
 
-/// The longest wait for readers before the file is opened again.
-const REOPEN_WAIT: Duration = Duration::from_millis(500);
 /// A change of many rows needs at most about so much: what is written to learn whether the disk has room again.
 const PROBE_BYTES: usize = 256 << 10;
 const PROBE: Table = Table("probe");
 
 /// A table: bytes by bytes, in the order of the keys.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Table(pub &'static str);
 
 /// A key with its value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
-impl Table {
-    fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
-        TableDefinition::new(self.0)
-    }
+/// Where tables are.
+#[derive(Clone, Debug)]
+pub enum StateSettings {
+    File(PathBuf),
+    Redis(RedisSettings),
 }
 
-/// Why the file cannot be used.
+/// Why tables cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("`{}` is in use by another process", .0.display())]
     InUse(PathBuf),
     #[error("`{}` cannot be opened", .path.display())]
-    Open { path: PathBuf, source: Box<redb::Error> },
+    Open { path: PathBuf, source: Box<::redb::Error> },
     #[error("the file of the tables could not be opened again after the disk had failed")]
     Closed,
     #[error("the file of the tables cannot be read or written")]
-    Io(#[source] Box<redb::Error>),
+    Io(#[source] Box<::redb::Error>),
+    #[error("no server of `urls` can be used: {0}")]
+    NoServer(String),
+    #[error("the Redis server failed")]
+    Redis(#[source] Box<::redis::RedisError>),
+    #[error("another process is changing the tables, and has not ended in time")]
+    Locked,
+    #[error("the change took too long, or the server lost its lock: nothing has changed")]
+    LockLost,
+    #[error("the change has {0} rows, more than a Redis server takes at once")]
+    TooLarge(usize),
+    #[error("the change is in the server's memory, and too few disks or replicas have confirmed it")]
+    NotDurable,
+    #[error("the tables are in a Redis server: back it up there")]
+    NoCopy,
+    #[error("the system has no randomness")]
+    Random,
 }
 
-fn failed<E: Into<redb::Error>>(error: E) -> StateError {
-    StateError::Io(Box::new(error.into()))
+#[derive(Debug)]
+enum Tables {
+    File(FileTables),
+    Redis(Box<RedisTables>),
 }
 
-/// An open file.
+/// Open tables.
 #[derive(Debug)]
 pub struct State {
-    path: PathBuf,
-    /// None after a failure, when it could not be opened again.
-    database: RwLock<Option<Database>>,
-    /// The disk has failed: the database does nothing more before it is opened again.
-    has_failed: AtomicBool,
+    tables: Tables,
     /// A change has failed, and since then nothing of its size was written.
     may_lack_room: AtomicBool,
 }
 
 impl State {
-    /// Opens the file, which is made where there is none, for its owner alone.
+    /// Opens tables. A file is made where there is none, for its owner alone.
     ///
     /// # Errors
-    /// Another process has it, or it is no such file.
-    pub fn open(path: &Path) -> Result<Self, StateError> {
-        let database = RwLock::new(Some(open_database(path)?));
-        let (has_failed, may_lack_room) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { path: path.to_owned(), database, has_failed, may_lack_room })
+    /// Another process has the file, or it is no such file; no server can be reached, or none is as it must be.
+    pub fn open(settings: &StateSettings) -> Result<Self, StateError> {
+        let tables = match settings {
+            StateSettings::File(path) => Tables::File(FileTables::open(path)?),
+            StateSettings::Redis(settings) => Tables::Redis(Box::new(RedisTables::open(settings.clone())?)),
+        };
+        Ok(Self { tables, may_lack_room: AtomicBool::new(false) })
     }
 
-    /// The database, opened again after a failure of the disk. What was committed before is there.
-    fn database(&self) -> Result<MappedRwLockReadGuard<'_, Database>, StateError> {
-        if self.has_failed.load(Ordering::Acquire) {
-            // A list that is being read holds it, and may be what asks here: it ends first, and a later call opens the file.
-            let Some(mut database) = self.database.try_write_for(REOPEN_WAIT) else { return Err(StateError::Closed) };
-            if self.has_failed.load(Ordering::Acquire) {
-                // Closed first: one at a time has the file.
-                *database = None;
-                *database = Some(open_database(&self.path)?);
-                self.has_failed.store(false, Ordering::Release);
-            }
+    /// Other processes may change the tables.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.tables, Tables::Redis(_))
+    }
+
+    /// Identifies the memory of the server; another one may lack what was acknowledged. Empty for a file.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub fn generation(&self) -> Result<String, StateError> {
+        match &self.tables {
+            Tables::File(_) => Ok(String::new()),
+            Tables::Redis(tables) => tables.generation(),
         }
-        // One read may be within another, as in a list that looks things up.
-        RwLockReadGuard::try_map(self.database.read_recursive(), Option::as_ref).map_err(|_| StateError::Closed)
     }
 
-    /// Notes a failure of the disk.
-    fn noted<T>(&self, outcome: Result<T, StateError>) -> Result<T, StateError> {
-        if outcome.is_err() {
-            self.set_failed();
+    /// Waits, for less than a second, until a process may have changed shared tables since the last call.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub fn wait_for_change(&self) -> Result<(), StateError> {
+        match &self.tables {
+            Tables::File(_) => Ok(()),
+            Tables::Redis(tables) => tables.wait_for_change(),
         }
-        outcome
     }
 
-    fn set_failed(&self) {
-        self.has_failed.store(true, Ordering::Release);
-        self.may_lack_room.store(true, Ordering::Release);
+    /// True for the one process that may do what `name` says until `ttl` is over. It asks again before that.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub fn lease(&self, name: &str, ttl: Duration) -> Result<bool, StateError> {
+        match &self.tables {
+            Tables::File(_) => Ok(true),
+            Tables::Redis(tables) => tables.lease(name, ttl),
+        }
     }
 
     /// Changes tables, all or nothing. It is durable when this returns. One change at a time; this waits for its turn and for the disk.
     ///
     /// # Errors
-    /// That of `change`, or the file cannot be written; nothing has changed then.
-    pub fn write<T, E: From<StateError>>(&self, change: impl FnOnce(&Writing) -> Result<T, E>) -> Result<T, E> {
-        let database = self.database()?;
-        let transaction = self.noted(database.begin_write().map_err(failed))?;
-        let writing = Writing { transaction, has_failed: Cell::new(false) };
-        let outcome = change(&writing);
-        if writing.has_failed.get() {
-            self.set_failed();
+    /// That of `change`, or the tables cannot be written. Nothing has changed then, unless a server failed after it had the change: it
+    /// may have made it.
+    pub fn write<T, E: From<StateError>>(&self, change: impl FnOnce(&Writing<'_>) -> Result<T, E>) -> Result<T, E> {
+        // Set before, and left by an error of the tables: those of `change` are known by the flag of the tables.
+        let done = match &self.tables {
+            Tables::File(tables) => tables.write(|writing| change(&Writing(Changes::File(writing)))),
+            Tables::Redis(tables) => tables.write(|writing| change(&Writing(Changes::Redis(writing)))),
+        };
+        let has_failed = match &self.tables {
+            Tables::File(tables) => tables.has_failed(),
+            Tables::Redis(tables) => tables.has_failed(),
+        };
+        if has_failed {
+            self.may_lack_room.store(true, Ordering::Release);
         }
-        // Dropped without a commit, it changes nothing.
-        let outcome = outcome?;
-        self.noted(writing.transaction.commit().map_err(failed))?;
-        Ok(outcome)
+        done
     }
 
     /// After a change has failed: writes and removes as much as a change may need. A full disk may have room for a few rows yet, and none
     /// for a change.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The tables cannot be written.
     pub fn prove_room(&self) -> Result<(), StateError> {
         if self.may_lack_room.load(Ordering::Acquire) {
             self.write(|writing| writing.put(PROBE, b"", &vec![0; PROBE_BYTES]))?;
@@ -133,78 +162,46 @@ impl State {
     /// Copies these tables, as they are at one moment, to a new file. Changes go on meanwhile.
     ///
     /// # Errors
-    /// There is a file already, or one of both cannot be read or written.
+    /// There is a file already, one of both cannot be read or written, or the tables are in a server.
     pub fn copy_to(&self, path: &Path, tables: &[Table]) -> Result<(), StateError> {
-        let taken = |source: std::io::Error| StateError::Open {
-            path: path.to_owned(),
-            source: Box::new(redb::StorageError::Io(source).into()),
-        };
-        // Made here, so that a file that is there is not taken for the copy.
-        std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(taken)?;
-        let copied = self.copy_tables(path, tables);
-        if copied.is_err() {
-            // Half a copy is none, and would be in the way of the next one.
-            let _ = std::fs::remove_file(path);
+        match &self.tables {
+            Tables::File(file) => file.copy_to(path, tables),
+            Tables::Redis(_) => Err(StateError::NoCopy),
         }
-        copied
     }
 
-    fn copy_tables(&self, path: &Path, tables: &[Table]) -> Result<(), StateError> {
-        let copy = Self::open(path)?;
-        let database = self.database()?;
-        let reading = self.noted(database.begin_read().map_err(failed))?;
-        copy.write(|writing| {
-            for &table in tables {
-                let rows = match reading.open_table(table.definition()) {
-                    Ok(rows) => rows,
-                    Err(TableError::TableDoesNotExist(_)) => continue,
-                    Err(error) => return Err(failed(error)),
-                };
-                let mut copied = writing.transaction.open_table(table.definition()).map_err(failed)?;
-                for row in rows.range::<&[u8]>(..).map_err(failed)? {
-                    let (key, value) = row.map_err(failed)?;
-                    copied.insert(key.value(), value.value()).map_err(failed)?;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Up to `limit` rows from `first` on, as they were when this was called.
+    /// Up to `limit` rows from the key `first` on. Of a file: as they were when this was called.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The tables cannot be read.
     pub fn rows(&self, table: Table, first: &[u8], limit: usize) -> Result<Vec<Row>, StateError> {
-        let database = self.database()?;
-        self.noted(read_rows(&database, table, first, limit))
+        match &self.tables {
+            Tables::File(tables) => tables.rows(table, first, limit),
+            Tables::Redis(tables) => tables.rows(table, first, limit),
+        }
     }
-}
 
-impl State {
-    /// The rows whose keys begin with `prefix`, as they were when this was called, in their order, until `visit` says no.
+    /// The rows whose keys begin with `prefix`, in their order, until `visit` says no. Of a file: as they were when this was called;
+    /// of a server, changes that come meanwhile may show.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The tables cannot be read.
     pub fn scan(&self, table: Table, prefix: &[u8], visit: impl FnMut(&[u8], &[u8]) -> bool) -> Result<(), StateError> {
-        let database = self.database()?;
-        let read = || {
-            let reading = database.begin_read().map_err(failed)?;
-            match reading.open_table(table.definition()) {
-                Ok(rows) => scan(&rows, prefix, visit),
-                Err(TableError::TableDoesNotExist(_)) => Ok(()),
-                Err(error) => Err(failed(error)),
-            }
-        };
-        self.noted(read())
+        match &self.tables {
+            Tables::File(tables) => tables.scan(table, prefix, visit),
+            Tables::Redis(tables) => tables.scan(table, prefix, visit),
+        }
     }
 
     /// Up to `limit` rows whose keys begin with `prefix`.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The tables cannot be read.
     pub fn rows_of(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StateError> {
         let mut rows = Vec::new();
-        self.scan(table, prefix, |key, value| collect(&mut rows, limit, key, value))?;
+        if limit > 0 {
+            self.scan(table, prefix, |key, value| collect(&mut rows, limit, key, value))?;
+        }
         Ok(rows)
     }
 }
@@ -217,159 +214,57 @@ fn collect(rows: &mut Vec<Row>, limit: usize, key: &[u8], value: &[u8]) -> bool 
     rows.len() < limit
 }
 
-fn scan(
-    table: &impl redb::ReadableTable<&'static [u8], &'static [u8]>,
-    prefix: &[u8],
-    mut visit: impl FnMut(&[u8], &[u8]) -> bool,
-) -> Result<(), StateError> {
-    for row in table.range(prefix..).map_err(failed)? {
-        let (key, value) = row.map_err(failed)?;
-        if !key.value().starts_with(prefix) || !visit(key.value(), value.value()) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn open_database(path: &Path) -> Result<Database, StateError> {
-    let database = Database::create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StateError::InUse(path.to_owned()),
-        error => StateError::Open { path: path.to_owned(), source: Box::new(error.into()) },
-    })?;
-    let owner = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(path, owner).map_err(failed)?;
-    Ok(database)
-}
-
-fn read_rows(database: &Database, table: Table, first: &[u8], limit: usize) -> Result<Vec<Row>, StateError> {
-    let reading = database.begin_read().map_err(failed)?;
-    let table = match reading.open_table(table.definition()) {
-        Ok(table) => table,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let rows = table.range(first..).map_err(failed)?.take(limit);
-    rows.map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(failed)).collect()
+enum Changes<'a> {
+    File(&'a file::Writing),
+    Redis(&'a redis::Writing),
 }
 
 /// A change that is being made.
-pub struct Writing {
-    transaction: redb::WriteTransaction,
-    has_failed: Cell<bool>,
-}
+pub struct Writing<'a>(Changes<'a>);
 
-impl std::fmt::Debug for Writing {
+impl std::fmt::Debug for Writing<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Writing")
     }
 }
 
-impl Writing {
+impl Writing<'_> {
+    /// The value of a row, after the changes so far.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        self.noted(|transaction| {
-            let table = transaction.open_table(table.definition()).map_err(failed)?;
-            let found = table.get(key).map_err(failed)?;
-            Ok(found.map(|value| value.value().to_vec()))
-        })
+        match self.0 {
+            Changes::File(writing) => writing.get(table, key),
+            Changes::Redis(writing) => writing.get(table, key),
+        }
     }
 
     /// Up to `limit` rows whose keys begin with `prefix`, after the changes so far.
     pub fn rows_of(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StateError> {
-        self.noted(|transaction| {
-            let table = transaction.open_table(table.definition()).map_err(failed)?;
-            let mut rows = Vec::new();
-            scan(&table, prefix, |key, value| collect(&mut rows, limit, key, value))?;
-            Ok(rows)
-        })
+        match self.0 {
+            Changes::File(writing) => writing.rows_of(table, prefix, limit),
+            Changes::Redis(writing) => writing.rows_of(table, prefix, limit),
+        }
     }
 
     pub fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.noted(|transaction| {
-            let mut table = transaction.open_table(table.definition()).map_err(failed)?;
-            table.insert(key, value).map(|_| ()).map_err(failed)
-        })
+        match self.0 {
+            Changes::File(writing) => writing.put(table, key, value),
+            Changes::Redis(writing) => {
+                writing.set(table, key, Some(value));
+                Ok(())
+            }
+        }
     }
 
     pub fn remove(&self, table: Table, key: &[u8]) -> Result<(), StateError> {
-        self.noted(|transaction| {
-            let mut table = transaction.open_table(table.definition()).map_err(failed)?;
-            table.remove(key).map(|_| ()).map_err(failed)
-        })
-    }
-
-    /// Notes a failure of the disk.
-    fn noted<T>(&self, work: impl FnOnce(&redb::WriteTransaction) -> Result<T, StateError>) -> Result<T, StateError> {
-        let outcome = work(&self.transaction);
-        if outcome.is_err() {
-            self.has_failed.set(true);
+        match self.0 {
+            Changes::File(writing) => writing.remove(table, key),
+            Changes::Redis(writing) => {
+                writing.set(table, key, None);
+                Ok(())
+            }
         }
-        outcome
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NAMES: Table = Table("names");
-
-    /// A list that looks things up holds the file while it asks for it again.
-    #[test]
-    fn a_failure_within_a_list_is_an_error_and_no_deadlock() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let state = State::open(&folder.path().join("a.redb")).expect("it opens");
-        state.write(|writing| writing.put(NAMES, b"a", b"1")).expect("it is written");
-        let mut within = None;
-        let visit = |_: &[u8], _: &[u8]| {
-            state.has_failed.store(true, Ordering::Release);
-            within = Some(state.rows(NAMES, b"", 1));
-            true
-        };
-        state.scan(NAMES, b"", visit).expect("it was begun before");
-        assert!(matches!(within, Some(Err(StateError::Closed))), "{within:?}");
-        assert_eq!(state.rows(NAMES, b"", 1).expect("it is open again").len(), 1);
-    }
-
-    /// A full disk may have room for a few rows yet.
-    #[test]
-    fn after_a_failure_room_is_proven_once() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("a.redb");
-        let state = State::open(&path).expect("it opens");
-        let length = || std::fs::metadata(&path).expect("the file").len();
-        let before = length();
-        state.prove_room().expect("nothing has failed");
-        assert_eq!(length(), before);
-        state.set_failed();
-        state.prove_room().expect("there is room");
-        assert!(!state.may_lack_room.load(Ordering::Acquire) && !state.has_failed.load(Ordering::Acquire));
-        assert!(state.rows(PROBE, b"", 1).expect("it reads").is_empty(), "it leaves nothing");
-    }
-
-    #[test]
-    fn changes_are_all_or_nothing_and_stay() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("a.redb");
-        let state = State::open(&path).expect("it opens");
-        assert!(state.rows(NAMES, b"", 10).expect("it reads").is_empty());
-        assert!(matches!(State::open(&path), Err(StateError::InUse(_))), "one process has it");
-        assert_eq!(std::fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
-        let put = |writing: &Writing| {
-            writing.put(NAMES, b"b", b"2")?;
-            writing.put(NAMES, b"a", b"1")
-        };
-        state.write(put).expect("it is written");
-        let refused: Result<(), StateError> = state.write(|writing| {
-            writing.remove(NAMES, b"a")?;
-            Err(StateError::InUse(path.clone()))
-        });
-        assert!(refused.is_err());
-        drop(state);
-        let state = State::open(&path).expect("it opens again");
-        let rows = |first: &[u8], limit| state.rows(NAMES, first, limit).expect("it reads");
-        assert_eq!(rows(b"", 10), [(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"2".to_vec())]);
-        assert_eq!((rows(b"b", 10).len(), rows(b"", 1).len()), (1, 1));
-        std::fs::write(folder.path().join("b"), "no database").expect("a file");
-        assert!(matches!(State::open(&folder.path().join("b")), Err(StateError::Open { .. })));
-    }
-}
+pub(crate) mod tests;

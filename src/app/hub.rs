@@ -10,7 +10,7 @@ use super::issuers::start_issuers;
 use super::{ADMIN_MODE, Signals, block_on_new_runtime, load_tls, raise_file_limit, readable};
 use crate::clock::Clock;
 use crate::config::HubConfig;
-use crate::hub::{Hub, HubMetrics};
+use crate::hub::{Hub, HubMetrics, LedgerStore};
 use crate::lifecycle::Lifecycle;
 use crate::policy::Store;
 use crate::revocation::{Line, LoadError, RevocationMetrics, RevocationStore, decode};
@@ -89,15 +89,23 @@ pub(super) async fn start_hub(
     lifecycle: &Lifecycle,
 ) -> anyhow::Result<Started> {
     let _: (Arc<ListenerMetrics>, Arc<HubMetrics>) = (metrics.of(), metrics.of());
-    let data_dir = config.settings.data_dir.clone();
-    // The file has the hub's key: it is the hub's alone.
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&data_dir)
-        .with_context(|| format!("hub.data_dir: `{}` cannot be made", data_dir.display()))?;
+    let store = config.settings.store.clone();
+    let place = match &store {
+        LedgerStore::Folder(folder) => {
+            // The file has the hub's key: it is the hub's alone.
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .with_context(|| format!("hub.data_dir: `{}` cannot be made", folder.display()))?;
+            "hub.data_dir"
+        }
+        LedgerStore::Redis { .. } => "hub.redis",
+    };
     let issuers = start_issuers(config.issuers, &config.services, metrics, &clock, lifecycle);
-    let hub = Hub::open(config.settings, clock.clone(), metrics.of()).context("hub.data_dir")?;
+    let (settings, hub_clock, hub_metrics) = (config.settings, clock.clone(), metrics.of());
+    // It waits for a disk or a server.
+    let hub = tokio::task::spawn_blocking(move || Hub::open(settings, hub_clock, hub_metrics)).await?.context(place)?;
     let (streams, transmitters): (Vec<_>, Vec<_>) = config.streams.into_iter().unzip();
     let transmitters = start_issuers(transmitters, &config.services, metrics, &clock, lifecycle);
     let hub = hub.with_issuers(issuers).with_streams(streams.into_iter().zip(transmitters).collect())?;
@@ -144,7 +152,19 @@ pub(super) async fn start_hub(
         };
         lifecycle.spawn(serve_http(listener, listener_config, lifecycle.signal()));
     }
-    tracing::info!(address, admin_socket, data_dir = %data_dir.display(), "the hub has started");
+    match store {
+        LedgerStore::Folder(folder) => {
+            tracing::info!(address, admin_socket, data_dir = %folder.display(), "the hub has started");
+        }
+        LedgerStore::Redis { server, .. } => {
+            tracing::info!(
+                address,
+                admin_socket,
+                namespace = server.namespace,
+                "the hub has started, with its ledger in Redis"
+            );
+        }
+    }
     Ok(Started { hub, address, public_address })
 }
 

@@ -10,9 +10,10 @@ use super::resolve::Resolver;
 use super::scim::credentials;
 use super::section::Section;
 use super::streams::Stream;
-use crate::hub::HubSettings;
+use crate::hub::{HubSettings, LedgerStore};
 use crate::remote::service::ServiceSettings;
 use crate::serve::{Address, TlsSettings};
+use crate::state::{Durability, RedisSettings};
 use crate::token::{IssuerSettings, KeySource};
 
 const PLACE: &str = "plugins.stepgate.hub";
@@ -88,10 +89,7 @@ impl Resolver<'_> {
         let verified: Vec<&str> = with_keys.map(|issuer| issuer.issuer.as_str()).collect();
         let logouts = self.logouts(item, own, &verified);
         let streams = self.streams(item, &joins, &scim, services);
-        let Some(data_dir) = item.text("data_dir").map(PathBuf::from) else {
-            self.problems.error(format!("{PLACE}.data_dir"), "it is required: the folder of the hub's file");
-            return None;
-        };
+        let store = self.ledger_store(item);
         let seconds = |name: &str| u32::try_from(item.duration(name).as_secs()).unwrap_or(u32::MAX);
         Some(HubConfig {
             address: address?,
@@ -99,7 +97,7 @@ impl Resolver<'_> {
             admin: admin?,
             diagnostic: None,
             settings: HubSettings {
-                data_dir,
+                store: store?,
                 retain: seconds("retain"),
                 session_retain: seconds("session_retain"),
                 skew: seconds("skew"),
@@ -119,6 +117,58 @@ impl Resolver<'_> {
         })
     }
 
+    /// The folder of the ledger, or its server.
+    fn ledger_store(&mut self, item: Section<'_>) -> Option<LedgerStore> {
+        let shared = item.section("redis");
+        match (item.text("data_dir"), shared.value) {
+            (Some(folder), None) => Some(LedgerStore::Folder(PathBuf::from(folder))),
+            (None, Some(_)) => self.redis_store(shared),
+            (None, None) => {
+                self.problems
+                    .error(format!("{PLACE}.data_dir"), "it is required without `redis`: the folder of the hub's file");
+                None
+            }
+            (Some(_), Some(_)) => {
+                self.problems
+                    .error(format!("{PLACE}.redis"), "a hub has its ledger in `data_dir` or in `redis`, not in both");
+                None
+            }
+        }
+    }
+
+    fn redis_store(&mut self, item: Section<'_>) -> Option<LedgerStore> {
+        let urls: Vec<String> = item.texts("urls").into_iter().map(str::to_owned).collect();
+        for (at, url) in urls.iter().enumerate() {
+            if let Err(reason) = redis_url(url) {
+                self.problems.error(format!("{PLACE}.redis.urls[{at}]"), reason);
+            }
+        }
+        let namespace = item.text_or_default("namespace").to_owned();
+        let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=64).contains(&namespace.len()) || !namespace.bytes().all(is_of_a_name) {
+            self.problems.error(format!("{PLACE}.redis.namespace"), "expected 1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `-`");
+        }
+        let durability = match item.text_or_default("durability") {
+            "waitaof" => Durability::WaitAof,
+            "replica" => Durability::Replica,
+            "external" => Durability::External,
+            _ => Durability::AofAlways,
+        };
+        let path = |name: &str| item.text(name).map(PathBuf::from);
+        let settings = RedisSettings {
+            urls,
+            namespace,
+            username: item.text("username").map(str::to_owned),
+            password_file: path("password_file"),
+            ca_cert_file: path("ca_cert_file"),
+            durability,
+        };
+        if settings.username.is_some() && settings.password_file.is_none() {
+            self.problems.error(format!("{PLACE}.redis.password_file"), "`username` needs it");
+        }
+        Some(LedgerStore::Redis { server: settings, key_file: path("key_file")? })
+    }
+
     pub(super) fn hub_address(&mut self, item: Section<'_>, place: &str, name: &str) -> Option<Address> {
         match Address::parse(item.text_or_default(name)) {
             Ok(address) => Some(address),
@@ -127,6 +177,27 @@ impl Resolver<'_> {
                 None
             }
         }
+    }
+}
+
+/// The address of a server: off loopback its connections carry names of users.
+fn redis_url(text: &str) -> Result<(), &'static str> {
+    let url = url::Url::parse(text).map_err(|_| "expected `rediss://host:port`")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("credentials belong to `username` and `password_file`");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("expected no query and no fragment");
+    }
+    let host = url.host_str().unwrap_or_default();
+    let is_local =
+        host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    match url.scheme() {
+        _ if host.is_empty() => Err("expected `rediss://host:port`"),
+        "rediss" => Ok(()),
+        "redis" if is_local => Ok(()),
+        "redis" => Err("off loopback the connection needs TLS: `rediss://`"),
+        _ => Err("expected `rediss://host:port`"),
     }
 }
 

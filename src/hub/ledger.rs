@@ -1,10 +1,16 @@
-//! The ledger: entries, and the order of their changes, in one file.
+//! The ledger: entries, and the order of their changes, in one file or in a server that hubs share.
 
+mod shared;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use parking_lot::{Mutex, RwLock};
+
+use self::shared::Mirror;
 use crate::revocation::{Change, Entry, HubKey, Key, Kind, Record};
-use crate::state::{State, StateError, Table, Writing};
+use crate::state::{RedisSettings, State, StateError, StateSettings, Table, Writing};
 
 /// A key to its kind and entry.
 const ENTRIES: Table = Table("entry");
@@ -43,15 +49,60 @@ pub enum LedgerError {
     Busy,
     #[error("the system has no randomness for the key of a new ledger")]
     Random,
+    #[error("hub.redis.key_file `{}` cannot be read, or has less than 32 bytes", .0.display())]
+    KeyFile(PathBuf),
+    #[error("another key made the ledger in the Redis server: all hubs need the same hub.redis.key_file")]
+    OtherKey,
+    #[error("the ledger in the Redis server numbers its sources in another way than this hub, which must start again")]
+    OtherSources,
+    #[error("other hubs have made many changes, which are being read")]
+    Behind,
     #[error("the file of the ledger is damaged, or of another version")]
     Format,
+}
+
+/// Where a ledger is.
+#[derive(Clone, Debug)]
+pub enum LedgerStore {
+    /// In the file `hub.redb` of this folder, with its own key.
+    Folder(PathBuf),
+    /// In a server that several hubs share, which all have their key from the same secret: a copy of the server's data is not enough to
+    /// test guesses of names.
+    Redis { server: RedisSettings, key_file: PathBuf },
+}
+
+/// A change as it is in the log.
+#[derive(Clone, Copy, Debug)]
+struct Merged {
+    seq: u64,
+    kind: u8,
+    key: Key,
+    entry: Entry,
+}
+
+impl Merged {
+    fn record(self) -> (u64, Record) {
+        (self.seq, (self.key, self.entry))
+    }
+}
+
+/// What a ledger has learned of changes that it did not make.
+#[derive(Debug, PartialEq)]
+pub enum News {
+    Changes(Vec<(u64, Record)>),
+    /// Too much, or changes without an order: readers take the snapshot.
+    Reset,
+    /// The server had lost something, which this hub has put back: readers take the snapshot.
+    Healed,
 }
 
 /// The ledger.
 #[derive(Debug)]
 pub struct Ledger {
     state: State,
-    epoch: String,
+    epoch: RwLock<String>,
+    /// Of a server that hubs share: everything as this hub has seen it, so that nothing is un-revoked when the server loses its data.
+    mirror: Option<Mutex<Mirror>>,
     hub_key: HubKey,
     hub_key_hex: String,
     seq: AtomicU64,
@@ -75,9 +126,9 @@ fn code(kind: Kind) -> u8 {
 /// Changes that are made together.
 pub struct Batch<'a> {
     ledger: &'a Ledger,
-    pub writing: &'a Writing,
+    pub writing: &'a Writing<'a>,
     seq: u64,
-    merged: Vec<(u64, Record)>,
+    merged: Vec<Merged>,
     /// The kinds of entries that were not there.
     added: Vec<u8>,
 }
@@ -118,16 +169,22 @@ impl Batch<'_> {
         let mut entry = self.entry(&key)?;
         entry.apply(change);
         self.seq = self.seq.saturating_add(1);
-        self.writing.put(ENTRIES, &key, &row_of(kind, &entry))?;
-        self.writing.put(LOG, &self.seq.to_be_bytes(), &key)?;
-        if let Some(old) = self.seq.checked_sub(MAX_LOG) {
-            self.writing.remove(LOG, &old.to_be_bytes())?;
-        }
+        put_change(self.writing, self.seq, kind, key, &entry)?;
         if is_new {
             self.added.push(kind);
         }
-        self.merged.push((self.seq, (key, entry)));
+        self.merged.push(Merged { seq: self.seq, kind, key, entry });
         Ok(self.seq)
+    }
+}
+
+/// Writes a change with its number.
+fn put_change(writing: &Writing<'_>, seq: u64, kind: u8, key: Key, entry: &Entry) -> Result<(), StateError> {
+    writing.put(ENTRIES, &key, &row_of(kind, entry))?;
+    writing.put(LOG, &seq.to_be_bytes(), &key)?;
+    match seq.checked_sub(MAX_LOG) {
+        Some(old) => writing.remove(LOG, &old.to_be_bytes()),
+        None => Ok(()),
     }
 }
 
@@ -155,30 +212,56 @@ fn entry_of(row: &[u8]) -> Result<(u8, Entry), LedgerError> {
 }
 
 impl Ledger {
-    /// Opens the file; a new one gets an epoch and a key of its own.
-    pub fn open(path: &Path, max_entries: usize) -> Result<Self, LedgerError> {
-        let state = State::open(path)?;
-        let (epoch, hub_key, seq) = state.write(|writing| -> Result<_, LedgerError> {
+    /// Opens it; a new one gets an epoch, and in a file a key of its own.
+    pub fn open(store: &LedgerStore, max_entries: usize) -> Result<Self, LedgerError> {
+        match store {
+            LedgerStore::Folder(folder) => Self::open_file(&folder.join("hub.redb"), max_entries),
+            LedgerStore::Redis { server, key_file } => {
+                let secret = shared::secret(key_file)?;
+                Self::of(State::open(&StateSettings::Redis(server.clone()))?, Some(secret), max_entries)
+            }
+        }
+    }
+
+    /// Opens a file.
+    pub fn open_file(path: &Path, max_entries: usize) -> Result<Self, LedgerError> {
+        Self::of(State::open(&StateSettings::File(path.to_owned()))?, None, max_entries)
+    }
+
+    fn of(state: State, secret: Option<String>, max_entries: usize) -> Result<Self, LedgerError> {
+        let (epoch, hub_key) = state.write(|writing| -> Result<_, LedgerError> {
             let epoch = text_of(writing, "epoch", || Ok(uuid::Uuid::new_v4().to_string()))?;
-            let hub_key = text_of(writing, "hub_key", || {
-                let mut bytes = [0; HubKey::BYTES];
-                getrandom::fill(&mut bytes).map_err(|_| LedgerError::Random)?;
-                Ok(hex::encode(bytes))
-            })?;
-            Ok((epoch, hub_key, seq_of(writing)?))
+            let hub_key = match secret {
+                Some(secret) => {
+                    shared::check_key(writing, &secret)?;
+                    secret
+                }
+                None => text_of(writing, "hub_key", || {
+                    let mut bytes = [0; HubKey::BYTES];
+                    getrandom::fill(&mut bytes).map_err(|_| LedgerError::Random)?;
+                    Ok(hex::encode(bytes))
+                })?,
+            };
+            Ok((epoch, hub_key))
         })?;
         let bytes = hex::decode(&hub_key).map_err(|_| LedgerError::Format)?;
+        // Of the server that everything is read from; another one is noticed.
+        let mirror = match state.is_shared() {
+            true => Some(Mutex::new(Mirror::of(state.generation()?))),
+            false => None,
+        };
         let ledger = Self {
             state,
-            epoch,
+            epoch: RwLock::new(epoch),
+            mirror,
             hub_key: HubKey::new(&bytes),
             hub_key_hex: hub_key,
-            seq: AtomicU64::new(seq),
+            seq: AtomicU64::new(0),
             entries: AtomicUsize::new(0),
             short_lived: AtomicUsize::new(0),
             max_entries,
         };
-        ledger.each_row(|_, kind, _| ledger.count(kind, true))?;
+        ledger.load()?;
         Ok(ledger)
     }
 
@@ -192,8 +275,8 @@ impl Ledger {
         }
     }
 
-    pub fn epoch(&self) -> &str {
-        &self.epoch
+    pub fn epoch(&self) -> String {
+        self.epoch.read().clone()
     }
 
     pub fn hub_key(&self) -> &HubKey {
@@ -217,7 +300,8 @@ impl Ledger {
     pub fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
         self.state.copy_to(path, &[&[ENTRIES, LOG, META, SEEN, SEEN_UNTIL], super::scim::TABLES].concat())?;
         let epoch = uuid::Uuid::new_v4().to_string();
-        State::open(path)?.write(|writing| writing.put(META, b"epoch", epoch.as_bytes()).map_err(LedgerError::from))
+        State::open(&StateSettings::File(path.to_owned()))?
+            .write(|writing| writing.put(META, b"epoch", epoch.as_bytes()).map_err(LedgerError::from))
     }
 
     /// Carries out `work` as one change of the file, all or nothing. What it merged is on disk when this returns, and comes in the order
@@ -231,7 +315,8 @@ impl Ledger {
     ) -> Result<(T, Vec<(u64, Record)>), E> {
         let done = self.state.write(|writing| {
             let seq = seq_of(writing).map_err(Aborted::Ledger)?;
-            let mut batch = Batch { ledger: self, writing, seq, merged: Vec::new(), added: Vec::new() };
+            let missed = self.missed(writing, seq).map_err(Aborted::Ledger)?;
+            let mut batch = Batch { ledger: self, writing, seq, merged: missed, added: Vec::new() };
             let outcome = work(&mut batch).map_err(Aborted::Work)?;
             if batch.seq != seq {
                 writing.put(META, b"seq", &batch.seq.to_be_bytes())?;
@@ -242,26 +327,79 @@ impl Ledger {
             Aborted::Work(error) => error,
             Aborted::Ledger(error) => error.into(),
         })?;
-        if let Some((seq, _)) = merged.last() {
-            self.seq.store(*seq, Ordering::Release);
+        if self.mirror.is_none() {
+            added.into_iter().for_each(|kind| self.count(kind, true));
         }
-        added.into_iter().for_each(|kind| self.count(kind, true));
-        Ok((outcome, merged))
+        self.absorb(&merged);
+        Ok((outcome, merged.into_iter().map(Merged::record).collect()))
     }
 
-    /// Changes that are on disk and were not reported as made: the disk failed when they were already written.
+    /// Changes that are durable and that this ledger has not reported: those of other hubs, and those of its own where the disk failed
+    /// when they were already written.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn catch_up(&self) -> Result<Vec<(u64, Record)>, LedgerError> {
-        let known = self.seq();
-        let on_disk = self.get(META, b"seq")?.map(<[u8; 8]>::try_from).transpose();
-        let on_disk = on_disk.map_err(|_| LedgerError::Format)?.map(u64::from_be_bytes).unwrap_or_default();
-        if on_disk <= known {
-            return Ok(Vec::new());
+    /// The tables cannot be read.
+    pub fn catch_up(&self) -> Result<News, LedgerError> {
+        let mut changes = Vec::new();
+        if self.stored_seq()? <= self.seq() {
+            return Ok(News::Changes(changes));
         }
-        self.seq.store(on_disk, Ordering::Release);
-        Ok(self.changes_after(known)?.unwrap_or_default())
+        loop {
+            let Some(page) = self.logged_after(self.seq(), MAX_DUE)? else {
+                self.load()?;
+                return Ok(News::Reset);
+            };
+            self.absorb(&page);
+            let is_last = page.len() < MAX_DUE;
+            changes.extend(page.into_iter().map(Merged::record));
+            if is_last {
+                return Ok(News::Changes(changes));
+            }
+        }
+    }
+
+    fn stored_seq(&self) -> Result<u64, LedgerError> {
+        number(self.get(META, b"seq")?)
+    }
+
+    /// Takes what was merged for known.
+    fn absorb(&self, merged: &[Merged]) {
+        if let Some(mirror) = &self.mirror {
+            let mut mirror = mirror.lock();
+            for change in merged {
+                let (kind, is_new) = mirror.set(change);
+                if let Some(is_new) = is_new {
+                    self.count(kind, is_new);
+                }
+            }
+        }
+        if let Some(last) = merged.last() {
+            self.seq.store(last.seq, Ordering::Release);
+        }
+    }
+
+    /// Reads everything: of a file the numbers of entries alone.
+    fn load(&self) -> Result<(), LedgerError> {
+        // Read first: what changes meanwhile is read again.
+        let (epoch, seq) = (self.get(META, b"epoch")?, self.stored_seq()?);
+        let epoch = epoch.and_then(|epoch| String::from_utf8(epoch).ok()).ok_or(LedgerError::Behind)?;
+        let mut entries = BTreeMap::new();
+        let (mut all, mut short_lived) = (0usize, 0usize);
+        self.each_row(|key, kind, entry| {
+            all = all.saturating_add(1);
+            short_lived = short_lived.saturating_add(usize::from(is_bounded(kind)));
+            if self.mirror.is_some() {
+                entries.insert(key, (kind, entry));
+            }
+        })?;
+        if let Some(mirror) = &self.mirror {
+            mirror.lock().entries = entries;
+        }
+        self.entries.store(all, Ordering::Relaxed);
+        self.short_lived.store(short_lived, Ordering::Relaxed);
+        *self.epoch.write() = epoch;
+        self.seq.store(seq, Ordering::Release);
+        Ok(())
     }
 
     /// The number of a source among those that disable, which it keeps for ever.
@@ -270,14 +408,20 @@ impl Ledger {
     /// There are too many sources, or the disk fails.
     pub fn source(&self, name: &str) -> Result<u8, LedgerError> {
         let key = [SOURCE, name.as_bytes()].concat();
-        let rows = self.state.rows_of(META, SOURCE, usize::from(MAX_SOURCES).saturating_add(1))?;
-        if let Some((_, row)) = rows.iter().find(|(known, _)| *known == key) {
-            return row.first().copied().ok_or(LedgerError::Format);
+        let number = self.state.write(|writing| {
+            let rows = writing.rows_of(META, SOURCE, usize::from(MAX_SOURCES).saturating_add(1))?;
+            if let Some((_, row)) = rows.iter().find(|(known, _)| *known == key) {
+                return row.first().copied().ok_or(LedgerError::Format);
+            }
+            let is_free = |bit: &u8| rows.iter().all(|(_, row)| row.first() != Some(bit));
+            let free = (1..MAX_SOURCES).find(is_free).ok_or_else(|| LedgerError::Sources(name.to_owned()))?;
+            writing.put(META, &key, &[free])?;
+            Ok(free)
+        })?;
+        if let Some(mirror) = &self.mirror {
+            mirror.lock().sources.insert(key, number);
         }
-        let is_free = |bit: &u8| rows.iter().all(|(_, row)| row.first() != Some(bit));
-        let free = (1..MAX_SOURCES).find(is_free).ok_or_else(|| LedgerError::Sources(name.to_owned()))?;
-        self.state.write(|writing| writing.put(META, &key, &[free]).map_err(LedgerError::from))?;
-        Ok(free)
+        Ok(number)
     }
 
     /// A fact about the ledger, by its name.
@@ -319,16 +463,27 @@ impl Ledger {
     pub fn sweep(&self, first: &[u8], limit: usize, now: u32) -> Result<Vec<u8>, LedgerError> {
         self.state.prove_room()?;
         let rows = self.state.rows(ENTRIES, first, limit.saturating_add(1))?;
+        if rows.len() <= limit {
+            self.forget_over(now);
+        }
         let next = rows.get(limit).map(|(key, _)| key.clone()).unwrap_or_default();
         let mut over = Vec::new();
         for (key, row) in rows.iter().take(limit) {
             let (kind, entry) = entry_of(row)?;
             over.extend(entry.is_over(now).then_some((key, kind)));
         }
+        let mut removed = Vec::new();
         // Also without anything to remove: a disk that fails is noticed.
         self.state.write(|writing| -> Result<(), LedgerError> {
             writing.put(META, b"swept", &now.to_be_bytes())?;
-            over.iter().try_for_each(|(key, _)| writing.remove(ENTRIES, key))?;
+            for (key, kind) in over {
+                // Another hub may have changed it meanwhile.
+                let now_there = writing.get(ENTRIES, key)?.as_deref().map(entry_of).transpose()?;
+                if now_there.is_some_and(|(_, entry)| entry.is_over(now)) {
+                    writing.remove(ENTRIES, key)?;
+                    removed.push(kind);
+                }
+            }
             for (row, _) in writing.rows_of(SEEN_UNTIL, &[], limit)? {
                 let Some((until, id)) = row.split_first_chunk::<4>() else { return Err(LedgerError::Format) };
                 if u32::from_be_bytes(*until) > now {
@@ -339,7 +494,9 @@ impl Ledger {
             }
             Ok(())
         })?;
-        over.iter().for_each(|(_, kind)| self.count(*kind, false));
+        if self.mirror.is_none() {
+            removed.into_iter().for_each(|kind| self.count(kind, false));
+        }
         Ok(next)
     }
 
@@ -347,6 +504,10 @@ impl Ledger {
     pub fn records(&self) -> Result<(u64, Vec<Record>), LedgerError> {
         // Read first: what changes meanwhile is sent again.
         let seq = self.seq();
+        if let Some(mirror) = &self.mirror {
+            let mirror = mirror.lock();
+            return Ok((self.seq(), mirror.entries.iter().map(|(key, (_, entry))| (*key, *entry)).collect()));
+        }
         let mut records = Vec::with_capacity(self.len());
         self.each_row(|key, _, entry| records.push((key, entry)))?;
         Ok((seq, records))
@@ -354,21 +515,32 @@ impl Ledger {
 
     /// The changes after `seq`, each with the entry as it is now; `None` where some are missing, or there are too many.
     pub fn changes_after(&self, seq: u64) -> Result<Option<Vec<(u64, Record)>>, LedgerError> {
-        let first = seq.saturating_add(1);
-        let rows = self.state.rows(LOG, &first.to_be_bytes(), MAX_DUE)?;
+        if seq > self.seq() {
+            return Ok(None);
+        }
         // Further behind than that, the snapshot is less work for both.
-        let is_missing = rows.first().is_some_and(|(number, _)| number.as_slice() != first.to_be_bytes());
-        if is_missing || rows.len() == MAX_DUE || seq > self.seq() {
+        let changes = self.logged_after(seq, MAX_DUE)?.filter(|changes| changes.len() < MAX_DUE);
+        Ok(changes.map(|changes| changes.into_iter().map(Merged::record).collect()))
+    }
+
+    /// Up to `limit` changes after `seq`, each with the entry as it is now; `None` where some are missing.
+    fn logged_after(&self, seq: u64, limit: usize) -> Result<Option<Vec<Merged>>, LedgerError> {
+        if self.stored_seq()? <= seq {
+            return Ok(Some(Vec::new()));
+        }
+        let first = seq.saturating_add(1);
+        let rows = self.state.rows(LOG, &first.to_be_bytes(), limit)?;
+        if rows.first().is_none_or(|(number, _)| number.as_slice() != first.to_be_bytes()) {
             return Ok(None);
         }
         let mut changes = Vec::with_capacity(rows.len());
         for (number, key) in rows {
-            let number = u64::from_be_bytes(number.try_into().map_err(|_| LedgerError::Format)?);
+            let seq = u64::from_be_bytes(number.try_into().map_err(|_| LedgerError::Format)?);
+            let row = self.get(ENTRIES, &key)?;
             let key: Key = key.try_into().map_err(|_| LedgerError::Format)?;
-            let row = self.state.rows(ENTRIES, &key, 1)?.into_iter().find(|(known, _)| *known == key);
             // One that is over and gone has nothing that counts.
-            let entry = row.map(|(_, row)| entry_of(&row)).transpose()?.map(|(_, entry)| entry).unwrap_or_default();
-            changes.push((number, (key, entry)));
+            let (kind, entry) = row.as_deref().map(entry_of).transpose()?.unwrap_or_default();
+            changes.push(Merged { seq, kind, key, entry });
         }
         Ok(Some(changes))
     }
@@ -390,13 +562,18 @@ impl Ledger {
     }
 }
 
-fn seq_of(writing: &Writing) -> Result<u64, LedgerError> {
-    let Some(bytes) = writing.get(META, b"seq")? else { return Ok(0) };
+fn seq_of(writing: &Writing<'_>) -> Result<u64, LedgerError> {
+    number(writing.get(META, b"seq")?)
+}
+
+/// The number in a row; 0 without one.
+fn number(row: Option<Vec<u8>>) -> Result<u64, LedgerError> {
+    let Some(bytes) = row else { return Ok(0) };
     Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| LedgerError::Format)?))
 }
 
 fn text_of(
-    writing: &Writing,
+    writing: &Writing<'_>,
     name: &str,
     fresh: impl FnOnce() -> Result<String, LedgerError>,
 ) -> Result<String, LedgerError> {
@@ -409,89 +586,4 @@ fn text_of(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::revocation::PERMANENT;
-
-    fn key(number: u8) -> Key {
-        [number; 16]
-    }
-
-    fn apply(ledger: &Ledger, kind: Kind, number: u8, change: &Change) -> Result<(u64, Entry), LedgerError> {
-        let (_, merged) = ledger.transact(|batch| batch.apply(kind, key(number), change))?;
-        let (seq, (_, entry)) = *merged.first().expect("one change");
-        Ok((seq, entry))
-    }
-
-    #[test]
-    fn a_change_is_there_after_a_restart() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("hub.redb");
-        let revoke = Change { not_before: 100, until: 1_000, ..Change::default() };
-        let disable = Change { disable: Some((0, true)), disabled_until: PERMANENT, ..Change::default() };
-        let ledger = Ledger::open(&path, 10).expect("it opens");
-        assert_eq!(apply(&ledger, Kind::User, 1, &revoke).expect("it is written").0, 1);
-        let (seq, entry) = apply(&ledger, Kind::User, 1, &disable).expect("it is written");
-        assert!(seq == 2 && entry.not_before == 100 && entry.disabled == 1, "changes merge");
-        let (epoch, hub_key) = (ledger.epoch().to_owned(), ledger.hub_key_hex().to_owned());
-        drop(ledger);
-        let ledger = Ledger::open(&path, 10).expect("it opens again");
-        assert_eq!((ledger.epoch(), ledger.hub_key_hex()), (epoch.as_str(), hub_key.as_str()));
-        assert_eq!((ledger.seq(), ledger.len()), (2, 1));
-        assert_eq!(ledger.records().expect("it reads"), (2, vec![(key(1), entry)]));
-        let changes = |seq| ledger.changes_after(seq).expect("it reads");
-        assert_eq!(changes(1), Some(vec![(2, (key(1), entry))]));
-        assert_eq!((changes(2), changes(3)), (Some(Vec::new()), None), "from the future: another ledger");
-    }
-
-    /// The disk may fail after a change was written and before that was known.
-    #[test]
-    fn a_change_that_was_not_acknowledged_is_caught_up() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ledger = Ledger::open(&folder.path().join("hub.redb"), 10).expect("it opens");
-        let revoke = Change { not_before: 100, until: 1_000, ..Change::default() };
-        let (_, entry) = apply(&ledger, Kind::User, 1, &revoke).expect("it is written");
-        ledger.seq.store(0, Ordering::Release);
-        assert_eq!(ledger.catch_up().expect("it reads"), [(1, (key(1), entry))]);
-        assert!(ledger.seq() == 1 && ledger.catch_up().expect("it reads").is_empty());
-    }
-
-    #[test]
-    fn a_reader_that_is_far_behind_takes_the_snapshot() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ledger = Ledger::open(&folder.path().join("hub.redb"), 10).expect("it opens");
-        let revoke = Change { not_before: 100, until: 1_000, ..Change::default() };
-        let many = |batch: &mut Batch<'_>| -> Result<(), LedgerError> {
-            (0..MAX_DUE).try_for_each(|_| batch.apply(Kind::User, key(1), &revoke).map(|_| ()))
-        };
-        ledger.transact(many).expect("they are written");
-        assert!(ledger.changes_after(0).expect("it reads").is_none());
-        assert_eq!(ledger.changes_after(1).expect("it reads").map(|changes| changes.len()), Some(MAX_DUE - 1));
-    }
-
-    #[test]
-    fn sessions_never_take_the_place_of_users() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ledger = Ledger::open(&folder.path().join("hub.redb"), 4).expect("it opens");
-        let deny = Change { deny: Some(true), until: 50, ..Change::default() };
-        for number in 0..2 {
-            apply(&ledger, Kind::Session, number, &deny).expect("there is room");
-        }
-        assert!(matches!(apply(&ledger, Kind::Token, 9, &deny), Err(LedgerError::Full(2))));
-        apply(&ledger, Kind::Session, 1, &deny).expect("a known one still changes");
-        for number in 20..30 {
-            apply(&ledger, Kind::User, number, &deny).expect("users are always admitted");
-        }
-        assert_eq!(ledger.len(), 12);
-        // Those that are over make room, in steps.
-        let mut place = ledger.sweep(b"", 5, 50).expect("it is written");
-        assert_eq!((ledger.len(), place.as_slice()), (7, key(23).as_slice()));
-        while !place.is_empty() {
-            place = ledger.sweep(&place, 5, 50).expect("it is written");
-        }
-        assert_eq!(ledger.len(), 0);
-        apply(&ledger, Kind::Token, 9, &deny).expect("there is room again");
-        let gone = ledger.changes_after(0).expect("it reads").expect("all are there");
-        assert_eq!(gone.first(), Some(&(1, (key(0), Entry::default()))), "nothing of it counts");
-    }
-}
+mod tests;

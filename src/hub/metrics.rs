@@ -23,6 +23,7 @@ pub struct HubMetrics {
     pub entries: Gauge,
     pub readers: Gauge,
     pub store_up: Gauge,
+    pub heals: Counter,
 }
 
 impl RoomMetrics for HubMetrics {
@@ -47,6 +48,7 @@ impl RoomMetrics for HubMetrics {
             entries: registrar.gauge("stepgate_hub_entries", "Entries of the hub"),
             readers: registrar.gauge("stepgate_hub_feed_readers", "Readers of the feed"),
             store_up: registrar.gauge("stepgate_hub_store_up", "Set to 1 while the ledger can be written"),
+            heals: registrar.counter("stepgate_hub_heals", "Times that a Redis server got back what it had lost"),
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::revocation::Line;
 pub(super) struct Published {
     /// The number of a change; none for a confirmation.
     pub seq: Option<u64>,
+    /// Changes are missing after it.
+    pub is_last: bool,
     pub line: Arc<str>,
 }
 
@@ -80,7 +82,10 @@ impl Reader {
             match self.lines.recv().await {
                 // It was due, with an entry that may be newer than this line.
                 Ok(published) if published.seq.is_some_and(|seq| seq <= self.seq) => {}
-                Ok(published) => return Some(published.line),
+                Ok(published) => {
+                    self.is_over = published.is_last;
+                    return Some(published.line);
+                }
                 Err(RecvError::Lagged(_)) => {
                     self.reset();
                     return self.due.pop_front();

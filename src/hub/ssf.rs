@@ -10,7 +10,7 @@ mod subject;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -22,7 +22,7 @@ use self::event::EventType;
 use self::subject::{Subject, SubjectError, Subjects};
 use super::scim::keys_of_address;
 use super::unmatched::Unmatched;
-use super::{Credentials, Hub, LedgerError};
+use super::{Credentials, Hub, Ledger, LedgerError};
 use crate::revocation::{Change, HubKey, IssuerJoins, Key, Kind};
 use crate::token::{Issuer, SignedJwt, TokenError, numeric_date, verify_signature_of};
 use crate::value::{as_text, member, to_serde_json};
@@ -109,6 +109,8 @@ pub struct Stream {
     heard: AtomicI64,
     /// The state of the last verification that was asked for.
     asked: parking_lot::Mutex<Option<String>>,
+    /// This hub fetches events and asks for verifications; of several hubs one does.
+    leads: AtomicBool,
 }
 
 /// Why a SET is not accepted.
@@ -169,9 +171,30 @@ impl EventOutcome {
 }
 
 impl Stream {
-    pub(super) fn new(settings: &StreamSettings, source: u8, transmitter: Arc<Issuer>, now: i64) -> Self {
+    /// `leads`: this hub works for it from the start.
+    pub(super) fn new(settings: &StreamSettings, source: u8, transmitter: Arc<Issuer>, now: i64, leads: bool) -> Self {
         let (heard, asked) = (AtomicI64::new(now), parking_lot::Mutex::default());
-        Self { settings: settings.clone(), source, transmitter, heard, asked }
+        Self { settings: settings.clone(), source, transmitter, heard, asked, leads: AtomicBool::new(leads) }
+    }
+
+    /// True for the hub that fetches events and asks for verifications.
+    fn leads(&self) -> bool {
+        self.leads.load(Ordering::Acquire)
+    }
+
+    /// Of hubs that share a ledger: takes a part in the work for this stream, and in what is known of it.
+    pub(super) fn share(&self, ledger: &Ledger, ttl: Duration) {
+        let name = format!("ssf/{}", self.settings.name);
+        let leads = ledger.lease(&name, ttl).unwrap_or(false);
+        if !leads {
+            // The answer to what this hub has asked for may have gone to another one.
+            *self.asked.lock() = None;
+        }
+        self.leads.store(leads, Ordering::Release);
+        let heard = self.heard.load(Ordering::Acquire);
+        if let Ok(latest) = ledger.latest(&format!("heard/{name}"), heard) {
+            self.heard.fetch_max(latest, Ordering::AcqRel);
+        }
     }
 
     /// Its name, and when it was last heard of, in seconds since the epoch.

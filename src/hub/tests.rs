@@ -9,7 +9,7 @@ pub(super) fn settings(folder: &std::path::Path) -> HubSettings {
     let email = Join { name: "email".to_owned(), claim: "email".to_owned(), fold: Fold::Email, when: None };
     let joins = IssuerJoins { joins: vec![email], ..IssuerJoins::default() };
     HubSettings {
-        data_dir: folder.to_owned(),
+        store: LedgerStore::Folder(folder.to_owned()),
         retain: 90_000,
         session_retain: 2_592_000,
         skew: 2,

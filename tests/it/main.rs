@@ -6,5 +6,6 @@ mod keys;
 mod ledger;
 mod policies;
 mod providers;
+mod redis;
 mod service;
 mod tidy;

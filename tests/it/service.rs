@@ -7,4 +7,5 @@ mod hub;
 mod logout;
 mod revocation;
 mod scim;
+mod shared_hub;
 mod ssf;

@@ -230,6 +230,25 @@ def kustomizations(folder, crds):
     expect('hub: lint', (found := lint(path)) == set(), str(found))
     code, output = run(STEPGATE, 'hub', '--config-file', os.path.join(K8S, 'components', 'hub', 'hub.yaml'))
     # Everything but the certificate of the Secret is right.
+    # Several hubs with a Redis server.
+    own = os.path.join(folder, 'abstract', 'overlays', 'hub-redis')
+    os.makedirs(own)
+    with open(os.path.join(own, 'kustomization.yaml'), 'w') as out:
+        out.write('apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n'
+                  'components: [../../components/hub-redis]\n')
+    shared_code, shared = run(kubectl, 'kustomize', own)
+    expect('hub-redis: renders', shared_code == 0, shared)
+    examine(folder, 'hub-redis', shared, crds)
+    path = os.path.join(folder, 'hub-redis.yaml')
+    with open(path, 'w') as out:
+        out.write(shared)
+    expect('hub-redis: lint', (found := lint(path)) == set(), str(found))
+    workload = next(d for d in documents(shared) if d['kind'] == 'StatefulSet')['spec']
+    mounted = [mount['name'] for mount in workload['template']['spec']['containers'][0]['volumeMounts']]
+    expect('hub-redis: two without a volume', workload['replicas'] == 2 and 'volumeClaimTemplates' not in workload and 'data' not in mounted, str(workload))
+    _, shared = run(STEPGATE, 'hub', '--config-file', os.path.join(K8S, 'components', 'hub-redis', 'hub.yaml'))
+    # Everything but the Secret is right.
+    expect('hub-redis: its configuration', '/etc/stepgate/tokens/key' in shared, shared)
     expect('hub: its configuration', '/etc/stepgate/tls/tls.crt' in output or 'cannot be made' in output, output)
     # The component for the issuer of the cluster, with a configuration that needs it, and without it.
     own = os.path.join(folder, 'abstract', 'overlays', 'cluster-issuer')
@@ -270,6 +289,9 @@ def chart(folder, crds):
                        '--set', 'config.plugins.stepgate.issuers[0].preset=kubernetes,config.plugins.stepgate.issuers[0].audiences={https://a.example}'],
         'hub': ['--set', 'hub.enabled=true,hub.storage.className=fast', '--set',
                 'hub.config.plugins.stepgate.issuers[0].issuer=https://a.example,hub.config.plugins.stepgate.issuers[0].preset=okta'],
+        'hub-redis': ['--set', 'hub.enabled=true,hub.replicas=2,hub.config.plugins.stepgate.hub.data_dir=null', '--set',
+                      'hub.config.plugins.stepgate.hub.redis.urls={rediss://r:6379},hub.config.plugins.stepgate.hub.redis.key_file=/etc/stepgate/tokens/key',
+                      '--set', 'hub.config.plugins.stepgate.issuers[0].issuer=https://a.example,hub.config.plugins.stepgate.issuers[0].preset=okta'],
         'little': ['--set', ','.join(f'{switch}=false' for switch in switches), '--set', 'policies=null'],
     }.items():
         code, output = run(helm, 'template', 'stepgate', CHART, '--namespace', 'stepgate-system', *flags)
@@ -277,6 +299,8 @@ def chart(folder, crds):
         if code:
             continue
         examine(folder, f'chart-{name}', output, crds)
+    code, output = run(helm, 'template', 'stepgate', CHART, '--set', 'hub.enabled=true,hub.replicas=2')
+    expect('chart: several hubs need Redis', code != 0 and 'several hubs need' in output, output)
     replicas(helm)
     rendered = lambda *flags: documents(run(helm, 'template', 'stepgate', CHART, '--namespace', 'stepgate-system', *flags)[1])
     pod = next(document for document in rendered() if document['kind'] == 'Deployment')['spec']['template']['spec']

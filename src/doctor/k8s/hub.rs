@@ -27,6 +27,18 @@ fn hubs(manifests: &Manifests) -> Vec<(&Object, &Value, &Value)> {
     found
 }
 
+/// The ledger of these pods is in a server that hubs share.
+fn is_shared(manifests: &Manifests, object: &Object, pod: &Value) -> bool {
+    let mut maps = list(pod, &["volumes"]).iter().filter_map(|volume| text(volume, &["configMap", "name"]));
+    maps.any(|name| {
+        configurations(manifests).iter().any(|(map, _, document)| {
+            map.name() == name
+                && map.namespace() == object.namespace()
+                && at(document, &["plugins", "stepgate", "hub", "redis"]).is_some()
+        })
+    })
+}
+
 /// Several pods of a workload run at the same time.
 fn is_several(manifests: &Manifests, object: &Object) -> bool {
     let replicas = object.at(&["spec", "replicas"]).and_then(Value::as_u64).unwrap_or(1);
@@ -41,7 +53,7 @@ fn is_several(manifests: &Manifests, object: &Object) -> bool {
 pub(super) fn with_replicas(manifests: &Manifests) -> Vec<Hit<'_>> {
     let mut found: Vec<Hit<'_>> = hubs(manifests)
         .into_iter()
-        .filter(|(object, ..)| is_several(manifests, object))
+        .filter(|(object, pod, _)| is_several(manifests, object) && !is_shared(manifests, object, pod))
         .map(|(object, ..)| hit(object, "runs several hubs"))
         .collect();
     let is_embedded =
@@ -68,6 +80,8 @@ pub(super) fn without_volume(manifests: &Manifests) -> Vec<Hit<'_>> {
         let templates = object.at(&["spec", "volumeClaimTemplates"]).and_then(Value::as_array);
         claims || templates.is_some_and(|templates| !templates.is_empty())
     };
-    let without = hubs(manifests).into_iter().filter(|(object, pod, _)| !is_kept(object, pod));
+    let without = hubs(manifests)
+        .into_iter()
+        .filter(|(object, pod, _)| !is_kept(object, pod) && !is_shared(manifests, object, pod));
     without.map(|(object, ..)| hit(object, "runs a hub without a volume that stays")).collect()
 }

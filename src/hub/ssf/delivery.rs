@@ -70,6 +70,10 @@ async fn fetch(hub: Arc<Hub>, stream: Arc<Stream>, settings: PollSettings) {
     let mut answers = Answers::default();
     let mut pause = FIRST_PAUSE;
     loop {
+        if !stream.leads() {
+            tokio::time::sleep(FIRST_PAUSE).await;
+            continue;
+        }
         let began = Instant::now();
         match fetch_once(&hub, &stream, &service, &settings.resource, &mut answers).await {
             Ok(has_more) => {
@@ -139,6 +143,10 @@ async fn fetch_once(
 async fn ask(hub: Arc<Hub>, stream: Arc<Stream>, settings: VerifySettings) {
     let service = Service::new(settings.service);
     loop {
+        if !stream.leads() {
+            tokio::time::sleep(FIRST_PAUSE).await;
+            continue;
+        }
         let state = uuid::Uuid::new_v4().simple().to_string();
         *stream.asked.lock() = Some(state.clone());
         let body = json!({"stream_id": settings.stream_id, "state": state}).to_string();

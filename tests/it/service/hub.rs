@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use stepgate::config::{Document, resolve};
 
 use super::revocation::{Bench, ISSUER};
 use crate::harness::{NOW, settled};
+use crate::redis::{DURABLE, RedisServer};
 
 pub(super) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -25,11 +27,46 @@ pub(super) fn document(folder: &Path, more: Value) -> Value {
         "data_dir": folder.join("data"),
         "admin_socket": format!("unix://{}", socket(folder).display()),
     });
+    if let Some(url) = store_of_run() {
+        crate::harness::merge(&mut hub, in_redis(folder, url));
+    }
     crate::harness::merge(&mut hub, more);
+    // Null takes a member away.
+    hub.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
     let joins = json!({"email": {"claim": "email", "fold": "email", "when": "email_verified"}});
     let issuer = json!({"issuer": ISSUER, "audiences": ["a"], "algorithms": ["ES256"], "jwks_url": "https://issuer/jwks",
                         "revocation": {"joins": joins}});
     json!({"plugins": {"stepgate": {"hub": hub, "issuers": [issuer]}}})
+}
+
+/// The members of a hub whose ledger is in a server.
+pub(super) fn in_redis(folder: &Path, url: &str) -> Value {
+    let key_file = folder.join("key");
+    if folder.is_dir() {
+        std::fs::write(&key_file, TOKEN).expect("the secret is written");
+    }
+    // Each folder has a ledger of its own.
+    let namespace = folder.file_name().unwrap_or_default().to_string_lossy();
+    json!({"data_dir": null, "redis": {"urls": [url], "key_file": key_file, "namespace": namespace}})
+}
+
+/// The server that all hubs of this process have, where the run asks for it by `STEPGATE_TEST_STORE=redis`.
+fn store_of_run() -> Option<&'static str> {
+    static URL: OnceLock<String> = OnceLock::new();
+    let is_asked = std::env::var("STEPGATE_TEST_STORE").is_ok_and(|store| store == "redis");
+    let start = || {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // The server ends with the thread that has started it: with the process.
+        std::thread::spawn(move || {
+            let server = RedisServer::start(DURABLE);
+            sender.send(server.url()).expect("it is awaited");
+            loop {
+                std::thread::park();
+            }
+        });
+        receiver.recv().expect("it starts")
+    };
+    is_asked.then(|| URL.get_or_init(start).as_str())
 }
 
 pub(super) fn socket(folder: &Path) -> PathBuf {
@@ -272,7 +309,7 @@ impl Drop for Process {
 }
 
 /// A request to revoke a user, on the socket of the hub of `folder`; the status and the text of its answer.
-fn ask(folder: &Path, user: &str) -> (String, String) {
+pub(super) fn ask(folder: &Path, user: &str) -> (String, String) {
     use std::io::{Read as _, Write as _};
     let body =
         json!({"kind": "user", "issuer": ISSUER, "value": user, "action": "disable", "reason": "left"}).to_string();
