@@ -15,7 +15,7 @@ pub mod status;
 pub mod traces;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -35,15 +35,15 @@ fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {
     jittered(first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(16))).min(longest))
 }
 
-/// Writes a file that only its owner reads, whole or not at all, and durably. The folder is created.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file with what `fill` writes, that only its owner reads, whole or not at all, and durably. The folder is created.
+fn write_private(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let draft = folder.join(format!(".{name}.draft"));
-    let mut file = private_file(&draft)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let mut file = BufWriter::new(private_file(&draft)?);
+    fill(&mut file)?;
+    file.into_inner()?.sync_all()?;
     std::fs::rename(draft, path)
 }
 

@@ -43,7 +43,7 @@ pub use self::ssf::{
 use self::unmatched::UnmatchedEvents;
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
-use crate::revocation::{Header, IssuerJoins, Line, Record, encode};
+use crate::revocation::{Header, IssuerJoins, Line, NO_HEADER, Record, encode_header, write_block};
 use crate::state::StateError;
 use crate::telemetry::chain;
 use crate::token::Issuer;
@@ -58,6 +58,8 @@ const TURN_WAIT: Duration = Duration::from_secs(4);
 const SNAPSHOT_AGE: Duration = Duration::from_secs(10);
 /// One of several hubs works for a stream so long, and goes on with every beat.
 const LEASE: Duration = Duration::from_secs(10);
+/// Bytes of an entry in a snapshot, and a little for what is beside them.
+const SNAPSHOT_ENTRY_BYTES: usize = 36;
 /// Entries that the search for those that are over looks at with every beat.
 const SWEPT_ENTRIES: usize = 1_000;
 
@@ -260,7 +262,14 @@ impl Hub {
             return Ok(bytes.clone());
         }
         let as_of = self.as_of.load(Ordering::Acquire);
-        let (seq, records) = self.ledger.records()?;
+        let room = self.ledger.len().saturating_mul(SNAPSHOT_ENTRY_BYTES);
+        let (mut bytes, mut count) = (Vec::with_capacity(room.saturating_add(NO_HEADER.len())), 0usize);
+        bytes.extend_from_slice(&NO_HEADER);
+        let seq = self.ledger.each_block(|number, records| {
+            count = count.saturating_add(records.len());
+            // A Vec takes everything.
+            let _ = write_block(&mut bytes, number, records);
+        })?;
         let header = Header {
             epoch: self.ledger.epoch(),
             seq,
@@ -268,7 +277,9 @@ impl Hub {
             retain: self.settings.retain.into(),
             hub_key: self.ledger.hub_key_hex().to_owned(),
         };
-        let bytes = Bytes::from(encode(&header, &records));
+        let header = encode_header(&header, count);
+        bytes.iter_mut().zip(header).for_each(|(byte, own)| *byte = own);
+        let bytes = Bytes::from(bytes);
         *known = Some((Instant::now(), bytes.clone()));
         Ok(bytes)
     }

@@ -19,6 +19,9 @@ pub use self::joins::{Fold, IssuerJoins, Join, MAX_JOINS, MAX_VALUE_BYTES};
 pub use self::key::{HubKey, Key, Kind};
 pub use self::line::Line;
 pub use self::metrics::RevocationMetrics;
-pub use self::snapshot::{Header, Record, SnapshotError, decode, encode};
-pub use self::store::{LoadError, Mode, RevocationStore, Revoked, Settings, State, TokenTimes, Verdict};
+pub use self::snapshot::{
+    BLOCKS, Decoder, Header, NO_HEADER, Part, Record, SnapshotError, block_of, decode, encode, encode_header,
+    write_block,
+};
+pub use self::store::{Load, LoadError, Mode, RevocationStore, Revoked, Settings, State, TokenTimes, Verdict};
 pub use self::token_names::{TokenName, TokenNames};

@@ -11,7 +11,8 @@ use stepgate::check::{
 };
 use stepgate::clock::Clock;
 use stepgate::hub::{
-    Credentials, Dialect, Hub, HubSettings, Link, LogoutSettings, ScimSettings, SessionRevoked, StreamSettings,
+    Credentials, Dialect, Hub, HubSettings, LedgerStore, Link, LogoutSettings, ScimSettings, SessionRevoked,
+    StreamSettings,
 };
 use stepgate::opa::input::Options;
 use stepgate::policy::{self, BuiltinSettings, Entrypoint, HostContext, Module, RegoVersion, Snapshot, Sources};
@@ -200,7 +201,7 @@ pub fn hub() -> Arc<Hub> {
         verify: None,
     };
     let settings = HubSettings {
-        data_dir: folder,
+        store: LedgerStore::Folder(folder),
         retain: 90_000,
         session_retain: 2_592_000,
         skew: 2,

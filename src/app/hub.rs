@@ -13,7 +13,7 @@ use crate::config::HubConfig;
 use crate::hub::{Hub, HubMetrics, LedgerStore};
 use crate::lifecycle::Lifecycle;
 use crate::policy::Store;
-use crate::revocation::{Line, LoadError, RevocationMetrics, RevocationStore, decode};
+use crate::revocation::{Line, LoadError, RevocationMetrics, RevocationStore};
 use crate::serve::{HttpListenerConfig, Listener, ListenerKind, ListenerMetrics, Readiness, serve_http};
 use crate::telemetry::Metrics;
 
@@ -185,17 +185,18 @@ pub(super) async fn follow_embedded(
 
 async fn follow_once(
     hub: &Arc<Hub>,
-    store: &RevocationStore,
+    store: &Arc<RevocationStore>,
     metrics: &RevocationMetrics,
     clock: &Clock,
 ) -> anyhow::Result<()> {
     let reading = Arc::clone(hub);
     let snapshot = tokio::task::spawn_blocking(move || reading.snapshot()).await??;
-    let (header, records) = decode(&snapshot)?;
-    let after = format!("{}.{}", header.epoch, header.seq);
-    let loaded = store.load(header, records);
+    let taking = Arc::clone(store);
+    let loaded = tokio::task::spawn_blocking(move || taking.load(&*snapshot)).await?;
     metrics.overflow.set(i64::from(matches!(loaded, Err(LoadError::Overflow { .. }))));
     loaded?;
+    let (epoch, seq) = store.position().context("a snapshot has a header")?;
+    let after = format!("{epoch}.{seq}");
     let reading = Arc::clone(hub);
     let reader = tokio::task::spawn_blocking(move || reading.reader(&after)).await??;
     let mut reader = reader.context("hub.feed_readers are connected")?;

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 use super::{jittered, write_private};
 use crate::clock::Clock;
 use crate::remote::RemoteError;
-use crate::remote::service::{RequestOptions, Service};
-use crate::revocation::{Line, LoadError, RevocationMetrics, RevocationStore, SnapshotError, decode, encode};
+use crate::remote::service::Service;
+use crate::revocation::{
+    Decoder, Header, Line, Load, LoadError, Part, RevocationMetrics, RevocationStore, SnapshotError,
+};
 use crate::telemetry::chain;
 
 /// Bytes of a snapshot at most: 5 million entries and more.
@@ -38,6 +40,8 @@ pub enum FeedError {
     Load(#[source] crate::revocation::LoadError),
     #[error("taking the snapshot panicked")]
     Panicked,
+    #[error("the snapshot has more than {MAX_SNAPSHOT_BYTES} bytes")]
+    TooLarge,
     #[error("a line of the feed cannot be read")]
     Line,
     #[error("the feed was silent for {MAX_SILENCE:?}")]
@@ -87,18 +91,15 @@ impl RevocationFeed {
     /// Uses the copy on disk, which is as old as it says.
     fn read_file(&self) {
         let Some(path) = &self.file else { return };
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
+        let file = match std::fs::File::open(path) {
+            Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => {
                 return tracing::warn!(%error, path = %path.display(), "the copy of the revocations cannot be read");
             }
         };
-        match decode(&bytes) {
-            Ok((header, records)) => match self.store.load(header, records) {
-                Ok(()) => tracing::info!(entries = self.store.len(), "revocations of the last run are used"),
-                Err(error) => tracing::warn!(error = chain(&error), "the copy of the revocations is not used"),
-            },
+        match self.store.load(file) {
+            Ok(()) => tracing::info!(entries = self.store.len(), "revocations of the last run are used"),
             Err(error) => tracing::warn!(error = chain(&error), "the copy of the revocations is not used"),
         }
         self.publish();
@@ -108,8 +109,10 @@ impl RevocationFeed {
     async fn write_file(&self) {
         let (Some(path), store) = (self.file.clone(), Arc::clone(&self.store)) else { return };
         let writing = move || {
-            let Some((header, records)) = store.snapshot() else { return };
-            if let Err(error) = write_private(&path, &encode(&header, &records)) {
+            if store.position().is_none() {
+                return;
+            }
+            if let Err(error) = write_private(&path, |file| store.write_snapshot(file).map(|_| ())) {
                 tracing::warn!(%error, path = %path.display(), "the copy of the revocations cannot be written");
             }
         };
@@ -155,23 +158,42 @@ impl RevocationFeed {
         }
     }
 
+    fn begin(&self, header: Header, count: usize) -> Result<Load, FeedError> {
+        let begun = self.store.begin(header, count);
+        self.metrics.overflow.set(i64::from(matches!(begun, Err(LoadError::Overflow { .. }))));
+        begun.map_err(FeedError::Load)
+    }
+
+    /// Takes the entries block by block, so that they need no room twice.
     async fn take_snapshot(&self) -> Result<(), FeedError> {
-        let options = RequestOptions { limit: MAX_SNAPSHOT_BYTES, ..RequestOptions::default() };
-        let reply = self.service.get("/v1/snapshot", &options).await.map_err(FeedError::Remote)?;
-        if reply.status != 200 {
-            return Err(FeedError::Status(reply.status));
+        let mut stream = self.service.open("/v1/snapshot").await.map_err(FeedError::Remote)?;
+        if stream.status() != 200 {
+            return Err(FeedError::Status(stream.status()));
         }
-        let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
-        // Millions of entries are sorted off the workers.
-        let loading = move || {
-            let (header, records) = decode(&reply.body).map_err(FeedError::Snapshot)?;
-            // It is as large as the entries: both are not needed at once.
-            drop(reply);
-            let loaded = store.load(header, records);
-            metrics.overflow.set(i64::from(matches!(loaded, Err(LoadError::Overflow { .. }))));
-            loaded.map_err(FeedError::Load)
-        };
-        tokio::task::spawn_blocking(loading).await.map_err(|_| FeedError::Panicked)??;
+        let (mut decoder, mut load, mut left) = (Decoder::default(), None::<Load>, MAX_SNAPSHOT_BYTES);
+        while !decoder.is_complete() {
+            let bytes = tokio::time::timeout(MAX_SILENCE, stream.next_bytes()).await.map_err(|_| FeedError::Silent)?;
+            let bytes = bytes.map_err(FeedError::Remote)?.ok_or(FeedError::Snapshot(SnapshotError::Cut))?;
+            left = left.checked_sub(bytes.len()).ok_or(FeedError::TooLarge)?;
+            decoder.push(&bytes);
+            while let Some(part) = decoder.next_part().map_err(FeedError::Snapshot)? {
+                load = match (part, load.take()) {
+                    (Part::Header(header, count), _) => Some(self.begin(header, count)?),
+                    // Tens of thousands of entries, off the workers: they answer checks.
+                    (Part::Block(records), Some(mut load)) => {
+                        let taking = tokio::task::spawn_blocking(move || {
+                            load.block(records);
+                            load
+                        });
+                        Some(taking.await.map_err(|_| FeedError::Panicked)?)
+                    }
+                    (Part::Block(_), None) => return Err(FeedError::Snapshot(SnapshotError::Format)),
+                };
+            }
+        }
+        if let Some(load) = load {
+            load.finish();
+        }
         self.write_file().await;
         Ok(())
     }

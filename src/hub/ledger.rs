@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use self::shared::Mirror;
-use crate::revocation::{Change, Entry, HubKey, Key, Kind, Record};
+use crate::revocation::{BLOCKS, Change, Entry, HubKey, Key, Kind, Record, block_of};
 use crate::state::{RedisSettings, State, StateError, StateSettings, Table, Writing};
 
 /// A key to its kind and entry.
@@ -502,15 +502,38 @@ impl Ledger {
 
     /// Every entry, and the number of a change that they all have, or later ones.
     pub fn records(&self) -> Result<(u64, Vec<Record>), LedgerError> {
-        // Read first: what changes meanwhile is sent again.
-        let seq = self.seq();
-        if let Some(mirror) = &self.mirror {
-            let mirror = mirror.lock();
-            return Ok((self.seq(), mirror.entries.iter().map(|(key, (_, entry))| (*key, *entry)).collect()));
-        }
         let mut records = Vec::with_capacity(self.len());
-        self.each_row(|key, _, entry| records.push((key, entry)))?;
+        let seq = self.each_block(|_, block| records.extend_from_slice(block))?;
         Ok((seq, records))
+    }
+
+    /// Gives `visit` the entries of each block of a snapshot; then the number of a change that they all have, or later ones.
+    pub fn each_block(&self, mut visit: impl FnMut(usize, &[Record])) -> Result<u64, LedgerError> {
+        let (mut number, mut block) = (0, Vec::new());
+        let mut take = |key: Key, entry: Entry| {
+            while number < block_of(&key) {
+                visit(number, &block);
+                block.clear();
+                number = number.saturating_add(1);
+            }
+            block.push((key, entry));
+        };
+        // Read first: what changes meanwhile is sent again.
+        let mut seq = self.seq();
+        match &self.mirror {
+            Some(mirror) => {
+                let mirror = mirror.lock();
+                seq = self.seq();
+                mirror.entries.iter().for_each(|(key, (_, entry))| take(*key, *entry));
+            }
+            // In the order of the keys.
+            None => self.each_row(|key, _, entry| take(key, entry))?,
+        }
+        for number in number..BLOCKS {
+            visit(number, &block);
+            block.clear();
+        }
+        Ok(seq)
     }
 
     /// The changes after `seq`, each with the entry as it is now; `None` where some are missing, or there are too many.

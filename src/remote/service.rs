@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use reqwest::header::{
     AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION, WWW_AUTHENTICATE,
@@ -178,6 +179,17 @@ pub struct LineStream {
 }
 
 impl LineStream {
+    /// The next bytes, as they come; `None` when the answer has ended.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn next_bytes(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        if !self.rest.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.rest).into()));
+        }
+        self.response.chunk().await.map_err(without_url)
+    }
+
     pub fn status(&self) -> u16 {
         self.response.status().as_u16()
     }

@@ -1,4 +1,4 @@
-//! Entries by key, in 64 shards: a sorted base and the changes since. A lookup reads one shard; nothing is ever evicted.
+//! Entries by key, in a shard for each block of a snapshot: a sorted base and the changes since. A lookup reads one shard; nothing is ever evicted.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,8 @@ use parking_lot::RwLock;
 
 use super::entry::Entry;
 use super::key::Key;
+use super::snapshot::{BLOCKS, block_of};
 
-const SHARDS: usize = 64;
 /// Changes of a shard before they are merged into its base, at least; or a sixteenth of that.
 const MIN_CHANGES: usize = 1_024;
 /// The bytes of an entry in the base, with those of the changes beside it.
@@ -28,14 +28,13 @@ struct Shard {
 
 impl Default for Index {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+        Self { shards: (0..BLOCKS).map(|_| RwLock::default()).collect() }
     }
 }
 
 impl Index {
     fn shard(&self, key: &Key) -> Option<&RwLock<Shard>> {
-        let [first, ..] = key;
-        self.shards.get(usize::from(*first) % SHARDS)
+        self.shards.get(block_of(key))
     }
 
     pub fn get(&self, key: &Key) -> Option<Entry> {
@@ -53,32 +52,21 @@ impl Index {
         }
     }
 
-    /// Replaces everything, one shard after the other.
-    pub fn replace(&self, entries: impl IntoIterator<Item = (Key, Entry), IntoIter: ExactSizeIterator>) {
-        let entries = entries.into_iter();
-        // Keys are hashes, so that shards are alike; one that grows would need twice its room for a moment.
-        let room = entries.len() / SHARDS + entries.len() / (SHARDS * 16) + 16;
-        let mut fresh: Vec<Vec<(Key, Entry)>> = (0..SHARDS).map(|_| Vec::with_capacity(room)).collect();
-        for (key, entry) in entries {
-            if let Some(shard) = fresh.get_mut(usize::from(key[0]) % SHARDS) {
-                shard.push((key, entry));
-            }
-        }
-        for (shard, mut entries) in self.shards.iter().zip(fresh) {
-            entries.sort_unstable_by_key(|(key, _)| *key);
-            entries.dedup_by_key(|(key, _)| *key);
-            let (keys, entries) = entries.into_iter().map(|(key, entry)| (key, entry.to_bytes())).unzip();
-            *shard.write() = Shard { keys, entries, changes: HashMap::default() };
-        }
+    /// Replaces a shard with the records of a block, which are in the order of their keys.
+    pub fn replace(&self, block: usize, records: Vec<(Key, Entry)>) {
+        let Some(shard) = self.shards.get(block) else { return };
+        let fresh = Shard::of(records);
+        // The old one goes after the lock.
+        let _old = std::mem::replace(&mut *shard.write(), fresh);
     }
 
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().len()).sum()
     }
 
-    /// Every entry, in no particular order.
-    pub fn entries(&self) -> Vec<(Key, Entry)> {
-        self.shards.iter().flat_map(|shard| shard.read().all()).collect()
+    /// The entries of a block, in the order of their keys.
+    pub fn block(&self, block: usize) -> Vec<(Key, Entry)> {
+        self.shards.get(block).map(|shard| shard.read().all()).unwrap_or_default()
     }
 }
 
@@ -93,18 +81,24 @@ impl Shard {
         self.keys.len().saturating_add(new)
     }
 
+    /// Of records in the order of their keys.
+    fn of(records: Vec<(Key, Entry)>) -> Self {
+        let (keys, entries) = records.into_iter().map(|(key, entry)| (key, entry.to_bytes())).unzip();
+        Self { keys, entries, changes: HashMap::default() }
+    }
+
+    /// In the order of the keys.
     fn all(&self) -> Vec<(Key, Entry)> {
         let based = self.keys.iter().zip(&self.entries).filter(|(key, _)| !self.changes.contains_key(*key));
         let based = based.map(|(key, bytes)| (*key, Entry::from_bytes(*bytes)));
-        based.chain(self.changes.iter().map(|(key, entry)| (*key, *entry))).collect()
+        let mut all: Vec<_> = based.chain(self.changes.iter().map(|(key, entry)| (*key, *entry))).collect();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
     }
 
     /// Merges the changes into the base.
     fn merge(&mut self) {
-        let mut all = self.all();
-        all.sort_unstable_by_key(|(key, _)| *key);
-        (self.keys, self.entries) = all.into_iter().map(|(key, entry)| (key, entry.to_bytes())).unzip();
-        self.changes = HashMap::default();
+        *self = Self::of(self.all());
     }
 }
 
@@ -138,7 +132,13 @@ mod tests {
     fn an_index_is_a_map() {
         let index = Index::default();
         let mut known = BTreeMap::new();
-        index.replace((0..50_000).map(|number| (key(number), entry(number))));
+        let mut blocks = vec![BTreeMap::new(); BLOCKS];
+        for number in 0..50_000 {
+            blocks[block_of(&key(number))].insert(key(number), entry(number));
+        }
+        for (at, block) in blocks.into_iter().enumerate() {
+            index.replace(at, block.into_iter().collect());
+        }
         known.extend((0..50_000).map(|number| (key(number), entry(number))));
         // Old and new keys, many more than a shard keeps beside its base.
         for number in 40_000..200_000 {
@@ -148,6 +148,7 @@ mod tests {
         assert_eq!(index.len(), known.len());
         assert!(known.iter().all(|(key, entry)| index.get(key) == Some(*entry)));
         assert_eq!(index.get(&key(1_000_000)), None);
-        assert_eq!(index.entries().into_iter().collect::<BTreeMap<_, _>>(), known);
+        let blocks: Vec<_> = (0..BLOCKS).flat_map(|at| index.block(at)).collect();
+        assert_eq!(blocks, known.into_iter().collect::<Vec<_>>(), "in the order of the keys");
     }
 }

@@ -1,6 +1,7 @@
 //! The store: entries, how fresh they are, and the verdict over a token.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use super::entry::Entry;
 use super::index::Index;
 use super::key::{HubKey, Key, Kind};
 use super::line::Line;
-use super::snapshot::{Header, Record};
+use super::snapshot::{BLOCKS, Header, Part, Record, SnapshotError, encode_header, read_parts, write_block};
 
 /// The treatment of requests while entries are missing or old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +95,12 @@ pub struct RevocationStore {
 }
 
 /// Why a snapshot is not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    #[error("it cannot be used")]
+    Snapshot(#[from] SnapshotError),
+    #[error("it cannot be read")]
+    Read(#[from] io::Error),
     #[error("{entries} entries are more than revocation.max_entries ({max}); they need {bytes} bytes")]
     Overflow { entries: usize, max: usize, bytes: u64 },
     /// Taking it would un-revoke everything.
@@ -103,6 +108,52 @@ pub enum LoadError {
         "the hub has another key, so it has lost its file: give it its file back, or remove `revocations.sgrv` and start again to accept what it has"
     )]
     OtherHub,
+}
+
+/// A snapshot that is being taken.
+#[derive(Debug)]
+pub struct Load {
+    store: Arc<RevocationStore>,
+    header: Header,
+    is_same_key: bool,
+    /// It has everything that is here.
+    is_continued: bool,
+    block: usize,
+}
+
+impl Load {
+    /// Takes the next block: records in the order of their keys.
+    pub fn block(&mut self, records: Vec<Record>) {
+        let records = match self.is_continued {
+            true => records,
+            false => self.merged(records),
+        };
+        self.store.index.replace(self.block, records);
+        self.block = self.block.saturating_add(1);
+    }
+
+    /// These records and those that are here: in doubt revoked.
+    fn merged(&self, records: Vec<Record>) -> Vec<Record> {
+        let mut merged: BTreeMap<Key, Entry> = records.into_iter().collect();
+        for (key, entry) in self.store.index.block(self.block) {
+            merged.entry(key).or_default().union(&entry);
+        }
+        merged.into_iter().collect()
+    }
+
+    /// All blocks are there.
+    pub fn finish(self) {
+        let store = &self.store;
+        if !self.is_same_key {
+            let hub_key = hex::decode(&self.header.hub_key).unwrap_or_default();
+            store.hub_key.store(Some(Arc::new(HubKey::new(&hub_key))));
+            store.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        // Changes after it come again.
+        store.seq.store(self.header.seq, Ordering::Release);
+        store.as_of.store(self.header.as_of, Ordering::Release);
+        store.header.store(Some(Arc::new(self.header)));
+    }
 }
 
 impl RevocationStore {
@@ -118,44 +169,45 @@ impl RevocationStore {
         }
     }
 
-    /// Takes a snapshot in place of everything. One from another history of the same hub, as when an older copy of its file was
-    /// put back, is merged with what is here: it must not un-revoke.
+    /// Begins to take a snapshot of `count` entries in place of everything, block by block. One from another history of the same hub, as
+    /// when an older copy of its file was put back, is merged with what is here: it must not un-revoke. One at a time; the store is as
+    /// fresh as before until [`Load::finish`].
     ///
     /// # Errors
     /// It is too large, or of a hub with another key; the entries stay as they are.
-    pub fn load(&self, header: Header, records: Vec<Record>) -> Result<(), LoadError> {
+    pub fn begin(self: &Arc<Self>, header: Header, count: usize) -> Result<Load, LoadError> {
         let known = self.header.load_full();
         let is_same_key = known.as_deref().is_some_and(|known| known.hub_key == header.hub_key);
         if known.is_some() && !is_same_key && !self.is_empty() {
             return Err(LoadError::OtherHub);
         }
+        if count > self.settings.max_entries {
+            let bytes = (count as u64).saturating_mul(super::index::ENTRY_BYTES);
+            return Err(LoadError::Overflow { entries: count, max: self.settings.max_entries, bytes });
+        }
         let is_older = header.seq < self.seq.load(Ordering::Acquire);
         let is_continued = known.is_none_or(|known| known.epoch == header.epoch) && !is_older;
-        let records = if is_continued { records } else { self.merged(records) };
-        if records.len() > self.settings.max_entries {
-            let bytes = (records.len() as u64).saturating_mul(super::index::ENTRY_BYTES);
-            return Err(LoadError::Overflow { entries: records.len(), max: self.settings.max_entries, bytes });
-        }
-        self.index.replace(records);
-        if !is_same_key {
-            let hub_key = hex::decode(&header.hub_key).unwrap_or_default();
-            self.hub_key.store(Some(Arc::new(HubKey::new(&hub_key))));
-            self.generation.fetch_add(1, Ordering::AcqRel);
-        }
-        // Changes after it come again.
-        self.seq.store(header.seq, Ordering::Release);
-        self.as_of.store(header.as_of, Ordering::Release);
-        self.header.store(Some(Arc::new(header)));
-        Ok(())
+        Ok(Load { store: Arc::clone(self), header, is_same_key, is_continued, block: 0 })
     }
 
-    /// These records and those that are here: in doubt revoked.
-    fn merged(&self, records: Vec<Record>) -> Vec<Record> {
-        let mut merged: HashMap<Key, Entry> = records.into_iter().collect();
-        for (key, entry) in self.index.entries() {
-            merged.entry(key).or_default().union(&entry);
+    /// Takes a whole snapshot.
+    ///
+    /// # Errors
+    /// It cannot be read or is damaged, or as for [`Self::begin`].
+    pub fn load(self: &Arc<Self>, from: impl Read) -> Result<(), LoadError> {
+        let mut load = None;
+        read_parts(from, |part| {
+            match (part, &mut load) {
+                (Part::Header(header, count), _) => load = Some(self.begin(header, count)?),
+                (Part::Block(records), Some(load)) => load.block(records),
+                (Part::Block(_), None) => return Err(LoadError::Snapshot(SnapshotError::Format)),
+            }
+            Ok(())
+        })?;
+        if let Some(load) = load {
+            load.finish();
         }
-        merged.into_iter().collect()
+        Ok(())
     }
 
     /// Applies a change of the feed: the whole entry, as it is now.
@@ -184,12 +236,20 @@ impl RevocationStore {
         Some((header.epoch.clone(), self.seq.load(Ordering::Acquire)))
     }
 
-    /// The header of the present entries, and all of them, to be kept on disk.
-    pub fn snapshot(&self) -> Option<(Header, Vec<Record>)> {
-        let header = self.header.load_full()?;
+    /// Writes a snapshot of the present entries, to be kept on disk. No change may come meanwhile. False: there is none yet.
+    ///
+    /// # Errors
+    /// `out` cannot be written.
+    pub fn write_snapshot(&self, out: &mut impl Write) -> io::Result<bool> {
+        let Some(header) = self.header.load_full() else { return Ok(false) };
         let seq = self.seq.load(Ordering::Acquire);
         let as_of = self.as_of.load(Ordering::Acquire);
-        Some((Header { seq, as_of, ..Header::clone(&header) }, self.index.entries()))
+        let header = Header { seq, as_of, ..Header::clone(&header) };
+        out.write_all(&encode_header(&header, self.len()))?;
+        for block in 0..BLOCKS {
+            write_block(out, block, &self.index.block(block))?;
+        }
+        Ok(true)
     }
 
     /// The longest life of any accepted token, in seconds; `None` before the hub has said it.

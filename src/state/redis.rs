@@ -31,7 +31,7 @@ const CONFIRM_WAIT: Duration = Duration::from_millis(500);
 const NEWS_WAIT: Duration = Duration::from_millis(900);
 /// Rows that are read at a time: fewer than a Lua function takes.
 const PAGE: usize = 1_000;
-/// Rows of a change: four arguments each, and Redis takes about a million.
+/// Rows of a change: three arguments each, and Redis takes about a million.
 const MAX_ROWS: usize = 250_000;
 /// Connections that are kept for the next request.
 const MAX_IDLE: usize = 8;

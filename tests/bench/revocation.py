@@ -48,9 +48,16 @@ def read(epoch, ready, seen):
 def snapshot(count):
     """A snapshot with random keys that are disabled."""
     header = {'epoch': 'bench', 'seq': 1, 'as_of': int(time.time()), 'retain': 90_000, 'hub_key': '07' * 32, 'count': count}
-    keys, entry = os.urandom(16 * count), bytes(12) + b'\xff' * 4 + b'\0\2\0'
-    body = b'SGRV1\n' + json.dumps(header).encode() + b'\n' + b''.join(keys[at:at + 16] + entry for at in range(0, 16 * count, 16))
-    return body + hashlib.sha256(body).digest()
+    line = json.dumps(header).encode().ljust(511) + b'\n'
+    random, entry = os.urandom(16 * count), bytes(12) + b'\xff' * 4 + b'\0\2\0'
+    blocks = [[] for _ in range(64)]
+    for key in sorted(random[at:at + 16] for at in range(0, 16 * count, 16)):
+        blocks[key[0] >> 2].append(key + entry)
+    parts = [b'SGRV2\n', line, hashlib.sha256(line).digest()]
+    for number, records in enumerate(blocks):
+        block = len(records).to_bytes(4, 'big') + b''.join(records)
+        parts += [block, hashlib.sha256(bytes([number]) + block).digest()]
+    return b''.join(parts)
 
 
 class Feed(BaseHTTPRequestHandler):
@@ -127,7 +134,7 @@ class Cost(Bench):
         print(f'5,000,000 entries: {five:.1f} MiB, {peak:.1f} MiB while they were loaded')
         for server in self.servers.values():
             server.stop()
-        return missed or five > 220
+        return missed or peak > 220
 
 
 def main():

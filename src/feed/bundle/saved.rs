@@ -3,7 +3,7 @@
 //! Mirrors: `persist` of OPA `v1/plugins/bundle/plugin.go`, v1.19.0, and its places. What differs, on purpose: a bundle that cannot
 //! be saved is a warning, and is active all the same.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
@@ -36,7 +36,7 @@ impl SavedBundle {
 
     /// Saves an archive whole or not at all.
     pub fn save(&self, archive: &[u8]) -> io::Result<()> {
-        write_private(&self.path(), archive)
+        write_private(&self.path(), |file| file.write_all(archive))
     }
 }
 

@@ -69,7 +69,7 @@ async fn what_one_hub_is_told_all_sidecars_reject() {
     let third = Bench::start(&format!("http://{}", other.address()), json!({})).await;
     for name in ["alice", "bob", "carol"] {
         third.becomes("/x", &token(&third, name), (401, "account_disabled")).await;
-        assert_eq!(second.ask("/x", &token(&second, name)).await.1, "account_disabled", "{name}");
+        second.becomes("/x", &token(&second, name), (401, "account_disabled")).await;
     }
     assert_eq!(third.ask("/x", &token(&third, "dave")).await.0, 200);
     for bench in [first, second, third] {
