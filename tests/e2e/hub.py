@@ -17,8 +17,12 @@ PATCH = 'urn:ietf:params:scim:api:messages:2.0:PatchOp'
 # What Okta sends when a user is deactivated.
 OKTA_DEACTIVATES = {'schemas': [PATCH], 'Operations': [{'op': 'replace', 'value': {'active': False}}]}
 
+OKTA_ACTIVATES = {'schemas': [PATCH], 'Operations': [{'op': 'replace', 'value': {'active': True}}]}
+
 
 class Hub:
+    """One with a file; `redis` puts its ledger there."""
+
     def __init__(self, issuer=ISSUER, link=None, rate=100, keys=None, **more):
         self.folder = tempfile.mkdtemp(prefix='stepgate-hub-')
         self.feed, self.public = free_port(), free_port()
@@ -29,6 +33,8 @@ class Hub:
                'public': {'addr': f'127.0.0.1:{self.public}', 'url': f'http://127.0.0.1:{self.public}'},
                'scim': [{'name': 'okta', 'token_files': [os.path.join(self.folder, 'token')], 'issuers': [issuer],
                          'link': link or [{'attribute': 'externalId', 'join': 'sub'}], 'rate': rate}], **more}
+        if 'redis' in more:
+            del hub['data_dir']
         issuers = [{'issuer': issuer, 'audiences': [AUDIENCE], 'algorithms': ['RS256', 'ES256'],
                     **(keys or {'jwks_url': f'{issuer}/jwks'})}]
         self.config = os.path.join(self.folder, 'hub.json')

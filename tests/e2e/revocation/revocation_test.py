@@ -2,17 +2,21 @@
 import json
 import os
 import re
+import socket
+import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
+import walk
 from demo_revocation import departure
 from expect import eq
-from harness import wait
-from hub import TOKEN, Hub
+from harness import certificates, wait
+from hub import OKTA_ACTIVATES, OKTA_DEACTIVATES, TOKEN, USER, Hub
 from provider import POLICY, key, node
-from stack import AUDIENCE, Stack
+from stack import AUDIENCE, Stack, free_port
 
 TOOLS = os.path.dirname(sys.executable)
 # The suite wants 200 with the group; Entra wants 204, and a group of 10,000 members is not sent back.
@@ -28,6 +32,45 @@ def hub() -> Iterator[Hub]:
 
 def test_the_demo() -> None:
     eq([title for title, _, _, problem in departure() if problem], [], 'steps with a wrong answer')
+
+
+def test_two_hubs_that_share_redis_over_tls(tmp_path) -> None:
+    root, certificate, private = certificates(str(tmp_path))
+    port = free_port()
+    options = {'tls-port': port, 'port': 0, 'tls-cert-file': certificate, 'tls-key-file': private, 'tls-auth-clients': 'no', 'save': '',
+               'tls-ca-cert-file': root, 'appendonly': 'yes', 'appendfsync': 'always', 'dir': tmp_path}
+    server = subprocess.Popen(['redis-server', *(str(word) for name, value in options.items() for word in (f'--{name}', value))],
+                              stdout=subprocess.DEVNULL)
+    (tmp_path / 'key').write_text(TOKEN)
+    redis = {'urls': [f'rediss://localhost:{port}'], 'ca_cert_file': root, 'key_file': str(tmp_path / 'key')}
+    try:
+        wait(lambda: tls_answers(port, root), 'redis-server')
+        with Hub(redis=redis) as one, Hub(redis=redis) as other:
+            services, own = other.sidecar()
+            with Stack(walk.policies(), config=services, stepgate=own) as stack:
+                user = {'schemas': [USER], 'userName': 'alice@acme.example', 'externalId': 'alice'}
+                status, created = one.send('POST', '/Users', user)
+                eq(status, 201, 'at one hub')
+                token = stack.token(alg='ES256', amr=['pwd', 'mfa'])
+                eq(stack.request('GET', walk.ADMIN, token=token).status, 200, 'before')
+                eq(other.send('PATCH', f'/Users/{created["id"]}', OKTA_DEACTIVATES)[0], 200, 'at the other')
+                wait(lambda: stack.request('GET', walk.ADMIN, token=token).status == 401, 'the rejection')
+                eq(one.send('GET', f'/Users/{created["id"]}')[1]['active'], False, 'at the first')
+                one.process.kill()
+                eq(other.send('PATCH', f'/Users/{created["id"]}', OKTA_ACTIVATES)[0], 200, 'one hub is left')
+                fresh = stack.token(alg='ES256', amr=['pwd', 'mfa'], iat=int(time.time()) + 5)
+                wait(lambda: stack.request('GET', walk.ADMIN, token=fresh).status == 200, 'a new token')
+                eq(stack.request('GET', walk.ADMIN, token=token).status, 401, 'the old one')
+    finally:
+        server.kill()
+
+
+def tls_answers(port: int, root: str) -> bool:
+    try:
+        with socket.create_connection(('localhost', port)) as plain, ssl.create_default_context(cafile=root).wrap_socket(plain, server_hostname='localhost'):
+            return True
+    except OSError:
+        return False
 
 
 def test_scim2_tester_finds_no_error(hub: Hub) -> None:
