@@ -294,7 +294,7 @@ pub const RULES: &[Rule] = &[
     error(
         "hub-with-replicas",
         "A hub's file belongs to one process: of several hubs each hears a part of what is revoked, and sidecars of one accept what another has rejected.",
-        "Run one replica; sidecars keep their entries while it is away. Several hubs need `hub.redis`: k8s/components/hub-redis. An embedded hub (`revocation.hub: embedded`) is for a single stepgate: use k8s/components/hub.",
+        "Run one replica; sidecars keep their entries while it is away. Several hubs need `hub.redis`: add k8s/components/hub-redis. An embedded hub (`revocation.hub: embedded`) is for a single stepgate: use k8s/components/hub.",
         hub::with_replicas,
     ),
     error(

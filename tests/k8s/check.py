@@ -235,7 +235,7 @@ def kustomizations(folder, crds):
     os.makedirs(own)
     with open(os.path.join(own, 'kustomization.yaml'), 'w') as out:
         out.write('apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n'
-                  'components: [../../components/hub-redis]\n')
+                  'components: [../../components/hub, ../../components/hub-redis]\n')
     shared_code, shared = run(kubectl, 'kustomize', own)
     expect('hub-redis: renders', shared_code == 0, shared)
     examine(folder, 'hub-redis', shared, crds)
