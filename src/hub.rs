@@ -43,7 +43,7 @@ pub use self::ssf::{
 use self::unmatched::UnmatchedEvents;
 use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
-use crate::revocation::{Header, IssuerJoins, Line, NO_HEADER, Record, encode_header, write_block};
+use crate::revocation::{Header, IssuerJoins, Line, NO_HEADER, encode_header, write_block, write_events};
 use crate::state::StateError;
 use crate::telemetry::chain;
 use crate::token::Issuer;
@@ -76,7 +76,7 @@ pub struct HubSettings {
     pub max_entries: usize,
     /// Readers of the feed at the same time.
     pub max_readers: usize,
-    /// Of readers of the feed; none: every reader that can connect is admitted.
+    /// Those of readers of the feed; without any, every reader that can connect is admitted.
     pub credentials: Credentials,
     /// By `iss`.
     pub issuers: BTreeMap<String, IssuerJoins>,
@@ -210,11 +210,10 @@ impl Hub {
         done
     }
 
-    fn publish(&self, changes: Vec<(u64, Record)>) {
-        for (seq, (key, entry)) in changes {
+    fn publish(&self, changes: Vec<Line>) {
+        for line in changes {
             // An error means that there are no readers.
-            let line = Line::Changed { key, entry, seq }.text().into();
-            let _ = self.lines.send(Published { seq: Some(seq), is_last: false, line });
+            let _ = self.lines.send(Published { seq: line.seq(), is_last: false, line: line.text().into() });
         }
     }
 
@@ -265,11 +264,19 @@ impl Hub {
         let room = self.ledger.len().saturating_mul(SNAPSHOT_ENTRY_BYTES);
         let (mut bytes, mut count) = (Vec::with_capacity(room.saturating_add(NO_HEADER.len())), 0usize);
         bytes.extend_from_slice(&NO_HEADER);
+        let mut unread = None;
         let seq = self.ledger.each_block(|number, records| {
             count = count.saturating_add(records.len());
             // A Vec takes everything.
             let _ = write_block(&mut bytes, number, records);
+            match self.ledger.events_of(number) {
+                Ok(events) => write_events(&mut bytes, number, &events).unwrap_or_default(),
+                Err(error) => unread = Some(error),
+            }
         })?;
+        if let Some(error) = unread {
+            return Err(error);
+        }
         let header = Header {
             epoch: self.ledger.epoch(),
             seq,
@@ -360,8 +367,11 @@ impl Hub {
         let swept = self.follow_locked().and_then(|()| self.ledger.sweep(from, SWEPT_ENTRIES, self.now()));
         // With the end of a walk through the ledger: seldom is enough.
         let is_at_end = matches!(&swept, Ok(next) if next.is_empty());
-        if is_at_end && let Err(error) = self.forget_deleted().and_then(|()| self.count_unmapped()) {
-            tracing::error!(error = chain(&error), "deleted users whose time is over were not forgotten");
+        let forget = || self.ledger.forget_events(self.now());
+        if is_at_end
+            && let Err(error) = self.forget_deleted().and_then(|()| self.count_unmapped()).and_then(|()| forget())
+        {
+            tracing::error!(error = chain(&error), "deleted users and events whose time is over were not forgotten");
         }
         let was_up = self.metrics.store_up.get() == 1;
         self.metrics.store_up.set(i64::from(swept.is_ok()));

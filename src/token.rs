@@ -6,6 +6,7 @@
 
 mod asserted;
 mod assurance;
+mod authn;
 mod cache;
 mod certificate;
 mod claims;
@@ -27,7 +28,8 @@ mod verifier;
 mod workload;
 
 pub use self::asserted::{Asserted, AssertedSettings};
-pub use self::assurance::{AssuranceTable, Authn, Preset, is_context};
+pub use self::assurance::{AssuranceTable, Preset, is_context};
+pub use self::authn::Authn;
 pub use self::certificate::{CertificateSettings, forwarded_uri, single_header};
 pub use self::claims::{Claims, Profile, numeric_date};
 pub use self::dpop::{Proofs, Settings as ProofSettings};

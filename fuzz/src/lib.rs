@@ -1,6 +1,7 @@
 //! Shared by the targets: a checker with every feature switched on that reads untrusted bytes, and a policy that allows verified
 //! callers alone. No key of its issuer exists, so whatever is sent, an allow is a hole.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -197,6 +198,8 @@ pub fn hub() -> Arc<Hub> {
         ignores_claims_change: false,
         denies_devices: true,
         notes_policy_lockouts: false,
+        levels: BTreeMap::new(),
+        recovery_tier: Some(2),
         poll: None,
         verify: None,
     };

@@ -208,7 +208,7 @@ async fn follow_once(
                 let now = clock.now();
                 metrics.publish(store.state(now), store.age(now), store.len());
             }
-            Line::Changed { .. } => {
+            Line::Changed { .. } | Line::Noted { .. } => {
                 metrics.applied.inc();
             }
             Line::Reset => {}

@@ -63,6 +63,20 @@ impl Evidence {
         Self { token: TokenState::Rejected(error) }
     }
 
+    /// The same, with the token at no more than level `cap`.
+    pub fn capped(self, cap: usize) -> Self {
+        let token = match self.token {
+            TokenState::Verified(verified) if verified.authn().level > cap => {
+                TokenState::Verified(Arc::new(verified.capped(cap)))
+            }
+            TokenState::Asserted(asserted) if asserted.authn.level > cap => {
+                TokenState::Asserted(Arc::new(asserted.capped(cap)))
+            }
+            token => token,
+        };
+        Self { token }
+    }
+
     /// Rejects a token whose audience is another of our resources than that of the request (RFC 8707 section 2).
     pub fn for_resource(self, resources: &[ResourceMetadata], http: Option<&Http<'_>>) -> Self {
         let (Some(verified), Some(http), true) = (self.verified(), http, resources.len() > 1) else { return self };

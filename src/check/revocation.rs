@@ -8,15 +8,17 @@ use std::sync::Arc;
 use super::evidence::Evidence;
 use crate::revocation::{
     HubKey, IssuerJoins, Key, Kind, Mode, RevocationMetrics, RevocationStore, Revoked, State, TokenNames, TokenTimes,
-    Verdict,
+    UserEvents, Verdict,
 };
 use crate::token::{DerivedKeys, TokenError, TokenState};
-use crate::value::{Key as MemberKey, Members, Value, texts};
+use crate::value::{DuplicateKeys, JsonLimits, Key as MemberKey, Members, Value, parse_json, texts};
 
 static STATE: MemberKey = crate::key!("state");
 static AGE_SECONDS: MemberKey = crate::key!("age_seconds");
 static MAPPED_BY: MemberKey = crate::key!("mapped_by");
 static UNMAPPABLE: MemberKey = crate::key!("unmappable");
+static EVENTS: MemberKey = crate::key!("events");
+static EVENTS_STATE: MemberKey = crate::key!("events_state");
 static UNBOUNDED: MemberKey = crate::key!("unbounded");
 
 /// Steps to which the `max_age` of a challenge is rounded down, in seconds: finer ones would say when the event was.
@@ -58,6 +60,10 @@ pub struct RevocationFacts {
     mapped_by: Vec<String>,
     unmappable: bool,
     unbounded: bool,
+    events: UserEvents,
+    has_all_events: bool,
+    /// The level that an event has taken the user down to.
+    cap: Option<usize>,
 }
 
 impl RevocationFacts {
@@ -68,6 +74,8 @@ impl RevocationFacts {
         members.put(&MAPPED_BY, texts(self.mapped_by.iter().map(String::as_str)));
         members.put(&UNMAPPABLE, Value::Bool(self.unmappable));
         members.put(&UNBOUNDED, Value::Bool(self.unbounded));
+        members.put(&EVENTS, document_of(&self.events));
+        members.put(&EVENTS_STATE, Value::from(if self.has_all_events { "complete" } else { "overflow" }));
         members.into_value()
     }
 }
@@ -90,6 +98,9 @@ impl RevocationCheck {
             mapped_by: Vec::new(),
             unmappable: false,
             unbounded: false,
+            events: UserEvents::default(),
+            has_all_events: true,
+            cap: None,
         };
         let error = match evidence.token() {
             _ if wanted == RouteRevocation::Off => None,
@@ -127,7 +138,10 @@ impl RevocationCheck {
                 self.metrics.rejected(error.reason());
                 evidence.refused(error)
             }
-            None => evidence,
+            None => match facts.cap {
+                Some(cap) => evidence.capped(cap),
+                None => evidence,
+            },
         };
         (evidence, Some(facts))
     }
@@ -165,6 +179,10 @@ impl RevocationCheck {
             if !is_bounded && !joins.allows_unbounded {
                 return Some(TokenError::TooLong);
             }
+            let (events, has_all_events) = self.store.events(&keys.keys, now);
+            let authenticated = times.authenticated.or(times.issued).unwrap_or_default();
+            facts.cap = events.level_cap(authenticated).and_then(|cap| usize::try_from(cap).ok());
+            (facts.events, facts.has_all_events) = (events, has_all_events);
             let times = TokenTimes { issued: times.issued.unwrap_or(0), authenticated: times.authenticated };
             match self.store.verdict(&keys.keys, times, now) {
                 Verdict::Good => {}
@@ -179,6 +197,15 @@ impl RevocationCheck {
         }
         self.freshness(wanted, facts)
     }
+}
+
+/// Events as policies read them.
+fn document_of(events: &UserEvents) -> Value {
+    if events.is_empty() {
+        return Members::default().into_value();
+    }
+    let limits = JsonLimits { depth: 4, duplicates: DuplicateKeys::Refuse };
+    parse_json(events.to_json().to_string().as_bytes(), limits).unwrap_or_else(|_| Members::default().into_value())
 }
 
 /// The `max_age` that only an authentication after `not_before` meets, rounded down.

@@ -97,6 +97,7 @@ impl Resolver<'_> {
                 when_stale: mode("when_stale"),
                 when_cold: mode("when_cold"),
                 max_entries: usize::try_from(item.integer("max_entries").unwrap_or(by_memory)).unwrap_or(usize::MAX),
+                max_events: item.size("max_events"),
             },
             issuers: self.issuer_joins(own),
             file: item.is_on("persist").then(|| folder.join("revocations.sgrv")),

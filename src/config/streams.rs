@@ -132,11 +132,23 @@ impl Resolver<'_> {
             },
             ignores_claims_change: item.text_or_default("claims_change") == "ignore",
             denies_devices: item.text_or_default("device") == "deny",
+            levels: self.stream_levels(item, place),
+            recovery_tier: item.integer("recovery_tier").and_then(|tier| u8::try_from(tier).ok()),
             notes_policy_lockouts: item.text_or_default("policy_disabled") == "ignore",
             poll,
             verify,
         };
         Some((settings, transmitter))
+    }
+
+    /// Levels by the names that the transmitter has for them.
+    fn stream_levels(&mut self, item: Section<'_>, place: &str) -> BTreeMap<String, u8> {
+        let mut levels = BTreeMap::new();
+        for (name, level) in item.members("levels") {
+            let level = self.level(level, &format!("{place}.levels.{name}"));
+            levels.extend(level.and_then(|level| u8::try_from(level).ok()).map(|level| (name.clone(), level)));
+        }
+        levels
     }
 
     /// The transmitter as an issuer of SETs.

@@ -143,7 +143,7 @@ impl RevocationFeed {
             let line = Line::parse(&line).ok_or(FeedError::Line)?;
             self.store.apply(&line);
             match line {
-                Line::Changed { .. } => {
+                Line::Changed { .. } | Line::Noted { .. } => {
                     self.metrics.applied.inc();
                     has_changes = true;
                 }
@@ -180,14 +180,18 @@ impl RevocationFeed {
                 load = match (part, load.take()) {
                     (Part::Header(header, count), _) => Some(self.begin(header, count)?),
                     // Tens of thousands of entries, off the workers: they answer checks.
-                    (Part::Block(records), Some(mut load)) => {
+                    (Part::Block(block), Some(mut load)) => {
                         let taking = tokio::task::spawn_blocking(move || {
-                            load.block(records);
+                            load.block(block);
                             load
                         });
                         Some(taking.await.map_err(|_| FeedError::Panicked)?)
                     }
-                    (Part::Block(_), None) => return Err(FeedError::Snapshot(SnapshotError::Format)),
+                    (Part::Events(events), Some(mut load)) => {
+                        load.events(events);
+                        Some(load)
+                    }
+                    (Part::Block(_) | Part::Events(_), None) => return Err(FeedError::Snapshot(SnapshotError::Format)),
                 };
             }
         }

@@ -1,5 +1,6 @@
 //! The ledger: entries, and the order of their changes, in one file or in a server that hubs share.
 
+mod events;
 mod shared;
 
 use std::collections::BTreeMap;
@@ -8,8 +9,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use self::events::{EVENTS, EVENTS_MARK};
 use self::shared::Mirror;
-use crate::revocation::{BLOCKS, Change, Entry, HubKey, Key, Kind, Record, block_of};
+use crate::revocation::{BLOCKS, Change, Entry, HubKey, Key, Kind, Line, Record, UserEvents, block_of};
 use crate::state::{RedisSettings, State, StateError, StateSettings, Table, Writing};
 
 /// A key to its kind and entry.
@@ -71,25 +73,17 @@ pub enum LedgerStore {
     Redis { server: RedisSettings, key_file: PathBuf },
 }
 
-/// A change as it is in the log.
-#[derive(Clone, Copy, Debug)]
+/// A change as it is in the log, with the kind of its entry.
+#[derive(Clone, Debug)]
 struct Merged {
-    seq: u64,
     kind: u8,
-    key: Key,
-    entry: Entry,
+    line: Line,
 }
 
-impl Merged {
-    fn record(self) -> (u64, Record) {
-        (self.seq, (self.key, self.entry))
-    }
-}
-
-/// What a ledger has learned of changes that it did not make.
+/// Changes that a ledger did not make and has learned of.
 #[derive(Debug, PartialEq)]
 pub enum News {
-    Changes(Vec<(u64, Record)>),
+    Changes(Vec<Line>),
     /// Too much, or changes without an order: readers take the snapshot.
     Reset,
     /// The server had lost something, which this hub has put back: readers take the snapshot.
@@ -101,7 +95,7 @@ pub enum News {
 pub struct Ledger {
     state: State,
     epoch: RwLock<String>,
-    /// Of a server that hubs share: everything as this hub has seen it, so that nothing is un-revoked when the server loses its data.
+    /// With a server that hubs share: everything as this hub has seen it, so that nothing is un-revoked when the server loses its data.
     mirror: Option<Mutex<Mirror>>,
     hub_key: HubKey,
     hub_key_hex: String,
@@ -173,15 +167,37 @@ impl Batch<'_> {
         if is_new {
             self.added.push(kind);
         }
-        self.merged.push(Merged { seq: self.seq, kind, key, entry });
+        self.merged.push(Merged { kind, line: Line::Changed { key, entry, seq: self.seq } });
         Ok(self.seq)
     }
+}
+
+/// A row of the log, with what its key has now.
+fn logged(
+    seq: u64,
+    row: &[u8],
+    get: impl Fn(Table, &[u8]) -> Result<Option<Vec<u8>>, LedgerError>,
+) -> Result<Merged, LedgerError> {
+    let (key, mark) = row.split_first_chunk::<{ size_of::<Key>() }>().ok_or(LedgerError::Format)?;
+    let key = *key;
+    if mark == EVENTS_MARK {
+        // Those that are gone are none.
+        let events = get(EVENTS, &key)?.as_deref().and_then(UserEvents::from_bytes).unwrap_or_default();
+        return Ok(Merged { kind: 0, line: Line::Noted { key, events, seq } });
+    }
+    // One that is over and gone has nothing that counts.
+    let (kind, entry) = get(ENTRIES, &key)?.as_deref().map(entry_of).transpose()?.unwrap_or_default();
+    Ok(Merged { kind, line: Line::Changed { key, entry, seq } })
 }
 
 /// Writes a change with its number.
 fn put_change(writing: &Writing<'_>, seq: u64, kind: u8, key: Key, entry: &Entry) -> Result<(), StateError> {
     writing.put(ENTRIES, &key, &row_of(kind, entry))?;
-    writing.put(LOG, &seq.to_be_bytes(), &key)?;
+    put_log(writing, seq, &key)
+}
+
+fn put_log(writing: &Writing<'_>, seq: u64, row: &[u8]) -> Result<(), StateError> {
+    writing.put(LOG, &seq.to_be_bytes(), row)?;
     match seq.checked_sub(MAX_LOG) {
         Some(old) => writing.remove(LOG, &old.to_be_bytes()),
         None => Ok(()),
@@ -245,7 +261,7 @@ impl Ledger {
             Ok((epoch, hub_key))
         })?;
         let bytes = hex::decode(&hub_key).map_err(|_| LedgerError::Format)?;
-        // Of the server that everything is read from; another one is noticed.
+        // That of the server that everything is read from; another one is noticed.
         let mirror = match state.is_shared() {
             true => Some(Mutex::new(Mirror::of(state.generation()?))),
             false => None,
@@ -298,7 +314,7 @@ impl Ledger {
     /// Copies everything, as it is at one moment, to a new file. The copy has an epoch of its own: changes that are made after it was
     /// put back have numbers that readers know for others.
     pub fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
-        self.state.copy_to(path, &[&[ENTRIES, LOG, META, SEEN, SEEN_UNTIL], super::scim::TABLES].concat())?;
+        self.state.copy_to(path, &[&[ENTRIES, EVENTS, LOG, META, SEEN, SEEN_UNTIL], super::scim::TABLES].concat())?;
         let epoch = uuid::Uuid::new_v4().to_string();
         State::open(&StateSettings::File(path.to_owned()))?
             .write(|writing| writing.put(META, b"epoch", epoch.as_bytes()).map_err(LedgerError::from))
@@ -312,7 +328,7 @@ impl Ledger {
     pub fn transact<T, E: From<LedgerError>>(
         &self,
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, E>,
-    ) -> Result<(T, Vec<(u64, Record)>), E> {
+    ) -> Result<(T, Vec<Line>), E> {
         let done = self.state.write(|writing| {
             let seq = seq_of(writing).map_err(Aborted::Ledger)?;
             let missed = self.missed(writing, seq).map_err(Aborted::Ledger)?;
@@ -331,7 +347,7 @@ impl Ledger {
             added.into_iter().for_each(|kind| self.count(kind, true));
         }
         self.absorb(&merged);
-        Ok((outcome, merged.into_iter().map(Merged::record).collect()))
+        Ok((outcome, merged.into_iter().map(|merged| merged.line).collect()))
     }
 
     /// Changes that are durable and that this ledger has not reported: those of other hubs, and those of its own where the disk failed
@@ -351,7 +367,7 @@ impl Ledger {
             };
             self.absorb(&page);
             let is_last = page.len() < MAX_DUE;
-            changes.extend(page.into_iter().map(Merged::record));
+            changes.extend(page.into_iter().map(|merged| merged.line));
             if is_last {
                 return Ok(News::Changes(changes));
             }
@@ -373,8 +389,8 @@ impl Ledger {
                 }
             }
         }
-        if let Some(last) = merged.last() {
-            self.seq.store(last.seq, Ordering::Release);
+        if let Some(seq) = merged.last().and_then(|last| last.line.seq()) {
+            self.seq.store(seq, Ordering::Release);
         }
     }
 
@@ -537,13 +553,13 @@ impl Ledger {
     }
 
     /// The changes after `seq`, each with the entry as it is now; `None` where some are missing, or there are too many.
-    pub fn changes_after(&self, seq: u64) -> Result<Option<Vec<(u64, Record)>>, LedgerError> {
+    pub fn changes_after(&self, seq: u64) -> Result<Option<Vec<Line>>, LedgerError> {
         if seq > self.seq() {
             return Ok(None);
         }
         // Further behind than that, the snapshot is less work for both.
         let changes = self.logged_after(seq, MAX_DUE)?.filter(|changes| changes.len() < MAX_DUE);
-        Ok(changes.map(|changes| changes.into_iter().map(Merged::record).collect()))
+        Ok(changes.map(|changes| changes.into_iter().map(|merged| merged.line).collect()))
     }
 
     /// Up to `limit` changes after `seq`, each with the entry as it is now; `None` where some are missing.
@@ -559,11 +575,7 @@ impl Ledger {
         let mut changes = Vec::with_capacity(rows.len());
         for (number, key) in rows {
             let seq = u64::from_be_bytes(number.try_into().map_err(|_| LedgerError::Format)?);
-            let row = self.get(ENTRIES, &key)?;
-            let key: Key = key.try_into().map_err(|_| LedgerError::Format)?;
-            // One that is over and gone has nothing that counts.
-            let (kind, entry) = row.as_deref().map(entry_of).transpose()?.unwrap_or_default();
-            changes.push(Merged { seq, kind, key, entry });
+            changes.push(logged(seq, &key, |table, key| self.get(table, key))?);
         }
         Ok(Some(changes))
     }

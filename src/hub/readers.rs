@@ -56,10 +56,8 @@ impl Hub {
         };
         match changes {
             Some(changes) => {
-                let last = changes.last().map_or(0, |(seq, _)| *seq);
-                let lines =
-                    changes.into_iter().map(|(seq, (key, entry))| Line::Changed { key, entry, seq }.text().into());
-                reader.due.extend(lines);
+                let last = changes.last().and_then(Line::seq).unwrap_or_default();
+                reader.due.extend(changes.into_iter().map(|line| line.text().into()));
                 reader.seq = last;
                 reader.due.push_back(Line::Confirmed { as_of }.text().into());
             }

@@ -77,7 +77,7 @@ pub struct StreamSettings {
     /// Issuers whose tokens it decides about.
     pub issuers: Vec<String>,
     pub dialect: Dialect,
-    /// Of pushed SETs.
+    /// Those of a transmitter that pushes SETs.
     pub credentials: Credentials,
     /// `iss` of subjects that is none of the issuers, to the join that its `sub` has.
     pub subject_issuers: BTreeMap<String, String>,
@@ -93,6 +93,10 @@ pub struct StreamSettings {
     pub denies_devices: bool,
     /// An account that a policy has locked is no account that is disabled.
     pub notes_policy_lockouts: bool,
+    /// The levels of names in `assurance-level-change` that are not of NIST.
+    pub levels: BTreeMap<String, u8>,
+    /// The tier of a recovery that the transmitter reports: 1 is by the user, 2 by the help desk, 3 by several persons.
+    pub recovery_tier: Option<u8>,
     pub poll: Option<PollSettings>,
     pub verify: Option<VerifySettings>,
 }
@@ -182,7 +186,7 @@ impl Stream {
         self.leads.load(Ordering::Acquire)
     }
 
-    /// Of hubs that share a ledger: takes a part in the work for this stream, and in what is known of it.
+    /// Where hubs share a ledger: takes a part in the work for this stream, and in what is known of it.
     pub(super) fn share(&self, ledger: &Ledger, ttl: Duration) {
         let name = format!("ssf/{}", self.settings.name);
         let leads = ledger.lease(&name, ttl).unwrap_or(false);
@@ -343,6 +347,9 @@ impl Hub {
         let mut subject_of_all: Option<Subject> = None;
         let mut changes: Vec<(Kind, Key, Change)> = Vec::new();
         let mut outcomes: Vec<(&'static str, EventOutcome)> = Vec::new();
+        let mut notes: Vec<(Key, &'static str, Map<String, Value>)> = Vec::new();
+        let seen = self.ledger.hub_key().key(Kind::Token, "set", &settings.name, &set.jti);
+        let id = hex::encode(seen.split_at(seen.len() / 2).0);
         for (uri, event) in &set.events {
             let Some(event_type) = EventType::of(uri) else {
                 outcomes.push(("other", EventOutcome::Unknown));
@@ -364,11 +371,18 @@ impl Hub {
             let at = event::time_of(event, set.issued, now);
             let own = event::changes(event_type, event, &subject, (at, now), settings, stream.source, &self.settings);
             let has_effect = |change: &Change| change.until > now || change.disable.is_some();
+            let users: BTreeSet<Key> = subject.users.union(&subject.owners).copied().collect();
+            let facts = event::facts(event_type, event, (at, &id), &subject, settings).filter(|_| !users.is_empty());
+            let is_noted = facts.is_some();
+            if let Some((kind, members)) = facts {
+                notes.extend(users.into_iter().map(|user| (user, kind, members.clone())));
+            }
             // A repetition is recognized for so long: after that, an old SET must not enable anyone.
             let is_forgotten = at.saturating_add(REMEMBERED) < now;
             let outcome = match (&subject, &own) {
                 (_, _) if event_type == EventType::AccountEnabled && is_forgotten => EventOutcome::Stale,
                 (subject, _) if subject.is_empty() => EventOutcome::Unmatched,
+                (_, own) if own.is_empty() && is_noted => EventOutcome::Applied,
                 (_, own) if own.is_empty() => EventOutcome::Noted,
                 (_, own) if !own.iter().any(|(.., change)| has_effect(change)) => EventOutcome::Stale,
                 _ => EventOutcome::Applied,
@@ -380,7 +394,6 @@ impl Hub {
             subject_of_all = Some(subject);
         }
         let owners = subject_of_all.map(|subject| subject.owners).unwrap_or_default();
-        let seen = self.ledger.hub_key().key(Kind::Token, "set", &settings.name, &set.jti);
         let is_first = self.change("signal", |batch| -> Result<bool, SetError> {
             if !batch.is_first(seen, now.saturating_add(REMEMBERED))? {
                 return Ok(false);
@@ -397,6 +410,9 @@ impl Hub {
                         applied?;
                     }
                 }
+            }
+            for (user, kind, members) in notes {
+                batch.note(user, kind, members, now)?;
             }
             Ok(true)
         })?;

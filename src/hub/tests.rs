@@ -152,7 +152,7 @@ fn credentials_of_readers_are_compared_whole() {
     assert!(hub.admits(Some(&"x".repeat(40))) && !hub.admits(Some(token)), "files are read again");
 }
 
-/// Who was answered "come again" must not be carried out after something newer.
+/// A change that was answered "come again" must not be carried out after something newer.
 #[test]
 fn a_change_waits_no_longer_than_its_request() {
     let folder = tempfile::tempdir().expect("a folder");

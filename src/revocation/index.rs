@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 
 use super::entry::Entry;
 use super::key::Key;
-use super::snapshot::{BLOCKS, block_of};
+use super::snapshot::{BLOCKS, Block, block_of};
 
 /// Changes of a shard before they are merged into its base, at least; or a sixteenth of that.
 const MIN_CHANGES: usize = 1_024;
@@ -21,8 +21,7 @@ pub struct Index {
 
 #[derive(Debug, Default)]
 struct Shard {
-    keys: Vec<Key>,
-    entries: Vec<[u8; Entry::BYTES]>,
+    base: Block,
     changes: HashMap<Key, Entry>,
 }
 
@@ -47,15 +46,15 @@ impl Index {
         let Some(shard) = self.shard(&key) else { return };
         let mut shard = shard.write();
         shard.changes.insert(key, entry);
-        if shard.changes.len() > MIN_CHANGES.max(shard.keys.len() / 16) {
+        if shard.changes.len() > MIN_CHANGES.max(shard.base.keys.len() / 16) {
             shard.merge();
         }
     }
 
-    /// Replaces a shard with the records of a block, which are in the order of their keys.
-    pub fn replace(&self, block: usize, records: Vec<(Key, Entry)>) {
-        let Some(shard) = self.shards.get(block) else { return };
-        let fresh = Shard::of(records);
+    /// Replaces a shard with a block.
+    pub fn replace(&self, number: usize, block: Block) {
+        let Some(shard) = self.shards.get(number) else { return };
+        let fresh = Shard { base: block, changes: HashMap::default() };
         // The old one goes after the lock.
         let _old = std::mem::replace(&mut *shard.write(), fresh);
     }
@@ -72,25 +71,18 @@ impl Index {
 
 impl Shard {
     fn based(&self, key: &Key) -> Option<Entry> {
-        let at = self.keys.binary_search(key).ok()?;
-        self.entries.get(at).map(|bytes| Entry::from_bytes(*bytes))
+        let at = self.base.keys.binary_search(key).ok()?;
+        self.base.entries.get(at).map(|bytes| Entry::from_bytes(*bytes))
     }
 
     fn len(&self) -> usize {
-        let new = self.changes.keys().filter(|key| self.keys.binary_search(key).is_err()).count();
-        self.keys.len().saturating_add(new)
-    }
-
-    /// Of records in the order of their keys.
-    fn of(records: Vec<(Key, Entry)>) -> Self {
-        let (keys, entries) = records.into_iter().map(|(key, entry)| (key, entry.to_bytes())).unzip();
-        Self { keys, entries, changes: HashMap::default() }
+        let new = self.changes.keys().filter(|key| self.base.keys.binary_search(key).is_err()).count();
+        self.base.keys.len().saturating_add(new)
     }
 
     /// In the order of the keys.
     fn all(&self) -> Vec<(Key, Entry)> {
-        let based = self.keys.iter().zip(&self.entries).filter(|(key, _)| !self.changes.contains_key(*key));
-        let based = based.map(|(key, bytes)| (*key, Entry::from_bytes(*bytes)));
+        let based = self.base.records().filter(|(key, _)| !self.changes.contains_key(key));
         let mut all: Vec<_> = based.chain(self.changes.iter().map(|(key, entry)| (*key, *entry))).collect();
         all.sort_unstable_by_key(|(key, _)| *key);
         all
@@ -98,7 +90,7 @@ impl Shard {
 
     /// Merges the changes into the base.
     fn merge(&mut self) {
-        *self = Self::of(self.all());
+        *self = Self { base: Block::of(self.all().into_iter()), changes: HashMap::default() };
     }
 }
 
@@ -137,7 +129,7 @@ mod tests {
             blocks[block_of(&key(number))].insert(key(number), entry(number));
         }
         for (at, block) in blocks.into_iter().enumerate() {
-            index.replace(at, block.into_iter().collect());
+            index.replace(at, Block::of(block.into_iter()));
         }
         known.extend((0..50_000).map(|number| (key(number), entry(number))));
         // Old and new keys, many more than a shard keeps beside its base.

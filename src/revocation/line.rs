@@ -3,13 +3,16 @@
 use serde_json::{Value, json};
 
 use super::entry::Entry;
+use super::events::UserEvents;
 use super::key::Key;
 
 /// One line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
     /// The entry of a key, whole, as it is after the change `seq`.
     Changed { key: Key, entry: Entry, seq: u64 },
+    /// All kept events about a user, as they are after the change `seq`.
+    Noted { key: Key, events: UserEvents, seq: u64 },
     /// Nothing else has changed up to `as_of`, in seconds since the epoch.
     Confirmed { as_of: i64 },
     /// Changes are missing: the reader must take the snapshot.
@@ -32,6 +35,7 @@ impl Line {
                 ]);
                 json!({"e": parts, "q": seq})
             }
+            Self::Noted { key, events, seq } => json!({"s": [hex::encode(key), events.to_json()], "q": seq}),
             Self::Confirmed { as_of } => json!({"beat": {"as_of": as_of}}),
             Self::Reset => json!({"reset": "gap"}),
         };
@@ -47,15 +51,32 @@ impl Line {
         if let Some(beat) = line.get("beat").or_else(|| line.get("hello")) {
             return Some(Self::Confirmed { as_of: beat.get("as_of")?.as_i64()? });
         }
+        let seq = line.get("q")?.as_u64()?;
+        if let Some(noted) = line.get("s") {
+            let [key, events] = noted.as_array()?.as_slice() else { return None };
+            return Some(Self::Noted { key: key_of(key)?, events: UserEvents::from_json(events)?, seq });
+        }
         let (key, entry) = entry_of(line.get("e")?)?;
-        Some(Self::Changed { key, entry, seq: line.get("q")?.as_u64()? })
+        Some(Self::Changed { key, entry, seq })
     }
+
+    /// The number of a change; none of any other line.
+    pub fn seq(&self) -> Option<u64> {
+        match self {
+            Self::Changed { seq, .. } | Self::Noted { seq, .. } => Some(*seq),
+            Self::Confirmed { .. } | Self::Reset => None,
+        }
+    }
+}
+
+fn key_of(value: &Value) -> Option<Key> {
+    hex::decode(value.as_str()?).ok()?.try_into().ok()
 }
 
 fn entry_of(value: &Value) -> Option<(Key, Entry)> {
     let parts = value.as_array()?;
     let time = |at: usize| u32::try_from(parts.get(at)?.as_u64()?).ok();
-    let key: Key = hex::decode(parts.first()?.as_str()?).ok()?.try_into().ok()?;
+    let key = key_of(parts.first()?)?;
     let entry = Entry {
         not_before: time(1)?,
         authenticated_not_before: time(2)?,
@@ -81,9 +102,13 @@ mod tests {
             disabled_until: 4,
             deny: true,
         };
-        for line in
-            [Line::Changed { key: [7; 16], entry, seq: 9 }, Line::Confirmed { as_of: 1_800_000_000 }, Line::Reset]
-        {
+        let events = UserEvents::from_json(&json!({"risk": [{"id": "a", "at": 7, "level": "HIGH"}]})).expect("events");
+        for line in [
+            Line::Changed { key: [7; 16], entry, seq: 9 },
+            Line::Noted { key: [8; 16], events, seq: 10 },
+            Line::Confirmed { as_of: 1_800_000_000 },
+            Line::Reset,
+        ] {
             let text = line.text();
             assert!(text.ends_with('\n'));
             assert_eq!(Line::parse(text.as_bytes()), Some(line), "{text}");

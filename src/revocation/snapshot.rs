@@ -1,5 +1,6 @@
-//! The snapshot of a hub, which a sidecar also keeps on disk: a header, and the entries in 64 blocks in the order of their keys. Each part
-//! has its own SHA-256, so that it can be used before the rest has come, and nobody needs room for two snapshots.
+//! The snapshot of a hub, which a sidecar also keeps on disk: a header, and the entries in 64 blocks in the order of their keys, each with
+//! the events about users after it. Each part has its own SHA-256: it is used before the rest has come, and two snapshots never need room
+//! at once.
 
 use std::io::{self, Read, Write};
 
@@ -7,6 +8,7 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use serde_json::{Value, json};
 
 use super::entry::Entry;
+use super::events::UserEvents;
 use super::key::Key;
 
 const MAGIC: &[u8] = b"SGRV2\n";
@@ -19,6 +21,8 @@ const HEADER_BYTES: usize = MAGIC.len() + LINE_BYTES + DIGEST_BYTES;
 const COUNT_BYTES: usize = 4;
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 64 << 10;
+/// Bytes of the events of a block.
+const MAX_EVENTS_BYTES: usize = 64 << 20;
 /// Blocks of a snapshot. The keys of a block have its number as their first six bits.
 pub const BLOCKS: usize = 64;
 
@@ -94,6 +98,25 @@ pub fn write_block(out: &mut impl Write, number: usize, records: &[Record]) -> i
     out.write_all(&sum.finish())
 }
 
+/// Writes the events of the block `number`.
+///
+/// # Errors
+/// `out` cannot be written.
+pub fn write_events(out: &mut impl Write, number: usize, events: &[(Key, UserEvents)]) -> io::Result<()> {
+    let mut text = Vec::new();
+    for (key, events) in events {
+        text.extend_from_slice(json!([hex::encode(key), events.to_json()]).to_string().as_bytes());
+        text.push(b'\n');
+    }
+    let length = u32::try_from(text.len()).map_err(|_| io::ErrorKind::InvalidInput)?.to_be_bytes();
+    let mut sum = Sum::new(number.saturating_add(BLOCKS));
+    sum.0.update(&length);
+    sum.0.update(&text);
+    out.write_all(&length)?;
+    out.write_all(&text)?;
+    out.write_all(&sum.finish())
+}
+
 /// The digest of a block: of its number, its count and its records.
 struct Sum(Context);
 
@@ -121,7 +144,7 @@ pub fn encode(header: &Header, records: &[Record]) -> Vec<u8> {
     for number in 0..BLOCKS {
         let (block, after) = rest.split_at(rest.partition_point(|(key, _)| block_of(key) <= number));
         // A Vec takes everything.
-        let _ = write_block(&mut bytes, number, block);
+        let _ = write_block(&mut bytes, number, block).and_then(|()| write_events(&mut bytes, number, &[]));
         rest = after;
     }
     bytes
@@ -132,8 +155,51 @@ pub fn encode(header: &Header, records: &[Record]) -> Vec<u8> {
 pub enum Part {
     /// The header and the number of entries. It comes first, and once.
     Header(Header, usize),
-    /// The next block: records in the order of their keys.
-    Block(Vec<Record>),
+    /// The next block.
+    Block(Block),
+    /// The events about users whose keys belong to the block before it.
+    Events(Vec<(Key, UserEvents)>),
+}
+
+/// Entries in the order of their keys, as they are kept: the keys, and the entries in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Block {
+    pub keys: Vec<Key>,
+    pub entries: Vec<[u8; Entry::BYTES]>,
+}
+
+impl Block {
+    /// A block of records in the order of their keys.
+    pub fn of(records: impl ExactSizeIterator<Item = Record>) -> Self {
+        let mut block = Self::with_capacity(records.len());
+        for (key, entry) in records {
+            block.keys.push(key);
+            block.entries.push(entry.to_bytes());
+        }
+        block
+    }
+
+    fn with_capacity(count: usize) -> Self {
+        Self { keys: Vec::with_capacity(count), entries: Vec::with_capacity(count) }
+    }
+
+    /// A block of the bytes of records; none if the keys are not in order, or belong to another block.
+    fn read(bytes: &[u8], number: usize) -> Option<Self> {
+        let mut block = Self::with_capacity(bytes.len() / RECORD_BYTES);
+        for record in bytes.chunks_exact(RECORD_BYTES) {
+            let (key, entry) = record.split_first_chunk::<{ size_of::<Key>() }>()?;
+            if block_of(key) != number || block.keys.last().is_some_and(|last| last >= key) {
+                return None;
+            }
+            block.keys.push(*key);
+            block.entries.push(entry.try_into().ok()?);
+        }
+        Some(block)
+    }
+
+    pub fn records(&self) -> impl Iterator<Item = Record> {
+        self.keys.iter().zip(&self.entries).map(|(key, entry)| (*key, Entry::from_bytes(*entry)))
+    }
 }
 
 /// Reads a snapshot as it comes. It keeps no more than a block.
@@ -145,6 +211,8 @@ pub struct Decoder {
     block: usize,
     /// Records that are still to come.
     left: usize,
+    /// The events of the last block are to come.
+    has_block: bool,
 }
 
 impl Decoder {
@@ -161,6 +229,7 @@ impl Decoder {
             false => self.header(),
             true if self.block == BLOCKS && self.bytes.is_empty() => Ok(None),
             true if self.block == BLOCKS => Err(SnapshotError::Format),
+            true if self.has_block => self.next_events(),
             true => self.next_block(),
         }
     }
@@ -203,18 +272,36 @@ impl Decoder {
             return Err(SnapshotError::Digest);
         }
         let records = body.get(COUNT_BYTES..).unwrap_or_default();
-        let records: Vec<Record> = records.chunks_exact(RECORD_BYTES).filter_map(record_of).collect();
-        let is_ordered = records.is_sorted_by(|(one, _), (next, _)| one < next);
-        if !is_ordered || records.iter().any(|(key, _)| block_of(key) != self.block) {
-            return Err(SnapshotError::Format);
-        }
+        let block = Block::read(records, self.block).ok_or(SnapshotError::Format)?;
         self.bytes.drain(..whole);
-        self.block = self.block.saturating_add(1);
-        self.left = left;
-        if self.block == BLOCKS && left != 0 {
+        (self.left, self.has_block) = (left, true);
+        if self.block.saturating_add(1) == BLOCKS && left != 0 {
             return Err(SnapshotError::Format);
         }
-        Ok(Some(Part::Block(records)))
+        Ok(Some(Part::Block(block)))
+    }
+
+    fn next_events(&mut self) -> Result<Option<Part>, SnapshotError> {
+        let Some(length) = self.bytes.first_chunk::<COUNT_BYTES>() else { return Ok(None) };
+        let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| SnapshotError::Format)?;
+        if length > MAX_EVENTS_BYTES {
+            return Err(SnapshotError::Format);
+        }
+        let end = length.saturating_add(COUNT_BYTES);
+        let whole = end.saturating_add(DIGEST_BYTES);
+        let (Some(body), Some(sum)) = (self.bytes.get(..end), self.bytes.get(end..whole)) else { return Ok(None) };
+        let mut expected = Sum::new(self.block.saturating_add(BLOCKS));
+        expected.0.update(body);
+        if expected.finish() != sum {
+            return Err(SnapshotError::Digest);
+        }
+        let text = body.get(COUNT_BYTES..).unwrap_or_default();
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let events = lines.map(|line| events_of(line).filter(|(key, _)| block_of(key) == self.block));
+        let events = events.collect::<Option<_>>().ok_or(SnapshotError::Format)?;
+        self.bytes.drain(..whole);
+        (self.block, self.has_block) = (self.block.saturating_add(1), false);
+        Ok(Some(Part::Events(events)))
     }
 }
 
@@ -251,13 +338,20 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Vec<Record>), SnapshotError> {
     while let Some(part) = decoder.next_part()? {
         match part {
             Part::Header(own, _) => header = Some(own),
-            Part::Block(block) => records.extend(block),
+            Part::Block(block) => records.extend(block.records()),
+            Part::Events(_) => {}
         }
     }
     match header {
         Some(header) if decoder.is_complete() => Ok((header, records)),
         _ => Err(SnapshotError::Cut),
     }
+}
+
+fn events_of(line: &[u8]) -> Option<(Key, UserEvents)> {
+    let line: Value = serde_json::from_slice(line).ok()?;
+    let [key, events] = line.as_array()?.as_slice() else { return None };
+    Some((hex::decode(key.as_str()?).ok()?.try_into().ok()?, UserEvents::from_json(events)?))
 }
 
 fn header_of(line: &Value) -> Option<Header> {
@@ -269,11 +363,6 @@ fn header_of(line: &Value) -> Option<Header> {
         retain: line.get("retain")?.as_u64()?,
         hub_key: text("hub_key")?,
     })
-}
-
-fn record_of(bytes: &[u8]) -> Option<Record> {
-    let (key, rest) = bytes.split_first_chunk::<16>()?;
-    Some((*key, Entry::from_bytes(rest.try_into().ok()?)))
 }
 
 #[cfg(test)]
@@ -304,9 +393,9 @@ mod tests {
                 parts.push(part);
             }
         }
-        assert!(decoder.is_complete() && parts.len() == BLOCKS + 1);
+        assert!(decoder.is_complete() && parts.len() == 2 * BLOCKS + 1);
         assert_eq!(parts.first(), Some(&Part::Header(header, 3)));
-        assert_eq!(parts.last(), Some(&Part::Block(records[2..].to_vec())));
+        assert_eq!(parts.get(2 * BLOCKS - 1), Some(&Part::Block(Block::of(records[2..].iter().copied()))));
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
@@ -326,6 +415,7 @@ mod tests {
             for number in 0..BLOCKS {
                 let records = blocks.iter().find(|(at, _)| *at == number).map(|(_, records)| records.clone());
                 write_block(&mut bytes, number, &records.unwrap_or_default()).expect("a Vec takes it");
+                write_events(&mut bytes, number, &[]).expect("a Vec takes it");
             }
             decode(&bytes).map(|(_, records)| records.len())
         };

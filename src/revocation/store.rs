@@ -1,17 +1,21 @@
 //! The store: entries, how fresh they are, and the verdict over a token.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::RwLock;
 
 use super::entry::Entry;
+use super::events::UserEvents;
 use super::index::Index;
 use super::key::{HubKey, Key, Kind};
 use super::line::Line;
-use super::snapshot::{BLOCKS, Header, Part, Record, SnapshotError, encode_header, read_parts, write_block};
+use super::snapshot::{
+    BLOCKS, Block, Header, Part, SnapshotError, block_of, encode_header, read_parts, write_block, write_events,
+};
 
 /// The treatment of requests while entries are missing or old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct Settings {
     pub when_cold: Mode,
     /// A snapshot with more is not used.
     pub max_entries: usize,
+    /// Users with events; those of further ones are not kept.
+    pub max_events: usize,
 }
 
 /// The freshness of the entries.
@@ -88,6 +94,10 @@ pub struct RevocationStore {
     /// When the entries were complete; 0 before there are any.
     as_of: AtomicI64,
     seq: AtomicU64,
+    /// Events about users that policies read.
+    events: RwLock<HashMap<Key, UserEvents>>,
+    /// Some events had no room.
+    lacks_events: AtomicBool,
     header: ArcSwapOption<Header>,
     hub_key: ArcSwapOption<HubKey>,
     /// Counts changes of the hub's key: keys that were computed before are void.
@@ -119,31 +129,53 @@ pub struct Load {
     /// It has everything that is here.
     is_continued: bool,
     block: usize,
+    events: HashMap<Key, UserEvents>,
+    lacks_events: bool,
 }
 
 impl Load {
-    /// Takes the next block: records in the order of their keys.
-    pub fn block(&mut self, records: Vec<Record>) {
-        let records = match self.is_continued {
-            true => records,
-            false => self.merged(records),
+    /// Takes the next block.
+    pub fn block(&mut self, block: Block) {
+        let block = match self.is_continued {
+            true => block,
+            false => self.merged(&block),
         };
-        self.store.index.replace(self.block, records);
+        self.store.index.replace(self.block, block);
         self.block = self.block.saturating_add(1);
     }
 
-    /// These records and those that are here: in doubt revoked.
-    fn merged(&self, records: Vec<Record>) -> Vec<Record> {
-        let mut merged: BTreeMap<Key, Entry> = records.into_iter().collect();
+    /// These entries and those that are here: in doubt revoked.
+    fn merged(&self, block: &Block) -> Block {
+        let mut merged: BTreeMap<Key, Entry> = block.records().collect();
         for (key, entry) in self.store.index.block(self.block) {
             merged.entry(key).or_default().union(&entry);
         }
-        merged.into_iter().collect()
+        Block::of(merged.into_iter())
+    }
+
+    /// Takes the events after a block.
+    pub fn events(&mut self, events: Vec<(Key, UserEvents)>) {
+        for (key, events) in events {
+            if self.events.len() >= self.store.settings.max_events {
+                self.lacks_events = true;
+                return;
+            }
+            self.events.insert(key, events);
+        }
     }
 
     /// All blocks are there.
-    pub fn finish(self) {
+    pub fn finish(mut self) {
         let store = &self.store;
+        let mut known = store.events.write();
+        if !self.is_continued {
+            for (key, events) in known.drain() {
+                self.events.entry(key).or_default().extend(&events);
+            }
+        }
+        *known = self.events;
+        store.lacks_events.store(self.lacks_events, Ordering::Release);
+        drop(known);
         if !self.is_same_key {
             let hub_key = hex::decode(&self.header.hub_key).unwrap_or_default();
             store.hub_key.store(Some(Arc::new(HubKey::new(&hub_key))));
@@ -163,6 +195,8 @@ impl RevocationStore {
             index: Index::default(),
             as_of: AtomicI64::new(0),
             seq: AtomicU64::new(0),
+            events: RwLock::default(),
+            lacks_events: AtomicBool::new(false),
             header: ArcSwapOption::empty(),
             hub_key: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
@@ -187,7 +221,8 @@ impl RevocationStore {
         }
         let is_older = header.seq < self.seq.load(Ordering::Acquire);
         let is_continued = known.is_none_or(|known| known.epoch == header.epoch) && !is_older;
-        Ok(Load { store: Arc::clone(self), header, is_same_key, is_continued, block: 0 })
+        let events = HashMap::new();
+        Ok(Load { store: Arc::clone(self), header, is_same_key, is_continued, block: 0, events, lacks_events: false })
     }
 
     /// Takes a whole snapshot.
@@ -199,8 +234,9 @@ impl RevocationStore {
         read_parts(from, |part| {
             match (part, &mut load) {
                 (Part::Header(header, count), _) => load = Some(self.begin(header, count)?),
-                (Part::Block(records), Some(load)) => load.block(records),
-                (Part::Block(_), None) => return Err(LoadError::Snapshot(SnapshotError::Format)),
+                (Part::Block(block), Some(load)) => load.block(block),
+                (Part::Events(events), Some(load)) => load.events(events),
+                (Part::Block(_) | Part::Events(_), None) => return Err(LoadError::Snapshot(SnapshotError::Format)),
             }
             Ok(())
         })?;
@@ -216,11 +252,37 @@ impl RevocationStore {
         self.seq.fetch_max(seq, Ordering::AcqRel);
     }
 
+    /// Applies a change of the events about a user.
+    pub fn note(&self, key: Key, events: UserEvents, seq: u64) {
+        let mut known = self.events.write();
+        if events.is_empty() {
+            known.remove(&key);
+        } else if known.len() < self.settings.max_events || known.contains_key(&key) {
+            known.insert(key, events);
+        } else {
+            self.lacks_events.store(true, Ordering::Release);
+        }
+        self.seq.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// The events about the user of these keys that are not too old, and whether all are here.
+    pub fn events(&self, keys: &[(Kind, Key)], now: i64) -> (UserEvents, bool) {
+        let mut found = UserEvents::default();
+        let known = self.events.read();
+        if !known.is_empty() {
+            let users = keys.iter().filter(|(kind, _)| *kind == Kind::User);
+            users.filter_map(|(_, key)| known.get(key)).for_each(|events| found.extend(events));
+            found.forget(now);
+        }
+        (found, !self.lacks_events.load(Ordering::Acquire))
+    }
+
     /// Applies a line of the feed, but for the request to take a snapshot.
     pub fn apply(&self, line: &Line) {
         match line {
             Line::Confirmed { as_of } => self.confirm(*as_of),
             Line::Changed { key, entry, seq } => self.put(*key, *entry, *seq),
+            Line::Noted { key, events, seq } => self.note(*key, events.clone(), *seq),
             Line::Reset => {}
         }
     }
@@ -248,6 +310,10 @@ impl RevocationStore {
         out.write_all(&encode_header(&header, self.len()))?;
         for block in 0..BLOCKS {
             write_block(out, block, &self.index.block(block))?;
+            let of_block =
+                |(key, events): (&Key, &UserEvents)| (block_of(key) == block).then(|| (*key, events.clone()));
+            let events: Vec<_> = self.events.read().iter().filter_map(of_block).collect();
+            write_events(out, block, &events)?;
         }
         Ok(true)
     }

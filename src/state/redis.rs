@@ -289,7 +289,7 @@ impl RedisTables {
         let Writing { link, changes, has_failed, .. } = writing;
         let (mut link, changes) = (link.into_inner(), changes.into_inner());
         if has_failed.get() {
-            // The lock goes by itself.
+            // The lock ends by itself.
             self.has_failed.store(true, Ordering::Release);
             return outcome;
         }

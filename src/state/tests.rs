@@ -171,7 +171,7 @@ fn only_the_holder_of_the_lock_changes_anything() {
     let waiting = state.write(|writing| writing.put(NAMES, b"a", b"1"));
     assert!(matches!(waiting, Err(StateError::Locked)), "{waiting:?}");
     server.cli(&["pexpire", "{sg:test}:lock", "300"]);
-    state.write(|writing| writing.put(NAMES, b"a", b"2")).expect("a lock that was left goes by itself");
+    state.write(|writing| writing.put(NAMES, b"a", b"2")).expect("a lock that was left ends by itself");
     assert_eq!(state.rows(NAMES, b"", 9).expect("it reads"), [(b"a".to_vec(), b"2".to_vec())]);
     assert!(server.cli(&["exists", "{sg:test}:lock"]).starts_with('0'), "nothing is left of it");
     // Names of rows and values are bytes of any kind, also those that Lua or Redis could take for something.
@@ -197,7 +197,7 @@ fn a_change_that_no_replica_confirms_is_not_acknowledged() {
     assert!(replica.cli(&["hget", "{sg:test}:t:names", "a"]).starts_with('2'));
 }
 
-/// What a server answers within the bounds of a request, or does not.
+/// An answer comes within the bounds of a request, or an error.
 #[test]
 fn a_server_that_is_away_or_hangs_is_an_error_in_time() {
     let mut server = RedisServer::start(DURABLE);
@@ -210,7 +210,7 @@ fn a_server_that_is_away_or_hangs_is_an_error_in_time() {
     server.kill();
     state.write(|writing| writing.put(NAMES, b"a", b"1")).expect_err("it is away");
     server.start_again();
-    // A lock that it took while it hung goes by itself.
+    // A lock that it took while it hung ends by itself.
     let back = || state.write(|writing| writing.put(NAMES, b"a", b"3"));
     assert!(back().is_ok() || back().is_ok() || back().is_ok());
 }

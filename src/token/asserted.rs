@@ -4,7 +4,7 @@
 //! this one. Nothing here has seen a signature: such a token is of a type of its own, which no demand for a verified one
 //! accepts.
 
-use super::assurance::Authn;
+use super::authn::Authn;
 use super::claims::Claims;
 use super::error::TokenError;
 use super::issuer::IssuerSettings;
@@ -34,6 +34,20 @@ pub struct Asserted {
     pub issued: Option<i64>,
     /// `exp`, in seconds since the epoch.
     pub expires: i64,
+}
+
+impl Asserted {
+    /// The same, at no more than level `cap`.
+    pub fn capped(&self, cap: usize) -> Self {
+        Self {
+            authn: self.authn.capped(cap),
+            document: self.document.clone(),
+            issuer: self.issuer.clone(),
+            claims: self.claims.clone(),
+            issued: self.issued,
+            expires: self.expires,
+        }
+    }
 }
 
 impl AssertedSettings {

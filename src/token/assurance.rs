@@ -6,17 +6,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::authn::Authn;
 use super::claims::numeric_date;
 use super::issuer::ClaimNames;
 use super::scale::Scale;
-use crate::value::{Key, Members, Value, as_text, member, texts};
+use crate::value::{Value, as_text, member};
 
 /// Where in [`KNOWN_LEVELS`](super::scale::KNOWN_LEVELS) several factors are proven.
-const MFA_LEVEL: usize = 2;
+pub(super) const MFA_LEVEL: usize = 2;
 /// The most that factors prove.
 const HIGHEST_BY_FACTORS: usize = 4;
 /// Where in them what cannot be phished is proven.
-const PHISHING_RESISTANT_LEVEL: usize = 3;
+pub(super) const PHISHING_RESISTANT_LEVEL: usize = 3;
 /// The value of `acr` that says: no level at all (OpenID Connect Core section 2).
 const NO_LEVEL: &str = "0";
 
@@ -26,13 +27,13 @@ pub struct Proof {
     knowledge: bool,
     possession: bool,
     inherence: bool,
-    phishing_resistant: bool,
+    pub(super) phishing_resistant: bool,
     hardware: bool,
     /// The provider's own word that it asked for several factors.
-    mfa: bool,
+    pub(super) mfa: bool,
 }
 
-const NOTHING: Proof = Proof {
+pub(super) const NOTHING: Proof = Proof {
     knowledge: false,
     possession: false,
     inherence: false,
@@ -315,7 +316,9 @@ impl AssuranceTable {
         // value of `acrs` counts.
         let is_capped = |word: &&str| ceiling.is_none() || acr == Some(*word);
         let named = words.filter(|word| *word != NO_LEVEL).filter(is_capped).map(str::to_owned).collect();
-        Authn { named, leeway, ..Authn::new(level, self.scale.name(level), proof, auth_time) }
+        let mut authn = Authn::new(level, self.scale.name(level), proof, auth_time);
+        (authn.named, authn.leeway, authn.scale) = (named, leeway, Some(Arc::clone(&self.scale)));
+        authn
     }
 }
 
@@ -352,77 +355,9 @@ impl Proof {
         }
     }
 
-    fn categories(self) -> Vec<&'static str> {
+    pub(super) fn categories(self) -> Vec<&'static str> {
         let named = [(self.knowledge, "knowledge"), (self.possession, "possession"), (self.inherence, "inherence")];
         named.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
-    }
-}
-
-/// The known facts about the caller's authentication. An unknown fact is absent, never null: in Rego `null <= 300` is
-/// true.
-#[derive(Clone, Debug)]
-pub struct Authn {
-    pub level: usize,
-    /// The values of `acr` and `acrs`, but for `0`.
-    named: Vec<String>,
-    auth_time: Option<i64>,
-    /// Seconds that `auth_time` may be ahead of our clock.
-    leeway: i64,
-    /// Every member but the age.
-    value: Value,
-}
-
-static LEVEL: Key = crate::key!("level");
-static LEVEL_NAME: Key = crate::key!("level_name");
-static FACTORS: Key = crate::key!("factors");
-static IS_MFA: Key = crate::key!("mfa");
-static PHISHING_RESISTANT: Key = crate::key!("phishing_resistant");
-static AUTH_TIME: Key = crate::key!("auth_time");
-static AGE_SECONDS: Key = crate::key!("age_seconds");
-
-impl Authn {
-    /// The names that `document` can have.
-    pub const MEMBERS: [&'static str; 7] =
-        ["age_seconds", "auth_time", "factors", "level", "level_name", "mfa", "phishing_resistant"];
-
-    /// Nothing is known.
-    pub fn none() -> Self {
-        Self::new(0, "none", NOTHING, None)
-    }
-
-    fn new(level: usize, name: &str, proof: Proof, auth_time: Option<i64>) -> Self {
-        let mut members = Members::default();
-        members.put(&LEVEL, Value::from(level));
-        members.put(&LEVEL_NAME, Value::from(name));
-        members.put(&FACTORS, texts(proof.categories()));
-        members.put(&IS_MFA, Value::Bool(proof.mfa));
-        members.put(&PHISHING_RESISTANT, Value::Bool(proof.phishing_resistant));
-        Self { level, named: Vec::new(), auth_time, leeway: 0, value: members.into_value() }
-    }
-
-    /// When the caller authenticated, in seconds since the epoch.
-    pub fn auth_time(&self) -> Option<i64> {
-        self.auth_time
-    }
-
-    /// Those of `wanted` values of `acr` that the provider says it met.
-    pub fn met<'a>(&'a self, wanted: &'a [String]) -> impl Iterator<Item = &'a str> {
-        self.named.iter().filter(|named| wanted.contains(named)).map(String::as_str)
-    }
-
-    /// The age of the authentication in seconds: 0 where `auth_time` is ahead of our clock by no more than the issuer's leeway, unknown
-    /// where it is missing or further ahead.
-    pub fn age_seconds(&self, now: i64) -> Option<i64> {
-        let age = now.saturating_sub(self.auth_time?);
-        (age >= self.leeway.saturating_neg()).then_some(age.max(0))
-    }
-
-    /// `input.authn` at this moment.
-    pub fn document(&self, now: i64) -> Value {
-        let (Some(auth_time), Some(age)) = (self.auth_time, self.age_seconds(now)) else { return self.value.clone() };
-        let Value::Object(members) = &self.value else { return self.value.clone() };
-        let more = [(AUTH_TIME.value(), Value::from(auth_time)), (AGE_SECONDS.value(), Value::from(age))];
-        Value::object(members.to_vec().into_iter().chain(more).collect())
     }
 }
 

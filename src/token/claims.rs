@@ -67,7 +67,7 @@ pub(super) enum Binding<'a> {
 }
 
 /// The claims of a token whose signature was right. Only the verifier makes one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Claims {
     payload: Value,
     pub(super) expires: i64,

@@ -10,7 +10,8 @@ use stepgate_jose::Algorithm;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::assurance::{AssuranceTable, Authn, Preset};
+use super::assurance::{AssuranceTable, Preset};
+use super::authn::Authn;
 use super::claims::{Profile, TokenHeader};
 use super::error::TokenError;
 use super::extract::Location;

@@ -11,7 +11,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 use super::asserted::Asserted;
-use super::assurance::Authn;
+use super::authn::Authn;
 use super::cache::{Fingerprint, TokenCache};
 use super::certificate::{self, CertificateSettings};
 use super::claims::{Binding, Claims, TokenHeader, Unverified};
@@ -102,6 +102,28 @@ impl Verified {
             document,
             voucher,
             digest,
+            serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
+            derived: Derived::default(),
+        }
+    }
+
+    /// The same token, at no more than level `cap`.
+    pub fn capped(&self, cap: usize) -> Self {
+        Self {
+            issuer: Arc::clone(&self.issuer),
+            claims: self.claims.clone(),
+            authn: self.authn.capped(cap),
+            document: self.document.clone(),
+            workload: self.workload.clone(),
+            voucher: match &self.voucher {
+                VerifiedBy::Key { fingerprint, generation } => VerifiedBy::Key {
+                    fingerprint: *fingerprint,
+                    generation: AtomicU64::new(generation.load(Ordering::Relaxed)),
+                },
+                VerifiedBy::Issuer { refresh, until } => VerifiedBy::Issuer { refresh: *refresh, until: *until },
+            },
+            digest: self.digest,
+            // Tokens that were made for it at its own level do not count.
             serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
             derived: Derived::default(),
         }

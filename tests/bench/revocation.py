@@ -57,6 +57,8 @@ def snapshot(count):
     for number, records in enumerate(blocks):
         block = len(records).to_bytes(4, 'big') + b''.join(records)
         parts += [block, hashlib.sha256(bytes([number]) + block).digest()]
+        # No events.
+        parts += [bytes(4), hashlib.sha256(bytes([64 + number]) + bytes(4)).digest()]
     return b''.join(parts)
 
 

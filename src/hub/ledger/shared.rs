@@ -1,5 +1,5 @@
 //! A ledger that hubs share: each follows what the others change, and has everything in memory. When the server loses its data, or an
-//! older replica takes its place, every hub merges what it has into the ledger, in doubt revoked.
+//! older replica takes its place, every hub merges its copy into the ledger: in doubt a token is revoked.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,8 +8,10 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use parking_lot::Mutex;
 
-use super::{ENTRIES, LOG, Ledger, LedgerError, META, Merged, News, SOURCE, entry_of, number, put_change, seq_of};
-use crate::revocation::{Entry, Key};
+use super::{
+    ENTRIES, LOG, Ledger, LedgerError, META, Merged, News, SOURCE, entry_of, logged, number, put_change, seq_of,
+};
+use crate::revocation::{Entry, Key, Line};
 use crate::state::Writing;
 
 /// Changes of other hubs that are taken within an own change; beyond, they are read first.
@@ -19,14 +21,14 @@ const HEALED: usize = 1_000;
 /// Bytes of the secret, at least and at most.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 32..=4_096;
 
-/// What a hub has in memory of a shared ledger.
+/// The copy of a shared ledger that a hub has in memory.
 #[derive(Debug, Default)]
 pub struct Mirror {
     /// With the kind, as in the table.
     pub entries: BTreeMap<Key, (u8, Entry)>,
     /// The rows of sources with their numbers.
     pub sources: BTreeMap<Vec<u8>, u8>,
-    /// Of the server, when it was last found to be whole.
+    /// That of the server, when it was last found to be whole.
     generation: String,
     /// The sources have other numbers there.
     has_moved: bool,
@@ -39,11 +41,12 @@ impl Mirror {
 
     /// Takes a change. Gives the kind of its entry, and true where it is new, false where it has gone.
     pub fn set(&mut self, change: &Merged) -> (u8, Option<bool>) {
-        if change.entry == Entry::default() {
-            let gone = self.entries.remove(&change.key);
+        let Line::Changed { key, entry, .. } = change.line else { return (change.kind, None) };
+        if entry == Entry::default() {
+            let gone = self.entries.remove(&key);
             return (gone.map_or(change.kind, |(kind, _)| kind), gone.map(|_| false));
         }
-        let before = self.entries.insert(change.key, (change.kind, change.entry));
+        let before = self.entries.insert(key, (change.kind, entry));
         (change.kind, before.is_none().then_some(true))
     }
 }
@@ -83,10 +86,8 @@ impl Ledger {
             return Err(LedgerError::Behind);
         }
         let missed = |seq: u64| {
-            let key = writing.get(LOG, &seq.to_be_bytes())?.ok_or(LedgerError::Behind)?;
-            let row = writing.get(ENTRIES, &key)?;
-            let (kind, entry) = row.as_deref().map(entry_of).transpose()?.unwrap_or_default();
-            Ok(Merged { seq, kind, key: key.try_into().map_err(|_| LedgerError::Format)?, entry })
+            let row = writing.get(LOG, &seq.to_be_bytes())?.ok_or(LedgerError::Behind)?;
+            logged(seq, &row, |table, key| Ok(writing.get(table, key)?))
         };
         (known.saturating_add(1)..=seq).map(missed).collect()
     }

@@ -9,8 +9,10 @@ fn key(number: u8) -> Key {
 
 fn apply(ledger: &Ledger, kind: Kind, number: u8, change: &Change) -> Result<(u64, Entry), LedgerError> {
     let (_, merged) = ledger.transact(|batch| batch.apply(kind, key(number), change))?;
-    let (seq, (_, entry)) = *merged.first().expect("one change");
-    Ok((seq, entry))
+    match merged.first() {
+        Some(Line::Changed { seq, entry, .. }) => Ok((*seq, *entry)),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -30,7 +32,7 @@ fn a_change_is_there_after_a_restart() {
     assert_eq!((ledger.seq(), ledger.len()), (2, 1));
     assert_eq!(ledger.records().expect("it reads"), (2, vec![(key(1), entry)]));
     let changes = |seq| ledger.changes_after(seq).expect("it reads");
-    assert_eq!(changes(1), Some(vec![(2, (key(1), entry))]));
+    assert_eq!(changes(1), Some(vec![Line::Changed { key: key(1), entry, seq: 2 }]));
     assert_eq!((changes(2), changes(3)), (Some(Vec::new()), None), "from the future: another ledger");
 }
 
@@ -42,7 +44,7 @@ fn a_change_that_was_not_acknowledged_is_caught_up() {
     let revoke = Change { not_before: 100, until: 1_000, ..Change::default() };
     let (_, entry) = apply(&ledger, Kind::User, 1, &revoke).expect("it is written");
     ledger.seq.store(0, Ordering::Release);
-    assert_eq!(ledger.catch_up().expect("it reads"), News::Changes(vec![(1, (key(1), entry))]));
+    assert_eq!(ledger.catch_up().expect("it reads"), News::Changes(vec![Line::Changed { key: key(1), entry, seq: 1 }]));
     assert!(ledger.seq() == 1 && ledger.catch_up().expect("it reads") == News::Changes(Vec::new()));
 }
 
@@ -82,5 +84,9 @@ fn sessions_never_take_the_place_of_users() {
     assert_eq!(ledger.len(), 0);
     apply(&ledger, Kind::Token, 9, &deny).expect("there is room again");
     let gone = ledger.changes_after(0).expect("it reads").expect("all are there");
-    assert_eq!(gone.first(), Some(&(1, (key(0), Entry::default()))), "nothing of it counts");
+    assert_eq!(
+        gone.first(),
+        Some(&Line::Changed { key: key(0), entry: Entry::default(), seq: 1 }),
+        "nothing of it counts"
+    );
 }

@@ -1,12 +1,12 @@
 //! Events of CAEP 1.0, RISC 1.0 and Shared Signals 1.0, and what each changes.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::subject::Subject;
 use super::{SessionRevoked, StreamSettings};
 use crate::hub::HubSettings;
 use crate::hub::command::MARGIN;
-use crate::revocation::{Change, Key, Kind, PERMANENT};
+use crate::revocation::{Change, Key, Kind, PERMANENT, short};
 
 const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
@@ -131,6 +131,78 @@ pub fn time_of(event: &Map<String, Value>, issued: i64, now: u32) -> u32 {
     seconds.min(now.saturating_add(AHEAD))
 }
 
+/// The facts of an event at `at` that policies read: its kind in `input.revocation.events`, and its members; `None` for any other event. Free text
+/// of an event is left out.
+pub fn facts(
+    event_type: EventType,
+    event: &Map<String, Value>,
+    (at, id): (u32, &str),
+    subject: &Subject,
+    stream: &StreamSettings,
+) -> Option<(&'static str, Map<String, Value>)> {
+    let text = |name: &str| event.get(name).and_then(Value::as_str).and_then(short);
+    let mut members = Map::new();
+    let mut put = |name: &str, value: Option<&str>| {
+        members.extend(value.map(|value| (name.to_owned(), json!(value))));
+    };
+    let kind = match event_type {
+        EventType::CredentialChange => {
+            put("credential_type", text("credential_type"));
+            put("change_type", text("change_type"));
+            "credential_change"
+        }
+        EventType::CredentialCompromise => {
+            put("credential_type", text("credential_type"));
+            put("change_type", Some("compromise"));
+            "credential_change"
+        }
+        EventType::DeviceComplianceChange => {
+            put("status", text("current_status"));
+            put("device", subject.devices.first().map(hex::encode).as_deref());
+            "device"
+        }
+        EventType::Noted("assurance-level-change") => {
+            let level = text("current_level");
+            put("namespace", text("namespace"));
+            put("level", level);
+            put("previous", text("previous_level"));
+            if text("change_direction") == Some("decrease") {
+                // A level that no one has mapped is none.
+                let cap =
+                    level.and_then(|level| stream.levels.get(level).copied().or_else(|| aal_of(level))).unwrap_or(0);
+                members.insert("cap".to_owned(), json!(cap));
+            }
+            "assurance"
+        }
+        EventType::Noted("risk-level-change") => {
+            put("principal", text("principal"));
+            put("level", text("current_level"));
+            put("previous", text("previous_level"));
+            put("reason", text("risk_reason"));
+            "risk"
+        }
+        EventType::Noted(name @ ("recovery-activated" | "recovery-information-changed")) => {
+            put("type", Some(name));
+            members.extend(stream.recovery_tier.map(|tier| ("tier".to_owned(), json!(tier))));
+            "recovery"
+        }
+        _ => return None,
+    };
+    let own = [("id", json!(id)), ("at", json!(at)), ("source", json!(stream.name))];
+    members.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    Some((kind, members))
+}
+
+/// The level of an authenticator assurance level of NIST SP 800-63, as CAEP has it.
+fn aal_of(level: &str) -> Option<u8> {
+    match level {
+        "nist-aal1" => Some(1),
+        "nist-aal2" => Some(2),
+        "nist-aal3" => Some(3),
+        _ => None,
+    }
+}
+
 /// Tokens of now are rejected, and their user signs in again: in the place of a session that has no room.
 pub fn sign_in_again(issued: i64, now: u32, hub: &HubSettings) -> Change {
     let at = u32::try_from(issued).unwrap_or_default().min(now.saturating_add(AHEAD));
@@ -199,8 +271,6 @@ pub fn changes(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

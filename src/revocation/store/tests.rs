@@ -1,6 +1,6 @@
 use super::super::entry::PERMANENT;
 use super::*;
-use crate::revocation::{decode, encode};
+use crate::revocation::{Record, decode, encode};
 
 const NOW: i64 = 1_800_000_000;
 const AT: u32 = 1_800_000_000;
@@ -12,6 +12,7 @@ fn store() -> Arc<RevocationStore> {
         when_stale: Mode::Allow,
         when_cold: Mode::Deny,
         max_entries: 3,
+        max_events: 2,
     }))
 }
 

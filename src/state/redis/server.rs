@@ -20,7 +20,7 @@ pub enum Durability {
     WaitAof,
     /// The server has an append-only file, and a replica confirms each change.
     Replica,
-    /// Whoever runs the server says so.
+    /// The owner of the server says so.
     External,
 }
 
@@ -94,7 +94,7 @@ impl RedisSettings {
         Ok(Link { connection, generation })
     }
 
-    /// Looks at a server: a primary, and one that keeps what it has acknowledged. Gives its generation.
+    /// Examines a server: it is a primary, and keeps what it has acknowledged. Gives its generation.
     fn look_at(&self, connection: &mut Connection) -> Result<String, String> {
         let info: String = cmd("INFO")
             .arg(&["server", "replication", "persistence", "memory"])
@@ -117,7 +117,7 @@ impl RedisSettings {
             ));
         }
         self.look_at_durability(&info, connection)?;
-        // Of a cluster: this server has the keys.
+        // In a cluster: this server has the keys.
         let _: Option<String> =
             cmd("GET").arg(self.key("lock")).query(connection).map_err(|error| format!("GET: {error}"))?;
         Ok(info.generation())

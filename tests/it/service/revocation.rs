@@ -22,7 +22,20 @@ const POLICY: &str = r#"package app
 default allow := false
 allow if {
     input.jwt.state == "verified"
-    input.parsed_path[0] != "facts"
+    not input.parsed_path[0] in {"facts", "events", "level"}
+}
+allow if {
+    input.parsed_path[0] == "events"
+    input.revocation.events_state == "complete"
+    some event in input.revocation.events[input.parsed_path[1]]
+    event.source == "idp"
+    some name, value in event
+    sprintf("%v=%v", [name, value]) == input.parsed_path[2]
+}
+allow if {
+    input.parsed_path[0] == "level"
+    input.authn.level == to_number(input.parsed_path[1])
+    object.get(input.authn, "capped_by", "") == input.parsed_path[2]
 }
 allow if {
     input.parsed_path[0] == "facts"

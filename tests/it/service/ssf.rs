@@ -152,7 +152,7 @@ async fn each_event_has_its_effect() {
     for want in [
         "type=\"account-disabled\",outcome=\"applied\"} 2",
         "type=\"account-disabled\",outcome=\"duplicate\"} 2",
-        "type=\"risk-level-change\",outcome=\"noted\"} 1",
+        "type=\"risk-level-change\",outcome=\"applied\"} 1",
     ] {
         assert!(text.contains(want), "{want}: {text}");
     }
@@ -170,6 +170,73 @@ async fn each_event_has_its_effect() {
     assert_eq!(transmitter.push(enable).await.0, 202);
     let token = bench.token(json!({"sub": "e7", "email": "e7@example.com", "sid": "x", "iat": NOW + 1}));
     bench.becomes("/x", &token, (200, "")).await;
+    bench.service.stop().await;
+    assert!(hub.stop(Duration::from_secs(5)).await);
+}
+
+/// They reject nothing by themselves; a lowered level counts until the user has authenticated again, or it rises.
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_read_events_about_the_user() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let more = json!({"levels": {"gold": 3, "bronze": "single_factor"}, "recovery_tier": 2});
+    let (hub, bench) = start(folder.path(), more, json!({})).await;
+    let transmitter = Transmitter::of(&hub);
+    let token = |more: Value| {
+        let mut claims = json!({"sub": "alice", "amr": ["pwd", "otp"], "sid": "s1"});
+        merge(&mut claims, more);
+        bench.token(claims)
+    };
+    let before = token(json!({}));
+    bench.becomes("/required/x", &before, (200, "")).await;
+    assert_eq!((bench.ask("/level/2/-", &before).await.0, bench.ask("/level/2/", &before).await.0), (403, 200));
+    let assurance = |current: &str, direction: &str, namespace: &str| json!({"namespace": namespace, "current_level": current, "previous_level": "nist-aal3", "change_direction": direction});
+    let long = "x".repeat(65);
+    for (at, (event, more, path)) in [
+        (
+            "caep/risk-level-change",
+            json!({"principal": "USER", "current_level": "HIGH", "risk_reason": long}),
+            "risk/level=HIGH",
+        ),
+        (
+            "caep/credential-change",
+            json!({"credential_type": "pin", "change_type": "create"}),
+            "credential_change/change_type=create",
+        ),
+        ("risc/recovery-activated", json!({}), "recovery/tier=2"),
+        ("caep/device-compliance-change", json!({"current_status": "not-compliant"}), "device/status=not-compliant"),
+        ("caep/assurance-level-change", assurance("nist-aal1", "decrease", "NIST-AAL"), "assurance/cap=1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let uri = event.replace("caep", CAEP).replace("risc", RISC);
+        assert_eq!(transmitter.push(bench.sign(&header(), &set(&format!("n{at}"), &uri, alice(), more))).await.0, 202);
+        bench.becomes(&format!("/events/{path}"), &before, (200, "")).await;
+    }
+    // Free text is not among them.
+    assert_eq!(bench.ask(&format!("/events/risk/reason={long}"), &before).await.0, 403);
+    let bob = token(json!({"sub": "bob", "email": "bob@example.com"}));
+    assert_eq!(bench.ask("/events/risk/level=HIGH", &bob).await.0, 403);
+    // The level is what is left of it.
+    assert_eq!(bench.ask("/level/1/assurance", &before).await.0, 200);
+    let again = token(json!({"auth_time": NOW + 1, "iat": NOW + 1}));
+    assert_eq!(bench.ask("/level/2/", &again).await.0, 200, "authenticated after it");
+    let send = |jti: &str, more: Value| {
+        transmitter.push(bench.sign(&header(), &set(jti, &format!("{CAEP}/assurance-level-change"), alice(), more)))
+    };
+    assert_eq!(send("up", assurance("nist-aal3", "increase", "NIST-AAL")).await.0, 202);
+    bench.becomes("/level/2/", &before, (200, "")).await;
+    for (jti, level, want) in [("own", "bronze", "1"), ("lower", "tin", "0")] {
+        assert_eq!(send(jti, assurance(level, "decrease", "own")).await.0, 202);
+        bench.becomes(&format!("/level/{want}/assurance"), &before, (200, "")).await;
+    }
+    // A sidecar that comes later has them from the snapshot.
+    let text = metrics(&hub).await;
+    assert!(text.contains("type=\"risk-level-change\",outcome=\"applied\"} 1"), "{text}");
+    let late = Bench::start(&format!("http://{}", hub.address()), json!({})).await;
+    let token = late.token(json!({"sub": "alice", "amr": ["pwd", "otp"]}));
+    late.becomes("/events/risk/level=HIGH", &token, (200, "")).await;
+    late.service.stop().await;
     bench.service.stop().await;
     assert!(hub.stop(Duration::from_secs(5)).await);
 }

@@ -379,6 +379,18 @@ pub const KEYS: &[Key] = &[
         Is("disable"),
         "The meaning of `account-disabled` by a policy, such as the lockout of Keycloak after wrong passwords.",
     ),
+    key(
+        "plugins.stepgate.hub.streams[].levels",
+        Kind::LevelMap,
+        NONE,
+        "Levels of names in `assurance-level-change` beside `nist-aal1` to `nist-aal3`, by number or name. A fall to any other name is a fall to level 0.",
+    ),
+    key(
+        "plugins.stepgate.hub.streams[].recovery_tier",
+        Kind::Integer(1, 3),
+        NONE,
+        "The tier of recoveries that the transmitter reports: 1 by the user, 2 by the help desk, 3 by several persons. Policies read it.",
+    ),
     key("plugins.stepgate.hub.streams[].poll", Kind::Section, NONE, "Fetches SETs from the transmitter (RFC 8936)."),
     key(
         "plugins.stepgate.hub.streams[].poll.service",

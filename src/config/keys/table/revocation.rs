@@ -53,6 +53,12 @@ pub const KEYS: &[Key] = &[
         "Entries at most. A larger snapshot is not used, `stepgate_revocation_overflow` is 1, and the entries grow stale; nothing is evicted.",
     ),
     key(
+        "plugins.stepgate.revocation.max_events",
+        Kind::Integer(0, 10_000_000),
+        Is("200000"),
+        "Users whose events are kept for `input.revocation.events`, in at most 2 KiB each. Beyond, `input.revocation.events_state` is `overflow`.",
+    ),
+    key(
         "plugins.stepgate.revocation.persist",
         Kind::Bool,
         Is("true"),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::hub::ledger::{Batch, LedgerStore};
-use crate::revocation::{Change, Kind, PERMANENT, Record};
+use crate::revocation::{Change, Kind, PERMANENT, UserEvents};
 use crate::state::tests::port_of;
 use crate::state::tests::server::{DURABLE, RedisServer};
 use crate::state::{Durability, RedisSettings};
@@ -33,14 +33,21 @@ fn revoke(number: u32) -> Change {
     Change { not_before: number, until: 1_000, ..Change::default() }
 }
 
-fn apply(ledger: &Ledger, key: Key, change: &Change) -> Result<Vec<(u64, Record)>, LedgerError> {
+fn apply(ledger: &Ledger, key: Key, change: &Change) -> Result<Vec<Line>, LedgerError> {
     ledger.transact(|batch: &mut Batch<'_>| batch.apply(Kind::User, key, change)).map(|(_, merged)| merged)
 }
 
-/// What readers of the feed get.
+fn at(line: &Line) -> Option<(u64, Key)> {
+    match line {
+        Line::Changed { seq, key, .. } | Line::Noted { seq, key, .. } => Some((*seq, *key)),
+        Line::Confirmed { .. } | Line::Reset => None,
+    }
+}
+
+/// The changes that readers of the feed get.
 fn news(ledger: &Ledger) -> Option<Vec<u64>> {
     match ledger.follow(1).expect("it follows") {
-        News::Changes(changes) => Some(changes.into_iter().map(|(seq, _)| seq).collect()),
+        News::Changes(changes) => Some(changes.iter().filter_map(Line::seq).collect()),
         News::Reset | News::Healed => None,
     }
 }
@@ -59,7 +66,7 @@ fn hubs_have_each_others_changes_in_one_order() {
     apply(&one, key(1), &revoke(5)).expect("it is written");
     // Within an own change, what is missing comes before it.
     let merged = apply(&other, key(2), &revoke(6)).expect("it is written");
-    assert_eq!(merged.iter().map(|(seq, (key, _))| (*seq, *key)).collect::<Vec<_>>(), [(1, key(1)), (2, key(2))]);
+    assert_eq!(merged.iter().map(at).collect::<Vec<_>>(), [Some((1, key(1))), Some((2, key(2)))]);
     assert_eq!((news(&one), news(&other)), (Some(vec![2]), Some(Vec::new())));
     assert!(records(&one) == records(&other) && one.len() == 2);
     // At the same time: each number once, and none missing.
@@ -68,7 +75,7 @@ fn hubs_have_each_others_changes_in_one_order() {
             let mut seen = Vec::new();
             for number in base..base + 50 {
                 seen.extend(
-                    apply(ledger, key(number), &revoke(7)).expect("it is written").into_iter().map(|(seq, _)| seq),
+                    apply(ledger, key(number), &revoke(7)).expect("it is written").iter().filter_map(Line::seq),
                 );
             }
             seen.extend(news(ledger).expect("no reset"));
@@ -228,4 +235,29 @@ fn a_hole_in_the_log_is_no_hole_in_the_ledger() {
     assert_eq!(news(&other), None);
     assert_eq!(records(&other), records(&one));
     assert_eq!((other.seq(), news(&other)), (5, Some(Vec::new())));
+}
+
+#[test]
+fn events_come_to_all_hubs_and_go_after_their_time() {
+    let (folder, server) = (tempfile::tempdir().expect("a folder"), RedisServer::start(DURABLE));
+    let store = store(folder.path(), &[&server]);
+    let (one, other) = (Ledger::open(&store, 100).expect("it opens"), Ledger::open(&store, 100).expect("it opens"));
+    let event = |id: &str, at: u32| {
+        serde_json::json!({"id": id, "at": at, "source": "s", "level": "HIGH"}).as_object().cloned().unwrap_or_default()
+    };
+    for (ledger, id) in [(&one, "a"), (&other, "b")] {
+        let noted = ledger.transact(|batch| batch.note(key(1), "risk", event(id, 1_000), 1_000));
+        noted.map(|_| ()).map_err(|error: LedgerError| error).expect("it is written");
+    }
+    let News::Changes(changes) = one.follow(1_000).expect("it follows") else { panic!("no reset") };
+    let (_, events) = other.events_of(0).expect("it reads").pop().expect("one user");
+    assert_eq!(events.to_json()["risk"].as_array().map(Vec::len), Some(2));
+    assert_eq!(changes, [Line::Noted { key: key(1), events, seq: 2 }]);
+    let month = 30 * 86_400;
+    one.forget_events(1_000 + month - 1).expect("it is written");
+    assert_eq!(one.events_of(0).expect("it reads").len(), 1);
+    one.forget_events(1_000 + month).expect("it is written");
+    assert!(one.events_of(0).expect("it reads").is_empty());
+    let gone = one.changes_after(0).expect("it reads").expect("all are there");
+    assert_eq!(gone.last(), Some(&Line::Noted { key: key(1), events: UserEvents::default(), seq: 2 }));
 }
