@@ -6,6 +6,7 @@
 mod command;
 mod credentials;
 mod explain;
+mod forget;
 mod ledger;
 mod logout;
 mod metrics;

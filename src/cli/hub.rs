@@ -42,6 +42,16 @@ enum HubCommand {
     Unmatched(Socket),
     /// Say whether an event would reject a token, and what is missing if not; needs no running hub
     Explain(Explain),
+    /// Forget a directory or stream that is configured no more: enable what it has disabled, remove its users, and free its number
+    Forget {
+        /// `scim/<name>` or `ssf/<name>`, as it was configured
+        source: String,
+        /// Why; it goes to the hub's log
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Copy the file of a running hub, as it is at one moment
     Backup {
         /// The new file
@@ -196,6 +206,10 @@ impl Hub {
                 let listed = answer(get(socket.connect()?, "HTTP/1.0", "hub", "/v1/hub/unmatched")?)?;
                 let listed = listed.get("unmatched").and_then(Value::as_array);
                 listed.into_iter().flatten().for_each(|event| println!("{event}"));
+            }
+            Some(HubCommand::Forget { source, reason, socket }) => {
+                let request = json!({"source": source, "reason": reason}).to_string();
+                println!("{}", answer(post(socket.connect()?, "hub", "/v1/hub/forget", JSON, &request)?)?);
             }
             Some(HubCommand::Explain(explain)) => return explain.execute(),
             Some(HubCommand::Backup { file, socket }) => {

@@ -2,6 +2,7 @@
 
 mod events;
 mod shared;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,11 +24,6 @@ const META: Table = Table("meta");
 const SEEN: Table = Table("seen");
 /// That second and the identifier.
 const SEEN_UNTIL: Table = Table("seen_until");
-
-/// Before the name of a source, in `meta`.
-const SOURCE: &[u8] = b"source:";
-/// Sources that disable, administrators among them: the bits of an entry.
-const MAX_SOURCES: u8 = 16;
 
 /// Changes that a reader can be behind; beyond, it takes the snapshot.
 const MAX_LOG: u64 = 262_144;
@@ -416,28 +412,6 @@ impl Ledger {
         *self.epoch.write() = epoch;
         self.seq.store(seq, Ordering::Release);
         Ok(())
-    }
-
-    /// The number of a source among those that disable, which it keeps for ever.
-    ///
-    /// # Errors
-    /// There are too many sources, or the disk fails.
-    pub fn source(&self, name: &str) -> Result<u8, LedgerError> {
-        let key = [SOURCE, name.as_bytes()].concat();
-        let number = self.state.write(|writing| {
-            let rows = writing.rows_of(META, SOURCE, usize::from(MAX_SOURCES).saturating_add(1))?;
-            if let Some((_, row)) = rows.iter().find(|(known, _)| *known == key) {
-                return row.first().copied().ok_or(LedgerError::Format);
-            }
-            let is_free = |bit: &u8| rows.iter().all(|(_, row)| row.first() != Some(bit));
-            let free = (1..MAX_SOURCES).find(is_free).ok_or_else(|| LedgerError::Sources(name.to_owned()))?;
-            writing.put(META, &key, &[free])?;
-            Ok(free)
-        })?;
-        if let Some(mirror) = &self.mirror {
-            mirror.lock().sources.insert(key, number);
-        }
-        Ok(number)
     }
 
     /// A fact about the ledger, by its name.

@@ -47,6 +47,11 @@ pub(super) const TABLES: &[Table] = &[
     links::UNMAPPED,
 ];
 
+/// The byte of a row's key that has the number of its provider.
+pub(super) fn source_at(table: Table) -> usize {
+    if table == links::LINKS { size_of::<Key>() } else { 0 }
+}
+
 /// Depth of a body.
 const MAX_DEPTH: usize = 32;
 /// Attributes that the configuration of a provider names.
@@ -96,7 +101,7 @@ pub struct Provider {
     settings: ScimSettings,
     schemas: Schemas,
     /// Its bit among those that disable.
-    source: u8,
+    pub(super) source: u8,
     /// `https://hub.example/scim/okta/v2`.
     base: String,
     rate: Rate,

@@ -181,6 +181,11 @@ impl Stream {
         Self { settings: settings.clone(), source, transmitter, heard, asked, leads: AtomicBool::new(leads) }
     }
 
+    /// Its bit among those that disable.
+    pub(super) fn source(&self) -> u8 {
+        self.source
+    }
+
     /// True for the hub that fetches events and asks for verifications.
     fn leads(&self) -> bool {
         self.leads.load(Ordering::Acquire)

@@ -54,6 +54,7 @@ pub(super) fn admin_routes(hub: &Arc<Hub>) -> Router {
         .route("/v1/hub/status", get(status))
         .route("/v1/hub/unmatched", get(unmatched))
         .route("/v1/hub/backup", post(back_up))
+        .route("/v1/hub/forget", post(forget))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::clone(hub))
 }
@@ -129,6 +130,19 @@ async fn status(State(hub): State<Arc<Hub>>) -> Response {
 /// `GET /v1/hub/unmatched`.
 async fn unmatched(State(hub): State<Arc<Hub>>) -> Response {
     answer(StatusCode::OK, &json!({"unmatched": hub.unmatched()}))
+}
+
+/// `POST /v1/hub/forget` with a source that is configured no more, and a reason.
+async fn forget(State(hub): State<Arc<Hub>>, body: Bytes) -> Response {
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (source, reason) = (text("source"), text("reason"));
+    match tokio::task::spawn_blocking(move || hub.forget(&source, &reason, "admin_socket")).await {
+        Ok(Ok(entries)) => answer(StatusCode::OK, &json!({ "entries": entries })),
+        Ok(Err(CommandError::Ledger(error))) => unavailable(&error),
+        Ok(Err(error)) => answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
+        Err(_) => later("the source was not forgotten"),
+    }
 }
 
 /// `POST /v1/hub/backup` with the path of a new file on the hub's machine.

@@ -8,9 +8,8 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use parking_lot::Mutex;
 
-use super::{
-    ENTRIES, LOG, Ledger, LedgerError, META, Merged, News, SOURCE, entry_of, logged, number, put_change, seq_of,
-};
+use super::sources::SOURCE;
+use super::{ENTRIES, LOG, Ledger, LedgerError, META, Merged, News, entry_of, logged, number, put_change, seq_of};
 use crate::revocation::{Entry, Key, Line};
 use crate::state::Writing;
 

@@ -73,7 +73,7 @@ fn an_address_gives_keys_of_the_streams_issuers_alone() {
     assert!(keys("shared@example.com", &[OTHER]).is_empty(), "an address of two is of neither");
 }
 
-/// Links that were added later find a value that two users have: the one who is gone does not stay unnoticed.
+/// Links that were added later find a value that two users have: the deleted one does not stay unnoticed.
 #[test]
 fn a_conflict_of_new_links_revokes_the_tokens_of_who_is_inactive() {
     let folder = tempfile::tempdir().expect("a folder");

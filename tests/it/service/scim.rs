@@ -454,6 +454,44 @@ async fn requests_are_answered_as_the_standard_says() {
     assert!(hub.stop(Duration::from_secs(5)).await);
 }
 
+/// A directory that is no longer used disables no one for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_gone_is_forgotten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let before = hub(folder.path(), json!({})).await;
+    let address = before.address().to_owned();
+    let bench = Bench::start(&format!("http://{address}"), json!({})).await;
+    let idp = Directory::of(&before);
+    let off = json!([{"op": "replace", "value": {"active": false}}]);
+    for name in ["alice", "bob"] {
+        let id = idp.create(name).await;
+        assert_eq!(idp.patch(&id, off.clone()).await.0, 200);
+        bench.becomes("/x", &token(&bench, name, 0), (401, "account_disabled")).await;
+    }
+    let forget = |source: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stepgate"));
+        command.args(["hub", "forget", source, "--reason", "moved", "--socket"]);
+        let output = command.arg(super::hub::socket(folder.path())).output().expect("it runs");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    assert!(forget("scim/idp").contains("`scim/idp` is configured"), "{}", forget("scim/idp"));
+    assert!(forget("scim/none").contains("expected one of: scim/idp, scim/other"), "{}", forget("scim/none"));
+    assert!(before.stop(Duration::from_secs(5)).await);
+    let after = start(folder.path(), json!({"addr": address})).await.expect("it starts without it");
+    assert_eq!(forget("scim/idp"), "{\"entries\":4}\n", "two values of each user");
+    for name in ["alice", "bob"] {
+        bench.becomes("/x", &token(&bench, name, 3), (200, "")).await;
+        assert_eq!(bench.ask("/x", &token(&bench, name, 0)).await.1, "token_revoked", "tokens of before stay dead");
+    }
+    assert!(forget("scim/idp").contains("expected one of: scim/other"), "its number is free");
+    assert!(after.stop(Duration::from_secs(5)).await);
+    // The same name is a new directory without users.
+    let again = hub(folder.path(), json!({})).await;
+    assert_eq!(Directory::of(&again).total("/Users").await, 0);
+    bench.service.stop().await;
+    assert!(again.stop(Duration::from_secs(5)).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_a_group_needs_a_new_token() {
     let folder = tempfile::tempdir().expect("a folder");

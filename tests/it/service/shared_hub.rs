@@ -1,4 +1,4 @@
-//! Hubs that share a Redis server: what one is told, the sidecars of the others reject; what was acknowledged stays, whatever fails.
+//! Hubs that share a Redis server: a change at one is enforced by the sidecars of the others; an acknowledged change stays, whatever fails.
 
 use std::path::Path;
 use std::process::Command;
