@@ -21,11 +21,11 @@ const MAX_TEXT_BYTES: usize = 64;
 pub struct UserEvents(BTreeMap<&'static str, Vec<Map<String, Value>>>);
 
 impl UserEvents {
-    /// Reads them; `None` for what is none, or too large.
+    /// Reads them; `None` for what is none, or too large. Kinds of later versions are left out.
     pub fn from_json(document: &Value) -> Option<Self> {
         let mut events = Self::default();
         for (name, list) in document.as_object()? {
-            let kind = KINDS.into_iter().find(|kind| kind == name)?;
+            let Some(kind) = KINDS.into_iter().find(|kind| kind == name) else { continue };
             let list = list.as_array().filter(|list| list.len() <= MAX_OF_KIND)?;
             let read = |event: &Value| event.as_object().filter(|event| is_event(event)).cloned();
             events.0.insert(kind, list.iter().map(read).collect::<Option<_>>()?);
@@ -167,9 +167,9 @@ mod tests {
         }
         assert!(events.to_json().to_string().len() <= MAX_USER_BYTES);
         assert!(UserEvents::from_json(&events.to_json()).is_some());
+        assert_eq!(UserEvents::from_json(&json!({"later": [1]})), Some(UserEvents::default()));
         for bad in [
             json!([]),
-            json!({"other": []}),
             json!({"risk": {}}),
             json!({"risk": [{"id": "a"}]}),
             json!({"risk": [{"id": "a", "at": 1, "x": []}]}),

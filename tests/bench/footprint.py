@@ -13,8 +13,8 @@ import bench
 import grpc
 from stack import AUDIENCE, ISSUER, free_port
 
-# What each addition cost is in docs/development.md.
-BINARY_MB, IDLE_MB, READY_MS, LIMIT = 25, 20, 50, 32 << 20
+# What each addition cost is in docs/development.md; the binary may reach 35 MB with everything that is planned.
+BINARY_MB, IDLE_MB, READY_MS, LIMIT = 26, 20, 50, 32 << 20
 # Of the limit, for what is no file: the system can drop the pages of the binary and read them again.
 ANONYMOUS_MB = 22
 TOKENS = 2_000
@@ -32,12 +32,15 @@ POLICIES = os.path.join(bench.ROOT, 'policies')
 
 class Idle(bench.Bench):
     def start(self):
-        self.ready = []
-        for _ in range(9):
+        self.ready, self.idle = [], []
+        for number in range(9):
             self.ready.append(self.stepgate('founding', 'api_policy/allow', POLICIES))
-            self.servers['founding'].stop()
-        self.stepgate('founding', 'api_policy/allow', POLICIES)
-        time.sleep(1)
+            # The system maps more or less of the binary beside the pages that are read: half a megabyte from start to start.
+            if number >= 4:
+                time.sleep(1)
+                self.idle.append(self.servers['founding'].rss())
+            if number < 8:
+                self.servers['founding'].stop()
 
 
 class Full(bench.Bench):
@@ -128,7 +131,7 @@ def main():
     found = [('binary', os.path.getsize(bench.STEPGATE) / 1e6, BINARY_MB, 'MB')]
     with tempfile.TemporaryDirectory() as folder:
         idle = Idle(folder)
-        found.append(('idle', idle.servers['founding'].rss(), IDLE_MB, 'MB'))
+        found.append(('idle, median of 5', statistics.median(idle.idle), IDLE_MB, 'MB'))
         found.append(('start to ready, median of 9', statistics.median(idle.ready), READY_MS, 'ms'))
         idle.stop()
     if subprocess.run([*Full.under[:-2], limited(LIMIT).split('&& exec')[0]], capture_output=True).returncode:
