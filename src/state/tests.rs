@@ -223,14 +223,18 @@ fn one_process_has_a_lease_and_news_come_to_all() {
     assert!(one.lease("x", long).expect("it answers") && one.lease("x", long).expect("it answers"));
     assert!(!other.lease("x", long).expect("it answers") && other.lease("y", long).expect("it answers"));
     other.wait_for_change().expect("it answers");
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            let began = std::time::Instant::now();
-            other.wait_for_change().expect("it answers");
-            began.elapsed()
-        });
-        std::thread::sleep(Duration::from_millis(100));
-        one.write(|writing| writing.put(NAMES, b"a", b"1")).expect("it is written");
-        assert!(waiting.join().expect("it ends") < Duration::from_millis(800));
-    });
+    // Sooner than the wait ends by itself: once is enough, whatever else the machine does.
+    let is_early = || {
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let began = std::time::Instant::now();
+                other.wait_for_change().expect("it answers");
+                began.elapsed()
+            });
+            std::thread::sleep(Duration::from_millis(100));
+            one.write(|writing| writing.put(NAMES, b"a", b"1")).expect("it is written");
+            waiting.join().expect("it ends") < Duration::from_millis(800)
+        })
+    };
+    assert!((0..5).any(|_| is_early()));
 }
