@@ -3,7 +3,7 @@
 //! Runs after the token cache on every request, so that a cached token is rejected as soon as its entry is here.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::evidence::Evidence;
 use crate::revocation::{
@@ -19,6 +19,10 @@ static MAPPED_BY: MemberKey = crate::key!("mapped_by");
 static UNMAPPABLE: MemberKey = crate::key!("unmappable");
 static EVENTS: MemberKey = crate::key!("events");
 static EVENTS_STATE: MemberKey = crate::key!("events_state");
+static COMPLETE: MemberKey = crate::key!("complete");
+static OVERFLOW: MemberKey = crate::key!("overflow");
+/// Those of most users: made once.
+static NO_EVENTS: LazyLock<Value> = LazyLock::new(|| Members::default().into_value());
 static UNBOUNDED: MemberKey = crate::key!("unbounded");
 
 /// Steps to which the `max_age` of a challenge is rounded down, in seconds: finer ones would say when the event was.
@@ -75,7 +79,7 @@ impl RevocationFacts {
         members.put(&UNMAPPABLE, Value::Bool(self.unmappable));
         members.put(&UNBOUNDED, Value::Bool(self.unbounded));
         members.put(&EVENTS, document_of(&self.events));
-        members.put(&EVENTS_STATE, Value::from(if self.has_all_events { "complete" } else { "overflow" }));
+        members.put(&EVENTS_STATE, if self.has_all_events { COMPLETE.value() } else { OVERFLOW.value() });
         members.into_value()
     }
 }
@@ -202,10 +206,10 @@ impl RevocationCheck {
 /// Events as policies read them.
 fn document_of(events: &UserEvents) -> Value {
     if events.is_empty() {
-        return Members::default().into_value();
+        return NO_EVENTS.clone();
     }
     let limits = JsonLimits { depth: 4, duplicates: DuplicateKeys::Refuse };
-    parse_json(events.to_json().to_string().as_bytes(), limits).unwrap_or_else(|_| Members::default().into_value())
+    parse_json(events.to_json().to_string().as_bytes(), limits).unwrap_or_else(|_| NO_EVENTS.clone())
 }
 
 /// The `max_age` that only an authentication after `not_before` meets, rounded down.
